@@ -1,0 +1,23 @@
+"""Hyperparameter search for learning with noisy labels."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tune_lnl.tuning.results import load_run
+    from tune_lnl.tuning.searching import run_search
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "load_run", "run_search"]
+
+_HOMES = {"load_run": "tune_lnl.tuning.results", "run_search": "tune_lnl.tuning.searching"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import the search on first use: training alone works on a machine without Ray and Optuna, and starts sooner."""
+    if name in _HOMES:
+        from importlib import import_module
+
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

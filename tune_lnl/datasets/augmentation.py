@@ -1,0 +1,150 @@
+"""Augmentation of whole batches: uint8 images in, uint8 images out, on whatever device they are.
+
+All randomness comes from the generator that is passed in: the same state gives the same images, whatever the device
+of the images, the number of threads or torch's default dtype. Nothing is drawn that depends on pixel values.
+
+================  ==========================================================================================
+``none``          the images as they are
+``cifar_weak``    random crop after padding 4 with zeros, horizontal flip with p 0.5
+``cifar_strong``  an own crop and flip, then AutoAugment's CIFAR-10 policy
+``digits_weak``   shift by -1, 0 or 1 pixel along each axis, zeros outside
+``digits_strong`` a turn within 15 degrees, such a shift, and in half of the images a 2x2 square of zeros
+================  ==========================================================================================
+
+``cifar_*`` follow the released ACT code (utils/builder.py, lines 56-95), where the weak and the strong view draw
+their crop and flip independently. ``digits_*`` are this library's own: a digit's class survives neither flips nor
+wide turns, and at 8x8 pixels no more than this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tune_lnl.datasets.auto_augment import cifar10_policy, rotation_maps, sample_cubic
+from tune_lnl.errors import InputError, nearest
+
+Augmentation = Callable[[Tensor, torch.Generator], Tensor]
+
+CIFAR_PADDING = 4
+DIGITS_PADDING = 1
+DIGITS_DEGREES = 15.0
+DIGITS_HOLE = 2
+
+
+def augment(name: str, images: Tensor, generator: torch.Generator) -> Tensor:
+    """The augmentation called `name` applied to images uint8 (B, C, H, W), each image with its own draws.
+
+    Returns uint8 (B, C, H, W) on the device of the images; the input is not changed. InputError for an unknown name,
+    or for images that the augmentation is not made for; ValueError for another dtype or number of dimensions.
+    """
+    if name not in AUGMENTATIONS:
+        raise InputError(f"There is no augmentation {name!r}; {nearest(name, AUGMENTATIONS)}.")
+    if images.dtype != torch.uint8 or images.ndim != 4:
+        raise ValueError(f"images must be uint8 (B, C, H, W), got {images.dtype} {tuple(images.shape)}")
+    return AUGMENTATIONS[name](images, generator)
+
+
+def augmentation_names() -> list[str]:
+    """The names :func:`augment` knows, sorted."""
+    return sorted(AUGMENTATIONS)
+
+
+def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """(images / 255 - mean) / std for each channel: uint8 (B, C, H, W) -> float32, same memory format.
+
+    `mean` and `std` have C entries, for values in [0, 1]; ValueError if they do not fit or a std is not positive.
+    """
+    channels = images.shape[1]
+    if len(mean) != channels or len(std) != channels:
+        raise ValueError(f"mean and std need {channels} entries, got {len(mean)} and {len(std)}")
+    if min(std) <= 0:
+        raise ValueError(f"std must be positive, got {list(std)}")
+    centre = torch.tensor(mean, dtype=torch.float32, device=images.device).view(1, -1, 1, 1)
+    spread = torch.tensor(std, dtype=torch.float32, device=images.device).view(1, -1, 1, 1)
+    return images.to(torch.float32).div_(255).sub_(centre).div_(spread)
+
+
+def unchanged(images: Tensor, generator: torch.Generator) -> Tensor:
+    """The images themselves; nothing is drawn."""
+    del generator
+    return images
+
+
+def cifar_weak(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Random crop after padding 4 with zeros, then a horizontal flip with p 0.5."""
+    rows, columns = _crop_offsets(images, CIFAR_PADDING, generator)
+    return _crop(images, CIFAR_PADDING, rows, columns, _coins(images, generator))
+
+
+def cifar_strong(images: Tensor, generator: torch.Generator) -> Tensor:
+    """:func:`cifar_weak` with draws of its own, then AutoAugment's CIFAR-10 policy."""
+    return cifar10_policy(cifar_weak(images, generator), generator)
+
+
+def digits_weak(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Shift by -1, 0 or 1 pixel along each axis, zeros outside."""
+    rows, columns = _crop_offsets(images, DIGITS_PADDING, generator)
+    return _crop(images, DIGITS_PADDING, rows, columns, flipped=torch.zeros_like(rows, dtype=torch.bool))
+
+
+def digits_strong(images: Tensor, generator: torch.Generator) -> Tensor:
+    """A turn uniform within 15 degrees either way, a shift as in ``digits_weak``, with p 0.5 a 2x2 square of zeros."""
+    batch, _, height, width = images.shape
+    uniform = torch.rand((batch,), generator=generator, device=generator.device, dtype=torch.float64)
+    turned = sample_cubic(
+        images, rotation_maps((2 * uniform - 1) * DIGITS_DEGREES, height, width).to(images.device), fill=0
+    )
+    return _with_holes(digits_weak(turned, generator), DIGITS_HOLE, generator)
+
+
+AUGMENTATIONS: dict[str, Augmentation] = {
+    "none": unchanged,
+    "cifar_weak": cifar_weak,
+    "cifar_strong": cifar_strong,
+    "digits_weak": digits_weak,
+    "digits_strong": digits_strong,
+}
+
+
+def _draw_below(limit: int, images: Tensor, generator: torch.Generator) -> Tensor:
+    """One whole number from 0 to limit - 1 for each image, on the images' device."""
+    draws = torch.randint(limit, (images.shape[0],), generator=generator, device=generator.device)
+    return draws.to(images.device)
+
+
+def _coins(images: Tensor, generator: torch.Generator) -> Tensor:
+    return _draw_below(2, images, generator).bool()
+
+
+def _crop_offsets(images: Tensor, padding: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """First row and column of a crop of the original size within the padded image, for each image."""
+    rows = _draw_below(2 * padding + 1, images, generator)
+    columns = _draw_below(2 * padding + 1, images, generator)
+    return rows, columns
+
+
+def _crop(images: Tensor, padding: int, rows: Tensor, columns: Tensor, flipped: Tensor) -> Tensor:
+    """Pad with zeros, crop back to the original size at (rows, columns), mirror where `flipped`; all (B,)."""
+    batch, channels, height, width = images.shape
+    padded = F.pad(images.contiguous(), (padding, padding, padding, padding))
+    across = torch.arange(width, device=images.device)
+    across = torch.where(flipped[:, None], across.flip(0), across) + columns[:, None]
+    down = torch.arange(height, device=images.device) + rows[:, None]
+    places = (down[:, :, None] * padded.shape[3] + across[:, None, :]).view(batch, 1, height * width)
+    return padded.flatten(2).gather(2, places.expand(-1, channels, -1)).view(batch, channels, height, width)
+
+
+def _with_holes(images: Tensor, size: int, generator: torch.Generator) -> Tensor:
+    """With p 0.5 set a square of size x size pixels, wholly inside and uniformly placed, to zero in an image."""
+    height, width = images.shape[2:]
+    top = _draw_below(height - size + 1, images, generator)[:, None]
+    left = _draw_below(width - size + 1, images, generator)[:, None]
+    down = torch.arange(height, device=images.device)
+    across = torch.arange(width, device=images.device)
+    in_rows = (down >= top) & (down < top + size) & _coins(images, generator)[:, None]
+    in_columns = (across >= left) & (across < left + size)
+    return images.masked_fill((in_rows[:, :, None] & in_columns[:, None, :])[:, None], 0)

@@ -1,0 +1,82 @@
+"""The contract of a dataset: what it is called, what its images look like, and how its clean source is loaded."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tune_lnl.datasets.options import DatasetOptions
+
+Images = NDArray[np.uint8]
+Labels = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A dataset as published: both splits, before any noise, subset or class selection.
+
+    Attributes:
+        train_images: uint8 (N, H, W, C); a read-only memory map where the dataset is packed.
+        train_labels: int64 (N,), original classes in 0..len(class_names) - 1.
+        test_images: uint8 (M, H, W, C).
+        test_labels: int64 (M,).
+        class_names: name of class k at position k.
+        fingerprint: sha256 (hex) over pixels and labels of both splits, in order.
+    """
+
+    train_images: Images
+    train_labels: Labels
+    test_images: Images
+    test_labels: Labels
+    class_names: tuple[str, ...]
+    fingerprint: str
+
+
+class Dataset(ABC):
+    """A registered dataset. One file per dataset (family), one line in the registry."""
+
+    name: ClassVar[str]
+    folder: ClassVar[str | None]
+    """Its folder inside the data dir; None for a built-in one."""
+    description: ClassVar[str]
+    Options: ClassVar[type[DatasetOptions]]
+    num_source_classes: ClassVar[int]
+    open_ratio: ClassVar[float]
+    """Share of the source classes, the last ones: open-set, in training under random closed labels."""
+    image_shape: ClassVar[tuple[int, int, int]]
+    """(height, width, channels)."""
+    mean: ClassVar[tuple[float, ...]]
+    """Per channel, of pixels scaled to [0, 1]."""
+    std: ClassVar[tuple[float, ...]]
+    weak_augmentation: ClassVar[str]
+    strong_augmentation: ClassVar[str]
+    default_model: ClassVar[str]
+
+    @abstractmethod
+    def load_source(self, data_dir: Path | None, cache_dir: Path) -> Source:
+        """The clean source; found in `data_dir` (only read), packed into `cache_dir` on first use.
+
+        Raises:
+            InputError: the data is not there; the message says what was looked for and where to get it.
+            CorruptDataError: the data is there but damaged.
+        """
+
+    def is_present(self, data_dir: Path | None, cache_dir: Path) -> bool:
+        """Whether :meth:`load_source` finds its data without a download. True for a built-in dataset."""
+        return True
+
+
+def fingerprint_of(train_images: Images, train_labels: Labels, test_images: Images, test_labels: Labels) -> str:
+    """sha256 (hex) over shape, pixels and labels of both splits; the same on every machine."""
+    digest = hashlib.sha256()
+    for images, labels in ((train_images, train_labels), (test_images, test_labels)):
+        digest.update(repr(images.shape).encode())
+        digest.update(np.ascontiguousarray(images).data)
+        digest.update(np.ascontiguousarray(labels, dtype="<i8").data)
+    return digest.hexdigest()

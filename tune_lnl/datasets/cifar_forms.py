@@ -1,0 +1,490 @@
+"""CIFAR-100 and CIFAR-10 (Krizhevsky 2009) in every form that users have, read into arrays.
+
+The input is hostile until checked: nothing is unpickled before its checksum is known to be good, and the very bytes
+that were hashed are unpickled; archive members are read in memory; an image is decoded only once its header says
+32x32 RGB; links that leave the dataset's folder are refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import itertools
+import os
+import pickle
+import re
+import tarfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+
+from tune_lnl.datasets.base import Images, Labels
+from tune_lnl.datasets.store import DecodedArrays
+from tune_lnl.errors import CorruptDataError, InputError
+
+SIDE = 32
+SPLITS = ("train", "test")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+# Hugging Face names shards so; older exports add a hash after the total.
+SHARD_NAME = re.compile(r"(?P<split>train|test)-(?P<index>\d{5})-of-(?P<total>\d{5})(?:-[0-9a-f]+)?\.parquet")
+# Three times the published archives: no hostile file is read into memory whole.
+MAX_OFFICIAL_BYTES = 512 * 2**20
+ROWS_PER_BATCH = 1024
+
+
+@dataclass(frozen=True)
+class CifarSpec:
+    """One of the two published datasets.
+
+    Attributes:
+        title: as in messages.
+        classes: names, in the order of the labels (alphabetical, so that sorted class folders give the same labels).
+        counts: published number of training and test images; other counts mean a half-written source.
+        archive, folder: names of the official archive and of the folder in it.
+        batches: names of the pickled batches of each split, in order.
+        pickle_labels: key of the labels in a batch.
+        label_column: column of the labels in the Hugging Face parquet files.
+        torchvision_class: the class in torchvision.datasets that states url and checksums.
+    """
+
+    title: str
+    classes: tuple[str, ...]
+    counts: tuple[int, int]
+    archive: str
+    folder: str
+    batches: tuple[tuple[str, ...], tuple[str, ...]]
+    pickle_labels: str
+    label_column: str
+    torchvision_class: str
+
+
+CIFAR10 = CifarSpec(
+    title="CIFAR-10",
+    classes=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+    counts=(50_000, 10_000),
+    archive="cifar-10-python.tar.gz",
+    folder="cifar-10-batches-py",
+    batches=(("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5"), ("test_batch",)),
+    pickle_labels="labels",
+    label_column="label",
+    torchvision_class="CIFAR10",
+)
+
+_CIFAR100_NAMES = """
+apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can
+castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin
+elephant flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster
+man maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck
+pine_tree plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk
+skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger
+tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm
+"""
+
+CIFAR100 = CifarSpec(
+    title="CIFAR-100",
+    classes=tuple(_CIFAR100_NAMES.split()),
+    counts=(50_000, 10_000),
+    archive="cifar-100-python.tar.gz",
+    folder="cifar-100-python",
+    batches=(("train",), ("test",)),
+    pickle_labels="fine_labels",
+    label_column="fine_label",
+    torchvision_class="CIFAR100",
+)
+
+
+class Form(ABC):
+    """One way in which a CIFAR lies on a disk."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def describe(self, spec: CifarSpec) -> str:
+        """What is looked for, in words of the file system."""
+
+    @abstractmethod
+    def is_in(self, place: Path, spec: CifarSpec, own_folder: bool) -> bool:
+        """Whether `place` holds this form, whole or not.
+
+        `own_folder`: the place carries the dataset's name. Elsewhere the content alone must tell the two CIFARs apart.
+        """
+
+    @abstractmethod
+    def files(self, root: Path, spec: CifarSpec) -> list[Path]:
+        """The files to read, in order. Raises CorruptDataError where one is missing, InputError for an outside link."""
+
+    @abstractmethod
+    def read(self, root: Path, files: Sequence[Path], spec: CifarSpec) -> DecodedArrays:
+        """Decode and check them. Raises CorruptDataError naming the file."""
+
+
+class Archive(Form):
+    """The official archive, never extracted to disk."""
+
+    name = "archive"
+
+    def describe(self, spec: CifarSpec) -> str:
+        return spec.archive
+
+    def is_in(self, place: Path, spec: CifarSpec, own_folder: bool) -> bool:
+        return (place / spec.archive).is_file()
+
+    def files(self, root: Path, spec: CifarSpec) -> list[Path]:
+        return _within(root, [root / spec.archive])
+
+    def read(self, root: Path, files: Sequence[Path], spec: CifarSpec) -> DecodedArrays:
+        (archive,) = files
+        content = _read_checked(archive, _torchvision(spec).tgz_md5)
+        with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as tar:
+            return _read_batches(spec, archive, lambda batch: _member(tar, f"{spec.folder}/{batch}", archive))
+
+
+class OfficialFolder(Form):
+    """The folder inside the official archive."""
+
+    name = "folder"
+
+    def describe(self, spec: CifarSpec) -> str:
+        return f"{spec.folder}/"
+
+    def is_in(self, place: Path, spec: CifarSpec, own_folder: bool) -> bool:
+        return self._folder(place, spec) is not None
+
+    def files(self, root: Path, spec: CifarSpec) -> list[Path]:
+        folder = self._folder(root, spec)
+        assert folder is not None, "files() is called for a place where is_in() held"
+        files = [folder / batch for split in spec.batches for batch in split]
+        for file in files:
+            if not file.is_file():
+                raise CorruptDataError(f"{file} is missing: {spec.title} is only half there\n{_GET_AGAIN}")
+        return _within(root, files)
+
+    def read(self, root: Path, files: Sequence[Path], spec: CifarSpec) -> DecodedArrays:
+        by_name = {file.name: file for file in files}
+        return _read_batches(spec, files[0].parent, lambda batch: _read_limited(by_name[batch]))
+
+    def _folder(self, place: Path, spec: CifarSpec) -> Path | None:
+        if (place / spec.folder).is_dir():
+            return place / spec.folder
+        is_it = any((place / batch).is_file() for split in spec.batches for batch in split)
+        return place if is_it else None
+
+
+class Parquet(Form):
+    """Hugging Face parquet shards: column `img` {bytes: PNG, path} and a label column."""
+
+    name = "parquet"
+
+    def describe(self, spec: CifarSpec) -> str:
+        return f"train-*-of-*.parquet with a column {spec.label_column}"
+
+    def is_in(self, place: Path, spec: CifarSpec, own_folder: bool) -> bool:
+        shards = [shard for split in SPLITS for shard in _shards(place, split)]
+        return bool(shards) and (own_folder or not _lacks_column(shards[0], spec.label_column))
+
+    def files(self, root: Path, spec: CifarSpec) -> list[Path]:
+        return _within(root, [shard for split in SPLITS for shard in _complete_shards(root, split)])
+
+    def read(self, root: Path, files: Sequence[Path], spec: CifarSpec) -> DecodedArrays:
+        by_split = [[file for file in files if file.name.startswith(f"{split}-")] for split in SPLITS]
+        for split, shards, expected in zip(SPLITS, by_split, spec.counts, strict=True):
+            # From the footers, before any image is decoded.
+            _require_count(root, split, sum(_open_parquet(shard).metadata.num_rows for shard in shards), expected)
+        (train_images, train_labels), (test_images, test_labels) = (
+            _concatenate([_read_shard(shard, spec) for shard in shards]) for shards in by_split
+        )
+        return DecodedArrays(train_images, train_labels, test_images, test_labels, spec.classes)
+
+
+class ClassFolders(Form):
+    """One folder per class: `train/<class>/*.png|jpg` and `test/<class>/*`. Any number of images."""
+
+    name = "class-folders"
+
+    def describe(self, spec: CifarSpec) -> str:
+        return f"train/<class>/*.png and test/<class>/*.png with {len(spec.classes)} classes"
+
+    def is_in(self, place: Path, spec: CifarSpec, own_folder: bool) -> bool:
+        present = [(place / split).is_dir() for split in SPLITS]
+        if own_folder:
+            return any(present)
+        return all(present) and len(_class_folders(place / "train")) == len(spec.classes)
+
+    def files(self, root: Path, spec: CifarSpec) -> list[Path]:
+        for folder in _within(root, [root / split for split in SPLITS]):
+            if not folder.is_dir():
+                raise CorruptDataError(f"{folder} is missing: {spec.title} is only half there\n{_GET_AGAIN}")
+        names = [[folder.name for folder in _class_folders(root / split)] for split in SPLITS]
+        for split, found in zip(SPLITS, names, strict=True):
+            if len(found) != len(spec.classes) or found != names[0]:
+                raise CorruptDataError(
+                    f"{root / split} must hold one folder for each of the {len(spec.classes)} classes, the same in "
+                    f"train and test; it holds {len(found)}\n{_GET_AGAIN}"
+                )
+        folders = _within(root, [root / split / name for split in SPLITS for name in names[0]])
+        return [image for folder in folders for image in self._images(root, folder)]
+
+    def read(self, root: Path, files: Sequence[Path], spec: CifarSpec) -> DecodedArrays:
+        class_names = tuple(folder.name for folder in _class_folders(root / "train"))
+        label_of = {name: label for label, name in enumerate(class_names)}
+        arrays: list[tuple[Images, Labels]] = []
+        for split in SPLITS:
+            images = [file for file in files if file.parent.parent.name == split]
+            labels = np.array([label_of[file.parent.name] for file in images], dtype=np.int64)
+            arrays.append((_decode([(str(file), file) for file in images]), labels))
+        (train_images, train_labels), (test_images, test_labels) = arrays
+        return DecodedArrays(train_images, train_labels, test_images, test_labels, class_names)
+
+    def _images(self, root: Path, folder: Path) -> list[Path]:
+        with os.scandir(folder) as entries:
+            found = sorted(
+                (entry for entry in entries if entry.name.lower().endswith(IMAGE_SUFFIXES)),
+                key=lambda entry: entry.name,
+            )
+        if not found:
+            raise CorruptDataError(f"{folder} holds no image ({', '.join(IMAGE_SUFFIXES)})\n{_GET_AGAIN}")
+        _within(root, [Path(entry.path) for entry in found if entry.is_symlink()])
+        return [Path(entry.path) for entry in found]
+
+
+# The archive first: it has one checksum, while a folder beside it may be half extracted.
+FORMS: tuple[Form, ...] = (Archive(), OfficialFolder(), Parquet(), ClassFolders())
+
+_GET_AGAIN = "get the data again, or point --data-dir at a whole copy"
+
+
+def form_in(place: Path, spec: CifarSpec, own_folder: bool) -> Form | None:
+    """The form that lies in `place`, or None."""
+    return next((form for form in FORMS if form.is_in(place, spec, own_folder)), None)
+
+
+def published_archive(spec: CifarSpec) -> tuple[str, str]:
+    """(url, md5) of the official archive, as torchvision states them."""
+    published = _torchvision(spec)
+    return published.url, published.tgz_md5
+
+
+def _torchvision(spec: CifarSpec) -> Any:
+    import torchvision.datasets  # imports torch: only paid for where an official form is read
+
+    return getattr(torchvision.datasets, spec.torchvision_class)
+
+
+def _within(root: Path, paths: list[Path]) -> list[Path]:
+    """The same paths, none of which leads out of `root` through a link."""
+    home = root.resolve()
+    for path in paths:
+        if not path.resolve().is_relative_to(home):
+            raise InputError(
+                f"{path} is a link that leaves {root}; such links are not followed\nput the file itself there instead"
+            )
+    return paths
+
+
+# ---- official batches ----------------------------------------------------------------------------------------------
+
+
+def _read_limited(path: Path) -> bytes:
+    size = path.stat().st_size
+    if size > MAX_OFFICIAL_BYTES:
+        raise CorruptDataError(f"{path} has {size:,} bytes, far more than the published file\n{_GET_AGAIN}")
+    return path.read_bytes()
+
+
+def _read_checked(path: Path, md5: str) -> bytes:
+    content = _read_limited(path)
+    _require_md5(content, md5, str(path))
+    return content
+
+
+def _require_md5(content: bytes, expected: str, where: str) -> None:
+    found = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    if found != expected:
+        raise CorruptDataError(
+            f"{where} does not have the published checksum: md5 {found}, expected {expected}\n{_GET_AGAIN}"
+        )
+
+
+def _member(tar: tarfile.TarFile, name: str, archive: Path) -> bytes:
+    try:
+        member = tar.getmember(name)
+    except KeyError:
+        raise CorruptDataError(f"{archive} lacks {name}\n{_GET_AGAIN}") from None
+    content = tar.extractfile(member) if member.isreg() and member.size <= MAX_OFFICIAL_BYTES else None
+    if content is None:
+        raise CorruptDataError(f"{archive}: {name} is not a plain file of the published size\n{_GET_AGAIN}")
+    return content.read()
+
+
+class _BatchReader(Protocol):
+    def __call__(self, batch: str) -> bytes: ...
+
+
+def _read_batches(spec: CifarSpec, source: Path, content_of: _BatchReader) -> DecodedArrays:
+    published = _torchvision(spec)
+    checksums: dict[str, str] = dict([*published.train_list, *published.test_list])
+    arrays: list[tuple[Images, Labels]] = []
+    for split, batches, expected in zip(SPLITS, spec.batches, spec.counts, strict=True):
+        parts = []
+        for batch in batches:
+            where = f"{source}: {batch}"
+            content = content_of(batch)
+            _require_md5(content, checksums[batch], where)
+            parts.append(_unpickle_batch(content, spec, where))
+        images, labels = _concatenate(parts)
+        _require_count(source, split, len(labels), expected)
+        arrays.append((images, labels))
+    (train_images, train_labels), (test_images, test_labels) = arrays
+    return DecodedArrays(train_images, train_labels, test_images, test_labels, spec.classes)
+
+
+def _unpickle_batch(content: bytes, spec: CifarSpec, where: str) -> tuple[Images, Labels]:
+    """Images and labels of a batch with a good checksum; pixels come as (N, 3 * 32 * 32), channels first."""
+    batch = pickle.loads(content, encoding="latin1")
+    pixels = np.asarray(batch["data"], dtype=np.uint8)
+    images = np.ascontiguousarray(pixels.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1))
+    return images, _checked_labels(np.asarray(batch[spec.pickle_labels], dtype=np.int64), spec, where)
+
+
+# ---- parquet -------------------------------------------------------------------------------------------------------
+
+
+def _shards(place: Path, split: str) -> list[Path]:
+    names = sorted(path.name for path in place.iterdir() if path.is_file())
+    return [place / name for name in names if (match := SHARD_NAME.fullmatch(name)) and match["split"] == split]
+
+
+def _complete_shards(root: Path, split: str) -> list[Path]:
+    shards = _shards(root, split)
+    parts = [match for shard in shards if (match := SHARD_NAME.fullmatch(shard.name))]
+    if not parts:
+        raise CorruptDataError(f"{root} has no {split}-*-of-*.parquet: the {split} split is missing\n{_GET_AGAIN}")
+    total = int(parts[0]["total"])
+    found = [int(part["index"]) for part in parts]
+    if found != list(range(total)) or any(int(part["total"]) != total for part in parts):
+        raise CorruptDataError(
+            f"{root} must hold each of {total} {split} shards once, "
+            f"got {', '.join(shard.name for shard in shards)}\n{_GET_AGAIN}"
+        )
+    return shards
+
+
+def _lacks_column(shard: Path, column: str) -> bool:
+    """Whether the shard can be read and has no such column. A damaged one is not ruled out: reading it will tell."""
+    try:
+        return column not in _open_parquet(shard).schema_arrow.names
+    except CorruptDataError:
+        return False
+
+
+def _open_parquet(path: Path) -> Any:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.ParquetFile(path)
+    except (pa.ArrowException, OSError) as error:
+        raise CorruptDataError(
+            f"{path} is not a whole parquet file ({path.stat().st_size:,} bytes): {error}\n{_GET_AGAIN}"
+        ) from error
+
+
+def _read_shard(path: Path, spec: CifarSpec) -> tuple[Images, Labels]:
+    labels: list[Labels] = []
+    images = _decode(_shard_rows(path, spec, labels))
+    return images, _checked_labels(np.concatenate([*labels, np.empty(0, dtype=np.int64)]), spec, str(path))
+
+
+def _shard_rows(path: Path, spec: CifarSpec, labels: list[Labels]) -> Iterator[tuple[str, bytes]]:
+    """Each row's place and encoded image; the labels of each batch are appended to `labels` on the way."""
+    import pyarrow as pa
+
+    file = _open_parquet(path)
+    for column in ("img", spec.label_column):
+        if column not in file.schema_arrow.names:
+            raise CorruptDataError(
+                f"{path} has no column {column!r}; its columns are {', '.join(file.schema_arrow.names)}\n{_GET_AGAIN}"
+            )
+    row = 0
+    try:
+        for batch in file.iter_batches(batch_size=ROWS_PER_BATCH, columns=["img", spec.label_column]):
+            numbers = batch.column(spec.label_column)
+            encoded = batch.column("img")
+            if numbers.null_count or not pa.types.is_integer(numbers.type):
+                raise CorruptDataError(f"{path}: {spec.label_column} must hold an integer in every row\n{_GET_AGAIN}")
+            if not pa.types.is_struct(encoded.type) or encoded.type.get_field_index("bytes") < 0:
+                raise CorruptDataError(f"{path}: img must be a struct with bytes, got {encoded.type}\n{_GET_AGAIN}")
+            labels.append(numbers.to_numpy(zero_copy_only=False).astype(np.int64))
+            for content in encoded.field("bytes").to_pylist():
+                yield f"{path}, row {row}", content if isinstance(content, bytes) else b""
+                row += 1
+    except (pa.ArrowException, OSError) as error:
+        raise CorruptDataError(f"{path} cannot be read after row {row}: {error}\n{_GET_AGAIN}") from error
+
+
+# ---- images and labels ---------------------------------------------------------------------------------------------
+
+
+def _decode(rows: Iterable[tuple[str, bytes | Path]]) -> Images:
+    """uint8 (N, 32, 32, 3) of encoded images, in order; decoded by one thread per core (Pillow lets go of the GIL)."""
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        blocks = list(pool.map(_decode_block, _blocks(rows)))
+    return np.concatenate([*blocks, np.empty((0, SIDE, SIDE, 3), dtype=np.uint8)])
+
+
+def _blocks(rows: Iterable[tuple[str, bytes | Path]]) -> Iterator[list[tuple[str, bytes | Path]]]:
+    remaining = iter(rows)
+    while block := list(itertools.islice(remaining, ROWS_PER_BATCH)):
+        yield block
+
+
+def _decode_block(rows: Sequence[tuple[str, bytes | Path]]) -> Images:
+    return np.stack([_decode_image(where, encoded) for where, encoded in rows])
+
+
+def _decode_image(where: str, encoded: bytes | Path) -> Images:
+    from PIL import Image
+
+    try:
+        with Image.open(
+            io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded, formats=("PNG", "JPEG")
+        ) as image:
+            found = (*image.size, image.mode)
+            if found == (SIDE, SIDE, "RGB"):
+                return np.array(image, dtype=np.uint8)
+    except Exception as error:
+        # Whatever a decoder throws at hostile bytes (OSError, SyntaxError, zlib.error, the bomb limit, ...).
+        raise CorruptDataError(f"{where}: the image cannot be decoded: {error}\n{_GET_AGAIN}") from error
+    raise CorruptDataError(
+        f"{where}: an image must be {SIDE}x{SIDE} RGB, got {found[0]}x{found[1]} {found[2]}\n{_GET_AGAIN}"
+    )
+
+
+def _class_folders(split: Path) -> list[Path]:
+    """Sorted by name; names that are all numbers, by number, so that 10 comes after 9."""
+    folders = [path for path in split.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    if all(folder.name.isdecimal() for folder in folders):
+        return sorted(folders, key=lambda folder: (int(folder.name), folder.name))
+    return sorted(folders, key=lambda folder: folder.name)
+
+
+def _concatenate(parts: Sequence[tuple[Images, Labels]]) -> tuple[Images, Labels]:
+    return np.concatenate([images for images, _ in parts]), np.concatenate([labels for _, labels in parts])
+
+
+def _checked_labels(labels: Labels, spec: CifarSpec, where: str) -> Labels:
+    if labels.size and (labels.min() < 0 or labels.max() >= len(spec.classes)):
+        raise CorruptDataError(
+            f"{where}: labels must be in 0..{len(spec.classes) - 1}, got {labels.min()}..{labels.max()}\n{_GET_AGAIN}"
+        )
+    return labels
+
+
+def _require_count(source: Path, split: str, found: int, expected: int) -> None:
+    if found != expected:
+        raise CorruptDataError(f"{source}: the {split} split has {found:,} images, not {expected:,}\n{_GET_AGAIN}")

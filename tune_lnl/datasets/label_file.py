@@ -1,0 +1,240 @@
+"""Labels that someone else drew or people gave: `noise: {file: PATH, column: NAME}`.
+
+Formats: npy, npz (column = array name), parquet, csv, and the published CIFAR-N files (Wei et al. 2022:
+CIFAR-10_human.pt, CIFAR-100_human.pt). No file is unpickled in a way that could run code.
+"""
+
+from __future__ import annotations
+
+import csv
+import pickle
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tune_lnl.datasets.base import Labels
+from tune_lnl.errors import InputError, nearest
+
+CLEAN_COLUMNS = ("clean_label", "true_label")
+FORMATS = (".npy", ".npz", ".parquet", ".csv", ".pt")
+# A million labels take 8 MB; what unpacks to more than this is not a label file.
+MAX_UNPACKED_BYTES = 2**30
+
+Columns = Mapping[str, Callable[[], NDArray[Any]]]
+
+
+def read_label_file(path: str | Path, column: str | None = None) -> Labels:
+    """The labels in a file, int64 (N,), none negative.
+
+    Args:
+        path: its suffix gives the format: npy, npz, parquet, csv or pt.
+        column: which column, array or key; may be left out where the file has only one besides the clean labels.
+
+    Raises:
+        InputError: no such file or column, an unknown format, a file that would have to be unpickled, or values that
+            are not whole numbers from 0 up.
+    """
+    file = _existing(path)
+    columns = _columns(file)
+    return _whole_numbers(columns[_chosen(file, columns, column)](), file)
+
+
+def given_labels(path: str | Path, column: str | None, true_labels: Labels) -> Labels:
+    """The same, checked against the dataset: int64 (N,), one label per training sample in the dataset's own order.
+
+    Args:
+        path, column: as for :func:`read_label_file`.
+        true_labels: (N,) the dataset's own labels. Where the file has clean labels too, they must be these.
+
+    Raises:
+        InputError: also for another number of labels, or another order of the rows.
+    """
+    file = _existing(path)
+    columns = _columns(file)
+    labels = _whole_numbers(columns[_chosen(file, columns, column)](), file)
+    if len(labels) != len(true_labels):
+        raise InputError(
+            f"{file} must hold one label per training sample: {len(true_labels):,}, got {len(labels):,}\n"
+            "give labels of the whole training set, in the dataset's own order; dataset.subset is applied after"
+        )
+    for name in CLEAN_COLUMNS:
+        if name in columns:
+            _require_same_order(_whole_numbers(columns[name](), file), true_labels, file, name)
+    return labels
+
+
+def _require_same_order(clean: Labels, true_labels: Labels, file: Path, name: str) -> None:
+    different = int(np.count_nonzero(clean != true_labels))
+    if different:
+        raise InputError(
+            f"{file} is in another row order than the dataset: {different:,} of {len(clean):,} entries of {name} "
+            "are not the dataset's own labels\n"
+            "use the copy of the dataset that the labels were made for (CIFAR-N: the official archive), or reorder them"
+        )
+
+
+def _existing(path: str | Path) -> Path:
+    file = Path(path).expanduser()
+    if file.suffix.lower() not in FORMATS:
+        raise InputError(
+            f"dataset.noise.file must end in {', '.join(FORMATS)}, got {file}\nconvert it, csv is simplest"
+        )
+    if not file.is_file():
+        raise InputError(
+            f"dataset.noise.file: no such file: {file}\ncheck the path; a relative one starts at {Path.cwd()}"
+        )
+    return file
+
+
+def _columns(file: Path) -> Columns:
+    readers = {".npy": _npy, ".npz": _npz, ".parquet": _parquet, ".csv": _csv, ".pt": _pt}
+    return readers[file.suffix.lower()](file)
+
+
+def _chosen(file: Path, columns: Columns, column: str | None) -> str:
+    if column is not None:
+        if column not in columns:
+            raise InputError(f"{file} has no column {column!r}\n{nearest(column, columns)}")
+        return column
+    candidates = [name for name in columns if name not in CLEAN_COLUMNS]
+    if len(candidates) != 1:
+        raise InputError(
+            f"{file} holds {len(columns)} columns: {', '.join(columns) or 'none'}\n"
+            "say which one holds the noisy labels: dataset.noise.column"
+        )
+    return candidates[0]
+
+
+def _whole_numbers(values: NDArray[Any], file: Path) -> Labels:
+    if values.ndim != 1:
+        raise InputError(
+            f"{file}: labels must be one-dimensional, got shape {values.shape}\nsave one number per sample"
+        )
+    if not (np.issubdtype(values.dtype, np.integer) or np.issubdtype(values.dtype, np.floating)):
+        raise InputError(f"{file}: labels must be whole numbers, got {values.dtype}\nsave class numbers, not names")
+    wrong = np.flatnonzero(~((values >= 0) & (values <= np.iinfo(np.int32).max) & (values == np.floor(values))))
+    if len(wrong):
+        raise InputError(
+            f"{file}: labels must be whole numbers from 0 up, got {values[wrong[0]]} in row {wrong[0]} "
+            f"({len(wrong):,} such rows)\ngive every training sample a label"
+        )
+    return values.astype(np.int64)
+
+
+# ---- formats -------------------------------------------------------------------------------------------------------
+
+
+def _npy(file: Path) -> Columns:
+    try:
+        # Mapped, so that a header that promises more than the file holds fails instead of allocating it.
+        values = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise _unreadable(file, error) from error
+    if not isinstance(values, np.ndarray):
+        raise InputError(f"{file} is not a npy file\nname a npz file .npz")
+    return {"labels": lambda: values}
+
+
+def _npz(file: Path) -> Columns:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+        if unpacked > MAX_UNPACKED_BYTES:
+            raise InputError(f"{file} unpacks to {unpacked:,} bytes, too much for labels\nkeep only the label array")
+        arrays = np.load(file, allow_pickle=False)
+        names = list(arrays.files)
+    except (zipfile.BadZipFile, ValueError, OSError, EOFError) as error:
+        raise error if isinstance(error, InputError) else _unreadable(file, error) from error
+
+    def read(name: str) -> NDArray[Any]:
+        try:
+            return np.asarray(arrays[name])
+        except (zipfile.BadZipFile, ValueError, OSError, EOFError) as error:
+            raise _unreadable(file, error) from error
+
+    return {name: _bound(read, name) for name in names}
+
+
+def _unreadable(file: Path, error: Exception) -> InputError:
+    return InputError(
+        f"{file} cannot be read as plain numbers: {error}\n"
+        "files are not unpickled; where you made it, save it again: numpy.save(path, labels.astype('int64'))"
+    )
+
+
+def _parquet(file: Path) -> Columns:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        names = list(pq.read_schema(file).names)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{file} is not a whole parquet file: {error}\nwrite it again") from error
+
+    def read(name: str) -> NDArray[Any]:
+        try:
+            return np.asarray(pq.read_table(file, columns=[name]).column(0).to_numpy())
+        except (pa.ArrowException, OSError) as error:
+            raise InputError(f"{file}: column {name!r} cannot be read: {error}\nwrite the file again") from error
+
+    return {name: _bound(read, name) for name in names}
+
+
+def _csv(file: Path) -> Columns:
+    import pyarrow as pa
+    import pyarrow.csv as pv
+
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as lines:
+            header = next(csv.reader(lines), [])
+        if not header or len(set(header)) != len(header):
+            raise InputError(f"{file} must start with a line of distinct column names, got {header}\nadd a header")
+        # A bare list of numbers is a common export: its first line is a label, not a name.
+        headless = all(name.strip().isdecimal() for name in header)
+        table = pv.read_csv(file, read_options=pv.ReadOptions(autogenerate_column_names=headless))
+    except (pa.ArrowException, OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{file} cannot be read as csv: {error}\nwrite it again, with a header") from error
+    read: Callable[[str], NDArray[Any]] = lambda name: np.asarray(table.column(name).to_numpy())  # noqa: E731
+    return {name: _bound(read, name) for name in table.column_names}
+
+
+def _pt(file: Path) -> Columns:
+    """A published CIFAR-N file: a pickled dict of integer arrays.
+
+    Loaded by torch's restricted unpickler, which builds nothing but what is listed: besides tensors and containers,
+    here only numpy arrays of plain numbers. An object array would need a dtype that is not on the list.
+    """
+    import torch
+
+    # numpy's private constructor of unpickled arrays, asked of an array because its module differs between versions.
+    reconstruct: Callable[..., Any] = np.empty(0).__reduce__()[0]  # type: ignore[assignment]
+    numbers = [type(np.dtype(name)) for name in ("int8", "int16", "int32", "int64", "uint8", "float32", "float64")]
+    allowed: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
+        # numpy 1 wrote the first name, numpy 2 writes the second.
+        (reconstruct, "numpy.core.multiarray._reconstruct"),
+        (reconstruct, "numpy._core.multiarray._reconstruct"),
+        np.ndarray,
+        np.dtype,
+        *numbers,
+    ]
+    try:
+        with torch.serialization.safe_globals(allowed):
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, ValueError, TypeError, KeyError, EOFError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"{file} is damaged, or holds more than arrays of numbers and is not unpickled: {reason}\n"
+            "where you trust it, convert it: numpy.savez('labels.npz', **torch.load(path, weights_only=False))"
+        ) from error
+    if not isinstance(content, dict):
+        raise InputError(f"{file} must hold a dict of label arrays, got {type(content).__name__}\nconvert it to npz")
+    read: Callable[[str], NDArray[Any]] = lambda name: np.asarray(content[name])  # noqa: E731
+    return {name: _bound(read, name) for name in content if isinstance(name, str)}
+
+
+def _bound(read: Callable[[str], NDArray[Any]], name: str) -> Callable[[], NDArray[Any]]:
+    return lambda: read(name)

@@ -1,0 +1,161 @@
+"""Label noise, drawn exactly as published.
+
+Symbols: C classes in all, K closed ones (labels 0..K-1), C - K open ones; r the closed-set noise ratio; P the (C, C)
+transition matrix, P[i, j] = probability that a sample of class i is given label j. Columns of open classes are 0: an
+open-set sample is in the training set under a closed label that can only be wrong.
+
+Sources: ACT, released data/noisy_cifar.py (transition matrices; one multinomial draw per sample from RandomState(seed),
+in dataset order); CORE, released utils.py, lines 17-40 (identity noise, one random.Random stream).
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+NOISE_KINDS = ("symmetric", "asymmetric", "none")
+
+
+def closed_class_count(num_classes: int, open_ratio: float) -> int:
+    """K = floor(C * (1 - open_ratio)), the number of closed classes; safe against 1 - 0.2 not being 0.8 in binary."""
+    return math.floor(num_classes * (1.0 - open_ratio) + 1e-9)
+
+
+def transition_matrix(kind: str, num_classes: int, closed_ratio: float, open_ratio: float = 0.0) -> NDArray[np.float64]:
+    """The noise model: (C, C) float64, rows sum to 1 (ACT, released data/noisy_cifar.py).
+
+    Args:
+        kind: "symmetric": P[i, i] = 1 - r, P[i, j] = r / (K - 1) for the other closed labels j;
+            "asymmetric": P[i, i] = 1 - r, P[i, (i + 1) mod K] = r;
+            "none": closed labels are kept and `closed_ratio` is not used.
+            Rows of open classes are uniform over the K closed labels, whatever the kind.
+        num_classes: C >= 2, open classes included.
+        closed_ratio: r in [0, 1].
+        open_ratio: share of open classes in [0, 1); the last C - K classes are open.
+
+    Raises:
+        ValueError: unknown kind, a ratio out of range, or K < 2.
+    """
+    if kind not in NOISE_KINDS:
+        raise ValueError(f"noise kind must be one of {', '.join(NOISE_KINDS)}, got {kind!r}")
+    _require_ratio("closed_ratio", closed_ratio)
+    if not 0.0 <= open_ratio < 1.0:
+        raise ValueError(f"open_ratio must be in [0, 1), got {open_ratio!r}")
+    closed = closed_class_count(num_classes, open_ratio)
+    if closed < 2:
+        raise ValueError(f"at least two closed classes are needed, got {closed} of {num_classes}")
+    matrix = np.zeros((num_classes, num_classes))
+    matrix[closed:, :closed] = 1.0 / closed
+    ratio = 0.0 if kind == "none" else closed_ratio
+    rows = np.arange(closed)
+    if kind == "symmetric":
+        matrix[:closed, :closed] = ratio / (closed - 1)
+    else:
+        matrix[rows, (rows + 1) % closed] = ratio
+    matrix[rows, rows] = 1.0 - ratio
+    return matrix
+
+
+def corrupt_labels(labels: ArrayLike, matrix: ArrayLike, seed: int) -> NDArray[np.int64]:
+    """Noisy labels, int64 (N,): for each sample in order, one multinomial draw from its class's row of the matrix.
+
+    Args:
+        labels: (N,) integers in 0..C-1, original classes.
+        matrix: (C, C), rows sum to 1.
+        seed: of the legacy RandomState stream; 0 is what the released code always uses.
+
+    Raises:
+        ValueError: labels that are not integers in 0..C-1, or a matrix that is not a transition matrix.
+    """
+    rows = np.asarray(matrix, dtype=np.float64)
+    _require_transition_matrix(rows)
+    clean = _integer_vector("labels", labels)
+    if clean.size and (clean.min() < 0 or clean.max() >= len(rows)):
+        raise ValueError(f"labels must be in 0..{len(rows) - 1}, got {clean.min()}..{clean.max()}")
+    # One call per sample: a multinomial draw takes a varying number of uniforms, so a draw for all samples of a class
+    # at once would leave the published stream.
+    stream = np.random.RandomState(seed)
+    return np.fromiter((stream.multinomial(1, rows[label]).argmax() for label in clean), np.int64, count=len(clean))
+
+
+def random_identity_noise(labels: ArrayLike, ratio: float, seed: int = 1) -> NDArray[np.int64]:
+    """Random identity noise, int64 (N,): in each identity round-half-even(n * ratio) labels become another identity.
+
+    Source: CORE, released utils.py, lines 17-28. One random.Random(seed) stream: identities ascending; their samples
+    drawn; then for each of them, in the order drawn, one of the other identities, uniformly.
+
+    Args:
+        labels: (N,) integer identities, at least two different ones where any label changes.
+        ratio: share of each identity's samples in [0, 1].
+
+    Raises:
+        ValueError: a ratio out of range, or nothing to change to.
+    """
+    clean = _integer_vector("labels", labels)
+    identities = [int(identity) for identity in np.unique(clean)]
+
+    def other_identity(sample: int, stream: random.Random) -> int:
+        others = [identity for identity in identities if identity != clean[sample]]
+        if not others:
+            raise ValueError("random identity noise needs at least two identities, got 1")
+        return stream.sample(others, 1)[0]
+
+    return _identity_noise(clean, ratio, seed, other_identity)
+
+
+def patterned_identity_noise(
+    labels: ArrayLike, ratio: float, second_labels: ArrayLike, seed: int = 1
+) -> NDArray[np.int64]:
+    """Patterned identity noise, int64 (N,): the same samples as a fresh draw, renamed to their `second_labels`.
+
+    Source: CORE, released utils.py, lines 30-40.
+
+    Args:
+        labels: (N,) integer identities.
+        ratio: share of each identity's samples in [0, 1].
+        second_labels: (N,) the identity that a clean-trained network finds most likely besides the true one.
+
+    Raises:
+        ValueError: a ratio out of range, or `second_labels` of another length.
+    """
+    clean = _integer_vector("labels", labels)
+    second = _integer_vector("second_labels", second_labels)
+    if len(second) != len(clean):
+        raise ValueError(f"second_labels must have one entry per label, got {len(second)} for {len(clean)}")
+    return _identity_noise(clean, ratio, seed, lambda sample, stream: int(second[sample]))
+
+
+def _identity_noise(
+    clean: NDArray[np.int64], ratio: float, seed: int, new_label: Callable[[int, random.Random], int]
+) -> NDArray[np.int64]:
+    _require_ratio("ratio", ratio)
+    stream = random.Random(seed)
+    noisy = clean.copy()
+    for identity in np.unique(clean):
+        samples: list[int] = np.flatnonzero(clean == identity).tolist()
+        for sample in stream.sample(samples, round(len(samples) * ratio)):
+            noisy[sample] = new_label(sample, stream)
+    return noisy
+
+
+def _require_ratio(name: str, ratio: float) -> None:
+    if not 0.0 <= ratio <= 1.0:
+        raise ValueError(f"{name} must be in [0, 1], got {ratio!r}")
+
+
+def _require_transition_matrix(matrix: NDArray[np.float64]) -> None:
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
+        raise ValueError(f"a transition matrix is square, got shape {matrix.shape}")
+    if not (np.all(matrix >= 0) and np.allclose(matrix.sum(axis=1), 1.0, rtol=0, atol=1e-9)):
+        raise ValueError("rows of a transition matrix are probabilities that sum to 1")
+
+
+def _integer_vector(name: str, values: ArrayLike) -> NDArray[np.int64]:
+    vector = np.asarray(values)
+    if vector.ndim != 1 or (vector.size and not np.issubdtype(vector.dtype, np.integer)):
+        raise ValueError(f"{name} must be a vector of integers, got {vector.dtype} of shape {vector.shape}")
+    return vector.astype(np.int64)

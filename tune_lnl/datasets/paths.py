@@ -1,0 +1,64 @@
+"""Where data is looked for and where the cache is.
+
+An explicit data dir is final: what it lacks is not looked for elsewhere, so that a typo never trains on other data.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from tune_lnl.errors import InputError
+
+DATA_VARIABLE = "TUNE_LNL_DATA"
+CACHE_VARIABLE = "TUNE_LNL_CACHE"
+
+
+def cache_dir() -> Path:
+    """The cache: environment variable TUNE_LNL_CACHE, else ~/.cache/tune_lnl. It need not exist yet."""
+    configured = os.environ.get(CACHE_VARIABLE)
+    return Path(configured).expanduser() if configured else Path("~/.cache/tune_lnl").expanduser()
+
+
+def download_dir(folder: str, cache: Path) -> Path:
+    """Where a download of the dataset `folder` lands: inside the cache's `data/`."""
+    return cache / "data" / folder
+
+
+def searched_folders(folder: str, data_dir: Path | None, cache: Path) -> list[Path]:
+    """The places that :func:`find_dataset_folder` looks at, in order."""
+    if data_dir is not None:
+        return [data_dir / folder, data_dir]
+    configured = os.environ.get(DATA_VARIABLE)
+    own = [Path(configured).expanduser() / folder, Path(configured).expanduser()] if configured else []
+    return [*own, download_dir(folder, cache)]
+
+
+def find_dataset_folder(
+    folder: str,
+    data_dir: Path | None,
+    holds_data: Callable[[Path], bool] | None = None,
+    cache: Path | None = None,
+) -> Path | None:
+    """The folder that holds a dataset, or None.
+
+    Args:
+        folder: the dataset's own folder name, e.g. "cifar100".
+        data_dir: explicit data dir: it holds `folder`, or it is that folder itself. Without one: the environment
+            variable TUNE_LNL_DATA in the same way, then the cache's `data/`.
+        holds_data: recognises the dataset by a folder's content; by default a folder called `folder` that is not empty.
+        cache: the cache; by default :func:`cache_dir`.
+
+    Raises:
+        InputError: an explicit `data_dir` that is not a directory.
+    """
+    if data_dir is not None and not data_dir.is_dir():
+        raise InputError(f"--data-dir must be an existing directory, got {data_dir}\ncheck the path")
+    recognise = holds_data or _is_filled_folder_called(folder)
+    places = searched_folders(folder, data_dir, cache or cache_dir())
+    return next((place for place in places if place.is_dir() and recognise(place)), None)
+
+
+def _is_filled_folder_called(folder: str) -> Callable[[Path], bool]:
+    return lambda place: place.resolve().name == folder and any(place.iterdir())

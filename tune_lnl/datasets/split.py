@@ -1,0 +1,89 @@
+"""Stratified choices over a training set: the held-out validation split and `dataset.subset`.
+
+Both use the legacy RandomState, whose stream numpy has frozen: a split must be the same on every numpy version, because
+it is part of a config that reproduces.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tune_lnl.errors import InputError
+
+MAX_VALIDATION_FRACTION = 0.9
+
+
+def split_validation(
+    labels: NDArray[np.int64], fraction: float, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Training and validation positions: int64, sorted, disjoint, together 0..n-1; stratified by label.
+
+    The validation side has round(n * fraction) samples, shared among the classes by largest remainder; a class with one
+    sample stays in training, and no class is emptied.
+
+    Args:
+        labels: (n,) given (noisy) labels: the split may not see the true ones.
+        fraction: in [0, 0.9]; 0 gives an empty validation side.
+        seed: 0 to 2**32 - 1.
+
+    Raises:
+        InputError: a fraction out of range, or so few samples that a side would be empty.
+    """
+    if not 0.0 <= fraction <= MAX_VALIDATION_FRACTION:
+        raise InputError(
+            f"validation.fraction must be in [0, {MAX_VALIDATION_FRACTION}], got {fraction!r}\n"
+            "0.1 is usual; 0 trains on all samples"
+        )
+    if fraction == 0:
+        return np.arange(len(labels), dtype=np.int64), np.empty(0, dtype=np.int64)
+    groups = _shuffled_groups(labels, seed)
+    sizes = np.array([len(group) for group in groups], dtype=np.int64)
+    counts = _apportion(sizes, fraction, least=np.zeros_like(sizes), most=np.maximum(sizes - 1, 0))
+    validation = _first_of_each(groups, counts)
+    training = np.setdiff1d(np.arange(len(labels), dtype=np.int64), validation, assume_unique=True)
+    if not len(validation) or not len(training):
+        raise InputError(
+            f"validation.fraction {fraction!r} of {len(labels)} samples leaves {len(training)} for training and "
+            f"{len(validation)} for validation; both need at least one\nuse a larger dataset.subset or another fraction"
+        )
+    return training, validation
+
+
+def stratified_subset(classes: NDArray[np.int64], share: float, seed: int) -> NDArray[np.int64]:
+    """Sorted positions, int64, of round(n * share) samples: each class by its share, at least one of each.
+
+    Args:
+        classes: (n,) what to stratify by.
+        share: in (0, 1].
+        seed: 0 to 2**32 - 1.
+    """
+    if not 0.0 < share <= 1.0:
+        raise InputError(f"dataset.subset must be in (0, 1], got {share!r}\n1 keeps all samples")
+    groups = _shuffled_groups(classes, seed)
+    sizes = np.array([len(group) for group in groups], dtype=np.int64)
+    return _first_of_each(groups, _apportion(sizes, share, least=np.ones_like(sizes), most=sizes))
+
+
+def _shuffled_groups(labels: NDArray[np.int64], seed: int) -> list[NDArray[np.int64]]:
+    """Positions of each label, labels ascending, each group shuffled."""
+    stream = np.random.RandomState(seed)
+    return [stream.permutation(np.flatnonzero(labels == label)).astype(np.int64) for label in np.unique(labels)]
+
+
+def _first_of_each(groups: list[NDArray[np.int64]], counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    chosen = [group[:count] for group, count in zip(groups, counts, strict=True)]
+    return np.sort(np.concatenate([*chosen, np.empty(0, dtype=np.int64)]))
+
+
+def _apportion(
+    sizes: NDArray[np.int64], share: float, least: NDArray[np.int64], most: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """How many to take of each group: largest remainder to a total of round(sum * share), within the bounds given."""
+    quotas = sizes * share
+    counts: NDArray[np.int64] = np.clip(np.floor(quotas).astype(np.int64), least, most)
+    total = round(int(sizes.sum()) * share)
+    while counts.sum() < total and np.any(counts < most):
+        shortfall = np.where(counts < most, quotas - counts, -np.inf)
+        counts[int(np.argmax(shortfall))] += 1
+    return counts

@@ -1,0 +1,26 @@
+"""The errors a user can cause, and how they read.
+
+An :class:`InputError` states the rule, the value received and the next step. Doors print it on stderr and exit 2;
+it never carries a traceback to the user. Anything else that escapes is a bug.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Something the user gave (a name, a value, a file) cannot be used."""
+
+
+class CorruptDataError(InputError):
+    """A data source exists but is damaged: truncated, half-written, or not what its checksum says."""
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """A sentence that helps after a failed lookup: the closest valid name, then all of them."""
+    names = sorted(valid)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{hint}valid: {', '.join(names)}"

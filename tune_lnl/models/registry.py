@@ -1,0 +1,46 @@
+"""The models by name. A model is one file with a function `build(num_classes, image_shape)` and one line here."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Protocol, cast
+
+from torch import nn
+
+from tune_lnl.errors import InputError, nearest
+
+MODELS: dict[str, str] = {
+    "cnn7": "tune_lnl.models.cnn7:build",
+    "cnn_digits": "tune_lnl.models.cnn_digits:build",
+}
+"""Name -> "module:function"; a module is imported when its model is built."""
+
+
+class Builder(Protocol):
+    """Builds a model from the number of classes and the (height, width, channels) of its images."""
+
+    def __call__(self, num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module: ...
+
+
+def model_names() -> list[str]:
+    """The names :func:`build_model` knows, sorted."""
+    return sorted(MODELS)
+
+
+def build_model(name: str, num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
+    """A fresh model called `name` that maps images float32 (B, C, H, W) to logits (B, num_classes).
+
+    `image_shape` is (H, W, C). The initial weights come from torch's global random state: seed it first. In train
+    mode every model takes a batch of one. InputError for an unknown name, fewer than two classes or an image size
+    that does not suit.
+    """
+    if name not in MODELS:
+        raise InputError(f"There is no model {name!r}; {nearest(name, MODELS)}.")
+    if num_classes < 2:
+        raise InputError(f"A classifier needs at least 2 classes; got {num_classes}.")
+    return _builder(MODELS[name])(num_classes, image_shape)
+
+
+def _builder(entry: str) -> Builder:
+    module, function = entry.split(":")
+    return cast(Builder, getattr(importlib.import_module(module), function))

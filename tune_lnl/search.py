@@ -1,0 +1,70 @@
+"""``python -m tune_lnl.search SPACE``: search the settings of a method under label noise."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from tune_lnl.doors import Parser, guarded
+
+
+def parser() -> argparse.ArgumentParser:
+    p = Parser(prog="python -m tune_lnl.search", description=__doc__)
+    p.add_argument("space", nargs="?", metavar="SPACE", help="a named space or the path of a YAML file")
+    p.add_argument("--list", action="store_true", help="named spaces, one line each")
+    p.add_argument("--name", metavar="RUN", help="name of the run (default: the space's)")
+    p.add_argument("--trials", metavar="N|+N", help="number of trials; with --resume, +N adds to it")
+    p.add_argument("--epochs", type=int, metavar="N", help="length of a trial; everything counted in epochs scales")
+    p.add_argument("--seed", type=int, metavar="S", help="seed of the sampler and of every trial's training")
+    p.add_argument("--condition", metavar="NAME", help="noise condition of the space (default: its first)")
+    p.add_argument("--conditions", choices=["all"], help="run every condition, a study each")
+    p.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help="override a setting by its dotted name; may be repeated",
+    )
+    p.add_argument("--results-dir", type=Path, default=Path("results"), metavar="DIR")
+    p.add_argument("--data-dir", type=Path, metavar="DIR", help="where datasets lie (only read)")
+    p.add_argument("--resume", action="store_true", help="continue the run")
+    p.add_argument("--concurrent", type=int, metavar="N", help="trials at once (default: as many as fit)")
+    p.add_argument("--gpus-per-trial", type=float, metavar="F", help="1 or 1/k (default: 1 where there is a GPU)")
+    p.add_argument("--cpus-per-trial", type=float, metavar="F", help="cores per trial (default: 1)")
+    p.add_argument("--sampler", metavar="NAME", help="tpe, random, qmc, cmaes or gp")
+    p.add_argument("--pruner", metavar="NAME", help="asha, hyperband, median or none")
+    p.add_argument("--time-budget", metavar="2h", help="stop resumably after this time, exit 0")
+    p.add_argument("--dashboard", action=argparse.BooleanOptionalAction, default=True, help="Ray's dashboard")
+    p.add_argument("--dry-run", action="store_true", help="print what would be run, and its cost, and stop")
+    return p
+
+
+@guarded
+def main(argv: list[str] | None = None) -> int:
+    arguments = parser().parse_args(argv)
+    from tune_lnl.tuning.named_spaces import list_spaces
+
+    if arguments.list:
+        print("\n".join(list_spaces()))
+        return 0
+    if arguments.space is None:
+        parser().error("SPACE is required; --list shows the named ones")
+    from tune_lnl.tuning.dry_run import describe
+    from tune_lnl.tuning.planning import SearchOptions
+    from tune_lnl.tuning.searching import search
+
+    values = vars(arguments)
+    options = SearchOptions(
+        all_conditions=values.pop("conditions") == "all",
+        **{key: value for key, value in values.items() if key not in ("list", "dry_run")},
+    )
+    if arguments.dry_run:
+        print(describe(options))
+        return 0
+    return search(options, lambda line: print(line, flush=True))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

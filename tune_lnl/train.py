@@ -1,0 +1,40 @@
+"""``python -m tune_lnl.train CONFIG.yaml``: train one config, under one seed or several, and score it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from tune_lnl.doors import Parser, guarded
+
+
+def parser() -> argparse.ArgumentParser:
+    p = Parser(prog="python -m tune_lnl.train", description=__doc__)
+    p.add_argument("config", type=Path, metavar="CONFIG.yaml", help="a config, such as a run's best.yaml")
+    p.add_argument("--seeds", metavar="0,1,2", help="training seeds (default: the config's)")
+    p.add_argument("--epochs", type=int, metavar="N", help="train at another length; everything in epochs scales")
+    p.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    p.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help="override a setting by its dotted name; may be repeated",
+    )
+    p.add_argument("--data-dir", type=Path, metavar="DIR", help="where datasets lie (only read)")
+    p.add_argument("--output", type=Path, metavar="DIR", help="where results go (default: results/train/CONFIG)")
+    return p
+
+
+@guarded
+def main(argv: list[str] | None = None) -> int:
+    arguments = parser().parse_args(argv)
+    from tune_lnl.trainables.train_command import train_command
+
+    return train_command(**vars(arguments), say=lambda line: print(line, flush=True))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,173 @@
+"""Training by ACT, asymmetric co-training: the reported network (RTM) and its noisy companion (NTM)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from tune_lnl.methods.act import ActConfig, ActState, robust_losses, warmup_losses
+from tune_lnl.methods.schedules import lr_plan
+from tune_lnl.metrics.selection import selection_quality
+from tune_lnl.trainables.classification import Batch, ClassifierTraining, Totals
+from tune_lnl.trainables.settings import (
+    LR_PLAN,
+    ClassifierSettings,
+    DecayShape,
+    Knob,
+    MethodSettings,
+    TrialConfig,
+    plan_spec,
+)
+from tune_lnl.trainables.training import Report, Surroundings
+
+LR1_CAP = 0.5
+"""Above it SGD with momentum 0.9 leaves the region where this network trains at all."""
+
+
+class ActSettings(ClassifierSettings):
+    """Settings of ACT. Defaults follow the paper; the comments name what the released scripts do instead."""
+
+    knobs: ClassVar[dict[str, Knob]] = {
+        "lr_asymmetry": Knob("lr1", f"lr1 / lr, the asymmetry of the method; lr1 is capped at {LR1_CAP}")
+    }
+
+    lr1: float = Field(gt=0.0, description="learning rate per step of the companion network (NTM)")
+    lr1_decay: str | DecayShape | None = Field(
+        None, json_schema_extra=LR_PLAN, description="plan of lr1; null: as lr_decay (web scripts: baseline)"
+    )
+    warmup_lr1: float | None = Field(None, gt=0.0, description="lr1 during warm-up; null: as warmup_lr")
+    tie_lr: bool = Field(False, description="lr1 := lr, what the released main.py does whatever it is asked for")
+    tau: float = Field(0.025, ge=0.0, description="mining is on while (a1 - a0) / a0 < tau on the batch (paper: 0.025)")
+    selection: bool = Field(True, description="train the RTM on agreed samples only (module ASS)")
+    mining: bool = Field(True, description="add samples that only the NTM fits (module ASM)")
+    reweighting: bool = Field(True, description="weight a sample by how often it was selected (module DSRW)")
+    consistency: bool = Field(True, description="pseudo labels on the strong view (module CR)")
+    selection_rule: Literal["agree", "rtm"] = Field(
+        "agree", description="agree: as in the paper; rtm: also samples that only the RTM fits (web scripts)"
+    )
+    latch_mining: bool = Field(False, description="once mining has switched off it stays off")
+    penalty: Literal["exact", "code", "none"] = Field(
+        "exact", description="confidence penalty in warm-up; code: on clamped logits, as released"
+    )
+    penalty_weight: float = Field(1.0, ge=0.0, description="weight of the confidence penalty")
+    consistency_weight: float = Field(
+        0.2, ge=0.0, le=1.0, description="share of the consistency term in the RTM's loss"
+    )
+    label_ema: float = Field(0.8, ge=0.0, lt=1.0, description="memory of the label distribution, per epoch")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _derive_lr1(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        given = dict(values)
+        asymmetry = given.pop("lr_asymmetry", None)
+        if given.get("tie_lr") is True:
+            given["lr1"] = given.get("lr")
+        elif asymmetry is not None:
+            if "lr1" in given:
+                raise ValueError(f"give lr1 or lr_asymmetry, not both (got {given['lr1']!r} and {asymmetry!r})")
+            given["lr1"] = _lr1(given.get("lr"), asymmetry)
+        return given
+
+    def plans(self) -> dict[str, list[float]]:
+        decay = self.lr_decay if self.lr1_decay is None else self.lr1_decay
+        warmup = self.warmup_lr if self.warmup_lr1 is None else self.warmup_lr1
+        lr1 = lr_plan(plan_spec(decay), self.lr1, self.epochs, self.warmup_epochs, warmup)
+        return super().plans() | {"lr1": lr1}
+
+    def dead(self) -> dict[str, str]:
+        dead = super().dead()
+        if self.tie_lr:
+            dead |= dict.fromkeys(("lr1", "lr_asymmetry"), "tie_lr makes lr1 equal to lr")
+        if not self.selection:
+            dead |= dict.fromkeys(("tau", "mining", "selection_rule", "latch_mining", "label_ema"), "selection is off")
+        elif not self.mining:
+            dead |= dict.fromkeys(("tau", "latch_mining"), "mining is off")
+        if not self.consistency:
+            dead |= dict.fromkeys(("consistency_weight", "label_ema"), "consistency is off")
+        if self.penalty == "none" or self.warmup_epochs == 0:
+            dead["penalty_weight"] = "there is no confidence penalty"
+        return dead
+
+    def loss_config(self) -> ActConfig:
+        """The part of the settings that the losses read."""
+        return ActConfig(**{field.name: getattr(self, field.name) for field in fields(ActConfig)})
+
+
+def _lr1(lr: Any, asymmetry: Any) -> float:
+    try:
+        return min(LR1_CAP, float(lr) * float(asymmetry))
+    except (TypeError, ValueError):
+        raise ValueError(f"lr_asymmetry is a number that multiplies lr, got {asymmetry!r} with lr {lr!r}") from None
+
+
+class ActTraining(ClassifierTraining):
+    """Two networks that start apart and learn at different rates.
+
+    The RTM (suffix ``""``) learns from the samples both agree on; the NTM (``_ntm``) learns from every given label.
+    """
+
+    Settings: ClassVar[type[MethodSettings]] = ActSettings
+    lr_names: Mapping[str, str] = {"": "lr", "_ntm": "lr1"}
+
+    def __init__(self, config: TrialConfig, surroundings: Surroundings) -> None:
+        super().__init__(config, surroundings)
+        assert isinstance(config.settings, ActSettings)
+        self.act = config.settings
+        self.losses = self.act.loss_config()
+        self.state = ActState.start(self.given_labels, self.data.noisy.num_classes)
+
+    def train_step(self, batch: Batch, epoch: int, totals: Totals) -> None:
+        rtm, ntm = self.networks[""], self.networks["_ntm"]
+        weak = self.weak_view(batch.images)
+        if epoch < self.act.warmup_epochs:
+            with self.autocast():
+                warmup = warmup_losses(rtm, ntm, weak, batch.labels, batch.index, self.state, self.losses)
+            self._update(batch, warmup.rtm, warmup.ntm, warmup.rtm_logits, warmup.ntm_logits, totals)
+            return
+        strong = self.strong_view(batch.images) if self.act.consistency else None
+        with self.autocast():
+            robust = robust_losses(rtm, ntm, weak, strong, batch.labels, batch.index, self.state, epoch, self.losses)
+        self._update(batch, robust.rtm, robust.ntm, robust.rtm_logits, robust.ntm_logits, totals)
+        totals.add("selected", robust.selected.sum())
+        totals.add("mined", robust.mined.sum())
+        totals.add("mining_batches", robust.mining)
+        totals.add("empty_selections", robust.selection_empty)
+        if self.clean is not None:
+            totals.add("selected_clean", (robust.selected & self.clean[batch.index]).sum())
+
+    def _update(
+        self, batch: Batch, rtm: Tensor, ntm: Tensor, rtm_logits: Tensor, ntm_logits: Tensor, totals: Totals
+    ) -> None:
+        self.step({"": rtm, "_ntm": ntm})
+        for suffix, loss, logits in (("", rtm, rtm_logits), ("_ntm", ntm, ntm_logits)):
+            totals.add(f"train_loss{suffix}", loss * len(batch.labels))
+            totals.add(f"train_accuracy{suffix}", (logits.argmax(dim=1) == batch.labels).sum())
+
+    def summarise(self, means: Report) -> Report:
+        """Selection counts as they are; mining as the share of batches; quality of the selection in percent."""
+        if "selected" not in means:
+            return means
+        report = dict(means)
+        steps = -(-self.images_per_epoch() // self.settings.batch_size)
+        report["mining_share"] = report.pop("mining_batches") / steps
+        if self.clean is not None:
+            selected_clean = int(report.pop("selected_clean"))
+            quality = selection_quality(int(report["selected"]), int(self.clean.sum()), selected_clean)
+            named = {"precision": quality.precision, "recall": quality.recall, "f1": quality.f1}
+            report |= {f"selection_{name}": 100.0 * value for name, value in named.items() if value is not None}
+        return report
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"act": self.state.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        with torch.no_grad():
+            self.state.load_state_dict(state["act"])

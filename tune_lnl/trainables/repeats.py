@@ -1,0 +1,181 @@
+"""Training one config under several seeds: what ``tune_lnl.train`` runs, and what it leaves behind."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tune_lnl.errors import InputError
+from tune_lnl.metrics.classification import mean_and_std
+from tune_lnl.trainables.checkpoint import write_whole
+from tune_lnl.trainables.config_file import dump_yaml, parse_overrides, read_mapping
+from tune_lnl.trainables.overrides import apply_overrides, scale_epochs
+from tune_lnl.trainables.registry import settings_type, start_training
+from tune_lnl.trainables.settings import SECTIONS, TrialConfig, build_config, check_keys, required_name
+from tune_lnl.trainables.training import Report, Surroundings, objective_so_far
+
+PROVENANCE = "provenance"
+"""Section of an exported config that says where it came from; training does not read it."""
+
+
+@dataclass(frozen=True)
+class SeedResult:
+    """One seed's curve and the figures read from it (accuracies in percent)."""
+
+    seed: int
+    reports: list[Report]
+    average_last: int
+    metric: str
+    mode: str
+
+    @property
+    def objective(self) -> float:
+        """What a search would have seen; NaN without a validation split."""
+        return objective_so_far(self.metric, self.average_last, self.reports)
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """The three named test scores, and the objective.
+
+        ``test_last10``: mean over the last ``average_last`` epochs (ten as published), ``test_last10_std`` their
+        population deviation. ``test_at_val_best``: at the epoch with the best validation metric (first of equals).
+        ``test_oracle``: best on the test set itself, to be compared with codes that choose so; never for selection.
+        """
+        test = [report["test_accuracy"] for report in self.reports]
+        mean, std = mean_and_std(test[-self.average_last :])
+        figures = {"test_last10": mean, "test_last10_std": std, "test_oracle": max(test)}
+        judged = [report.get(self.metric, math.nan) for report in self.reports]
+        if all(map(math.isfinite, judged)):
+            best = max(judged) if self.mode == "max" else min(judged)
+            figures["test_at_val_best"] = test[judged.index(best)]
+            figures["objective"] = self.objective
+        return figures
+
+
+def read_config(path: Path, overrides: Sequence[str], epochs: int | None) -> TrialConfig:
+    """A training config from YAML: scaled to ``epochs``, then overridden.
+
+    Raises:
+        InputError: see :func:`tune_lnl.trainables.settings.build_config`; also a search space instead of a config.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such config file; export one with: python -m tune_lnl.export RUN --output FILE")
+    sections = read_mapping(path)
+    source = str(path)
+    if "search" in sections:
+        raise InputError(
+            f"{path} is a search space (it has a search section); train takes one config. "
+            f"Run: python -m tune_lnl.search {path}   and then: python -m tune_lnl.export RUN --output best.yaml"
+        )
+    check_keys(sections, ("method", *SECTIONS, PROVENANCE), source, "section")
+    sections.pop(PROVENANCE, None)
+    return resolve_config(sections, parse_overrides(overrides), epochs, source)
+
+
+def resolve_config(
+    sections: Mapping[str, Any], overrides: Mapping[str, Any], epochs: int | None, source: str
+) -> TrialConfig:
+    """Plain sections to a checked config: first the length, then the overrides, which are taken as given."""
+    method = required_name(sections, "method", source)
+    if epochs is not None:
+        sections = scale_epochs(sections, epochs, settings_type(method), source)
+    new_method = overrides.get("method", method)
+    if new_method != method:
+        sections = _without_foreign_settings(sections, str(new_method))
+    sections = apply_overrides(sections, overrides, settings_type(str(new_method)), source)
+    return build_config(sections, settings_type, source)
+
+
+def _without_foreign_settings(sections: Mapping[str, Any], method: str) -> dict[str, Any]:
+    """``--set method=standard`` on an ACT config keeps what both methods read and drops the rest."""
+    read = settings_type(method).model_fields
+    fixed = {key: value for key, value in (sections.get("fixed") or {}).items() if key in read}
+    return {**sections, "fixed": fixed}
+
+
+def train_seeds(
+    config: TrialConfig,
+    seeds: Sequence[int],
+    surroundings: Surroundings,
+    output: Path | None,
+    on_epoch: Callable[[int, Report], None],
+) -> list[SeedResult]:
+    """Train ``config`` once per seed, scoring the test set every epoch, and write the results.
+
+    Args:
+        output: folder for ``config.yaml``, ``seed-S/epochs.jsonl``, ``summary.json`` and ``model.pt`` (of the seed with
+            the best objective, the first where there is none); ``None`` writes nothing.
+        on_epoch: called with (seed, report) after every epoch.
+    """
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "config.yaml").write_text(dump_yaml(config.sections()), encoding="utf-8")
+    results: list[SeedResult] = []
+    for seed in seeds:
+        seeded = replace(config, settings=config.settings.model_copy(update={"seed": seed}))
+        result, model = _train_seed(seeded, seed, surroundings, output, on_epoch)
+        results.append(result)
+        if output is not None and best_seed(results) is result:
+            write_whole(output / "model.pt", model)
+    if output is not None:
+        summary = {"config": config.flat(), "device": surroundings.device, "torch": torch.__version__}
+        summary |= {"seeds": {str(result.seed): result.figures for result in results}, "over_seeds": summarise(results)}
+        (output / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    return results
+
+
+def _train_seed(
+    config: TrialConfig,
+    seed: int,
+    surroundings: Surroundings,
+    output: Path | None,
+    on_epoch: Callable[[int, Report], None],
+) -> tuple[SeedResult, dict[str, Any]]:
+    training = start_training(config, replace(surroundings, test_from=0))
+    reports: list[Report] = []
+    while not training.finished:
+        report = training.run_epoch()
+        reports.append(report)
+        if output is not None:
+            append_report(output / f"seed-{seed}" / "epochs.jsonl", report)
+        on_epoch(seed, report)
+    objective = config.objective
+    result = SeedResult(seed, reports, objective.average_last, objective.metric, objective.mode)
+    return result, training.model_file()
+
+
+def append_report(path: Path, report: Mapping[str, Any]) -> None:
+    """Add one line of JSON. Non-finite numbers are written as null, which every JSON reader accepts."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    finite = {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in report.items()
+    }
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(finite, allow_nan=False) + "\n")
+
+
+def best_seed(results: Sequence[SeedResult]) -> SeedResult:
+    """The result with the best objective; without objectives, the first."""
+    judged = [result for result in results if math.isfinite(result.objective)]
+    if not judged:
+        return results[0]
+    sign = 1 if judged[0].mode == "max" else -1
+    return max(judged, key=lambda result: sign * result.objective)
+
+
+def summarise(results: Sequence[SeedResult]) -> dict[str, dict[str, float]]:
+    """Mean and (sample) standard deviation over the seeds of every figure; one seed has no deviation."""
+    summary: dict[str, dict[str, float]] = {}
+    for name in results[0].figures:
+        values = [result.figures[name] for result in results if name in result.figures]
+        summary[name] = {"mean": statistics.fmean(values), "n": len(values)}
+        if len(values) > 1:
+            summary[name]["std"] = statistics.stdev(values)
+    return summary

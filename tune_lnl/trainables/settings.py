@@ -1,0 +1,294 @@
+"""One trial's settings: what may be set, its range, its default and its source, and the checks between settings.
+
+A trial is described by sections: ``method``, ``dataset``, ``validation``, ``objective`` and ``fixed`` (the method's own
+settings). :class:`TrialConfig` holds them typed; :meth:`TrialConfig.flat` gives the same as one flat mapping with
+dotted names, which is what views and exports show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from tune_lnl.datasets.options import DatasetOptions
+from tune_lnl.datasets.registry import get_dataset
+from tune_lnl.errors import InputError, nearest
+from tune_lnl.methods.schedules import lr_plan, parse_plan, reads_warmup_lr
+
+SECTIONS = ("dataset", "validation", "objective", "fixed")
+
+S = TypeVar("S", bound=BaseModel)
+
+EPOCHS: dict[str, Any] = {"unit": "epochs"}
+"""Marks a field that counts epochs, so that ``--epochs N`` scales it."""
+
+
+LR_PLAN: dict[str, Any] = {"unit": "lr plan"}
+"""Marks a field that holds an lr plan, whose epochs scale as well."""
+
+
+class Settings(BaseModel):
+    """Base of every group of settings: unknown keys are errors, values never change after validation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class ValidationSettings(Settings):
+    """The part of the noisy training set that trials are judged on."""
+
+    fraction: float = Field(0.1, ge=0.0, le=0.9, description="share of the training set held out; 0 only in train")
+    labels: Literal["noisy", "clean"] = Field(
+        "noisy",
+        description="judge against the given labels (what a user has), or against the true ones "
+        "(an oracle, for studies; open-set samples are then left out)",
+    )
+    seed: int = Field(0, ge=0, description="seed of the split; the same for every trial of a search")
+
+
+class ObjectiveSettings(Settings):
+    """What the searcher maximises or minimises."""
+
+    metric: Literal["val_accuracy", "val_loss"] = Field(
+        "val_accuracy", description="of the reported network, on the held-out split"
+    )
+    mode: Literal["max", "min"] = Field("max", description="direction")
+    average_last: int = Field(
+        10,
+        ge=1,
+        json_schema_extra=EPOCHS,
+        description="the objective is the mean of this many last epochs (published: 10)",
+    )
+
+    @model_validator(mode="after")
+    def _direction_fits(self) -> ObjectiveSettings:
+        expected = "max" if self.metric == "val_accuracy" else "min"
+        if self.mode != expected:
+            raise ValueError(f"{self.metric} is to be {expected}imised, got mode {self.mode!r}; set mode: {expected}")
+        return self
+
+
+class DecayShape(Settings):
+    """An lr decay from the end of the warm-up to the last epoch, relative to the network's own lr."""
+
+    shape: Literal["cosine", "linear", "constant"] = Field(description="form of the decay")
+    end: float | None = Field(
+        None, ge=0.0, lt=1.0, description="last lr as a share of the network's own lr; not for constant"
+    )
+
+
+@dataclass(frozen=True)
+class Knob:
+    """A name that a search may turn, from which settings are derived (``lr_asymmetry`` gives ``lr1``)."""
+
+    decides: str
+    description: str
+    counts_epochs: bool = False
+
+
+class MethodSettings(Settings):
+    """What every method has: length, randomness, and how it computes."""
+
+    knobs: ClassVar[dict[str, Knob]] = {}
+
+    epochs: int = Field(ge=1, json_schema_extra=EPOCHS, description="length of a full trial, epochs")
+    seed: int = Field(0, ge=0, description="training seed: initial weights, data order, augmentation, dropout")
+    threads: int = Field(1, ge=1, description="CPU threads of the training; another count gives other last digits")
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        "fp32",
+        description="arithmetic of the forward pass (fp32 weights always); fp16 needs a GPU and scales gradients",
+    )
+
+    def warmup_length(self) -> int:
+        """Epochs before the method's main phase; no trial may be stopped inside them."""
+        return 0
+
+    def plans(self) -> dict[str, list[float]]:
+        """The learning rate of every epoch, ``epochs`` values, by the name of the setting that leads it.
+
+        Raises:
+            ValueError: the published plan does not suit this lr or length.
+        """
+        return {}
+
+    def dead(self) -> dict[str, str]:
+        """Settings that this configuration does not read, with the reason; a search over them is refused."""
+        return {}
+
+
+class ClassifierSettings(MethodSettings):
+    """What the image classification methods share (published script, argument defaults and paper values)."""
+
+    batch_size: int = Field(128, ge=2, description="images per step")
+    model: str | None = Field(None, description="network; null takes the dataset's own (CIFAR: cnn7)")
+    optimizer: Literal["sgd", "adam"] = Field("sgd", description="sgd: Nesterov momentum; adam: betas 0.9, 0.999")
+    momentum: float = Field(0.9, ge=0.0, lt=1.0, description="of sgd")
+    weight_decay: float = Field(5e-4, ge=0.0, description="L2 penalty in the optimizer")
+    lr: float = Field(gt=0.0, description="learning rate per step of the reported network (ACT: RTM)")
+    lr_decay: str | DecayShape = Field(
+        DecayShape(shape="cosine", end=0.05),
+        json_schema_extra=LR_PLAN,
+        description="a published plan (cosine:20,5e-4,100), or {shape, end} from warm-up to the last epoch",
+    )
+    warmup_epochs: int = Field(0, ge=0, json_schema_extra=EPOCHS, description="epochs of plain training at warmup_lr")
+    warmup_lr: float | None = Field(None, gt=0.0, description="lr during warm-up; null: each network's own lr")
+    label_smoothing: float = Field(0.0, ge=0.0, lt=1.0, description="of every cross-entropy (web scripts: 0.35)")
+
+    @model_validator(mode="after")
+    def _plan_is_known(self) -> ClassifierSettings:
+        parse_plan(plan_spec(self.lr_decay))
+        return self
+
+    @model_validator(mode="after")
+    def _warmup_fits(self) -> ClassifierSettings:
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(
+                f"warmup_epochs must be below epochs, got {self.warmup_epochs} with epochs {self.epochs}; "
+                "shorten the warm-up or lengthen the run"
+            )
+        self.plans()
+        return self
+
+    def warmup_length(self) -> int:
+        return self.warmup_epochs
+
+    def plans(self) -> dict[str, list[float]]:
+        return {"lr": lr_plan(plan_spec(self.lr_decay), self.lr, self.epochs, self.warmup_epochs, self.warmup_lr)}
+
+    def dead(self) -> dict[str, str]:
+        dead: dict[str, str] = {}
+        if self.optimizer == "adam":
+            dead["momentum"] = "adam does not read it"
+        if self.warmup_epochs == 0:
+            dead["warmup_lr"] = "there is no warm-up"
+        elif not reads_warmup_lr(plan_spec(self.lr_decay)):
+            dead["warmup_lr"] = f"the plan {self.lr_decay!r} ignores the warm-up"
+        return dead
+
+
+def plan_spec(decay: str | DecayShape) -> str | Mapping[str, Any]:
+    """The form :func:`tune_lnl.methods.schedules.lr_plan` takes."""
+    return decay if isinstance(decay, str) else decay.model_dump(exclude_none=True)
+
+
+@dataclass(frozen=True)
+class TrialConfig:
+    """Everything that decides a trial's numbers (with the data's content)."""
+
+    method: str
+    dataset: DatasetOptions
+    validation: ValidationSettings
+    objective: ObjectiveSettings
+    settings: MethodSettings
+
+    def sections(self) -> dict[str, Any]:
+        """Nested plain values, as written to YAML; reads back through :func:`build_config`."""
+        return {
+            "method": self.method,
+            "dataset": self.dataset.model_dump(mode="json"),
+            "validation": self.validation.model_dump(mode="json"),
+            "objective": self.objective.model_dump(mode="json"),
+            "fixed": self.settings.model_dump(mode="json"),
+        }
+
+    def flat(self) -> dict[str, Any]:
+        """Flat and complete, in published names: ``dataset.name``, ``validation.fraction``, ``lr``, ``lr1``, ..."""
+        sections = self.sections()
+        flat: dict[str, Any] = {"method": self.method}
+        for section in ("dataset", "validation", "objective"):
+            flat.update({f"{section}.{key}": value for key, value in sections[section].items()})
+        flat.update(sections["fixed"])
+        return flat
+
+
+def build_config(
+    sections: Mapping[str, Any], settings_type: Callable[[str], type[MethodSettings]], source: str
+) -> TrialConfig:
+    """Validate nested sections into a :class:`TrialConfig`.
+
+    Args:
+        sections: ``method`` and the four sections, plain values.
+        settings_type: looks a method's settings class up by name.
+        source: file or command named in errors.
+
+    Raises:
+        InputError: unknown section, method, dataset or key (with the nearest valid name), or a value out of range.
+    """
+    check_keys(sections, ("method", *SECTIONS), source, "section")
+    method = required_name(sections, "method", source)
+    dataset_values = section_mapping(sections, "dataset", source)
+    dataset = get_dataset(required_name(dataset_values, "name", f"{source}: dataset"))
+    settings = settings_type(method)
+    config = TrialConfig(
+        method=method,
+        dataset=validated(dataset.Options, dataset_values, f"{source}: dataset"),
+        validation=validated(
+            ValidationSettings, section_mapping(sections, "validation", source), f"{source}: validation"
+        ),
+        objective=validated(ObjectiveSettings, section_mapping(sections, "objective", source), f"{source}: objective"),
+        settings=validated(settings, section_mapping(sections, "fixed", source), source),
+    )
+    _check_relations(config, source)
+    return config
+
+
+def _check_relations(config: TrialConfig, source: str) -> None:
+    average, epochs = config.objective.average_last, config.settings.epochs
+    if average > epochs:
+        raise InputError(
+            f"{source}: objective.average_last must not exceed epochs, got {average} with epochs {epochs}; "
+            f"set objective.average_last to at most {epochs}"
+        )
+
+
+def section_mapping(sections: Mapping[str, Any], name: str, source: str) -> dict[str, Any]:
+    """The section as a mapping; a missing or empty one is empty."""
+    value = sections.get(name)
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise InputError(f"{source}: section {name!r} is a mapping of settings, got {value!r}")
+    return dict(value)
+
+
+def required_name(values: Mapping[str, Any], key: str, source: str) -> str:
+    value = values.get(key)
+    if not isinstance(value, str):
+        raise InputError(f"{source}: {key!r} is required and is a name, got {value!r}")
+    return value
+
+
+def check_keys(values: Mapping[str, Any], valid: Iterable[str], source: str, noun: str = "key") -> None:
+    """Refuse keys that nothing reads."""
+    known = list(valid)
+    for key in values:
+        if key not in known:
+            raise InputError(f"{source}: unknown {noun} {key!r}; {nearest(key, known)}")
+
+
+def validated(model: type[S], values: Mapping[str, Any], source: str) -> S:
+    """A group of settings from plain values.
+
+    Raises:
+        InputError: an unknown key (with the nearest), or a value that breaks a rule; at most three at a time.
+    """
+    known = [*model.model_fields, *getattr(model, "knobs", {})]
+    check_keys(values, known, source)
+    try:
+        return model.model_validate(dict(values))
+    except ValidationError as error:
+        raise InputError("\n".join(_explain(item, source) for item in error.errors()[:3])) from None
+
+
+def _explain(item: Mapping[str, Any], source: str) -> str:
+    """One pydantic complaint as: place, rule, value received."""
+    place = ".".join(str(part) for part in item["loc"])
+    where = f"{source}: {place}" if place else source
+    message = str(item["msg"]).removeprefix("Value error, ").replace("Input should be", "must be")
+    if item["type"] == "missing":
+        return f"{where} is required"
+    if item["type"] == "value_error":
+        return f"{where}: {message}"
+    return f"{where} {message}, got {item['input']!r}"

@@ -1,0 +1,28 @@
+"""Plain cross-entropy on the given labels: the baseline every method is compared with."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from tune_lnl.methods.standard import standard_loss
+from tune_lnl.trainables.classification import Batch, ClassifierTraining, Totals
+from tune_lnl.trainables.settings import ClassifierSettings, MethodSettings
+
+
+class StandardSettings(ClassifierSettings):
+    """Settings of ``standard``; ``warmup_epochs`` only delays the lr decay."""
+
+
+class StandardTraining(ClassifierTraining):
+    """One network, one loss."""
+
+    Settings: ClassVar[type[MethodSettings]] = StandardSettings
+
+    def train_step(self, batch: Batch, epoch: int, totals: Totals) -> None:
+        with self.autocast():
+            loss, logits = standard_loss(
+                self.networks[""], self.weak_view(batch.images), batch.labels, self.settings.label_smoothing
+            )
+        self.step({"": loss})
+        totals.add("train_loss", loss * len(batch.labels))
+        totals.add("train_accuracy", (logits.argmax(dim=1) == batch.labels).sum())

@@ -1,0 +1,110 @@
+"""What ``tune_lnl.train`` does with its arguments: check, train seed by seed, tell the figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from tune_lnl.errors import InputError
+from tune_lnl.trainables.registry import training_type
+from tune_lnl.trainables.repeats import SeedResult, read_config, summarise, train_seeds
+from tune_lnl.trainables.training import Report, Surroundings, check_precision
+
+FIGURES = {
+    "test_last10": "test accuracy, mean of the last {n} epochs (as published)",
+    "test_at_val_best": "test accuracy at the best validation epoch",
+    "test_oracle": "best test accuracy of any epoch (not for selection)",
+    "objective": "objective on the held-out split",
+}
+
+
+def train_command(
+    config: Path,
+    seeds: str | None,
+    epochs: int | None,
+    device: str,
+    overrides: Sequence[str],
+    data_dir: Path | None,
+    output: Path | None,
+    say: Callable[[str], None],
+) -> int:
+    """Train and report.
+
+    Returns:
+        0, or 1 where a run diverged.
+
+    Raises:
+        InputError: config, flags or data cannot be used; nothing is written then.
+    """
+    trial = read_config(config, overrides, epochs)
+    numbers = [trial.settings.seed] if seeds is None else _seeds(seeds)
+    surroundings = Surroundings(data_dir=data_dir, device=choose_device(device))
+    check_precision(trial.settings.precision, surroundings.device)
+    folder = _output_folder(output, config)
+    training_type(trial.method).prepare(trial, surroundings)
+    say(f"training {trial.method} on {trial.dataset.name}, {trial.settings.epochs} epochs, {surroundings.device}")
+    results = train_seeds(trial, numbers, surroundings, folder, lambda seed, report: say(_epoch_line(seed, report)))
+    say("")
+    for line in _closing_lines(results, summarise(results)):
+        say(line)
+    say(f"files: {folder} (config.yaml, summary.json, model.pt, seed-*/epochs.jsonl)")
+    diverged = any(result.objective != result.objective for result in results) and trial.validation.fraction > 0
+    return 1 if diverged else 0
+
+
+def choose_device(device: str) -> str:
+    """``auto`` takes the GPU where there is one.
+
+    Raises:
+        InputError: cuda asked for where there is none.
+    """
+    available = torch.cuda.is_available()
+    if device == "cuda" and not available:
+        raise InputError("--device cuda needs a CUDA GPU, and torch sees none here; use --device auto or cpu")
+    return ("cuda" if available else "cpu") if device == "auto" else device
+
+
+def _seeds(text: str) -> list[int]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise InputError(f"--seeds is a list of whole numbers such as 0,1,2, got {text!r}")
+    numbers = [int(part) for part in parts]
+    if len(set(numbers)) < len(numbers):
+        raise InputError(f"--seeds names a seed twice: {text!r}")
+    return numbers
+
+
+def _output_folder(output: Path | None, config: Path) -> Path:
+    """The asked folder, which must be new; without one, the first free of ``results/train/NAME``, ``NAME-2``, ..."""
+    if output is not None:
+        if output.exists() and (not output.is_dir() or any(output.iterdir())):
+            raise InputError(f"--output {output} exists already and is not empty; name a new folder")
+        return output
+    base = Path("results") / "train" / (config.stem if config.stem != "best" else config.resolve().parent.name)
+    number = 1
+    folder = base
+    while folder.exists():
+        number += 1
+        folder = base.with_name(f"{base.name}-{number}")
+    return folder
+
+
+def _epoch_line(seed: int, report: Report) -> str:
+    shown = ("val_accuracy", "test_accuracy", "train_loss", "lr", "lr1", "selection_precision", "selection_recall")
+    parts = [f"{name} {report[name]:.4g}" for name in shown if name in report]
+    return f"seed {seed} epoch {int(report['epoch']) + 1:>3}: " + ", ".join(parts) + f", {report['seconds']:.1f} s"
+
+
+def _closing_lines(results: Sequence[SeedResult], summary: Mapping[str, Mapping[str, float]]) -> list[str]:
+    lines = []
+    for result in results:
+        mean, std = result.figures["test_last10"], result.figures["test_last10_std"]
+        lines.append(f"seed {result.seed}: test_last10 {mean:.2f} ± {std:.2f} over epochs")
+    for name, text in FIGURES.items():
+        if name in summary:
+            spread = f" ± {summary[name]['std']:.2f} over {summary[name]['n']} seeds" if "std" in summary[name] else ""
+            label = text.format(n=min(results[0].average_last, len(results[0].reports)))
+            lines.append(f"{name:<17} {summary[name]['mean']:6.2f}{spread}   {label}")
+    return lines

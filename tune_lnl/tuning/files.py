@@ -1,0 +1,67 @@
+"""The files of a run, ``results/RUN/``: their names and places, nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tune_lnl.tuning.study import STUDY_FILE
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """Paths of one run (one study)."""
+
+    root: Path
+
+    @property
+    def settings(self) -> Path:
+        return self.root / "run.yaml"
+
+    @property
+    def study(self) -> Path:
+        return self.root / STUDY_FILE
+
+    @property
+    def lock(self) -> Path:
+        """Held by the one driver that may write here; the system releases it when that process dies."""
+        return self.root / ".driver.lock"
+
+    @property
+    def trials_table(self) -> Path:
+        return self.root / "trials.parquet"
+
+    @property
+    def epochs_table(self) -> Path:
+        return self.root / "epochs.parquet"
+
+    @property
+    def best(self) -> Path:
+        return self.root / "best.yaml"
+
+    @property
+    def driver_log(self) -> Path:
+        return self.root / "search.log"
+
+    @property
+    def stop_flag(self) -> Path:
+        """Exists while running trials are asked to end at their next batch."""
+        return self.root / ".stop"
+
+    def trial(self, number: int) -> Path:
+        return self.root / "trials" / f"{number:03d}"
+
+    def log(self, number: int) -> Path:
+        return self.trial(number) / "log.txt"
+
+    def epochs(self, number: int) -> Path:
+        """One line of JSON per epoch, test metrics among them; neither sampler nor pruner opens it."""
+        return self.trial(number) / "epochs.jsonl"
+
+    def checkpoint(self, number: int) -> Path:
+        """The state after a trial's last finished epoch; there only until the trial ends."""
+        return self.root / "checkpoints" / f"{number:03d}.pt"
+
+    def model(self, number: int) -> Path:
+        """The reported network of a complete trial."""
+        return self.root / "checkpoints" / f"{number:03d}-model.pt"

@@ -1,0 +1,272 @@
+"""From what the user asked to a plan that can be carried out, or a refusal, before anything is written."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tune_lnl.errors import InputError, nearest
+from tune_lnl.trainables.config_file import parse_overrides
+from tune_lnl.trainables.registry import training_type
+from tune_lnl.trainables.settings import validated
+from tune_lnl.trainables.training import Surroundings, check_precision
+from tune_lnl.tuning.files import RunFiles
+from tune_lnl.tuning.pruners import rungs
+from tune_lnl.tuning.resources import Resources, plan_resources
+from tune_lnl.tuning.space import PRUNERS, SAMPLERS, Budget, SearchSpace, condition_names, load_space
+from tune_lnl.tuning.study import LEARN_FROM_COMPLETE, make_sampler
+
+RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
+VERSIONED = ("tune_lnl", "torch", "torchvision", "ray", "optuna", "numpy")
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """What ``tune_lnl.search`` was asked for; ``None`` where the space or the machine decides."""
+
+    space: str
+    name: str | None = None
+    trials: str | None = None
+    """``"64"``, the total; or with ``resume`` ``"+16"``, that many more."""
+    epochs: int | None = None
+    seed: int | None = None
+    condition: str | None = None
+    all_conditions: bool = False
+    overrides: Sequence[str] = ()
+    results_dir: Path = Path("results")
+    data_dir: Path | None = None
+    resume: bool = False
+    concurrent: int | None = None
+    gpus_per_trial: float | None = None
+    cpus_per_trial: float | None = None
+    sampler: str | None = None
+    pruner: str | None = None
+    time_budget: str | None = None
+    dashboard: bool = True
+    command: str = field(default_factory=lambda: shlex.join(["python", *sys.argv]))
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What there is to share out."""
+
+    cpus: int
+    gpus: int
+
+    @classmethod
+    def here(cls) -> Machine:
+        return cls(
+            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+            torch.cuda.device_count(),
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One study to run: checked, complete, nothing written yet."""
+
+    run: str
+    """Name of the run, with its condition where there are several."""
+    files: RunFiles
+    space: SearchSpace
+    seed: int
+    machine: Machine
+    resources: Resources
+    fingerprints: Mapping[str, str]
+    data_dir: Path | None
+    time_budget: float | None
+    """Seconds."""
+    dashboard: bool
+    command: str
+
+    @property
+    def rungs(self) -> list[int]:
+        return rungs(self.space.epochs, self.space.longest_warmup())
+
+    def resume_command(self) -> str:
+        return f"{self.command} --resume" if "--resume" not in self.command else self.command
+
+    def remarks(self) -> list[str]:
+        """What the user should know about the chosen combination."""
+        budget = self.space.budget
+        if budget.sampler in LEARN_FROM_COMPLETE and budget.pruner != "none":
+            return [
+                f"sampler {budget.sampler} learns from complete trials only; with pruner {budget.pruner} they are few"
+            ]
+        return []
+
+    def settings(self) -> dict[str, Any]:
+        """The content of run.yaml."""
+        return {
+            "run": self.run,
+            "space_name": self.space.name,
+            "condition": self.space.condition,
+            "command": self.command,
+            "seed": self.seed,
+            "space": self.space.to_dict(),
+            "rungs": self.rungs,
+            "resources": {
+                "device": self.resources.device,
+                "device_name": device_name(self.resources.device),
+                "cpus_per_trial": self.resources.cpus_per_trial,
+                "gpus_per_trial": self.resources.gpus_per_trial,
+                "concurrent": self.resources.concurrent,
+            },
+            "data_dir": None if self.data_dir is None else str(self.data_dir),
+            "fingerprints": dict(self.fingerprints),
+            "versions": {name: version(name) for name in VERSIONED} | {"python": platform.python_version()},
+            "git_commit": git_commit(),
+        }
+
+
+def plan_search(options: SearchOptions, machine: Machine) -> list[Plan]:
+    """One plan per study (several with ``all_conditions``).
+
+    Raises:
+        InputError: anything that cannot work, before any worker starts and with nothing written but the dataset cache.
+    """
+    conditions: list[str | None] = [options.condition]
+    if options.all_conditions:
+        if options.condition is not None:
+            raise InputError("give --condition NAME or --conditions all, not both")
+        conditions = [*condition_names(options.space)]
+        if not conditions:
+            raise InputError(f"--conditions all: the space {options.space!r} has no conditions")
+    return [_plan_one(options, condition, machine) for condition in conditions]
+
+
+def _plan_one(options: SearchOptions, condition: str | None, machine: Machine) -> Plan:
+    space = load_space(options.space, condition, options.epochs, options.overrides)
+    space = replace(space, budget=_budget(space, options))
+    time_budget = None if options.time_budget is None else seconds_of(options.time_budget)
+    run = _run_name(options, space)
+    files = RunFiles((options.results_dir / run).resolve())
+    _check_run_folder(files, run, options.resume)
+    threads = space.base["fixed"].get("threads")
+    cpus_per_trial = options.cpus_per_trial if options.cpus_per_trial is not None or not threads else float(threads)
+    resources = plan_resources(machine.cpus, machine.gpus, cpus_per_trial, options.gpus_per_trial, options.concurrent)
+    space, seed = _complete_base(space, options, resources)
+    make_sampler(space.budget.sampler, seed, space.budget.trials)
+    config = space.config(next(space.corners())[1])
+    check_precision(config.settings.precision, resources.device)
+    data_dir = None if options.data_dir is None else options.data_dir.resolve()
+    surroundings = Surroundings(data_dir=data_dir, device=resources.device)
+    fingerprints = training_type(config.method).prepare(config, surroundings)
+    return Plan(
+        run,
+        files,
+        space,
+        seed,
+        machine,
+        resources,
+        fingerprints,
+        data_dir,
+        time_budget,
+        options.dashboard,
+        options.command,
+    )
+
+
+def _budget(space: SearchSpace, options: SearchOptions) -> Budget:
+    """The space's budget with the flags applied; ``+N`` counts from the run that is resumed, see ``resuming``."""
+    changes: dict[str, Any] = {}
+    for flag, value, valid in (("sampler", options.sampler, SAMPLERS), ("pruner", options.pruner, PRUNERS)):
+        if value is not None:
+            if value not in valid:
+                raise InputError(f"unknown {flag} {value!r}; {nearest(value, valid)}")
+            changes[flag] = value
+    if options.trials is not None and not options.trials.startswith("+"):
+        changes["trials"] = _whole(options.trials, "--trials")
+    elif options.trials is not None:
+        _whole(options.trials[1:], "--trials +N")
+        if not options.resume:
+            raise InputError(f"--trials {options.trials} adds to a finished run: use it with --resume")
+    return validated(Budget, {**space.budget.model_dump(), **changes}, f"{space.source}: budget")
+
+
+def _whole(text: str, what: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise InputError(f"{what} is a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def seconds_of(text: str) -> float:
+    """``2h``, ``90m``, ``1h30m``, ``45s`` in seconds.
+
+    Raises:
+        InputError: any other form, or zero.
+    """
+    match = DURATION.fullmatch(text.strip())
+    parts = [float(part) if part else 0.0 for part in match.groups()] if match else [0.0]
+    seconds = sum(part * unit for part, unit in zip(parts, (3600.0, 60.0, 1.0), strict=False))
+    if seconds <= 0:
+        raise InputError(f"--time-budget is a duration such as 2h, 90m or 1h30m, got {text!r}")
+    return seconds
+
+
+def _run_name(options: SearchOptions, space: SearchSpace) -> str:
+    name = options.name if options.name is not None else space.name
+    if not RUN_NAME.fullmatch(name):
+        raise InputError(
+            f"--name is made of letters, digits, '.', '_' and '-' and begins with a letter or digit, got {name!r}"
+        )
+    return f"{name}/{space.condition}" if options.all_conditions else name
+
+
+def _check_run_folder(files: RunFiles, run: str, resume: bool) -> None:
+    if files.root.exists() and not files.root.is_dir():
+        raise InputError(f"{files.root} is a file; choose another --name")
+    if files.root.exists() and any(files.root.iterdir()) and not resume:
+        raise InputError(
+            f"run {run!r} exists already in {files.root}; continue it with --resume or give another --name"
+        )
+    if resume and not files.root.is_dir():
+        raise InputError(f"there is no run {run!r} to resume in {files.root.parent}; start it without --resume")
+
+
+def _complete_base(space: SearchSpace, options: SearchOptions, resources: Resources) -> tuple[SearchSpace, int]:
+    """Write seed and threads, which are part of a config, into the fixed settings."""
+    fixed = dict(space.base["fixed"])
+    overridden = parse_overrides(options.overrides)
+    if options.seed is not None and "seed" not in overridden:
+        fixed["seed"] = options.seed
+    fixed.setdefault("seed", 0)
+    fixed.setdefault("threads", resources.threads)
+    seed = options.seed if options.seed is not None else int(fixed["seed"])
+    if seed < 0:
+        raise InputError(f"--seed is at least 0, got {seed}")
+    return replace(space, base={**space.base, "fixed": fixed}), seed
+
+
+def device_name(device: str) -> str:
+    if device == "cuda":
+        return torch.cuda.get_device_name(0)
+    return platform.processor() or platform.machine()
+
+
+def git_commit() -> str | None:
+    """Commit of the code that runs, where it runs from a checkout; with ``-dirty`` when it has changes."""
+    here = Path(__file__).parent
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() or None

@@ -1,0 +1,84 @@
+"""Ray Tune's two hooks, thin over :class:`tune_lnl.tuning.session.Session`.
+
+Why not Ray's own ``OptunaSearch`` with ``ASHAScheduler``: there the searcher never learns that a trial was stopped
+early (it is stored as complete with the value it had), and a failed one stays running in the study for ever.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import TrialScheduler
+from ray.tune.search import Searcher
+
+from tune_lnl.tuning.session import Session, WorkerReport
+
+NUMBER = "number"
+PAYLOAD = "payload"
+
+
+class StudySearcher(Searcher):
+    """Gives Ray the trials that the study asks for."""
+
+    def __init__(self, session: Session, payload: dict[str, Any]) -> None:
+        super().__init__(metric=None, mode=None)
+        self._session = session
+        self._payload = payload
+
+    def suggest(self, trial_id: str) -> Any:
+        if self._session.finished:
+            return Searcher.FINISHED
+        suggestion = self._session.next_trial()
+        if suggestion is None:
+            return None
+        trial = self._payload | {
+            "number": suggestion.number,
+            "params": suggestion.params,
+            "attempt": suggestion.attempt,
+        }
+        # As text: Ray would take dots and lists inside a config for a search space of its own.
+        return {NUMBER: suggestion.number, PAYLOAD: json.dumps(trial)}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Nothing to learn here: the session has heard it from the worker itself."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save: the study is the state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise NotImplementedError("a search is resumed from its study, not from Ray's state")
+
+
+class StudyScheduler(TrialScheduler):
+    """Passes every report to the study and stops what the study's pruner stops."""
+
+    _supports_buffered_results = False
+
+    def __init__(self, session: Session) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._session = session
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        goes_on = self._session.heard(WorkerReport.from_result(result))
+        return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
+
+    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
+        self._session.worker_died(trial.config[NUMBER], "the worker process died")
+
+    def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
+        """No queue of our own."""
+
+    def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
+        """The study knows since the last report."""
+
+    def on_trial_remove(self, tune_controller: Any, trial: Trial) -> None:
+        """Only trials that never started are removed; the end of the search puts them back."""
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
+        waiting = (Trial.PENDING, Trial.PAUSED)
+        return next((trial for trial in tune_controller.get_live_trials() if trial.status in waiting), None)
+
+    def debug_string(self) -> str:
+        return "stopping rule: the study's pruner"

@@ -1,0 +1,91 @@
+"""How many trials run at once, and what each gets. Pure arithmetic over counts that the caller passes in."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from tune_lnl.errors import InputError
+
+
+@dataclass(frozen=True)
+class Resources:
+    """One trial's share, and how many shares there are."""
+
+    cpus_per_trial: float
+    gpus_per_trial: float
+    concurrent: int
+    threads: int
+    """CPU threads of a trial: its whole cores, at least one."""
+
+    @property
+    def device(self) -> str:
+        return "cuda" if self.gpus_per_trial > 0 else "cpu"
+
+    def __str__(self) -> str:
+        gpus = f", {self.gpus_per_trial:g} GPU" if self.gpus_per_trial else ""
+        return f"{self.concurrent} at once, each {self.cpus_per_trial:g} CPU{gpus}, {self.threads} thread(s)"
+
+
+def plan_resources(
+    cpus: int,
+    gpus: int,
+    cpus_per_trial: float | None = None,
+    gpus_per_trial: float | None = None,
+    concurrent: int | None = None,
+) -> Resources:
+    """Divide a machine among trials.
+
+    Args:
+        cpus: cores of the machine.
+        gpus: CUDA devices of the machine.
+        cpus_per_trial: default one core, or the cores divided among the GPU shares.
+        gpus_per_trial: 1 or 1/k; default a whole GPU where there is one.
+        concurrent: upper bound on trials at once; default as many as fit.
+
+    Raises:
+        InputError: a share that does not tile a GPU, or more than the machine has.
+    """
+    if gpus_per_trial is None:
+        gpus_per_trial = 1.0 if gpus else 0.0
+    _check_gpu_share(gpus_per_trial, gpus)
+    if gpus_per_trial:
+        slots = gpus * round(1 / gpus_per_trial)
+        cpus_per_trial = max(1.0, cpus // slots) if cpus_per_trial is None else cpus_per_trial
+    else:
+        cpus_per_trial = 1.0 if cpus_per_trial is None else cpus_per_trial
+        slots = cpus
+    if not (math.isfinite(cpus_per_trial) and cpus_per_trial > 0):
+        raise InputError(f"--cpus-per-trial is above 0, got {cpus_per_trial:g}")
+    if cpus_per_trial > cpus:
+        raise InputError(f"--cpus-per-trial {cpus_per_trial:g} asks for more than the {cpus} CPUs here; lower it")
+    fitting = min(slots, int(cpus / cpus_per_trial + 1e-9)) if gpus_per_trial else int(cpus / cpus_per_trial + 1e-9)
+    if concurrent is not None:
+        if concurrent < 1:
+            raise InputError(f"--concurrent is at least 1, got {concurrent}")
+        if concurrent > fitting:
+            raise InputError(
+                f"--concurrent {concurrent} does not fit: {fitting} of {cpus_per_trial:g} CPU fit on {cpus} CPUs; "
+                "lower it, or --cpus-per-trial"
+            )
+        fitting = concurrent
+    return Resources(cpus_per_trial, gpus_per_trial, fitting, max(1, int(cpus_per_trial)))
+
+
+def _check_gpu_share(share: float, gpus: int) -> None:
+    if share == 0 and gpus == 0:
+        return
+    if not 0 < share <= 1 or not math.isclose(1 / share, round(1 / share), rel_tol=1e-6):
+        below, above = _nearest_shares(share)
+        raise InputError(
+            f"--gpus-per-trial is 1 or 1/k (so that shares tile a GPU), got {share:g}; nearest: {below:g} and {above:g}"
+        )
+    if gpus == 0:
+        raise InputError(f"--gpus-per-trial {share:g} needs a GPU, and this machine has none; leave it out to use CPUs")
+
+
+def _nearest_shares(share: float) -> tuple[float, float]:
+    if not 0 < share < 1:
+        return 0.5, 1.0
+    k = math.floor(1 / share)
+    return 1 / (k + 1), 1 / k

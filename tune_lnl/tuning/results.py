@@ -1,0 +1,273 @@
+"""A run on disk: writing its tables and best config, and reading it back. Built from the study and the epoch files."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from optuna.trial import FrozenTrial, TrialState
+
+from tune_lnl.errors import InputError, nearest
+from tune_lnl.trainables.config_file import dump_yaml, read_mapping
+from tune_lnl.trainables.repeats import PROVENANCE
+from tune_lnl.trainables.settings import TrialConfig
+from tune_lnl.tuning.files import RunFiles
+from tune_lnl.tuning.parameters import parse_parameter
+from tune_lnl.tuning.space import Budget, SearchSpace
+from tune_lnl.tuning.study import (
+    ATTEMPTS,
+    FAILURE,
+    FINISHED,
+    MESSAGE,
+    STANDARD_ERROR,
+    STARTED,
+    best_trial,
+    last_value,
+    ranked,
+    read_trials,
+)
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """One trial as every view shows it. Values of accuracy metrics are in percent."""
+
+    number: int
+    state: str
+    value: float | None
+    standard_error: float | None
+    epochs: int
+    params: Mapping[str, Any]
+    failure: str | None
+    message: str | None
+    attempts: int
+    seconds: float | None
+
+    @classmethod
+    def of(cls, trial: FrozenTrial) -> TrialRow:
+        attrs = trial.user_attrs
+        started, finished = attrs.get(STARTED), attrs.get(FINISHED)
+        return cls(
+            number=trial.number,
+            state=trial.state.name,
+            value=last_value(trial),
+            standard_error=attrs.get(STANDARD_ERROR),
+            epochs=len(trial.intermediate_values),
+            params=dict(trial.params),
+            failure=attrs.get(FAILURE),
+            message=attrs.get(MESSAGE),
+            attempts=int(attrs.get(ATTEMPTS, 0)),
+            seconds=None if started is None or finished is None else float(finished - started),
+        )
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run read from disk; may still be running."""
+
+    files: RunFiles
+    settings: Mapping[str, Any]
+    space: SearchSpace
+    trials: list[FrozenTrial]
+
+    @property
+    def name(self) -> str:
+        return str(self.settings["run"])
+
+    @property
+    def metric(self) -> str:
+        return str(self.space.base["objective"].get("metric", "val_accuracy"))
+
+    @property
+    def mode(self) -> str:
+        return str(self.space.base["objective"].get("mode", "max"))
+
+    @property
+    def best(self) -> TrialRow | None:
+        found = best_trial(self.trials, self.mode)
+        return None if found is None else TrialRow.of(found)
+
+    def rows(self) -> list[TrialRow]:
+        """COMPLETE trials best first, then PRUNED, then FAIL, then unfinished ones."""
+        return [TrialRow.of(trial) for trial in ranked(self.trials, self.mode)]
+
+    def config(self, row: TrialRow) -> TrialConfig:
+        """The complete config of a trial."""
+        return self.space.config(row.params)
+
+    def epoch_reports(self, number: int) -> list[dict[str, Any]]:
+        """The trial's per-epoch metrics, as far as they are written."""
+        return read_epochs(self.files.epochs(number))
+
+
+def load_run(run: str | Path, results_dir: str | Path = "results") -> Run:
+    """Read a run by name (under ``results_dir``) or path.
+
+    Raises:
+        InputError: no such run, or one that holds several conditions (which are then named).
+    """
+    root = find_run(run, Path(results_dir))
+    files = RunFiles(root)
+    settings = read_mapping(files.settings)
+    space = space_from_settings(settings, str(files.settings))
+    return Run(files, settings, space, read_trials(files.study) if files.study.exists() else [])
+
+
+def find_run(run: str | Path, results_dir: Path) -> Path:
+    """The folder of a run."""
+    for root in (results_dir / run, Path(run)):
+        if RunFiles(root).settings.is_file():
+            return root
+        inner = sorted(path.parent.name for path in root.glob("*/run.yaml")) if root.is_dir() else []
+        if inner:
+            raise InputError(
+                f"{run} holds one run per condition; name one of: {', '.join(f'{run}/{i}' for i in inner)}"
+            )
+    known = [path.parent.relative_to(results_dir).as_posix() for path in results_dir.glob("**/run.yaml")]
+    hint = nearest(str(run), known) if known else "there are no runs yet"
+    raise InputError(f"no run {str(run)!r} under {str(results_dir)!r} or at that path; {hint}")
+
+
+def space_from_settings(settings: Mapping[str, Any], source: str) -> SearchSpace:
+    """The search space as it was resolved when the run began."""
+    stored = settings["space"]
+    return SearchSpace(
+        name=settings["space_name"],
+        source=source,
+        description=stored["description"],
+        condition=settings["condition"],
+        base={key: stored[key] for key in ("method", "dataset", "validation", "objective", "fixed")},
+        parameters={name: parse_parameter(spec, f"{source}: {name}") for name, spec in stored["search"].items()},
+        start=stored["start"],
+        budget=Budget.model_validate(stored["budget"]),
+    )
+
+
+def read_epochs(path: Path) -> list[dict[str, Any]]:
+    """Per-epoch reports; a line that is still being written is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines[:-1] if line]
+
+
+# ---- writing
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file so that readers see the old content or the new, never a part."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(path)
+
+
+def _replace_table(path: Path, table: pa.Table) -> None:
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    pq.write_table(table, beside)
+    beside.replace(path)
+
+
+def write_tables(run: Run) -> None:
+    """``trials.parquet`` (a row per trial, by number) and ``epochs.parquet`` (a row per trial and epoch)."""
+    rows = sorted(run.rows(), key=lambda row: row.number)
+    _replace_table(run.files.trials_table, _trials_table(rows, run))
+    _replace_table(run.files.epochs_table, _epochs_table(run))
+
+
+def _trials_table(rows: list[TrialRow], run: Run) -> pa.Table:
+    columns: dict[str, pa.Array] = {
+        "number": pa.array([row.number for row in rows], pa.int64()),
+        "state": pa.array([row.state for row in rows], pa.string()),
+        "value": pa.array([row.value for row in rows], pa.float64()),
+        "standard_error": pa.array([row.standard_error for row in rows], pa.float64()),
+        "epochs": pa.array([row.epochs for row in rows], pa.int64()),
+        "failure": pa.array([row.failure for row in rows], pa.string()),
+        "message": pa.array([row.message for row in rows], pa.string()),
+        "attempts": pa.array([row.attempts for row in rows], pa.int64()),
+        "seconds": pa.array([row.seconds for row in rows], pa.float64()),
+    }
+    for name, parameter in run.space.parameters.items():
+        kind = {"Int": pa.int64(), "Choice": pa.string()}.get(type(parameter).__name__, pa.float64())
+        values = [row.params.get(name) for row in rows]
+        if kind == pa.string():
+            values = [None if value is None else str(value) for value in values]
+        columns[f"params.{name}"] = pa.array(values, kind)
+    return pa.table(columns)
+
+
+def _epochs_table(run: Run) -> pa.Table:
+    records = list(_epoch_records(run))
+    names = dict.fromkeys(name for record in records for name in record)
+    names.pop("number", None)
+    names.pop("epoch", None)
+    columns = {
+        "number": pa.array([record["number"] for record in records], pa.int64()),
+        "epoch": pa.array([int(record["epoch"]) for record in records], pa.int64()),
+    }
+    for name in names:
+        columns[name] = pa.array([record.get(name) for record in records], pa.float64())
+    return pa.table(columns)
+
+
+def _epoch_records(run: Run) -> Iterator[dict[str, Any]]:
+    for trial in sorted(run.trials, key=lambda trial: trial.number):
+        for report in run.epoch_reports(trial.number):
+            objective = trial.intermediate_values.get(int(report["epoch"]))
+            yield {"number": trial.number, "epoch": report["epoch"], "objective": objective, **report}
+
+
+def write_best(run: Run) -> bool:
+    """``best.yaml``, the config that alone reproduces the best trial; nothing is written while there is none."""
+    best = run.best
+    if best is None:
+        return False
+    replace_text(run.files.best, config_yaml(run, best))
+    return True
+
+
+def config_yaml(run: Run, row: TrialRow) -> str:
+    """A trial's complete config as YAML that ``tune_lnl.train`` runs, with where it came from."""
+    header = (
+        f"# Trial {row.number} of run {run.name}: {run.metric} {describe_value(row)} on the held-out noisy split.\n"
+        "# Train it: python -m tune_lnl.train THIS_FILE\n"
+    )
+    return header + dump_yaml(run.config(row).sections() | {PROVENANCE: provenance(run, row)})
+
+
+def provenance(run: Run, row: TrialRow) -> dict[str, Any]:
+    return {
+        "run": run.name,
+        "trial": row.number,
+        "state": row.state,
+        "metric": run.metric,
+        "value": row.value,
+        "standard_error": row.standard_error,
+        "epochs": row.epochs,
+        "params": dict(row.params),
+        "search_command": run.settings["command"],
+        "versions": run.settings["versions"],
+        "git_commit": run.settings["git_commit"],
+        "fingerprints": run.settings["fingerprints"],
+        "device": run.settings["resources"]["device"],
+    }
+
+
+def describe_value(row: TrialRow) -> str:
+    """``71.25 ± 1.10`` (value ± standard error), or a dash."""
+    if row.value is None:
+        return "-"
+    error = "" if row.standard_error is None else f" ± {row.standard_error:.2f}"
+    return f"{row.value:.2f}{error}"
+
+
+def describe_state(trials: list[FrozenTrial]) -> str:
+    """``8 complete, 4 pruned``: counts of the states there are."""
+    words = {state: sum(trial.state == state for trial in trials) for state in TrialState}
+    names = {"COMPLETE": "complete", "PRUNED": "stopped early", "FAIL": "failed"}
+    return ", ".join(f"{n} {names.get(s.name, s.name.lower())}" for s, n in words.items() if n) or "none"

@@ -1,0 +1,193 @@
+"""The process that trains trials, one after another: settings in, a report per epoch out."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import tune
+
+from tune_lnl.errors import InputError
+from tune_lnl.trainables.checkpoint import load_checkpoint, save_checkpoint, write_whole
+from tune_lnl.trainables.registry import settings_type, start_training
+from tune_lnl.trainables.repeats import append_report
+from tune_lnl.trainables.settings import ObjectiveSettings, build_config
+from tune_lnl.trainables.training import Report, Surroundings, Training, objective_so_far
+from tune_lnl.tuning.files import RunFiles
+from tune_lnl.tuning.ray_bridge import PAYLOAD
+
+logger = logging.getLogger(__name__)
+
+
+class StopRequested(Exception):  # noqa: N818 (a request, not an error)
+    """The search is ending; leave now, the last epoch's checkpoint stays."""
+
+
+class TrialWorker(tune.Trainable):
+    """Ray's class API: ``setup`` once per process, ``reset_config`` per further trial, ``step`` per epoch."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._begin(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        return self._run.step()
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Ray keeps no checkpoints: the run's own are written after each epoch."""
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        raise NotImplementedError("trials continue from the run's own checkpoints")
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        self._run = TrialRun(json.loads(config[PAYLOAD]))
+
+
+class TrialRun:
+    """One trial in this process. Failures become reports: only a dead process reaches Ray as an error."""
+
+    def __init__(self, payload: dict[str, Any]) -> None:
+        self.number: int = payload["number"]
+        self.attempt: int = payload["attempt"]
+        self.files = RunFiles(Path(payload["run_dir"]))
+        self._payload = payload
+        self._training: Training | None = None
+        self._reports: list[Report] = []
+        self._resend = False
+
+    def step(self) -> dict[str, Any]:
+        """Run one epoch and say how it went."""
+        with _captured(self.files.log(self.number)):
+            try:
+                return self._reply(self._epoch())
+            except StopRequested:
+                logger.info("asked to stop; the checkpoint of the last finished epoch stays")
+                return self._reply({"stopped": True})
+            except Exception as error:
+                logger.exception("trial %d failed", self.number)
+                return self._reply(_failure(error))
+
+    def _reply(self, content: dict[str, Any]) -> dict[str, Any]:
+        return {"number": self.number, "attempt": self.attempt, **content}
+
+    def _epoch(self) -> dict[str, Any]:
+        if self._training is None:
+            self._training = self._start()
+        training = self._training
+        history: tuple[tuple[int, float], ...] = ()
+        if self._resend:
+            history, self._resend = self._history(training.config.objective), False
+        if not training.finished:
+            report = training.run_epoch()
+            self._reports.append(report)
+            self._keep(training, report)
+        return self._objective_report(training) | {"history": history}
+
+    def _start(self) -> Training:
+        self._check_stop()
+        started = time.perf_counter()
+        sections = {**self._payload["base"]}
+        sections["fixed"] = {**sections["fixed"], **self._payload["params"]}
+        config = build_config(sections, settings_type, f"trial {self.number}")
+        data_dir = self._payload["data_dir"]
+        surroundings = Surroundings(
+            data_dir=None if data_dir is None else Path(data_dir),
+            device=self._payload["device"],
+            test_from=config.settings.epochs - config.objective.average_last,
+            between_batches=self._check_stop,
+        )
+        training = start_training(config, surroundings)
+        checkpoint = self.files.checkpoint(self.number)
+        if checkpoint.exists():
+            self._reports = load_checkpoint(checkpoint, training)
+            self._resend = True
+        logger.info(
+            "trial %d, attempt %d, from epoch %d, started in %.2f s: %s",
+            self.number,
+            self.attempt,
+            training.epoch,
+            time.perf_counter() - started,
+            self._payload["params"],
+        )
+        # The file may hold epochs that the checkpoint does not: they will be run again.
+        rewrite_reports(self.files.epochs(self.number), self._reports)
+        return training
+
+    def _keep(self, training: Training, report: Report) -> None:
+        """Put the epoch on disk before anybody hears of it."""
+        append_report(self.files.epochs(self.number), report)
+        logger.info("%s", " ".join(f"{name}={value:.6g}" for name, value in report.items()))
+        save_checkpoint(self.files.checkpoint(self.number), training, self._reports)
+        if training.finished:
+            write_whole(self.files.model(self.number), training.model_file())
+
+    def _objective_report(self, training: Training) -> dict[str, Any]:
+        objective = training.config.objective
+        last = self._reports[-1]
+        return {
+            "epoch": training.epoch - 1,
+            "value": objective_so_far(objective.metric, objective.average_last, self._reports),
+            "standard_error": last.get(f"{objective.metric}_standard_error"),
+        }
+
+    def _history(self, objective: ObjectiveSettings) -> tuple[tuple[int, float], ...]:
+        return tuple(
+            (epoch, objective_so_far(objective.metric, objective.average_last, self._reports[: epoch + 1]))
+            for epoch in range(len(self._reports))
+        )
+
+    def _check_stop(self) -> None:
+        if self.files.stop_flag.exists():
+            raise StopRequested
+
+
+def rewrite_reports(path: Path, reports: list[Report]) -> None:
+    """Make the per-epoch file hold exactly these epochs."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("")
+    for report in reports:
+        append_report(path, report)
+
+
+def _failure(error: Exception) -> dict[str, Any]:
+    """The class of a failure and the first useful line of its cause."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        kind = "out of memory"
+    elif isinstance(error, InputError | OSError):
+        kind = "data error"
+    else:
+        kind = "bug"
+    line = (str(error).strip().splitlines() or [""])[0]
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    place = f" ({Path(where.filename).name}:{where.lineno})" if kind == "bug" else ""
+    return {"failure": kind, "message": f"{type(error).__name__}: {line}{place}", "value": math.nan}
+
+
+@contextlib.contextmanager
+def _captured(path: Path) -> Iterator[None]:
+    """Send prints, warnings and logging of the trial to its log file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8", buffering=1) as file:
+        handler = logging.StreamHandler(file)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        root = logging.getLogger()
+        level = root.level
+        root.addHandler(handler)
+        root.setLevel(logging.INFO)
+        try:
+            with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+                yield
+        finally:
+            root.removeHandler(handler)
+            root.setLevel(level)
