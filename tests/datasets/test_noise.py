@@ -93,7 +93,7 @@ def test_matrix_estimated_from_draws(kind: str) -> None:
     ],
 )
 def test_matrix_arguments_are_checked(kind: str, classes: int, closed_ratio: float, open_ratio: float) -> None:
-    with pytest.raises(ValueError, match="must be|needed"):
+    with pytest.raises(ValueError, match=r"must be|needed"):
         transition_matrix(kind, classes, closed_ratio, open_ratio)
 
 
@@ -110,7 +110,7 @@ def test_matrix_arguments_are_checked(kind: str, classes: int, closed_ratio: flo
     ],
 )
 def test_draw_arguments_are_checked(labels: object, matrix: object) -> None:
-    with pytest.raises(ValueError, match="labels|transition matrix"):
+    with pytest.raises(ValueError, match=r"labels|transition matrix"):
         corrupt_labels(np.asarray(labels), np.asarray(matrix), seed=0)
 
 

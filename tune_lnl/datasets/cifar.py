@@ -50,9 +50,10 @@ class Cifar(Dataset, ABC):
                 raise self._not_found(data_dir, cache_dir, reason=None)
             place = self._download(cache_dir)
         root = place.resolve()
-        form = form_in(root, self.spec, own_folder=True)
-        assert form is not None, "a place that was found holds one of the forms"
-        files = SourceFiles(root, form.name, tuple(form.files(root, self.spec)))
+        with _told_where_unreadable(root):
+            form = form_in(root, self.spec, own_folder=True)
+            assert form is not None, "a place that was found holds one of the forms"
+            files = SourceFiles(root, form.name, tuple(form.files(root, self.spec)))
         return open_or_pack(cache_dir, self.folder, files, lambda: form.read(root, files.files, self.spec))
 
     def is_present(self, data_dir: Path | None, cache_dir: Path) -> bool:
@@ -62,7 +63,8 @@ class Cifar(Dataset, ABC):
         return find_dataset_folder(self.folder, data_dir, self._holds_data, cache_dir)
 
     def _holds_data(self, place: Path) -> bool:
-        return form_in(place, self.spec, own_folder=place.resolve().name == self.folder) is not None
+        with _told_where_unreadable(place):
+            return form_in(place, self.spec, own_folder=place.resolve().name == self.folder) is not None
 
     def _download(self, cache_dir: Path) -> Path:
         """The cache's folder with the official archive in it, checksum known to be good. Raises InputError."""
@@ -143,6 +145,14 @@ def _why_unreachable(url: str) -> str | None:
     thread.start()
     thread.join(PROBE_SECONDS + 2.0)
     return answers[0] if answers else f"no answer within {PROBE_SECONDS:.0f} s"
+
+
+@contextmanager
+def _told_where_unreadable(place: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{place} cannot be read: {error}\ncheck its permissions") from error
 
 
 @contextmanager

@@ -58,10 +58,18 @@ class RunFiles:
         """One line of JSON per epoch, test metrics among them; neither sampler nor pruner opens it."""
         return self.trial(number) / "epochs.jsonl"
 
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    def number_of(self, path: Path) -> int:
+        """The trial whose checkpoint or model this is."""
+        return int(path.stem.split("-")[0])
+
     def checkpoint(self, number: int) -> Path:
         """The state after a trial's last finished epoch; there only until the trial ends."""
-        return self.root / "checkpoints" / f"{number:03d}.pt"
+        return self.checkpoints / f"{number:03d}.pt"
 
     def model(self, number: int) -> Path:
         """The reported network of a complete trial."""
-        return self.root / "checkpoints" / f"{number:03d}-model.pt"
+        return self.checkpoints / f"{number:03d}-model.pt"

@@ -22,6 +22,7 @@ from optuna.trial import TrialState
 from tune_lnl.errors import InputError
 from tune_lnl.trainables.config_file import dump_yaml, read_mapping
 from tune_lnl.tuning.files import RunFiles
+from tune_lnl.tuning.keeping import tidy
 from tune_lnl.tuning.planning import Plan
 from tune_lnl.tuning.progress import Progress
 from tune_lnl.tuning.results import Run, replace_text, write_best, write_tables
@@ -132,6 +133,7 @@ def _search(plan: Plan, study: SearchStudy, progress: Progress, say: Callable[[s
 
     def on_end(number: int) -> None:
         progress.trial_ended(number)
+        tidy(plan.files, study.trials, study.mode)
         tables.refresh()
 
     session = Session(
@@ -192,6 +194,8 @@ def _ray(plan: Plan, temporary: Path, say: Callable[[str], None]) -> Iterator[No
     log = logging.FileHandler(plan.files.driver_log)
     log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     names = ("ray", "ray.tune", "optuna")
+    # Ray looks for tables of its own, which are switched off, and says at length that it found none.
+    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
     with _logging_to(log, names):
         context = ray.init(
             num_cpus=plan.machine.cpus,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -96,6 +97,7 @@ class SearchStudy:
     @classmethod
     def create(cls, path: Path, space: SearchSpace, seed: int) -> SearchStudy:
         """A new study whose first trials are the space's start points."""
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
         study = optuna.create_study(
             study_name=STUDY_NAME,
             storage=_storage(path),
@@ -103,7 +105,10 @@ class SearchStudy:
             sampler=make_sampler(space.budget.sampler, seed, space.budget.trials),
             pruner=make_pruner(space.budget.pruner, space.epochs, space.longest_warmup()),
         )
-        study.set_metric_names([str(space.base["objective"].get("metric", "val_accuracy"))])
+        with warnings.catch_warnings():
+            # Experimental, and only a label in optuna-dashboard.
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.set_metric_names([str(space.base["objective"].get("metric", "val_accuracy"))])
         for point in space.start:
             study.enqueue_trial(dict(point))
         return cls(study, space)
@@ -126,6 +131,10 @@ class SearchStudy:
         for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             reopened._set_waiting(trial._trial_id)
         return reopened
+
+    @property
+    def mode(self) -> str:
+        return "max" if self._study.direction == optuna.study.StudyDirection.MAXIMIZE else "min"
 
     @property
     def trials(self) -> list[FrozenTrial]:
