@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import os
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -24,12 +25,17 @@ class Parser(argparse.ArgumentParser):
 
 
 def guarded(main: Main) -> Callable[..., int]:
-    """End a command as promised: an :class:`InputError` is told on stderr and gives 2, an interruption gives 130."""
+    """End a command as promised: an :class:`InputError` is told on stderr and gives 2, an interruption gives 130.
+
+    A reader that has seen enough (head, less) ends it in silence: with 1 where that cut the command short.
+    """
 
     @functools.wraps(main)
     def run(argv: list[str] | None = None) -> int:
+        code = 1
         try:
-            return main(argv)
+            code = main(argv)
+            sys.stdout.flush()
         except InputError as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
@@ -37,8 +43,8 @@ def guarded(main: Main) -> Callable[..., int]:
             print("interrupted", file=sys.stderr)
             return 130
         except BrokenPipeError:
-            # The reader (head, less) has seen enough. Python would complain again while closing stdout.
-            sys.stderr.close()
-            return 0
+            # Python flushes once more at exit, and would complain then.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return code
 
     return run

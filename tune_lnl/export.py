@@ -27,8 +27,8 @@ def parser() -> argparse.ArgumentParser:
 @guarded
 def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
-    from tune_lnl.tuning.exporting import export_run
-    from tune_lnl.tuning.results import load_run, replace_text
+    from tune_lnl.tuning.exporting import export_run, save_export
+    from tune_lnl.tuning.results import load_run
 
     export = export_run(load_run(arguments.run, arguments.results_dir), arguments.top, arguments.format)
     for remark in export.remarks:
@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.output is None:
         print(export.text, end="")
     else:
-        replace_text(arguments.output, export.text)
+        save_export(export, arguments.output)
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
@@ -36,6 +37,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--sampler", metavar="NAME", help="tpe, random, qmc, cmaes or gp")
     p.add_argument("--pruner", metavar="NAME", help="asha, hyperband, median or none")
     p.add_argument("--time-budget", metavar="2h", help="stop resumably after this time, exit 0")
+    p.add_argument("--disk-budget", default="20GB", metavar="20GB", help="most that the run may occupy")
     p.add_argument("--dashboard", action=argparse.BooleanOptionalAction, default=True, help="Ray's dashboard")
     p.add_argument("--dry-run", action="store_true", help="print what would be run, and its cost, and stop")
     return p
@@ -58,6 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     values = vars(arguments)
     options = SearchOptions(
         all_conditions=values.pop("conditions") == "all",
+        command=shlex.join(["python", "-m", "tune_lnl.search", *(sys.argv[1:] if argv is None else argv)]),
         **{key: value for key, value in values.items() if key not in ("list", "dry_run")},
     )
     if arguments.dry_run:

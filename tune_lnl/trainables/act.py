@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, ClassVar, Literal
@@ -11,7 +12,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from tune_lnl.methods.act import ActConfig, ActState, robust_losses, warmup_losses
-from tune_lnl.methods.schedules import lr_plan
+from tune_lnl.methods.schedules import lr_plan, reads_warmup_lr
 from tune_lnl.metrics.selection import selection_quality
 from tune_lnl.trainables.classification import Batch, ClassifierTraining, Totals
 from tune_lnl.trainables.settings import (
@@ -76,24 +77,47 @@ class ActSettings(ClassifierSettings):
         return given
 
     def plans(self) -> dict[str, list[float]]:
-        decay = self.lr_decay if self.lr1_decay is None else self.lr1_decay
         warmup = self.warmup_lr if self.warmup_lr1 is None else self.warmup_lr1
-        lr1 = lr_plan(plan_spec(decay), self.lr1, self.epochs, self.warmup_epochs, warmup)
+        lr1 = lr_plan(plan_spec(self._companion_decay), self.lr1, self.epochs, self.warmup_epochs, warmup)
         return super().plans() | {"lr1": lr1}
 
+    @property
+    def _companion_decay(self) -> str | DecayShape:
+        return self.lr_decay if self.lr1_decay is None else self.lr1_decay
+
     def dead(self) -> dict[str, str]:
-        dead = super().dead()
+        dead = super().dead() | self._dead_warmup()
         if self.tie_lr:
             dead |= dict.fromkeys(("lr1", "lr_asymmetry"), "tie_lr makes lr1 equal to lr")
         if not self.selection:
-            dead |= dict.fromkeys(("tau", "mining", "selection_rule", "latch_mining", "label_ema"), "selection is off")
+            # Every sample is selected in every epoch: its weight is 1 and its corrected label the given one.
+            unread = ("tau", "mining", "selection_rule", "latch_mining", "label_ema", "reweighting")
+            dead |= dict.fromkeys(unread, "selection is off")
         elif not self.mining:
             dead |= dict.fromkeys(("tau", "latch_mining"), "mining is off")
         if not self.consistency:
             dead |= dict.fromkeys(("consistency_weight", "label_ema"), "consistency is off")
-        if self.penalty == "none" or self.warmup_epochs == 0:
-            dead["penalty_weight"] = "there is no confidence penalty"
+        elif self.consistency_weight == 0:
+            dead["label_ema"] = "consistency has no weight"
+        elif self.consistency_weight == 1:
+            dead["reweighting"] = "only consistency has weight"
         return dead
+
+    def _dead_warmup(self) -> dict[str, str]:
+        if self.warmup_epochs == 0:
+            return dict.fromkeys(("warmup_lr1", "penalty", "penalty_weight"), "there is no warm-up")
+        dead: dict[str, str] = {}
+        if not reads_warmup_lr(plan_spec(self._companion_decay)):
+            dead["warmup_lr1"] = f"the plan {self._companion_decay!r} ignores the warm-up"
+        if self.penalty == "none":
+            dead["penalty_weight"] = "there is no confidence penalty"
+        elif self.penalty_weight == 0:
+            dead["penalty"] = "the confidence penalty has no weight"
+        return dead
+
+    def _reads_warmup_lr(self) -> bool:
+        follows = self.warmup_lr1 is None and reads_warmup_lr(plan_spec(self._companion_decay))
+        return super()._reads_warmup_lr() or follows
 
     def loss_config(self) -> ActConfig:
         """The part of the settings that the losses read."""
@@ -101,10 +125,10 @@ class ActSettings(ClassifierSettings):
 
 
 def _lr1(lr: Any, asymmetry: Any) -> float:
-    try:
-        return min(LR1_CAP, float(lr) * float(asymmetry))
-    except (TypeError, ValueError):
-        raise ValueError(f"lr_asymmetry is a number that multiplies lr, got {asymmetry!r} with lr {lr!r}") from None
+    for value in (lr, asymmetry):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
+            raise ValueError(f"lr_asymmetry is a number above 0 that multiplies lr, got {asymmetry!r} with lr {lr!r}")
+    return min(LR1_CAP, float(lr) * float(asymmetry))
 
 
 class ActTraining(ClassifierTraining):

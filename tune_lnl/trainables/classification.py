@@ -198,6 +198,16 @@ class ClassifierTraining(Training):
     def images_per_epoch(self) -> int:
         return len(self.data.train)
 
+    def diverged(self, report: Report) -> str | None:
+        for name, value in report.items():
+            if "_loss" in name and not name.endswith("standard_error") and not math.isfinite(value):
+                return f"{name} is not finite"
+        for suffix, network in self.networks.items():
+            finite = torch.stack([parameter.isfinite().all() for parameter in network.parameters()])
+            if not bool(finite.all()):
+                return f"weights of the network led by {self.lr_names[suffix]} are not finite"
+        return None
+
     # ---- evaluation
 
     def evaluate(self, epoch: int) -> Report:
@@ -220,10 +230,13 @@ class ClassifierTraining(Training):
         report: Report = {}
         for suffix, network in self.networks.items():
             correct, loss, loss_error = self._score(network, images, rows, labels)
-            report[f"{split}_accuracy{suffix}"] = 100.0 * correct / len(labels)
+            # The argmax of NaN is a class: a network that has diverged would score like one that always guesses it.
+            accuracy = correct / len(labels) if math.isfinite(loss) else math.nan
+            report[f"{split}_accuracy{suffix}"] = 100.0 * accuracy
             report[f"{split}_loss{suffix}"] = loss
             if suffix == "":
-                report[f"{split}_accuracy_standard_error"] = 100.0 * standard_error(correct / len(labels), len(labels))
+                accuracy_error = standard_error(accuracy, len(labels)) if math.isfinite(accuracy) else math.nan
+                report[f"{split}_accuracy_standard_error"] = 100.0 * accuracy_error
                 report[f"{split}_loss_standard_error"] = loss_error
         return report
 

@@ -7,8 +7,9 @@ Both work on plain nested values. A config has the sections of :mod:`tune_lnl.tr
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from pydantic import BaseModel
 
@@ -68,7 +69,8 @@ def apply_overrides(
             _drop(changed, settings, key)
             _set_nested(changed, "fixed", [key], value)
         else:
-            names = [*setting_names(sections, settings, source), *(f"search.{name}" for name in settings.model_fields)]
+            searchable = (*settings.model_fields, *settings.knobs)
+            names = [*setting_names(sections, settings, source), *(f"search.{name}" for name in searchable)]
             raise InputError(f"--set {key}: no such setting; {nearest(key, names)}")
     return changed
 
@@ -89,9 +91,8 @@ def _search_instead(sections: dict[str, Any], settings: type[MethodSettings], na
     fixed = sections.get("fixed")
     if isinstance(fixed, dict) and name in fixed:
         value = fixed.pop(name)
-        for point in sections.get("start") or []:
-            if isinstance(point, dict):
-                point.setdefault(name, value)
+        for point in _start_points(sections):
+            point.setdefault(name, value)
     rivals = {knob for knob, spec in settings.knobs.items() if spec.decides == name}
     if name in settings.knobs:
         rivals.add(settings.knobs[name].decides)
@@ -108,10 +109,16 @@ def _drop(sections: dict[str, Any], settings: type[MethodSettings], name: str) -
 
 
 def _forget(sections: dict[str, Any], names: set[str]) -> None:
-    for place in (sections.get("fixed"), sections.get("search"), *(sections.get("start") or [])):
+    for place in (sections.get("fixed"), sections.get("search"), *_start_points(sections)):
         if isinstance(place, dict):
             for name in names:
                 place.pop(name, None)
+
+
+def _start_points(sections: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The start points that can be changed; whatever else stands there is refused when the space is checked."""
+    start = sections.get("start")
+    return [point for point in start if isinstance(point, dict)] if isinstance(start, list) else []
 
 
 def scale_epochs(
@@ -130,7 +137,7 @@ def scale_epochs(
     changed = copy.deepcopy(dict(sections))
     fixed = changed["fixed"] = section_mapping(changed, "fixed", source)
     old = fixed.get("epochs")
-    if not isinstance(old, int) or old < 1:
+    if not _is_count(old) or old < 1:
         raise InputError(f"{source}: fixed.epochs is a whole number of at least 1, got {old!r}")
     factor = epochs / old
     counted = _names_with_unit(settings, EPOCHS) | {name for name, knob in settings.knobs.items() if knob.counts_epochs}
@@ -141,10 +148,9 @@ def scale_epochs(
     _scale_values(objective, {"average_last"}, set(), factor)
     _scale_values(fixed, counted, plans, factor)
     fixed["epochs"] = epochs
-    for point in changed.get("start") or []:
-        if isinstance(point, dict):
-            _scale_values(point, counted, plans, factor)
-    _scale_ranges(changed, counted, factor)
+    for point in _start_points(changed):
+        _scale_values(point, counted, plans, factor)
+    _scale_ranges(changed, counted, plans, factor)
     return changed
 
 
@@ -154,39 +160,62 @@ def _names_with_unit(settings: type[MethodSettings], unit: dict[str, Any]) -> se
 
 def _scale_values(values: dict[str, Any], counted: set[str], plans: set[str], factor: float) -> None:
     for key, value in values.items():
-        if key in counted and isinstance(value, int):
-            values[key] = scale_count(value, factor)
-        elif key in plans and isinstance(value, str):
-            values[key] = scale_plan(value, factor)
+        values[key] = _scaled(value, key in counted, key in plans, factor)
+
+
+def _scaled(value: Any, counts_epochs: bool, is_plan: bool, factor: float) -> Any:
+    if counts_epochs and _is_count(value):
+        return scale_count(value, factor)
+    return scale_plan(value, factor) if is_plan and isinstance(value, str) else value
+
+
+def _is_count(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def scale_count(count: int, factor: float) -> int:
     """``count * factor`` rounded half up, at least 1; 0 (none at all) stays 0."""
-    return 0 if count == 0 else max(1, int(count * factor + 0.5))
+    # Rounding away the last digits first keeps 45 * (70 / 100) a tie, as it is on paper.
+    return 0 if count == 0 else max(1, math.floor(round(count * factor, 9) + 0.5))
 
 
-def _scale_ranges(sections: dict[str, Any], counted: set[str], factor: float) -> None:
+def _scale_ranges(sections: dict[str, Any], counted: set[str], plans: set[str], factor: float) -> None:
     search = sections.get("search")
     if not isinstance(search, dict):
         return
-    for name in [name for name in search if name in counted]:
+    for name in [name for name in search if name in counted | plans]:
         spec = search[name]
         if not isinstance(spec, dict):
             continue
-        for bound in ("low", "high"):
-            if isinstance(spec.get(bound), int):
-                spec[bound] = scale_count(spec[bound], factor)
-        if isinstance(spec.get("choices"), list):
-            scaled = [scale_count(c, factor) if isinstance(c, int) else c for c in spec["choices"]]
-            spec["choices"] = list(dict.fromkeys(scaled))
-        if isinstance(spec.get("step"), int):
-            # A step that stays whole keeps the grid; any other would leave scaled start points off it.
-            step = spec["step"] * factor
-            spec["step"] = int(step) if step >= 1 and step == int(step) else 1
-        collapsed = spec.get("low") is not None and spec.get("low") == spec.get("high")
-        if collapsed or len(spec.get("choices", (0, 0))) == 1:
-            sections["fixed"][name] = spec["low"] if collapsed else spec["choices"][0]
+        _scale_range(spec, name in counted, name in plans, factor)
+        only = _only_value(spec)
+        if only:
+            sections["fixed"][name] = only[0]
             del search[name]
-            for point in sections.get("start") or []:
-                if isinstance(point, dict):
-                    point.pop(name, None)
+            for point in _start_points(sections):
+                point.pop(name, None)
+
+
+def _scale_range(spec: dict[str, Any], counts_epochs: bool, is_plan: bool, factor: float) -> None:
+    if isinstance(spec.get("choices"), list):
+        scaled = [_scaled(choice, counts_epochs, is_plan, factor) for choice in spec["choices"]]
+        spec["choices"] = [choice for at, choice in enumerate(scaled) if choice not in scaled[:at]]
+    if not counts_epochs:
+        return
+    if _is_count(spec.get("step")):
+        # A grid that stays whole is kept; any other would leave scaled start points off it, and so would one whose
+        # first point was raised to 1.
+        step = round(spec["step"] * factor, 9)
+        raised = _is_count(spec.get("low")) and 0 < round(spec["low"] * factor, 9) < 0.5
+        spec["step"] = int(step) if step >= 1 and step.is_integer() and not raised else 1
+    for bound in {"low", "high"} & spec.keys():
+        spec[bound] = _scaled(spec[bound], counts_epochs, is_plan, factor)
+
+
+def _only_value(spec: Mapping[str, Any]) -> list[Any]:
+    """The one value a range has collapsed to, as a list; empty where several are left."""
+    choices = spec.get("choices")
+    if isinstance(choices, list):
+        return choices if len(choices) == 1 else []
+    low, high = spec.get("low"), spec.get("high")
+    return [low] if low is not None and low == high else []

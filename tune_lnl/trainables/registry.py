@@ -29,14 +29,23 @@ def training_type(method: str) -> type[Training]:
     """The training class of a method.
 
     Raises:
-        InputError: no such method, with the nearest name.
+        InputError: no such method, with the nearest name, or an installed package whose method cannot be imported.
     """
     locations = _locations()
     if method not in locations:
         raise InputError(f"unknown method {method!r}; {nearest(method, locations)}")
     module, _, name = locations[method].partition(":")
-    found: type[Training] = getattr(import_module(module), name)
-    assert issubclass(found, Training), f"entry point {method} is not a Training"
+    try:
+        found = getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        if method in METHODS:
+            raise
+        raise InputError(
+            f"method {method!r} comes from {locations[method]}, which cannot be imported: {error}\n"
+            "repair or uninstall the package that provides it"
+        ) from None
+    if not (isinstance(found, type) and issubclass(found, Training)):
+        raise InputError(f"method {method!r} must be a tune_lnl.trainables.training.Training, got {locations[method]}")
     return found
 
 

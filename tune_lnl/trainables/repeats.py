@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
@@ -18,7 +19,7 @@ from tune_lnl.trainables.checkpoint import write_whole
 from tune_lnl.trainables.config_file import dump_yaml, parse_overrides, read_mapping
 from tune_lnl.trainables.overrides import apply_overrides, scale_epochs
 from tune_lnl.trainables.registry import settings_type, start_training
-from tune_lnl.trainables.settings import SECTIONS, TrialConfig, build_config, check_keys, required_name
+from tune_lnl.trainables.settings import SECTIONS, TrialConfig, build_config, check_keys, required_name, section_mapping
 from tune_lnl.trainables.training import Report, Surroundings, objective_so_far
 
 PROVENANCE = "provenance"
@@ -41,6 +42,14 @@ class SeedResult:
         return objective_so_far(self.metric, self.average_last, self.reports)
 
     @property
+    def diverged(self) -> bool:
+        """Whether a score of the last epochs is not a finite number: the network is lost."""
+        last = self.reports[-self.average_last :]
+        return not all(
+            math.isfinite(report.get(name, 0.0)) for report in last for name in (self.metric, "test_accuracy")
+        )
+
+    @property
     def figures(self) -> dict[str, float]:
         """The three named test scores, and the objective.
 
@@ -50,7 +59,8 @@ class SeedResult:
         """
         test = [report["test_accuracy"] for report in self.reports]
         mean, std = mean_and_std(test[-self.average_last :])
-        figures = {"test_last10": mean, "test_last10_std": std, "test_oracle": max(test)}
+        oracle = max(filter(math.isfinite, test), default=math.nan)
+        figures = {"test_last10": mean, "test_last10_std": std, "test_oracle": oracle}
         judged = [report.get(self.metric, math.nan) for report in self.reports]
         if all(map(math.isfinite, judged)):
             best = max(judged) if self.mode == "max" else min(judged)
@@ -88,16 +98,16 @@ def resolve_config(
         sections = scale_epochs(sections, epochs, settings_type(method), source)
     new_method = overrides.get("method", method)
     if new_method != method:
-        sections = _without_foreign_settings(sections, str(new_method))
+        sections = _without_foreign_settings(sections, str(new_method), source)
     sections = apply_overrides(sections, overrides, settings_type(str(new_method)), source)
     return build_config(sections, settings_type, source)
 
 
-def _without_foreign_settings(sections: Mapping[str, Any], method: str) -> dict[str, Any]:
+def _without_foreign_settings(sections: Mapping[str, Any], method: str, source: str) -> dict[str, Any]:
     """``--set method=standard`` on an ACT config keeps what both methods read and drops the rest."""
     read = settings_type(method).model_fields
-    fixed = {key: value for key, value in (sections.get("fixed") or {}).items() if key in read}
-    return {**sections, "fixed": fixed}
+    fixed = section_mapping(sections, "fixed", source)
+    return {**sections, "fixed": {key: value for key, value in fixed.items() if key in read}}
 
 
 def train_seeds(
@@ -127,7 +137,9 @@ def train_seeds(
     if output is not None:
         summary = {"config": config.flat(), "device": surroundings.device, "torch": torch.__version__}
         summary |= {"seeds": {str(result.seed): result.figures for result in results}, "over_seeds": summarise(results)}
-        (output / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+        (output / "summary.json").write_text(
+            json.dumps(_finite_or_null(summary), indent=2, allow_nan=False) + "\n", encoding="utf-8"
+        )
     return results
 
 
@@ -154,11 +166,23 @@ def _train_seed(
 def append_report(path: Path, report: Mapping[str, Any]) -> None:
     """Add one line of JSON. Non-finite numbers are written as null, which every JSON reader accepts."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    finite = {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in report.items()
-    }
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(finite, allow_nan=False) + "\n")
+    line = json.dumps(_finite_or_null(report), allow_nan=False).encode() + b"\n"
+    with path.open("a+b") as file:
+        if file.tell() and not _ends_line(file):
+            # Its last writer was killed in the middle: what it left must not swallow this line.
+            line = b"\n" + line
+        file.write(line)
+
+
+def _ends_line(file: BinaryIO) -> bool:
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) == b"\n"
+
+
+def _finite_or_null(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite_or_null(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def best_seed(results: Sequence[SeedResult]) -> SeedResult:
@@ -173,7 +197,7 @@ def best_seed(results: Sequence[SeedResult]) -> SeedResult:
 def summarise(results: Sequence[SeedResult]) -> dict[str, dict[str, float]]:
     """Mean and (sample) standard deviation over the seeds of every figure; one seed has no deviation."""
     summary: dict[str, dict[str, float]] = {}
-    for name in results[0].figures:
+    for name in dict.fromkeys(name for result in results for name in result.figures):
         values = [result.figures[name] for result in results if name in result.figures]
         summary[name] = {"mean": statistics.fmean(values), "n": len(values)}
         if len(values) > 1:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tune_lnl.datasets.options import DatasetOptions
 from tune_lnl.datasets.registry import get_dataset
@@ -33,7 +33,9 @@ LR_PLAN: dict[str, Any] = {"unit": "lr plan"}
 class Settings(BaseModel):
     """Base of every group of settings: unknown keys are errors, values never change after validation."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    # Strict: `tie_lr: 1` or `lr: "0.01"` is more likely a slip than a wish, and what derives one setting from another
+    # (lr1, the scaling of epochs) reads the values as written.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class ValidationSettings(Settings):
@@ -45,7 +47,7 @@ class ValidationSettings(Settings):
         description="judge against the given labels (what a user has), or against the true ones "
         "(an oracle, for studies; open-set samples are then left out)",
     )
-    seed: int = Field(0, ge=0, description="seed of the split; the same for every trial of a search")
+    seed: int = Field(0, ge=0, lt=2**32, description="seed of the split; the same for every trial of a search")
 
 
 class ObjectiveSettings(Settings):
@@ -75,7 +77,7 @@ class DecayShape(Settings):
 
     shape: Literal["cosine", "linear", "constant"] = Field(description="form of the decay")
     end: float | None = Field(
-        None, ge=0.0, lt=1.0, description="last lr as a share of the network's own lr; not for constant"
+        None, ge=0.0, le=1.0, description="last lr as a share of the network's own lr; not for constant"
     )
 
 
@@ -136,10 +138,13 @@ class ClassifierSettings(MethodSettings):
     warmup_lr: float | None = Field(None, gt=0.0, description="lr during warm-up; null: each network's own lr")
     label_smoothing: float = Field(0.0, ge=0.0, lt=1.0, description="of every cross-entropy (web scripts: 0.35)")
 
-    @model_validator(mode="after")
-    def _plan_is_known(self) -> ClassifierSettings:
-        parse_plan(plan_spec(self.lr_decay))
-        return self
+    @field_validator("lr_decay", "lr1_decay", mode="before", check_fields=False)
+    @classmethod
+    def _plan_is_known(cls, value: Any) -> Any:
+        # Before pydantic tries one form after the other and complains about each.
+        if value is not None and not isinstance(value, DecayShape):
+            parse_plan(value)
+        return value
 
     @model_validator(mode="after")
     def _warmup_fits(self) -> ClassifierSettings:
@@ -163,9 +168,12 @@ class ClassifierSettings(MethodSettings):
             dead["momentum"] = "adam does not read it"
         if self.warmup_epochs == 0:
             dead["warmup_lr"] = "there is no warm-up"
-        elif not reads_warmup_lr(plan_spec(self.lr_decay)):
+        elif not self._reads_warmup_lr():
             dead["warmup_lr"] = f"the plan {self.lr_decay!r} ignores the warm-up"
         return dead
+
+    def _reads_warmup_lr(self) -> bool:
+        return reads_warmup_lr(plan_spec(self.lr_decay))
 
 
 def plan_spec(decay: str | DecayShape) -> str | Mapping[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def train_command(
     """Train and report.
 
     Returns:
-        0, or 1 where a run diverged.
+        0, or 1 where a seed diverged.
 
     Raises:
         InputError: config, flags or data cannot be used; nothing is written then.
@@ -50,8 +51,7 @@ def train_command(
     for line in _closing_lines(results, summarise(results)):
         say(line)
     say(f"files: {folder} (config.yaml, summary.json, model.pt, seed-*/epochs.jsonl)")
-    diverged = any(result.objective != result.objective for result in results) and trial.validation.fraction > 0
-    return 1 if diverged else 0
+    return 1 if any(result.diverged for result in results) else 0
 
 
 def choose_device(device: str) -> str:
@@ -81,13 +81,21 @@ def _output_folder(output: Path | None, config: Path) -> Path:
     if output is not None:
         if output.exists() and (not output.is_dir() or any(output.iterdir())):
             raise InputError(f"--output {output} exists already and is not empty; name a new folder")
-        return output
+        return _writable(output)
     base = Path("results") / "train" / (config.stem if config.stem != "best" else config.resolve().parent.name)
     number = 1
     folder = base
     while folder.exists():
         number += 1
         folder = base.with_name(f"{base.name}-{number}")
+    return _writable(folder)
+
+
+def _writable(folder: Path) -> Path:
+    """``folder``, which can be made (or filled) where it is."""
+    above = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise InputError(f"results cannot be written to {folder}: {above} is no writable folder; use another --output")
     return folder
 
 
@@ -102,6 +110,8 @@ def _closing_lines(results: Sequence[SeedResult], summary: Mapping[str, Mapping[
     for result in results:
         mean, std = result.figures["test_last10"], result.figures["test_last10_std"]
         lines.append(f"seed {result.seed}: test_last10 {mean:.2f} ± {std:.2f} over epochs")
+        if result.diverged:
+            lines.append(f"seed {result.seed} diverged: a score of its last epochs is not finite; lower the lr")
     for name, text in FIGURES.items():
         if name in summary:
             spread = f" ± {summary[name]['std']:.2f} over {summary[name]['n']} seeds" if "std" in summary[name] else ""

@@ -103,6 +103,10 @@ class Training(ABC):
         """Validation metrics, and test metrics from ``surroundings.test_from`` on."""
 
     @abstractmethod
+    def diverged(self, report: Report) -> str | None:
+        """What of this epoch's losses or of the weights is no longer finite, if anything."""
+
+    @abstractmethod
     def images_per_epoch(self) -> int:
         """Training images seen in one epoch."""
 

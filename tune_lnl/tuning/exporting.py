@@ -7,11 +7,12 @@ import io
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from tune_lnl.errors import InputError
 from tune_lnl.methods.published_args import act_arguments
-from tune_lnl.tuning.results import Run, TrialRow, config_yaml
+from tune_lnl.tuning.results import Run, TrialRow, config_yaml, replace_text
 
 Format = Literal["yaml", "json", "csv", "args"]
 FORMATS: tuple[str, ...] = get_args(Format)
@@ -48,6 +49,21 @@ def export_run(run: Run, top: int, form: str) -> Export:
         "args": _args,
     }
     return writers[form](run, rows)
+
+
+def save_export(export: Export, path: Path) -> None:
+    """Write the text to a file, whole or not at all.
+
+    Raises:
+        InputError: there is no such folder, or the path is one, or it cannot be written to.
+    """
+    if path.is_dir() or not path.parent.is_dir():
+        rule = "is a folder" if path.is_dir() else "lies in no existing folder"
+        raise InputError(f"--output names a file, and {path} {rule}; name another")
+    try:
+        replace_text(path, export.text)
+    except OSError as error:
+        raise InputError(f"--output {path} cannot be written: {error.strerror}; name another file") from None
 
 
 def _yaml(run: Run, rows: list[TrialRow]) -> Export:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from tune_lnl.tuning.study import STUDY_FILE
+
+_NUMBER = re.compile(r"(\d+)[.-]")
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,11 @@ class RunFiles:
         """Exists while running trials are asked to end at their next batch."""
         return self.root / ".stop"
 
+    @property
+    def ray_folder(self) -> Path:
+        """Names the folder of Ray's temporary files, so that a later start can remove what a killed one left."""
+        return self.root / ".ray-folder"
+
     def trial(self, number: int) -> Path:
         return self.root / "trials" / f"{number:03d}"
 
@@ -64,11 +72,20 @@ class RunFiles:
 
     def number_of(self, path: Path) -> int:
         """The trial whose checkpoint or model this is."""
-        return int(path.stem.split("-")[0])
+        found = _NUMBER.match(path.name)
+        assert found is not None, f"{path} is not a file of a trial"
+        return int(found[1])
 
-    def checkpoint(self, number: int) -> Path:
-        """The state after a trial's last finished epoch; there only until the trial ends."""
-        return self.checkpoints / f"{number:03d}.pt"
+    def checkpoint(self, number: int, attempt: int) -> Path:
+        """The state after a trial's last finished epoch; there only until the trial ends.
+
+        Each attempt has its own: a worker that outlives its driver for a moment cannot spoil its successor's.
+        """
+        return self.checkpoints / f"{number:03d}.{attempt}.pt"
+
+    def checkpoints_of(self, number: int) -> list[Path]:
+        """The states that attempts at a trial have left, the latest attempt first."""
+        return sorted(self.checkpoints.glob(f"{number:03d}.*.pt"), key=lambda p: -int(p.name.split(".")[1]))
 
     def model(self, number: int) -> Path:
         """The reported network of a complete trial."""

@@ -118,7 +118,9 @@ def parse_parameter(value: Any, where: str) -> Parameter:
     try:
         return _PARAMETER.validate_python(value)
     except ValidationError as error:
-        item = error.errors()[0]
+        complaints = error.errors()
+        # A misspelt key is also a missing one; its own name helps more.
+        item = next((one for one in complaints if one["type"] == "extra_forbidden"), complaints[0])
         place = ".".join(str(part) for part in item["loc"][1:])
         name = f"{where}.{place}" if place else where
         if item["type"] == "missing":

@@ -29,6 +29,8 @@ from tune_lnl.tuning.study import LEARN_FROM_COMPLETE, make_sampler
 
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
+SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kMGT]?B)", re.IGNORECASE)
+SIZE_UNITS = {"B": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
 VERSIONED = ("tune_lnl", "torch", "torchvision", "ray", "optuna", "numpy")
 
 
@@ -54,6 +56,7 @@ class SearchOptions:
     sampler: str | None = None
     pruner: str | None = None
     time_budget: str | None = None
+    disk_budget: str = "20GB"
     dashboard: bool = True
     command: str = field(default_factory=lambda: shlex.join(["python", *sys.argv]))
 
@@ -88,6 +91,8 @@ class Plan:
     data_dir: Path | None
     time_budget: float | None
     """Seconds."""
+    disk_budget: int
+    """Bytes."""
     dashboard: bool
     command: str
 
@@ -153,7 +158,9 @@ def _plan_one(options: SearchOptions, condition: str | None, machine: Machine) -
     time_budget = None if options.time_budget is None else seconds_of(options.time_budget)
     run = _run_name(options, space)
     files = RunFiles((options.results_dir / run).resolve())
-    _check_run_folder(files, run, options.resume)
+    if options.all_conditions:
+        _check_conditions_folder(RunFiles(files.root.parent), options.resume)
+    _check_run_folder(files, run, options.resume and not (options.all_conditions and not files.root.exists()))
     threads = space.base["fixed"].get("threads")
     cpus_per_trial = options.cpus_per_trial if options.cpus_per_trial is not None or not threads else float(threads)
     resources = plan_resources(machine.cpus, machine.gpus, cpus_per_trial, options.gpus_per_trial, options.concurrent)
@@ -174,6 +181,7 @@ def _plan_one(options: SearchOptions, condition: str | None, machine: Machine) -
         fingerprints,
         data_dir,
         time_budget,
+        bytes_of(options.disk_budget),
         options.dashboard,
         options.command,
     )
@@ -216,6 +224,19 @@ def seconds_of(text: str) -> float:
     return seconds
 
 
+def bytes_of(text: str) -> int:
+    """``20GB``, ``500MB`` in bytes (powers of ten).
+
+    Raises:
+        InputError: any other form, or zero.
+    """
+    match = SIZE.fullmatch(text.strip())
+    size = float(match[1]) * SIZE_UNITS[match[2].upper()] if match else 0.0
+    if size < 1:
+        raise InputError(f"--disk-budget is a size such as 20GB or 500MB, got {text!r}")
+    return int(size)
+
+
 def _run_name(options: SearchOptions, space: SearchSpace) -> str:
     name = options.name if options.name is not None else space.name
     if not RUN_NAME.fullmatch(name):
@@ -225,9 +246,21 @@ def _run_name(options: SearchOptions, space: SearchSpace) -> str:
     return f"{name}/{space.condition}" if options.all_conditions else name
 
 
+def _check_conditions_folder(files: RunFiles, resume: bool) -> None:
+    """The folder above a run per condition. One that is resumed may lack the conditions that were not reached."""
+    run = files.root.name
+    if files.settings.exists():
+        raise InputError(f"run {run!r} in {files.root} is of one condition; give --conditions all another --name")
+    if resume and not files.root.is_dir():
+        raise InputError(f"there is no run {run!r} to resume in {files.root.parent}; start it without --resume")
+
+
 def _check_run_folder(files: RunFiles, run: str, resume: bool) -> None:
-    if files.root.exists() and not files.root.is_dir():
-        raise InputError(f"{files.root} is a file; choose another --name")
+    existing = next(folder for folder in (files.root, *files.root.parents) if folder.exists())
+    if not existing.is_dir():
+        raise InputError(f"{existing} is a file; choose another --name or --results-dir")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise InputError(f"{existing} cannot be written to; choose another --results-dir")
     if files.root.exists() and any(files.root.iterdir()) and not resume:
         raise InputError(
             f"run {run!r} exists already in {files.root}; continue it with --resume or give another --name"

@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tune_lnl.tuning.planning import Plan
 from tune_lnl.tuning.results import TrialRow, describe_state, describe_value
-from tune_lnl.tuning.study import SearchStudy, best_trial
+from tune_lnl.tuning.study import ATTEMPTS, SearchStudy, best_trial
 
 STATE_WORDS = {"COMPLETE": "complete", "PRUNED": "stopped early", "FAIL": "failed"}
 
@@ -27,7 +27,7 @@ class Progress:
         self._mode = str(objective.get("mode", "max"))
         self._metric = str(objective.get("metric", "val_accuracy"))
 
-    def begin(self) -> None:
+    def begin(self, resumed: bool) -> None:
         plan, space = self._plan, self._plan.space
         condition = f", condition {space.condition}" if space.condition else ""
         self._say(f"search {space.name}{condition}: {space.description}")
@@ -39,11 +39,16 @@ class Progress:
         self._say(f"  {plan.resources}; files in {plan.files.root}")
         for remark in plan.remarks():
             self._say(f"  note: {remark}")
+        if resumed:
+            self._say(f"  {self._kept()}")
+
+    def _kept(self) -> str:
+        """What a resumed search found: ended trials, started ones with a state to go on from, and without."""
         trials = self._study.trials
-        ended = [trial for trial in trials if trial.state.is_finished()]
-        if ended:
-            waiting = sum(trial.state == TrialState.WAITING and bool(trial.intermediate_values) for trial in trials)
-            self._say(f"  kept {len(ended)}, to be continued {waiting}")
+        ended = sum(trial.state.is_finished() for trial in trials)
+        started = [trial for trial in trials if trial.state == TrialState.WAITING and ATTEMPTS in trial.user_attrs]
+        continued = sum(bool(self._plan.files.checkpoints_of(trial.number)) for trial in started)
+        return f"kept {ended}, continued {continued}, re-queued {len(started) - continued}"
 
     def trial_ended(self, number: int) -> None:
         trials = self._study.trials

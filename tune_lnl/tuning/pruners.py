@@ -61,8 +61,9 @@ def make_pruner(name: str, epochs: int, longest_warmup: int) -> optuna.pruners.B
     if name == "median":
         return optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=stops[0])
     if name == "hyperband":
+        # Optuna wants at least 1 here: where the first rung is epoch 0, this pruner begins an epoch later.
         return optuna.pruners.HyperbandPruner(
-            min_resource=stops[0], max_resource=epochs - 1, reduction_factor=REDUCTION
+            min_resource=max(1, stops[0]), max_resource=epochs - 1, reduction_factor=REDUCTION
         )
     assert name == "asha"
     return RungPruner(stops)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import ray
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
@@ -65,7 +66,7 @@ class StudyScheduler(TrialScheduler):
         return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
-        self._session.worker_died(trial.config[NUMBER], "the worker process died")
+        self._session.worker_died(trial.config[NUMBER])
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
         """No queue of our own."""
@@ -77,8 +78,16 @@ class StudyScheduler(TrialScheduler):
         """Only trials that never started are removed; the end of the search puts them back."""
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
+        self._kill_stuck(tune_controller)
         waiting = (Trial.PENDING, Trial.PAUSED)
         return next((trial for trial in tune_controller.get_live_trials() if trial.status in waiting), None)
+
+    def _kill_stuck(self, tune_controller: Any) -> None:
+        """Ray asks for a trial to run in every round of its loop, which makes this the place to look around."""
+        stuck = set(self._session.stuck())
+        for trial in tune_controller.get_live_trials() if stuck else ():
+            if trial.config[NUMBER] in stuck and trial.temporary_state.ray_actor is not None:
+                ray.kill(trial.temporary_state.ray_actor)
 
     def debug_string(self) -> str:
         return "stopping rule: the study's pruner"

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from tune_lnl.errors import InputError
 
+SHARE_TOLERANCE = 1e-4
+"""Six digits of 1/k, as the refusal of any other share prints them, are close enough."""
+
 
 @dataclass(frozen=True)
 class Resources:
@@ -50,7 +53,10 @@ def plan_resources(
         gpus_per_trial = 1.0 if gpus else 0.0
     _check_gpu_share(gpus_per_trial, gpus)
     if gpus_per_trial:
-        slots = gpus * round(1 / gpus_per_trial)
+        shares = round(1 / gpus_per_trial)
+        # 0.166667 as typed: six of it would not fit on one GPU.
+        gpus_per_trial = 1 / shares
+        slots = gpus * shares
         cpus_per_trial = max(1.0, cpus // slots) if cpus_per_trial is None else cpus_per_trial
     else:
         cpus_per_trial = 1.0 if cpus_per_trial is None else cpus_per_trial
@@ -75,7 +81,7 @@ def plan_resources(
 def _check_gpu_share(share: float, gpus: int) -> None:
     if share == 0 and gpus == 0:
         return
-    if not 0 < share <= 1 or not math.isclose(1 / share, round(1 / share), rel_tol=1e-6):
+    if not 0 < share <= 1 or not math.isclose(1 / share, round(1 / share), rel_tol=SHARE_TOLERANCE):
         below, above = _nearest_shares(share)
         raise InputError(
             f"--gpus-per-trial is 1 or 1/k (so that shares tile a GPU), got {share:g}; nearest: {below:g} and {above:g}"

@@ -150,11 +150,19 @@ def space_from_settings(settings: Mapping[str, Any], source: str) -> SearchSpace
 
 
 def read_epochs(path: Path) -> list[dict[str, Any]]:
-    """Per-epoch reports; a line that is still being written is left out."""
+    """Per-epoch reports in order; of an epoch that several attempts ran, the latest attempt's."""
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines[:-1] if line]
+    reports: dict[int, dict[str, Any]] = {}
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        try:
+            report = json.loads(line)
+        except ValueError:
+            continue  # being written, or torn where its writer was killed; the epoch is run again then
+        known = reports.get(int(report["epoch"]))
+        if known is None or report.get("attempt", 1) >= known.get("attempt", 1):
+            reports[int(report["epoch"])] = report
+    return [reports[epoch] for epoch in sorted(reports)]
 
 
 # ---- writing

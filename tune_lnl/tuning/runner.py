@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shutil
@@ -22,14 +23,16 @@ from optuna.trial import TrialState
 from tune_lnl.errors import InputError
 from tune_lnl.trainables.config_file import dump_yaml, read_mapping
 from tune_lnl.tuning.files import RunFiles
-from tune_lnl.tuning.keeping import tidy
+from tune_lnl.tuning.keeping import remove_half_written, tidy
 from tune_lnl.tuning.planning import Plan
 from tune_lnl.tuning.progress import Progress
 from tune_lnl.tuning.results import Run, replace_text, write_best, write_tables
-from tune_lnl.tuning.session import Session
+from tune_lnl.tuning.session import BUGS_TO_STOP, Session
 from tune_lnl.tuning.study import SearchStudy
+from tune_lnl.tuning.watching import Watchman, local_ray_alive
 
 Outcome = Literal["done", "failed", "interrupted"]
+RAY_FOLDER_PREFIX = "tune_lnl-"
 TABLE_INTERVAL = 2.0
 """Seconds between rewrites of the tables while trials end."""
 
@@ -59,16 +62,18 @@ def run_plan(plan: Plan, resume: bool, more_trials: int, say: Callable[[str], No
         if resume:
             plan = _agreeing(plan, more_trials)
         replace_text(plan.files.settings, dump_yaml(plan.settings()))
+        _clear_leftovers(plan.files)
         study = _open_study(plan)
         progress = Progress(plan, study, say)
-        progress.begin()
+        progress.begin(resume)
         if study.count(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL) >= plan.space.budget.trials:
             outcome: Outcome = "done"
         else:
             outcome = _search(plan, study, progress, say)
+        tidy(plan.files, study.trials, study.mode)
         _TableWriter(plan, study).write()
         progress.end(outcome)
-        return outcome if outcome != "done" or study.count(TrialState.COMPLETE) else "failed"
+        return outcome
 
 
 @contextmanager
@@ -128,7 +133,6 @@ def _open_study(plan: Plan) -> SearchStudy:
 
 def _search(plan: Plan, study: SearchStudy, progress: Progress, say: Callable[[str], None]) -> Outcome:
     os.environ.update({key: os.environ.get(key, value) for key, value in RAY_ENVIRONMENT.items()})
-    plan.files.stop_flag.unlink(missing_ok=True)
     tables = _TableWriter(plan, study)
 
     def on_end(number: int) -> None:
@@ -145,17 +149,72 @@ def _search(plan: Plan, study: SearchStudy, progress: Progress, say: Callable[[s
         on_end=on_end,
         on_stop=plan.files.stop_flag.touch,
     )
-    temporary = Path(tempfile.mkdtemp(prefix="tune_lnl-"))
+    temporary = Path(tempfile.mkdtemp(prefix=RAY_FOLDER_PREFIX))
+    plan.files.ray_folder.write_text(str(temporary))
     try:
-        with _ray(plan, temporary, say), _stopped_by_signals(session, say):
+        with (
+            _ray(plan, temporary, say),
+            _watched(plan, session, say),
+            _stopped_by_signals(session, say),
+        ):
             _fit(plan, session, temporary)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        session.stop("disk full")
     finally:
         session.put_back_running()
-        plan.files.stop_flag.unlink(missing_ok=True)
-        shutil.rmtree(temporary, ignore_errors=True)
-    if session.stop_reason == "interrupted":
-        return "interrupted"
-    return "failed" if session.stop_reason == "failing" else "done"
+        _clear_leftovers(plan.files)
+    return _outcome(plan, session, study, say)
+
+
+def _outcome(plan: Plan, session: Session, study: SearchStudy, say: Callable[[str], None]) -> Outcome:
+    """How the search ended, saying so where it ended before its last trial."""
+    match session.stop_reason:
+        case None:
+            return "done" if study.count(TrialState.COMPLETE) else "failed"
+        case "interrupted":
+            return "interrupted"
+        case "time budget":
+            say(f"the time budget is used up; continue with:\n  {plan.resume_command()}")
+            return "done"
+        case "failing":
+            say(f"stopped: {BUGS_TO_STOP} trials in a row ended with a bug; tracebacks in {plan.files.root / 'trials'}")
+        case "disk full":
+            say(f"stopped: the disk of {plan.files.root} is full; make room, then:\n  {plan.resume_command()}")
+        case "disk budget":
+            say(
+                f"stopped: the run uses more than its {plan.disk_budget / 1e9:.1f} GB; raise --disk-budget or lower "
+                f"--concurrent, then:\n  {plan.resume_command()}"
+            )
+    return "failed"
+
+
+def _clear_leftovers(files: RunFiles) -> None:
+    """What this process, or a killed one before it, needed only while it ran."""
+    files.stop_flag.unlink(missing_ok=True)
+    if files.ray_folder.exists():
+        folder = Path(files.ray_folder.read_text())
+        if folder.name.startswith(RAY_FOLDER_PREFIX):
+            shutil.rmtree(folder, ignore_errors=True)
+        files.ray_folder.unlink()
+    remove_half_written(files)
+
+
+@contextmanager
+def _watched(plan: Plan, session: Session, say: Callable[[str], None]) -> Iterator[None]:
+    """Have somebody look after Ray and the disk while the search runs."""
+
+    def on_ray_lost() -> None:
+        say(f"Ray's own processes are gone (killed?); nothing is lost, continue with:\n  {plan.resume_command()}")
+        os._exit(1)
+
+    watchman = Watchman(session, plan.files, plan.disk_budget, local_ray_alive, on_ray_lost)
+    watchman.start()
+    try:
+        yield
+    finally:
+        watchman.rest()
 
 
 def _fit(plan: Plan, session: Session, temporary: Path) -> None:

@@ -56,7 +56,7 @@ def run_search(space: str | Path, *, quiet: bool = False, **options: Any) -> Run
         raise InputError(
             f"run_search has no option {unknown[0]!r}; valid: {', '.join(SearchOptions.__dataclass_fields__)}"
         )
-    if "trials" in options:
+    if options.get("trials") is not None:
         options["trials"] = str(options["trials"])
     for name in ("results_dir", "data_dir"):
         if options.get(name) is not None:

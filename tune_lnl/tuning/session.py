@@ -6,22 +6,32 @@ Holds no history of its own: only which trials run now, when to stop, and whom t
 from __future__ import annotations
 
 import math
+import statistics
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from optuna.trial import TrialState
 
+from tune_lnl.tuning.failures import BUG, DISK_FULL, DIVERGED, OUT_OF_MEMORY, STUCK, WORKER_DIED
 from tune_lnl.tuning.study import SearchStudy, Suggestion
 
-MAX_ATTEMPTS = 3
-"""How often a trial whose worker died is started."""
+DEATHS_WITHOUT_PROGRESS = 3
+"""A worker that is taken away says nothing about its trial; one that dies this often in the same epoch does."""
 
 BUGS_TO_STOP = 3
 """A bug three times in a row is no accident of one configuration."""
 
-StopReason = Literal["interrupted", "time budget", "failing"]
+STUCK_FACTOR = 5.0
+"""A trial is stuck after this many median epochs of silence, and at least ``stuck_seconds``."""
+
+StopReason = Literal["interrupted", "time budget", "failing", "disk full", "disk budget"]
+
+# Notes that a trial carries in the study.
+RETRIED_ALONE = "retried_alone"
+RESTARTED_STUCK = "restarted_stuck"
 
 
 @dataclass(frozen=True)
@@ -44,8 +54,18 @@ class WorkerReport:
         return cls(**{name: result[name] for name in cls.__dataclass_fields__ if name in result})
 
 
+@dataclass
+class Running:
+    """A trial that a worker has now."""
+
+    attempt: int
+    last_heard: float
+    alone: bool = False
+    ended_as_stuck: bool = False
+
+
 class Session:
-    """Decides what happens next; :mod:`searcher` and :mod:`scheduler` pass Ray's calls on to it."""
+    """Decides what happens next; :mod:`tune_lnl.tuning.ray_bridge` passes Ray's calls on to it."""
 
     def __init__(
         self,
@@ -57,6 +77,8 @@ class Session:
         deadline: float | None = None,
         on_end: Callable[[int], None] = lambda number: None,
         on_stop: Callable[[], None] = lambda: None,
+        stuck_seconds: float = 60.0,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._study = study
         self._trials = trials
@@ -65,8 +87,13 @@ class Session:
         self._deadline = deadline
         self._on_end = on_end
         self._on_stop = on_stop
+        self._stuck_seconds = stuck_seconds
+        self._clock = clock
         self._finished_trials = study.count(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-        self._running: dict[int, Suggestion] = {}
+        self._running: dict[int, Running] = {}
+        self._to_run_alone: list[int] = []
+        self._deaths: dict[int, tuple[int, int]] = {}
+        self._epoch_seconds: deque[float] = deque(maxlen=200)
         self.stop_reason: StopReason | None = None
         self.bugs_in_a_row = 0
 
@@ -75,11 +102,11 @@ class Session:
     @property
     def finished(self) -> bool:
         """Nothing more will be started."""
-        return self.stopping or (not self._running and self._left() == 0)
+        return self.stopping or (not self._running and self._left() == 0 and not self._to_run_alone)
 
     @property
     def stopping(self) -> bool:
-        if self.stop_reason is None and self._deadline is not None and time.time() >= self._deadline:
+        if self.stop_reason is None and self._deadline is not None and self._clock() >= self._deadline:
             self.stop("time budget")
         return self.stop_reason is not None
 
@@ -91,14 +118,20 @@ class Session:
 
     def next_trial(self) -> Suggestion | None:
         """A trial to start now, or ``None`` while there is no room or nothing to start."""
-        if self.stopping or len(self._running) >= self._concurrent or self._left() == 0:
+        if self.stopping or any(running.alone for running in self._running.values()):
             return None
-        suggestion = self._study.ask()
-        self._running[suggestion.number] = suggestion
+        if self._to_run_alone:
+            return None if self._running else self._start(self._study.restart(self._to_run_alone.pop(0)), alone=True)
+        if len(self._running) >= self._concurrent or self._left() == 0:
+            return None
+        return self._start(self._study.ask())
+
+    def _start(self, suggestion: Suggestion, alone: bool = False) -> Suggestion:
+        self._running[suggestion.number] = Running(suggestion.attempt, self._clock(), alone)
         return suggestion
 
     def _left(self) -> int:
-        return max(0, self._trials - self._finished_trials - len(self._running))
+        return max(0, self._trials - self._finished_trials - len(self._running) - len(self._to_run_alone))
 
     # ---- hearing from them
 
@@ -116,45 +149,96 @@ class Session:
             self._put_back(report.number)
             return False
         if report.failure is not None:
-            self._count_bugs(report.failure)
-            self._fail(report.number, report.failure, report.message)
+            self._failed(report.number, report.failure, report.message)
             return False
+        self._epoch_seconds.append(self._clock() - current.last_heard)
+        current.last_heard = self._clock()
+        return self._take_value(report)
+
+    def _take_value(self, report: WorkerReport) -> bool:
         for epoch, value in report.history:
             self._study.report(report.number, epoch, value)
         if not math.isfinite(report.value):
-            self._fail(report.number, "diverged", f"not finite at epoch {report.epoch}")
+            self._failed(report.number, DIVERGED, f"the objective is not finite at epoch {report.epoch}")
             return False
         self._study.report(report.number, report.epoch, report.value)
         if report.epoch + 1 >= self._epochs:
-            self.bugs_in_a_row = 0
             self._study.complete(report.number, report.value, report.standard_error)
-            self._ended(report.number)
+            self._ended_well(report.number)
             return False
         if self._study.should_prune(report.number):
             self._study.prune(report.number, report.standard_error)
-            self._ended(report.number)
+            self._ended_well(report.number)
             return False
         return True
 
-    def worker_died(self, number: int, message: str) -> None:
-        """The process is gone without a word: the trial is tried again, a few times."""
+    def _failed(self, number: int, failure: str, message: str) -> None:
+        """A worker said why its trial cannot go on."""
+        if failure == DISK_FULL:
+            self._put_back(number)
+            self.stop("disk full")
+            return
+        if failure == OUT_OF_MEMORY and not self._study.noted(number, RETRIED_ALONE):
+            self._study.note(number, RETRIED_ALONE)
+            del self._running[number]
+            self._to_run_alone.append(number)
+            return
+        self.bugs_in_a_row = self.bugs_in_a_row + 1 if failure == BUG else 0
+        self._fail(number, failure, message)
+        if self.bugs_in_a_row >= BUGS_TO_STOP:
+            self.stop("failing")
+
+    def worker_died(self, number: int) -> None:
+        """The process is gone without a word (taken away, killed, crashed): its trial continues elsewhere."""
         current = self._running.get(number)
         if current is None:
             return
-        if self.stopping or current.attempt < MAX_ATTEMPTS:
+        if current.ended_as_stuck:
+            self._was_stuck(number)
+        elif self.stopping or self._may_continue(number):
             self._put_back(number)
         else:
-            self._fail(number, "worker died", message)
+            epoch = self._study.epochs(number)
+            self._fail(number, WORKER_DIED, f"{DEATHS_WITHOUT_PROGRESS} workers died in epoch {epoch}")
+
+    def _may_continue(self, number: int) -> bool:
+        epochs = self._study.epochs(number)
+        count, before = self._deaths.get(number, (0, -1))
+        count = count + 1 if epochs == before else 1
+        self._deaths[number] = (count, epochs)
+        return count < DEATHS_WITHOUT_PROGRESS
+
+    # ---- silence
+
+    def stuck(self) -> list[int]:
+        """Trials that have been silent for too long, each named once: their workers are to be killed."""
+        if not self._epoch_seconds:
+            return []
+        limit = max(self._stuck_seconds, STUCK_FACTOR * statistics.median(self._epoch_seconds))
+        silent = [
+            number
+            for number, running in self._running.items()
+            if not running.ended_as_stuck and self._clock() - running.last_heard > limit
+        ]
+        for number in silent:
+            self._running[number].ended_as_stuck = True
+        return silent
+
+    def _was_stuck(self, number: int) -> None:
+        if self._study.noted(number, RESTARTED_STUCK) and not self.stopping:
+            self._fail(number, STUCK, f"silent for too long after epoch {self._study.epochs(number)}, twice")
+        else:
+            self._study.note(number, RESTARTED_STUCK)
+            self._put_back(number)
+
+    # ---- ends
 
     def put_back_running(self) -> None:
         """Whatever still counts as running waits again: the search is over for now."""
-        for number in list(self._running):
-            self._put_back(number)
-
-    def _count_bugs(self, failure: str) -> None:
-        self.bugs_in_a_row = self.bugs_in_a_row + 1 if failure == "bug" else 0
-        if self.bugs_in_a_row >= BUGS_TO_STOP:
-            self.stop("failing")
+        for number in [*self._running, *self._to_run_alone]:
+            self._study.wait(number)
+        self._running.clear()
+        self._to_run_alone.clear()
 
     def _fail(self, number: int, failure: str, message: str) -> None:
         self._study.fail(number, failure, message)
@@ -163,6 +247,10 @@ class Session:
     def _put_back(self, number: int) -> None:
         self._study.wait(number)
         del self._running[number]
+
+    def _ended_well(self, number: int) -> None:
+        self.bugs_in_a_row = 0
+        self._ended(number)
 
     def _ended(self, number: int) -> None:
         del self._running[number]

@@ -133,7 +133,10 @@ def load_space(
     sections = {key: value for key, value in raw.items() if key != "conditions"}
     if condition is not None:
         where = f"{source}: conditions.{condition}"
-        sections = apply_overrides(sections, conditions[condition], settings_type(method), where)
+        try:
+            sections = apply_overrides(sections, conditions[condition], settings_type(method), where)
+        except InputError as error:
+            raise InputError(f"{where}: {str(error).removeprefix('--set ').removeprefix(f'{where}: ')}") from None
     if epochs is not None:
         sections = scale_epochs(sections, epochs, settings_type(method), source)
     given = parse_overrides(overrides)

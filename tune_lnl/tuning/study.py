@@ -10,7 +10,8 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -63,12 +64,25 @@ def distribution(parameter: Parameter) -> BaseDistribution:
             return CategoricalDistribution(parameter.choices)
 
 
+@contextmanager
+def _experimental_allowed() -> Iterator[None]:
+    """Optuna warns on the console about what it calls experimental; a user of this package can do nothing about it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        yield
+
+
 def make_sampler(name: str, seed: int, trials: int) -> optuna.samplers.BaseSampler:
     """The sampler called ``name`` (tpe, random, qmc, cmaes, gp).
 
     Raises:
         InputError: it needs a package that is not installed.
     """
+    with _experimental_allowed():
+        return _make_sampler(name, seed, trials)
+
+
+def _make_sampler(name: str, seed: int, trials: int) -> optuna.samplers.BaseSampler:
     if name == "random":
         return optuna.samplers.RandomSampler(seed=seed)
     if name == "qmc":
@@ -105,12 +119,10 @@ class SearchStudy:
             sampler=make_sampler(space.budget.sampler, seed, space.budget.trials),
             pruner=make_pruner(space.budget.pruner, space.epochs, space.longest_warmup()),
         )
-        with warnings.catch_warnings():
-            # Experimental, and only a label in optuna-dashboard.
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        with _experimental_allowed():
+            # Only a label in optuna-dashboard.
             study.set_metric_names([str(space.base["objective"].get("metric", "val_accuracy"))])
-        for point in space.start:
-            study.enqueue_trial(dict(point))
+        _enqueue_start(study, space)
         return cls(study, space)
 
     @classmethod
@@ -120,6 +132,8 @@ class SearchStudy:
         The caller holds the run's lock, so nobody else writes.
         """
         repair_journal(path)
+        if path.stat().st_size == 0:
+            return cls.create(path, space, seed)
         study = optuna.load_study(
             study_name=STUDY_NAME,
             storage=_storage(path),
@@ -127,6 +141,7 @@ class SearchStudy:
             sampler=make_sampler(space.budget.sampler, seed + _count_trials(path), space.budget.trials),
             pruner=make_pruner(space.budget.pruner, space.epochs, space.longest_warmup()),
         )
+        _enqueue_start(study, space)
         reopened = cls(study, space)
         for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             reopened._set_waiting(trial._trial_id)
@@ -152,6 +167,24 @@ class SearchStudy:
         if attempt == 1:
             trial.set_user_attr(STARTED, time.time())
         return Suggestion(trial.number, dict(trial.params), attempt)
+
+    def restart(self, number: int) -> Suggestion:
+        """The same running trial once more, as a further attempt."""
+        trial = self._live[number]
+        attempt = int(trial.user_attrs[ATTEMPTS]) + 1
+        trial.set_user_attr(ATTEMPTS, attempt)
+        return Suggestion(number, dict(trial.params), attempt)
+
+    def note(self, number: int, name: str) -> None:
+        """Remember something about a running trial, for good."""
+        self._live[number].set_user_attr(name, True)
+
+    def noted(self, number: int, name: str) -> bool:
+        return bool(self._live[number].user_attrs.get(name, False))
+
+    def epochs(self, number: int) -> int:
+        """Epochs that a running trial has reported."""
+        return len(self._study._storage.get_trial(self._live[number]._trial_id).intermediate_values)
 
     def report(self, number: int, epoch: int, value: float) -> None:
         """Record the objective so far after ``epoch`` (0-based); a report sent twice is recorded once."""
@@ -194,13 +227,23 @@ class SearchStudy:
         self._study._storage.set_trial_state_values(trial_id, TrialState.WAITING)
 
 
+def _enqueue_start(study: optuna.Study, space: SearchSpace) -> None:
+    """Put the start points first; a driver that died while doing so left some of them, in order."""
+    for point in space.start[len(study.get_trials(deepcopy=False)) :]:
+        study.enqueue_trial(dict(point))
+
+
 def _storage(path: Path) -> optuna.storages.JournalStorage:
     return optuna.storages.JournalStorage(JournalFileBackend(str(path)))
 
 
 def read_trials(path: Path) -> list[FrozenTrial]:
     """All trials of a study file, by number; reading takes no lock and does not disturb a running search."""
-    study = optuna.load_study(study_name=STUDY_NAME, storage=_storage(path))
+    try:
+        study = optuna.load_study(study_name=STUDY_NAME, storage=_storage(path))
+    except KeyError:
+        # The file is there, its first record is not: the search is just starting, or died doing so.
+        return []
     return study.get_trials(deepcopy=False)
 
 

@@ -5,22 +5,19 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import math
 import time
-import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from ray import tune
 
-from tune_lnl.errors import InputError
-from tune_lnl.trainables.checkpoint import load_checkpoint, save_checkpoint, write_whole
+from tune_lnl.trainables.checkpoint import DamagedCheckpointError, load_checkpoint, save_checkpoint, write_whole
 from tune_lnl.trainables.registry import settings_type, start_training
 from tune_lnl.trainables.repeats import append_report
 from tune_lnl.trainables.settings import ObjectiveSettings, build_config
 from tune_lnl.trainables.training import Report, Surroundings, Training, objective_so_far
+from tune_lnl.tuning.failures import DivergedError, classify
 from tune_lnl.tuning.files import RunFiles
 from tune_lnl.tuning.ray_bridge import PAYLOAD
 
@@ -76,7 +73,8 @@ class TrialRun:
                 return self._reply({"stopped": True})
             except Exception as error:
                 logger.exception("trial %d failed", self.number)
-                return self._reply(_failure(error))
+                failure, message = classify(error)
+                return self._reply({"failure": failure, "message": message})
 
     def _reply(self, content: dict[str, Any]) -> dict[str, Any]:
         return {"number": self.number, "attempt": self.attempt, **content}
@@ -108,10 +106,7 @@ class TrialRun:
             between_batches=self._check_stop,
         )
         training = start_training(config, surroundings)
-        checkpoint = self.files.checkpoint(self.number)
-        if checkpoint.exists():
-            self._reports = load_checkpoint(checkpoint, training)
-            self._resend = True
+        self._continue(training)
         logger.info(
             "trial %d, attempt %d, from epoch %d, started in %.2f s: %s",
             self.number,
@@ -120,15 +115,31 @@ class TrialRun:
             time.perf_counter() - started,
             self._payload["params"],
         )
-        # The file may hold epochs that the checkpoint does not: they will be run again.
-        rewrite_reports(self.files.epochs(self.number), self._reports)
         return training
+
+    def _continue(self, training: Training) -> None:
+        """Go on from the newest state that an earlier attempt has left whole."""
+        for path in self.files.checkpoints_of(self.number):
+            try:
+                self._reports = load_checkpoint(path, training)
+            except DamagedCheckpointError as error:
+                logger.warning("%s", error)
+                continue
+            self._resend = True
+            return
 
     def _keep(self, training: Training, report: Report) -> None:
         """Put the epoch on disk before anybody hears of it."""
-        append_report(self.files.epochs(self.number), report)
+        append_report(self.files.epochs(self.number), {"attempt": self.attempt, **report})
         logger.info("%s", " ".join(f"{name}={value:.6g}" for name, value in report.items()))
-        save_checkpoint(self.files.checkpoint(self.number), training, self._reports)
+        reason = training.diverged(report)
+        if reason is not None:
+            raise DivergedError(f"{reason} at epoch {training.epoch - 1}")
+        own = self.files.checkpoint(self.number, self.attempt)
+        save_checkpoint(own, training, self._reports)
+        for attempt in range(1, self.attempt):
+            # Only earlier ones: this process may itself be the late writer.
+            self.files.checkpoint(self.number, attempt).unlink(missing_ok=True)
         if training.finished:
             write_whole(self.files.model(self.number), training.model_file())
 
@@ -150,28 +161,6 @@ class TrialRun:
     def _check_stop(self) -> None:
         if self.files.stop_flag.exists():
             raise StopRequested
-
-
-def rewrite_reports(path: Path, reports: list[Report]) -> None:
-    """Make the per-epoch file hold exactly these epochs."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("")
-    for report in reports:
-        append_report(path, report)
-
-
-def _failure(error: Exception) -> dict[str, Any]:
-    """The class of a failure and the first useful line of its cause."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        kind = "out of memory"
-    elif isinstance(error, InputError | OSError):
-        kind = "data error"
-    else:
-        kind = "bug"
-    line = (str(error).strip().splitlines() or [""])[0]
-    where = traceback.extract_tb(error.__traceback__)[-1]
-    place = f" ({Path(where.filename).name}:{where.lineno})" if kind == "bug" else ""
-    return {"failure": kind, "message": f"{type(error).__name__}: {line}{place}", "value": math.nan}
 
 
 @contextlib.contextmanager

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tune_lnl.errors import InputError
+from tune_lnl.tuning.resources import Resources, plan_resources
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "asked", "expected"),
+    [
+        (2, 0, {}, Resources(1.0, 0.0, 2, 1)),
+        (1, 0, {}, Resources(1.0, 0.0, 1, 1)),
+        (16, 0, {}, Resources(1.0, 0.0, 16, 1)),
+        (16, 0, {"cpus_per_trial": 3.0}, Resources(3.0, 0.0, 5, 3)),
+        (2, 0, {"cpus_per_trial": 0.5}, Resources(0.5, 0.0, 4, 1)),
+        (16, 0, {"concurrent": 3}, Resources(1.0, 0.0, 3, 1)),
+        (16, 0, {"gpus_per_trial": 0.0}, Resources(1.0, 0.0, 16, 1)),
+        (16, 1, {}, Resources(16.0, 1.0, 1, 16)),
+        (16, 2, {}, Resources(8.0, 1.0, 2, 8)),
+        (16, 8, {}, Resources(2.0, 1.0, 8, 2)),
+        (4, 8, {}, Resources(1.0, 1.0, 4, 1)),
+        (16, 1, {"gpus_per_trial": 0.5}, Resources(8.0, 0.5, 2, 8)),
+        (16, 2, {"gpus_per_trial": 0.25}, Resources(2.0, 0.25, 8, 2)),
+        (16, 8, {"gpus_per_trial": 1 / 3}, Resources(1.0, 1 / 3, 16, 1)),
+        (16, 1, {"gpus_per_trial": 0.25, "cpus_per_trial": 1.0}, Resources(1.0, 0.25, 4, 1)),
+        (16, 1, {"gpus_per_trial": 0.25, "concurrent": 2}, Resources(4.0, 0.25, 2, 4)),
+    ],
+)
+def test_shares(cpus: int, gpus: int, asked: dict[str, Any], expected: Resources) -> None:
+    assert plan_resources(cpus, gpus, **asked) == expected
+
+
+def test_the_device_follows_the_share() -> None:
+    assert plan_resources(2, 0).device == "cpu"
+    assert plan_resources(2, 1).device == "cuda"
+    assert "2 at once, each 8 CPU, 0.5 GPU, 8 thread(s)" in str(plan_resources(16, 1, gpus_per_trial=0.5))
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "asked", "told"),
+    [
+        (2, 0, {"gpus_per_trial": 0.3}, r"is 1 or 1/k .*got 0\.3; nearest: 0\.25 and 0\.333333"),
+        (2, 1, {"gpus_per_trial": 0.7}, r"got 0\.7; nearest: 0\.5 and 1"),
+        (2, 1, {"gpus_per_trial": 2.0}, r"got 2; nearest: 0\.5 and 1"),
+        (2, 1, {"gpus_per_trial": -1.0}, r"got -1; nearest: 0\.5 and 1"),
+        (2, 1, {"gpus_per_trial": 0.0}, r"got 0; nearest"),
+        (2, 1, {"gpus_per_trial": math.nan}, r"got nan; nearest"),
+        (2, 0, {"gpus_per_trial": 0.5}, r"needs a GPU, and this machine has none; leave it out"),
+        (2, 0, {"cpus_per_trial": 0.0}, r"--cpus-per-trial is above 0, got 0"),
+        (2, 0, {"cpus_per_trial": math.nan}, r"--cpus-per-trial is above 0, got nan"),
+        (2, 0, {"cpus_per_trial": 3.0}, r"asks for more than the 2 CPUs here; lower it"),
+        (2, 0, {"concurrent": 0}, r"--concurrent is at least 1, got 0"),
+        (2, 0, {"concurrent": 3}, r"--concurrent 3 does not fit: 2 of 1 CPU fit on 2 CPUs; lower it"),
+        (16, 1, {"concurrent": 2}, r"--concurrent 2 does not fit: 1 of 16 CPU fit"),
+    ],
+)
+def test_refused(cpus: int, gpus: int, asked: dict[str, Any], told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        plan_resources(cpus, gpus, **asked)
+
+
+@pytest.mark.parametrize("k", range(1, 33))
+def test_a_share_typed_with_six_digits_tiles_a_gpu(k: int) -> None:
+    resources = plan_resources(64, 2, gpus_per_trial=float(f"{1 / k:g}"))
+    assert resources.gpus_per_trial == 1 / k
+    assert resources.concurrent == min(2 * k, 64)
+
+
+@given(share=st.floats(0.03, 1.0))
+def test_the_shares_that_a_refusal_names_are_accepted(share: float) -> None:
+    try:
+        plan_resources(64, 1, gpus_per_trial=share)
+    except InputError as error:
+        below, above = (float(word) for word in str(error).partition("nearest: ")[2].split(" and "))
+        assert below < share < above
+        for named in (below, above):
+            assert plan_resources(64, 1, gpus_per_trial=named).gpus_per_trial == pytest.approx(named, rel=1e-4)
+
+
+@given(cpus=st.integers(1, 128), gpus=st.integers(0, 8), k=st.integers(1, 8))
+def test_what_runs_at_once_fits(cpus: int, gpus: int, k: int) -> None:
+    resources = plan_resources(cpus, gpus, gpus_per_trial=1 / k if gpus else None)
+    assert resources.concurrent >= 1
+    assert resources.concurrent * resources.cpus_per_trial <= cpus
+    assert resources.concurrent * resources.gpus_per_trial <= gpus + 1e-9
+    assert 1 <= resources.threads <= max(1, resources.cpus_per_trial)
