@@ -1,4 +1,4 @@
-"""python -m tune_lnl.data: which datasets there are, whether one is sound, and packing one ahead of a search."""
+"""``python -m tune_lnl.data``: which datasets there are, whether one is sound, and packing one ahead of a search."""
 
 from __future__ import annotations
 
@@ -6,42 +6,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from tune_lnl.errors import InputError
+from tune_lnl.doors import Parser, guarded
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Exit code: 0 done, 1 `check` found faults, 2 bad input, 130 interrupted."""
-    arguments = _parser().parse_args(argv)
-    try:
-        return _run(arguments)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; nothing half-packed is kept, the same command starts again", file=sys.stderr)
-        return 130
-
-
-def _run(arguments: argparse.Namespace) -> int:
-    from tune_lnl.datasets import check  # numpy and pydantic: not needed for --help
-
-    if arguments.command == "list":
-        print("\n".join(check.list_datasets(arguments.data_dir)))
-        return 0
-    if arguments.command == "prepare":
-        print("\n".join(check.prepare_dataset(arguments.name, arguments.data_dir)))
-        return 0
-    report = check.check_dataset(arguments.name, arguments.data_dir, arguments.settings)
-    for line in report.lines:
-        print(line)
-    for fault in report.faults:
-        print(f"FAULT: {fault}")
-    return 1 if report.faults else 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m tune_lnl.data", description=__doc__, allow_abbrev=False)
-    commands = parser.add_subparsers(dest="command", required=True)
+def parser() -> argparse.ArgumentParser:
+    p = Parser(prog="python -m tune_lnl.data", description=__doc__)
+    commands = p.add_subparsers(dest="command", required=True, parser_class=Parser)
     add = commands.add_parser("list", help="names, whether the data is here, and what it is")
     _add_data_dir(add)
     add = commands.add_parser("check", help="counts, classes, fingerprints, measured against requested noise")
@@ -58,11 +28,11 @@ def _parser() -> argparse.ArgumentParser:
     add = commands.add_parser("prepare", help="pack the dataset into the cache and say where")
     add.add_argument("name", metavar="NAME")
     _add_data_dir(add)
-    return parser
+    return p
 
 
-def _add_data_dir(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+def _add_data_dir(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
         "--data-dir",
         type=Path,
         metavar="DIR",
@@ -70,5 +40,25 @@ def _add_data_dir(parser: argparse.ArgumentParser) -> None:
     )
 
 
+@guarded
+def main(argv: list[str] | None = None) -> int:
+    """Exit code: 0 done, 1 ``check`` found faults, 2 bad input, 130 interrupted."""
+    arguments = parser().parse_args(argv)
+    from tune_lnl.datasets import check  # numpy and pydantic: not needed for --help
+
+    if arguments.command == "list":
+        print("\n".join(check.list_datasets(arguments.data_dir)))
+        return 0
+    if arguments.command == "prepare":
+        print("\n".join(check.prepare_dataset(arguments.name, arguments.data_dir)))
+        return 0
+    report = check.check_dataset(arguments.name, arguments.data_dir, arguments.settings)
+    for line in report.lines:
+        print(line)
+    for fault in report.faults:
+        print(f"FAULT: {fault}")
+    return 1 if report.faults else 0
+
+
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main())

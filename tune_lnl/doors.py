@@ -7,7 +7,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from tune_lnl.errors import InputError
 
@@ -17,8 +17,8 @@ Main = Callable[[list[str] | None], int]
 class Parser(argparse.ArgumentParser):
     """argparse without prefix matching (``--epoch`` is not ``--epochs``) and with two-line errors."""
 
-    def __init__(self, prog: str, description: str | None) -> None:
-        super().__init__(prog=prog, description=description, allow_abbrev=False)
+    def __init__(self, prog: str, description: str | None = None, **options: Any) -> None:
+        super().__init__(prog=prog, description=description, **{**options, "allow_abbrev": False})
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message}\nsee: {self.prog} --help\n")

@@ -1,0 +1,41 @@
+"""The commands that README shows exist, with the flags it shows."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tune_lnl import data, export, search, train
+from tune_lnl.tuning.named_spaces import space_files
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+PARSERS: dict[str, Callable[[], argparse.ArgumentParser]] = {
+    "search": search.parser,
+    "export": export.parser,
+    "train": train.parser,
+    "data": data.parser,
+}
+COMMANDS = re.findall(r"^python -m tune_lnl\.(\w+) (.*)$", README, flags=re.MULTILINE)
+
+
+def test_readme_opens_with_the_two_commands_and_the_first_search() -> None:
+    opening = README[: README.index("## Why")]
+    assert opening.index("make demo") < opening.index("make test") < opening.index("tune_lnl.search act_cifar80no")
+
+
+@pytest.mark.parametrize(("door", "arguments"), COMMANDS)
+def test_every_command_in_readme_parses(door: str, arguments: str) -> None:
+    parsed = PARSERS[door]().parse_args(shlex.split(arguments, comments=True))
+    if door == "search" and not parsed.list:
+        assert parsed.space in space_files()
+
+
+def test_make_targets_in_readme_exist() -> None:
+    makefile = (Path(__file__).parents[1] / "Makefile").read_text()
+    for target in set(re.findall(r"make ([a-z-]+)", README)):
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
