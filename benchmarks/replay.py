@@ -45,8 +45,8 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from tune_lnl.doors import Parser, guarded
-from tune_lnl.tuning.pruners import make_pruner
-from tune_lnl.tuning.samplers import make_sampler
+from tune_lnl.tuning.pruners import make_pruner, rungs
+from tune_lnl.tuning.samplers import make_sampler, scaled
 from tune_lnl.tuning.space import SearchSpace, load_space
 from tune_lnl.tuning.study import distribution
 
@@ -86,7 +86,7 @@ class Pool:
         return int(self.objective.shape[1])
 
     def point(self, params: Mapping[str, Any]) -> np.ndarray:
-        return np.array([unit(params[name], range_) for name, range_ in self.distributions.items()])
+        return np.array([scaled(params[name], range_) for name, range_ in self.distributions.items()])
 
     def nearest(self, params: Mapping[str, Any], used: set[int]) -> int:
         distances = np.square(self.points - self.point(params)).sum(axis=1)
@@ -94,19 +94,11 @@ class Pool:
         return int(distances.argmin())
 
 
-def unit(value: float, range_: BaseDistribution) -> float:
-    """Where a value lies in its numeric range."""
-    low, high = range_.low, range_.high  # type: ignore[attr-defined]
-    if range_.log:  # type: ignore[attr-defined]
-        return float(np.log(value / low) / np.log(high / low))
-    return float((value - low) / (high - low))
-
-
 def load_pool(path: Path, space: SearchSpace) -> Pool:
     table = pq.read_table(path)
     distributions = {name: distribution(parameter) for name, parameter in space.parameters.items()}
     params = table.select(list(distributions)).to_pylist()
-    points = np.array([[unit(row[name], range_) for name, range_ in distributions.items()] for row in params])
+    points = np.array([[scaled(row[name], range_) for name, range_ in distributions.items()] for row in params])
     return Pool(
         params,
         distributions,
@@ -154,6 +146,11 @@ class Engine(ABC):
         self.pool = pool
         self.sampler = FromPool(sampler, pool)
 
+    @property
+    def more(self) -> bool:
+        """Is there a config that was not tried?"""
+        return len(self.sampler.used) < len(self.pool.params)
+
     @abstractmethod
     def start(self) -> int:
         """The config to train next."""
@@ -167,7 +164,7 @@ class Engine(ABC):
         """The config the search would return if it ended now."""
 
 
-class Ours(Engine):
+class StudyEngine(Engine):
     """An Optuna study with a sampler and a pruner; the answer is the best COMPLETE trial."""
 
     def __init__(
@@ -201,7 +198,7 @@ class Ours(Engine):
         return max(self.complete, key=self.complete.__getitem__, default=None)
 
 
-class Stock(Engine):
+class StockEngine(Engine):
     """OptunaSearch and ASHAScheduler as Ray's controller calls them; the answer is the best last value."""
 
     def __init__(self, pool: Pool, sampler: optuna.samplers.BaseSampler) -> None:
@@ -212,12 +209,12 @@ class Stock(Engine):
         self.searcher = OptunaSearch(
             space=dict(pool.distributions), metric="objective", mode="max", sampler=self.sampler
         )
-        self.scheduler = ASHAScheduler(metric="objective", mode="max", max_t=pool.epochs)
-        self.trials: dict[int, SimpleNamespace] = {}
+        self.scheduler: Any = ASHAScheduler(metric="objective", mode="max", max_t=pool.epochs)
+        self.trials: dict[int, Any] = {}
         self.last: dict[int, float] = {}
 
     def start(self) -> int:
-        trial = SimpleNamespace(trial_id=str(len(self.trials)))
+        trial: Any = SimpleNamespace(trial_id=str(len(self.trials)))
         self.searcher.suggest(trial.trial_id)
         self.scheduler.on_trial_add(None, trial)
         self.trials[self.sampler.latest] = trial
@@ -225,7 +222,7 @@ class Stock(Engine):
 
     def report(self, config: int, epoch: int, value: float) -> bool:
         # The calls of TuneController._process_trial_result and stop_trial, in their order.
-        trial = self.trials[config]
+        trial: Any = self.trials[config]
         result = {"objective": value, "training_iteration": epoch + 1}
         self.last[config] = value
         if self.scheduler.on_trial_result(None, trial, result) == self.scheduler.CONTINUE:
@@ -240,12 +237,14 @@ class Stock(Engine):
 
 
 def answers(engine: Engine, budgets: Sequence[int]) -> Iterator[int | None]:
-    """What ``engine`` would return after each of ``budgets`` (epochs, ascending)."""
+    """What ``engine`` would return after each of ``budgets`` (epochs, ascending), or once every config was tried."""
     running: list[tuple[int, int] | None] = [None] * WORKERS
-    spent = 0
+    spent, turn = 0, 0
     for budget in budgets:
-        while spent < budget and (any(running) or len(engine.sampler.used) < len(engine.pool.params)):
-            worker = spent % WORKERS
+        while spent < budget and (any(running) or engine.more):
+            worker, turn = turn % WORKERS, turn + 1
+            if running[worker] is None and not engine.more:
+                continue
             config, epoch = running[worker] or (engine.start(), 0)
             goes_on = engine.report(config, epoch, float(engine.pool.objective[config, epoch]))
             running[worker] = (config, epoch + 1) if goes_on else None
@@ -257,46 +256,115 @@ Contender = Callable[[Pool, int], Engine]
 
 
 def random_search(pool: Pool, seed: int) -> Engine:
-    return Ours(pool, optuna.samplers.RandomSampler(seed=seed))
+    return StudyEngine(pool, optuna.samplers.RandomSampler(seed=seed))
 
 
 def tpe_unpruned(pool: Pool, seed: int) -> Engine:
-    return Ours(pool, optuna.samplers.TPESampler(seed=seed))
+    return StudyEngine(pool, optuna.samplers.TPESampler(seed=seed))
 
 
 def stock(pool: Pool, seed: int) -> Engine:
-    return Stock(pool, optuna.samplers.TPESampler(seed=seed))
+    return StockEngine(pool, optuna.samplers.TPESampler(seed=seed))
 
 
 def ours(pool: Pool, seed: int) -> Engine:
     sampler = make_sampler("tpe", seed, TRIALS, pool.distributions)
-    return Ours(pool, sampler, make_pruner("asha", pool.epochs, pool.longest_warmup))
+    return StudyEngine(pool, sampler, make_pruner("asha", pool.epochs, pool.longest_warmup))
 
 
-CONTENDERS: dict[str, Contender] = {
-    "random": random_search,
-    "tpe": tpe_unpruned,
-    "stock": stock,
-    "ours": ours,
-}
+CONTENDERS: dict[str, Contender] = {"random": random_search, "tpe": tpe_unpruned, "stock": stock, "ours": ours}
 
 
-def regrets(pool: Pool, contender: Contender, seeds: Sequence[int]) -> dict[str, np.ndarray]:
-    """(seeds, budgets) regrets, ``objective`` and ``test``, in points of accuracy, and how many trials were started."""
-    found = {"objective": np.full((len(seeds), len(BUDGETS)), np.nan), "test": np.full((len(seeds), len(BUDGETS)), np.nan)}
-    started = np.zeros((len(seeds), len(BUDGETS)))
+@dataclass(frozen=True)
+class Outcome:
+    """What the searches of one contender came to; arrays are (seeds, budgets)."""
+
+    objective: np.ndarray
+    """Regret in points of validation accuracy."""
+    test: np.ndarray
+    """Regret in points of test accuracy."""
+    started: np.ndarray
+    """Trials started."""
+
+
+def play(pool: Pool, contender: Contender, seeds: Sequence[int]) -> Outcome:
+    chosen = np.zeros((len(seeds), len(BUDGETS)), dtype=int)
+    started = np.zeros_like(chosen)
     for row, seed in enumerate(seeds):
         engine = contender(pool, seed)
-        for column, chosen in enumerate(answers(engine, [pool.epochs * trials for trials in BUDGETS])):
-            assert chosen is not None, "no trial has finished: the budget is too small"
-            found["objective"][row, column] = pool.objective[:, -1].max() - pool.objective[chosen, -1]
-            found["test"][row, column] = pool.test.max() - pool.test[chosen]
+        for column, answer in enumerate(answers(engine, [pool.epochs * trials for trials in BUDGETS])):
+            assert answer is not None, "no trial has ended: the budget is too small"
+            chosen[row, column] = answer
             started[row, column] = len(engine.sampler.used)
-    return {**found, "started": started}
+    final = pool.objective[:, -1]
+    return Outcome(final.max() - final[chosen], pool.test.max() - pool.test[chosen], started)
 
 
-def interval(values: np.ndarray, draws: int = 10_000) -> tuple[float, float]:
-    """95% percentile bootstrap interval of the mean."""
-    resampled = np.random.default_rng(0).choice(values, (draws, len(values))).mean(axis=1)
-    low, high = np.percentile(resampled, (2.5, 97.5))
-    return float(low), float(high)
+def mean_and_interval(values: np.ndarray) -> dict[str, float]:
+    """Mean with its 95% percentile bootstrap interval; ``values`` is (seeds,)."""
+    means = np.random.default_rng(0).choice(values, (10_000, len(values))).mean(axis=1)
+    low, high = np.percentile(means, (2.5, 97.5))
+    return {"mean": round(float(values.mean()), 3), "low": round(float(low), 3), "high": round(float(high), 3)}
+
+
+def table(outcomes: Mapping[str, Outcome]) -> list[dict[str, Any]]:
+    """A row per contender and budget: both regrets, and their differences to stock, paired by seed."""
+    rows = []
+    for name, outcome in outcomes.items():
+        for column, budget in enumerate(BUDGETS):
+            row: dict[str, Any] = {"search": name, "budget": budget}
+            row["started"] = round(float(outcome.started[:, column].mean()), 1)
+            for kind in ("objective", "test"):
+                own = getattr(outcome, kind)[:, column]
+                row[f"{kind}_regret"] = mean_and_interval(own)
+                if name != "stock":
+                    row[f"{kind}_minus_stock"] = mean_and_interval(own - getattr(outcomes["stock"], kind)[:, column])
+            rows.append(row)
+    return rows
+
+
+def lines(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    yield "| search | budget (full trials) | trials started | regret | minus stock | test regret | minus stock |"
+    yield "| --- | --- | --- | --- | --- | --- | --- |"
+    for row in rows:
+        cells = [row["search"], row["budget"], row["started"]]
+        for key in ("objective_regret", "objective_minus_stock", "test_regret", "test_minus_stock"):
+            cells.append("{mean:.2f} [{low:.2f}, {high:.2f}]".format(**row[key]) if key in row else "")
+        yield "| " + " | ".join(map(str, cells)) + " |"
+
+
+@guarded
+def main(argv: list[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    pool = load_pool(args.curves, load_space(SPACE))
+    outcomes = {}
+    for name, contender in CONTENDERS.items():
+        begun = time.perf_counter()
+        outcomes[name] = play(pool, contender, range(args.seeds))
+        print(f"{name}: {args.seeds} searches in {time.perf_counter() - begun:.0f} s", flush=True)
+    rows = table(outcomes)
+    print("\n".join(lines(rows)))
+    if args.output is not None:
+        about = {
+            "command": " ".join(["python", "benchmarks/replay.py", *(sys.argv[1:] if argv is None else argv)]),
+            "date": datetime.now(UTC).date().isoformat(),
+            "device": f"cpu ({platform.machine()})",
+            "versions": {"python": platform.python_version()}
+            | {name: version(name) for name in ("optuna", "ray", "numpy", "torch")},
+            "space": SPACE,
+            "configs": len(pool.params),
+            "seeds": [0, args.seeds - 1],
+            "workers": WORKERS,
+            "epochs": pool.epochs,
+            "rungs": rungs(pool.epochs, pool.longest_warmup),
+            "unit": "points of accuracy; 95% bootstrap intervals of the mean over seeds; differences paired by seed",
+        }
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        args.output.write_text(json.dumps({**about, "rows": rows}, indent=2) + "\n", encoding="utf-8")
+        print(f"written: {args.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

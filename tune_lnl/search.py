@@ -14,6 +14,9 @@ def parser() -> argparse.ArgumentParser:
     p = Parser(prog="python -m tune_lnl.search", description=__doc__)
     p.add_argument("space", nargs="?", metavar="SPACE", help="a named space or the path of a YAML file")
     p.add_argument("--list", action="store_true", help="named spaces, one line each")
+    p.add_argument(
+        "--replay", metavar="RUN", help="lead sampler and pruner of a run through its recorded order, and compare"
+    )
     p.add_argument("--name", metavar="RUN", help="name of the run (default: the space's)")
     p.add_argument("--trials", metavar="N|+N", help="number of trials; with --resume, +N adds to it")
     p.add_argument("--epochs", type=int, metavar="N", help="length of a trial; everything counted in epochs scales")
@@ -38,6 +41,16 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--pruner", metavar="NAME", help="asha, hyperband, median or none")
     p.add_argument("--time-budget", metavar="2h", help="stop resumably after this time, exit 0")
     p.add_argument("--disk-budget", default="20GB", metavar="20GB", help="most that the run may occupy")
+    p.add_argument(
+        "--confirm",
+        metavar="KxS",
+        help="then re-train the top K on S fresh splits, seeds and noises, and the winner on all the data",
+    )
+    p.add_argument(
+        "--warm-start",
+        metavar="RUN",
+        help="take over the trials of a comparable run, or try the best configs of any other first",
+    )
     p.add_argument("--dashboard", action=argparse.BooleanOptionalAction, default=True, help="Ray's dashboard")
     p.add_argument("--dry-run", action="store_true", help="print what would be run, and its cost, and stop")
     return p
@@ -51,6 +64,8 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.list:
         print("\n".join(list_spaces()))
         return 0
+    if arguments.replay is not None:
+        return _replay(arguments.replay, arguments.results_dir)
     if arguments.space is None:
         parser().error("SPACE is required; --list shows the named ones")
     from tune_lnl.tuning.dry_run import describe
@@ -61,12 +76,21 @@ def main(argv: list[str] | None = None) -> int:
     options = SearchOptions(
         all_conditions=values.pop("conditions") == "all",
         command=shlex.join(["python", "-m", "tune_lnl.search", *(sys.argv[1:] if argv is None else argv)]),
-        **{key: value for key, value in values.items() if key not in ("list", "dry_run")},
+        **{key: value for key, value in values.items() if key not in ("list", "dry_run", "replay")},
     )
     if arguments.dry_run:
         print(describe(options))
         return 0
     return search(options, lambda line: print(line, flush=True))
+
+
+def _replay(run: str, results_dir: Path) -> int:
+    from tune_lnl.tuning.replaying import replay
+    from tune_lnl.tuning.results import load_run
+
+    found = replay(load_run(run, results_dir))
+    print(found)
+    return 0 if found.difference is None else 1
 
 
 if __name__ == "__main__":

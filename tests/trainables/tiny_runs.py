@@ -1,4 +1,4 @@
-"""Runs of a quarter of a second on the built-in digits, shared by the tests of this room."""
+"""Short runs on the built-in digits, shared by the tests of this room."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def sections(
     objective: Mapping[str, Any] | None = None,
     **fixed: Any,
 ) -> dict[str, Any]:
-    """A config as plain values: about 130 training images, two epochs of warm-up, two more."""
+    """A config as plain values: about 90 training images, two epochs of warm-up, two more."""
     fields = settings_type(method).model_fields
     required = {name: REQUIRED[name] for name, field in fields.items() if field.is_required()}
     warmup = {"warmup_epochs": WARMUP} if "warmup_epochs" in fields else {}
@@ -35,7 +35,7 @@ def sections(
         required.pop("lr1")
     return {
         "method": method,
-        "dataset": {"name": "digits8no", "subset": 0.15, "closed_ratio": 0.2, **(dataset or {})},
+        "dataset": {"name": "digits8no", "subset": 0.1, "closed_ratio": 0.2, **(dataset or {})},
         "validation": {"fraction": 0.3, **(validation or {})},
         "objective": {"average_last": 2, **(objective or {})},
         "fixed": {**required, **warmup, "batch_size": 32, **fixed},

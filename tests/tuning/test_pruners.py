@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import optuna
@@ -13,6 +14,7 @@ from tune_lnl.tuning.space import PRUNERS
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
+Direction = Literal["maximize", "minimize"]
 EPOCHS, LONGEST_WARMUP = 30, 9
 FIRST_RUNG = 11
 
@@ -58,7 +60,7 @@ def run_one(study: optuna.Study, curve: Sequence[float]) -> int | None:
     return None
 
 
-def stops(name: str, curves: Sequence[Sequence[float]], direction: str = "maximize") -> list[int | None]:
+def stops(name: str, curves: Sequence[Sequence[float]], direction: Direction = "maximize") -> list[int | None]:
     study = optuna.create_study(
         study_name="search", direction=direction, pruner=make_pruner(name, EPOCHS, LONGEST_WARMUP)
     )

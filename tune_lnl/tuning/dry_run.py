@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
-
-import torch
 
 from tune_lnl.errors import InputError
 from tune_lnl.trainables.config_file import dump_yaml
 from tune_lnl.trainables.registry import start_training
 from tune_lnl.trainables.settings import TrialConfig
-from tune_lnl.trainables.training import Surroundings, Training
+from tune_lnl.trainables.training import Surroundings
 from tune_lnl.tuning.planning import Machine, Plan, SearchOptions, plan_search
 from tune_lnl.tuning.pruners import REDUCTION
 
 PROBE_BATCHES = 4
-EPOCH_BYTES = 1200
-"""A line of epochs.jsonl, a journal entry and a row of the tables, together."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +24,7 @@ class Cost:
     trial_seconds: float
     search_seconds_unstopped: float
     search_seconds: float
-    disk_bytes: int
+    confirm_seconds: float
 
 
 def describe(options: SearchOptions) -> str:
@@ -59,9 +54,20 @@ def _describe_plan(plan: Plan) -> str:
         f"# a full trial: {_duration(cost.trial_seconds)}",
         f"# the search: about {_duration(cost.search_seconds)}; "
         f"{_duration(cost.search_seconds_unstopped)} if nothing were stopped early",
-        f"# disk: about {cost.disk_bytes / 1e6:.0f} MB in {plan.files.root}",
+        *_confirmation(plan, cost),
+        f"# disk: {plan.disk_need}, in {plan.files.root}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _confirmation(plan: Plan, cost: Cost) -> list[str]:
+    if plan.confirm is None:
+        return []
+    top, replicates = plan.confirm.top, plan.confirm.replicates
+    return [
+        f"# the confirmation: the top {top} on {replicates} fresh replicates each, then the winner on all the data: "
+        f"{plan.confirm.trainings} full trainings, about {_duration(cost.confirm_seconds)}"
+    ]
 
 
 def estimate(plan: Plan, config: TrialConfig) -> Cost:
@@ -73,10 +79,11 @@ def estimate(plan: Plan, config: TrialConfig) -> Cost:
     main_seconds = training.seconds_per_epoch(epochs - 1, PROBE_BATCHES)
     trial = warmup * warmup_seconds + (epochs - warmup) * main_seconds
     unstopped = trial * plan.space.budget.trials / plan.resources.concurrent
-    checkpoint, model = _sizes(training)
-    budget = plan.space.budget
-    disk = plan.resources.concurrent * checkpoint + budget.trials * (model + epochs * EPOCH_BYTES)
-    return Cost(warmup_seconds, main_seconds, trial, unstopped, unstopped * _share_run(plan), disk)
+    confirm = 0.0
+    if plan.confirm is not None:
+        # The winner's own training comes last, alone.
+        confirm = trial * (-(-(plan.confirm.trainings - 1) // plan.resources.concurrent) + 1)
+    return Cost(warmup_seconds, main_seconds, trial, unstopped, unstopped * _share_run(plan), confirm)
 
 
 def _share_run(plan: Plan) -> float:
@@ -88,16 +95,6 @@ def _share_run(plan: Plan) -> float:
         share += reaching * (end - done) / plan.space.epochs
         reaching, done = reaching / REDUCTION, end
     return share
-
-
-def _sizes(training: Training) -> tuple[int, int]:
-    """Bytes of a checkpoint and of a model file."""
-    sizes = []
-    for content in (training.state_dict(), training.model_file()):
-        buffer = io.BytesIO()
-        torch.save(content, buffer)
-        sizes.append(buffer.tell())
-    return sizes[0], sizes[1]
 
 
 def _ends(config: TrialConfig) -> str:

@@ -91,6 +91,8 @@ def _record(run: Run, row: TrialRow) -> dict[str, Any]:
         "params": dict(row.params),
         "config": run.config(row).flat() if len(row.params) == len(run.space.parameters) else {},
     }
+    if row.taken_from is not None:
+        record["taken_from"] = row.taken_from
     if row.failure is not None:
         record |= {"failure": row.failure, "message": row.message}
     return record

@@ -30,6 +30,11 @@ class DivergedError(ArithmeticError):
     """Training left the finite numbers."""
 
 
+def is_disk_full(error: BaseException) -> bool:
+    """Whether the disk, or the user's share of it, has no room left."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 def classify(error: Exception) -> tuple[str, str]:
     """(class, first useful line of the cause) of what a trial raised."""
     kind = _class_of(error)
@@ -45,6 +50,6 @@ def _class_of(error: Exception) -> str:
         return DIVERGED
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
         return OUT_OF_MEMORY
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if is_disk_full(error):
         return DISK_FULL
     return DATA_ERROR if isinstance(error, InputError | OSError) else BUG

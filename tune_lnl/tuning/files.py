@@ -67,6 +67,24 @@ class RunFiles:
         return self.trial(number) / "epochs.jsonl"
 
     @property
+    def confirm(self) -> Path:
+        """A confirmation's trainings: a result each, a state of those that are not done, and the winner's network."""
+        return self.root / "confirm"
+
+    @property
+    def confirmation(self) -> Path:
+        return self.root / "confirm.yaml"
+
+    @property
+    def confirmed(self) -> Path:
+        """The winner's config, on all the training data."""
+        return self.root / "confirmed.yaml"
+
+    @property
+    def confirmed_model(self) -> Path:
+        return self.confirm / "model.pt"
+
+    @property
     def checkpoints(self) -> Path:
         return self.root / "checkpoints"
 

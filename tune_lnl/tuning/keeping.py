@@ -24,7 +24,10 @@ def tidy(files: RunFiles, trials: Sequence[FrozenTrial], mode: str) -> None:
 
 def remove_half_written(files: RunFiles) -> None:
     """Delete what a killed process was just writing; only for the one driver of the run."""
-    for path in (*files.checkpoints.glob(".*"), *files.root.glob(".*.parquet.*"), *files.root.glob(".*.yaml.*")):
+    for folder in (files.checkpoints, files.confirm):
+        for path in folder.glob(".*"):
+            path.unlink(missing_ok=True)
+    for path in (*files.root.glob(".*.parquet.*"), *files.root.glob(".*.yaml.*")):
         path.unlink(missing_ok=True)
 
 

@@ -21,16 +21,22 @@ from tune_lnl.trainables.config_file import parse_overrides
 from tune_lnl.trainables.registry import training_type
 from tune_lnl.trainables.settings import validated
 from tune_lnl.trainables.training import Surroundings, check_precision
+from tune_lnl.tuning.confirmation import ConfirmRequest
+from tune_lnl.tuning.disk import DiskNeed, check_disk_budget, disk_need, measure_sizes
 from tune_lnl.tuning.files import RunFiles
 from tune_lnl.tuning.pruners import rungs
 from tune_lnl.tuning.resources import Resources, plan_resources
+from tune_lnl.tuning.samplers import LEARN_FROM_COMPLETE, make_sampler
 from tune_lnl.tuning.space import PRUNERS, SAMPLERS, Budget, SearchSpace, condition_names, load_space
-from tune_lnl.tuning.study import LEARN_FROM_COMPLETE, make_sampler
+from tune_lnl.tuning.study import distributions
+from tune_lnl.tuning.warm_starting import WarmStart, find_other_run, plan_warm_start, remembered
 
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
 SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kMGT]?B)", re.IGNORECASE)
 SIZE_UNITS = {"B": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
+MOST_SEED = 2**31 - 1
+"""Samplers take 32 bits, and a resumed search adds the number of its trials."""
 VERSIONED = ("tune_lnl", "torch", "torchvision", "ray", "optuna", "numpy")
 
 
@@ -57,6 +63,10 @@ class SearchOptions:
     pruner: str | None = None
     time_budget: str | None = None
     disk_budget: str = "20GB"
+    confirm: str | None = None
+    """``"3x5"``: the top 3 trials on 5 fresh replicates each, once the search has finished."""
+    warm_start: str | None = None
+    """Another run, by name or path, whose trials are taken over or whose best configs are tried first."""
     dashboard: bool = True
     command: str = field(default_factory=lambda: shlex.join(["python", *sys.argv]))
 
@@ -95,6 +105,9 @@ class Plan:
     """Bytes."""
     dashboard: bool
     command: str
+    disk_need: DiskNeed
+    confirm: ConfirmRequest | None = None
+    warm_start: WarmStart | None = None
 
     @property
     def rungs(self) -> list[int]:
@@ -105,12 +118,14 @@ class Plan:
 
     def remarks(self) -> list[str]:
         """What the user should know about the chosen combination."""
-        budget = self.space.budget
+        budget, remarks = self.space.budget, []
         if budget.sampler in LEARN_FROM_COMPLETE and budget.pruner != "none":
-            return [
+            remarks.append(
                 f"sampler {budget.sampler} learns from complete trials only; with pruner {budget.pruner} they are few"
-            ]
-        return []
+            )
+        if self.warm_start is not None and self.warm_start.sentence:
+            remarks.append(self.warm_start.sentence)
+        return remarks
 
     def settings(self) -> dict[str, Any]:
         """The content of run.yaml."""
@@ -133,6 +148,7 @@ class Plan:
             "fingerprints": dict(self.fingerprints),
             "versions": {name: version(name) for name in VERSIONED} | {"python": platform.python_version()},
             "git_commit": git_commit(),
+            "warm_start": None if self.warm_start is None else self.warm_start.to_dict(),
         }
 
 
@@ -156,6 +172,8 @@ def _plan_one(options: SearchOptions, condition: str | None, machine: Machine) -
     space = load_space(options.space, condition, options.epochs, options.overrides)
     space = replace(space, budget=_budget(space, options))
     time_budget = None if options.time_budget is None else seconds_of(options.time_budget)
+    disk_budget = bytes_of(options.disk_budget)
+    confirm = None if options.confirm is None else ConfirmRequest.parse(options.confirm)
     run = _run_name(options, space)
     files = RunFiles((options.results_dir / run).resolve())
     if options.all_conditions:
@@ -165,13 +183,21 @@ def _plan_one(options: SearchOptions, condition: str | None, machine: Machine) -
     cpus_per_trial = options.cpus_per_trial if options.cpus_per_trial is not None or not threads else float(threads)
     resources = plan_resources(machine.cpus, machine.gpus, cpus_per_trial, options.gpus_per_trial, options.concurrent)
     space, seed = _complete_base(space, options, resources)
-    make_sampler(space.budget.sampler, seed, space.budget.trials)
+    make_sampler(space.budget.sampler, seed, space.budget.trials, distributions(space))
     config = space.config(next(space.corners())[1])
     check_precision(config.settings.precision, resources.device)
     data_dir = None if options.data_dir is None else options.data_dir.resolve()
     surroundings = Surroundings(data_dir=data_dir, device=resources.device)
     fingerprints = training_type(config.method).prepare(config, surroundings)
-    return Plan(
+    need = disk_need(
+        measure_sizes(config, data_dir),
+        resources.concurrent,
+        space.budget.trials,
+        space.epochs,
+        0 if confirm is None else confirm.trainings,
+    )
+    check_disk_budget(need, disk_budget)
+    plan = Plan(
         run,
         files,
         space,
@@ -181,10 +207,23 @@ def _plan_one(options: SearchOptions, condition: str | None, machine: Machine) -
         fingerprints,
         data_dir,
         time_budget,
-        bytes_of(options.disk_budget),
+        disk_budget,
         options.dashboard,
         options.command,
+        need,
+        confirm,
     )
+    return replace(plan, warm_start=_warm_start(plan, options))
+
+
+def _warm_start(plan: Plan, options: SearchOptions) -> WarmStart | None:
+    name, condition = options.warm_start, plan.space.condition
+    if options.resume and plan.files.settings.exists():
+        return remembered(plan.files, name, options.results_dir, condition)
+    if name is None:
+        return None
+    other = find_other_run(name, options.results_dir, condition)
+    return plan_warm_start(other, plan.space, plan.files, plan.fingerprints, plan.resources.device)
 
 
 def _budget(space: SearchSpace, options: SearchOptions) -> Budget:
@@ -278,8 +317,8 @@ def _complete_base(space: SearchSpace, options: SearchOptions, resources: Resour
     fixed.setdefault("seed", 0)
     fixed.setdefault("threads", resources.threads)
     seed = options.seed if options.seed is not None else int(fixed["seed"])
-    if seed < 0:
-        raise InputError(f"--seed is at least 0, got {seed}")
+    if not 0 <= seed <= MOST_SEED:
+        raise InputError(f"--seed is a whole number from 0 to {MOST_SEED}, got {seed}")
     return replace(space, base={**space.base, "fixed": fixed}), seed
 
 

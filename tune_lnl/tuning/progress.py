@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tune_lnl.tuning.planning import Plan
 from tune_lnl.tuning.results import TrialRow, describe_state, describe_value
-from tune_lnl.tuning.study import ATTEMPTS, SearchStudy, best_trial
+from tune_lnl.tuning.study import ATTEMPTS, ENDED, SearchStudy, best_trial
 
 STATE_WORDS = {"COMPLETE": "complete", "PRUNED": "stopped early", "FAIL": "failed"}
 
@@ -45,7 +45,7 @@ class Progress:
     def _kept(self) -> str:
         """What a resumed search found: ended trials, started ones with a state to go on from, and without."""
         trials = self._study.trials
-        ended = sum(trial.state.is_finished() for trial in trials)
+        ended = self._study.count(*ENDED)
         started = [trial for trial in trials if trial.state == TrialState.WAITING and ATTEMPTS in trial.user_attrs]
         continued = sum(bool(self._plan.files.checkpoints_of(trial.number)) for trial in started)
         return f"kept {ended}, continued {continued}, re-queued {len(started) - continued}"
@@ -54,7 +54,7 @@ class Progress:
         trials = self._study.trials
         row = TrialRow.of(trials[number])
         best = best_trial(trials, self._mode)
-        ended = sum(trial.state.is_finished() for trial in trials)
+        ended = self._study.count(*ENDED)
         outcome = f"{row.failure}: {row.message}" if row.state == "FAIL" else describe_value(row)
         mark = "  best so far" if best is not None and best.number == number else ""
         count = f"[{ended:>3}/{self._plan.space.budget.trials}]"

@@ -7,6 +7,8 @@ early (it is stored as complete with the value it had), and a failed one stays r
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import ray
@@ -14,10 +16,22 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
+from tune_lnl.tuning.failures import is_disk_full
 from tune_lnl.tuning.session import Session, WorkerReport
 
 NUMBER = "number"
 PAYLOAD = "payload"
+
+
+@contextmanager
+def _full_disk_ends_search(session: Session) -> Iterator[None]:
+    """A study that cannot be written to ends the search in order; Ray would make a traceback of it."""
+    try:
+        yield
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        session.stop("disk full")
 
 
 class StudySearcher(Searcher):
@@ -31,7 +45,9 @@ class StudySearcher(Searcher):
     def suggest(self, trial_id: str) -> Any:
         if self._session.finished:
             return Searcher.FINISHED
-        suggestion = self._session.next_trial()
+        suggestion = None
+        with _full_disk_ends_search(self._session):
+            suggestion = self._session.next_trial()
         if suggestion is None:
             return None
         trial = self._payload | {
@@ -62,11 +78,14 @@ class StudyScheduler(TrialScheduler):
         self._session = session
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        goes_on = self._session.heard(WorkerReport.from_result(result))
+        goes_on = False
+        with _full_disk_ends_search(self._session):
+            goes_on = self._session.heard(WorkerReport.from_result(result))
         return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
-        self._session.worker_died(trial.config[NUMBER])
+        with _full_disk_ends_search(self._session):
+            self._session.worker_died(trial.config[NUMBER])
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
         """No queue of our own."""

@@ -17,6 +17,7 @@ from tune_lnl.errors import InputError, nearest
 from tune_lnl.trainables.config_file import dump_yaml, read_mapping
 from tune_lnl.trainables.repeats import PROVENANCE
 from tune_lnl.trainables.settings import TrialConfig
+from tune_lnl.tuning.confirmation import Confirmation, read_confirmation
 from tune_lnl.tuning.files import RunFiles
 from tune_lnl.tuning.parameters import parse_parameter
 from tune_lnl.tuning.space import Budget, SearchSpace
@@ -27,6 +28,7 @@ from tune_lnl.tuning.study import (
     MESSAGE,
     STANDARD_ERROR,
     STARTED,
+    TAKEN_FROM,
     best_trial,
     last_value,
     ranked,
@@ -48,6 +50,8 @@ class TrialRow:
     message: str | None
     attempts: int
     seconds: float | None
+    taken_from: str | None = None
+    """Run and number of the trial in it, where another run has made it."""
 
     @classmethod
     def of(cls, trial: FrozenTrial) -> TrialRow:
@@ -64,7 +68,12 @@ class TrialRow:
             message=attrs.get(MESSAGE),
             attempts=int(attrs.get(ATTEMPTS, 0)),
             seconds=None if started is None or finished is None else float(finished - started),
+            taken_from=_origin(attrs.get(TAKEN_FROM)),
         )
+
+
+def _origin(taken_from: Mapping[str, Any] | None) -> str | None:
+    return None if taken_from is None else f"{taken_from['run']} trial {taken_from['number']}"
 
 
 @dataclass(frozen=True)
@@ -93,6 +102,11 @@ class Run:
         found = best_trial(self.trials, self.mode)
         return None if found is None else TrialRow.of(found)
 
+    @property
+    def confirmation(self) -> Confirmation | None:
+        """What ``--confirm`` found; ``None`` where it was not asked for or has not finished its replicates."""
+        return read_confirmation(self.files.confirmation)
+
     def rows(self) -> list[TrialRow]:
         """COMPLETE trials best first, then PRUNED, then FAIL, then unfinished ones."""
         return [TrialRow.of(trial) for trial in ranked(self.trials, self.mode)]
@@ -114,7 +128,7 @@ def load_run(run: str | Path, results_dir: str | Path = "results") -> Run:
     """
     root = find_run(run, Path(results_dir))
     files = RunFiles(root)
-    settings = read_mapping(files.settings)
+    settings = read_settings(files.settings)
     space = space_from_settings(settings, str(files.settings))
     return Run(files, settings, space, read_trials(files.study) if files.study.exists() else [])
 
@@ -132,6 +146,19 @@ def find_run(run: str | Path, results_dir: Path) -> Path:
     known = [path.parent.relative_to(results_dir).as_posix() for path in results_dir.glob("**/run.yaml")]
     hint = nearest(str(run), known) if known else "there are no runs yet"
     raise InputError(f"no run {str(run)!r} under {str(results_dir)!r} or at that path; {hint}")
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The content of a run.yaml.
+
+    Raises:
+        InputError: it is not what a search has written.
+    """
+    settings = read_mapping(path)
+    missing = [key for key in ("run", "space_name", "condition", "command", "space") if key not in settings]
+    if missing:
+        raise InputError(f"{path}: not the settings of a run: {missing[0]!r} is missing; put a copy of the file back")
+    return settings
 
 
 def space_from_settings(settings: Mapping[str, Any], source: str) -> SearchSpace:
@@ -199,6 +226,7 @@ def _trials_table(rows: list[TrialRow], run: Run) -> pa.Table:
         "message": pa.array([row.message for row in rows], pa.string()),
         "attempts": pa.array([row.attempts for row in rows], pa.int64()),
         "seconds": pa.array([row.seconds for row in rows], pa.float64()),
+        "taken_from": pa.array([row.taken_from for row in rows], pa.string()),
     }
     for name, parameter in run.space.parameters.items():
         kind = {"Int": pa.int64(), "Choice": pa.string()}.get(type(parameter).__name__, pa.float64())
@@ -258,6 +286,7 @@ def provenance(run: Run, row: TrialRow) -> dict[str, Any]:
         "standard_error": row.standard_error,
         "epochs": row.epochs,
         "params": dict(row.params),
+        **({} if row.taken_from is None else {"taken_from": row.taken_from}),
         "search_command": run.settings["command"],
         "versions": run.settings["versions"],
         "git_commit": run.settings["git_commit"],
@@ -278,4 +307,6 @@ def describe_state(trials: list[FrozenTrial]) -> str:
     """``8 complete, 4 pruned``: counts of the states there are."""
     words = {state: sum(trial.state == state for trial in trials) for state in TrialState}
     names = {"COMPLETE": "complete", "PRUNED": "stopped early", "FAIL": "failed"}
-    return ", ".join(f"{n} {names.get(s.name, s.name.lower())}" for s, n in words.items() if n) or "none"
+    text = ", ".join(f"{n} {names.get(s.name, s.name.lower())}" for s, n in words.items() if n) or "none"
+    taken = sum(TAKEN_FROM in trial.user_attrs for trial in trials)
+    return f"{text} ({taken} of them taken over)" if taken else text

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import logging
 import os
+import secrets
 import shutil
 import signal
 import tempfile
@@ -21,15 +22,19 @@ from filelock import FileLock, Timeout
 from optuna.trial import TrialState
 
 from tune_lnl.errors import InputError
-from tune_lnl.trainables.config_file import dump_yaml, read_mapping
+from tune_lnl.trainables.config_file import dump_yaml
+from tune_lnl.tuning.confirmation import ConfirmRequest
+from tune_lnl.tuning.confirming import ConfirmError, Stopper, confirm
+from tune_lnl.tuning.failures import is_disk_full
 from tune_lnl.tuning.files import RunFiles
 from tune_lnl.tuning.keeping import remove_half_written, tidy
 from tune_lnl.tuning.planning import Plan
 from tune_lnl.tuning.progress import Progress
-from tune_lnl.tuning.results import Run, replace_text, write_best, write_tables
-from tune_lnl.tuning.session import BUGS_TO_STOP, Session
-from tune_lnl.tuning.study import SearchStudy
-from tune_lnl.tuning.watching import Watchman, local_ray_alive
+from tune_lnl.tuning.results import Run, read_settings, replace_text, write_best, write_tables
+from tune_lnl.tuning.session import BUGS_TO_STOP, Session, StopReason
+from tune_lnl.tuning.study import ENDED, FirstTrials, SearchStudy, best_trial, read_trials
+from tune_lnl.tuning.warm_starting import first_trials
+from tune_lnl.tuning.watching import Stoppable, Watchman, local_ray_alive
 
 Outcome = Literal["done", "failed", "interrupted"]
 RAY_FOLDER_PREFIX = "tune_lnl-"
@@ -56,24 +61,76 @@ def run_plan(plan: Plan, resume: bool, more_trials: int, say: Callable[[str], No
         say: prints a line for the user.
 
     Raises:
-        InputError: another driver runs it, or the run is of other settings or data.
+        InputError: another driver runs it, the run is of other settings or data, or its study is damaged.
     """
     with _only_driver(plan.files, plan.run):
         if resume:
             plan = _agreeing(plan, more_trials)
-        replace_text(plan.files.settings, dump_yaml(plan.settings()))
+        try:
+            return _run_alone(plan, resume, say)
+        except OSError as error:
+            if not is_disk_full(error):
+                raise
+            _say_disk_full(plan, say)
+            return "failed"
+
+
+def _run_alone(plan: Plan, resume: bool, say: Callable[[str], None]) -> Outcome:
+    """:func:`run_plan`, in the only process that writes to the run."""
+    deadline = None if plan.time_budget is None else time.time() + plan.time_budget
+    if plan.files.study.exists():
+        read_trials(plan.files.study)  # a damaged study is refused before anything is written
+    replace_text(plan.files.settings, dump_yaml(plan.settings()))
+    _clear_leftovers(plan.files)
+    study = _open_study(plan)
+    progress = Progress(plan, study, say)
+    progress.begin(resume)
+    if study.count(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL) >= plan.space.budget.trials:
+        outcome: Outcome = "done"
+    else:
+        outcome = _search(plan, study, progress, say)
+    tidy(plan.files, study.trials, study.mode)
+    _TableWriter(plan, study).write()
+    progress.end(outcome)
+    if plan.confirm is not None and outcome == "done" and study.count(*ENDED) >= plan.space.budget.trials:
+        run = Run(plan.files, plan.settings(), plan.space, study.trials)
+        return _confirm(plan, plan.confirm, run, Stopper(plan.files, deadline), say)
+    return outcome
+
+
+def _confirm(plan: Plan, request: ConfirmRequest, run: Run, stopper: Stopper, say: Callable[[str], None]) -> Outcome:
+    if run.best is None:
+        say("no trial is complete, so there is nothing to confirm")
+        return "failed"
+    os.environ.update({key: os.environ.get(key, value) for key, value in RAY_ENVIRONMENT.items()})
+
+    @contextmanager
+    def at_work(stopper: Stopper) -> Iterator[None]:
+        folder = _new_ray_folder(plan.files)
+        with (
+            _stopped_by_signals(stopper, plan.files, say),
+            _ray(plan, folder, say),
+            _watched(plan, stopper, say),
+        ):
+            yield
+
+    found = None
+    stopped = ""
+    try:
+        found = confirm(plan, request, run, stopper, at_work, say)
+    except ConfirmError as error:
+        stopped = f"stopped: {error}"
+    except (KeyboardInterrupt, SystemExit):
+        stopper.stop("interrupted")
+    finally:
         _clear_leftovers(plan.files)
-        study = _open_study(plan)
-        progress = Progress(plan, study, say)
-        progress.begin(resume)
-        if study.count(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL) >= plan.space.budget.trials:
-            outcome: Outcome = "done"
-        else:
-            outcome = _search(plan, study, progress, say)
-        tidy(plan.files, study.trials, study.mode)
-        _TableWriter(plan, study).write()
-        progress.end(outcome)
-        return outcome
+    if found is not None:
+        return "done" if found.winner is not None else "failed"
+    command = plan.resume_command()
+    command += "" if "--confirm" in command else f" --confirm {request}"
+    say(f"{stopped or stopper.stop_reason}; what is done is kept, continue with:\n  {command}")
+    outcomes: dict[StopReason | None, Outcome] = {"interrupted": "interrupted", "time budget": "done"}
+    return outcomes.get(stopper.stop_reason, "failed")
 
 
 @contextmanager
@@ -97,12 +154,13 @@ def _agreeing(plan: Plan, more_trials: int) -> Plan:
     """The plan with the run's total, after checking that it continues the same search."""
     if not plan.files.settings.exists():
         return plan
-    stored = read_mapping(plan.files.settings)
+    stored = read_settings(plan.files.settings)
     own = plan.settings()
     total = max(stored["space"]["budget"]["trials"] + more_trials, 0 if more_trials else plan.space.budget.trials)
-    for place, before, now in _differences(stored, own):
+    differences = [f"{place} = {before!r}, now it is {now!r}" for place, before, now in _differences(stored, own)]
+    if differences:
         raise InputError(
-            f"--resume: this run was started with {place} = {before!r}, now it is {now!r}; "
+            f"--resume: this run was started with {'; '.join(differences[:3])}\n"
             "give the same flags and data, or another --name"
         )
     budget = plan.space.budget.model_copy(update={"trials": total})
@@ -127,8 +185,13 @@ def _unequal(place: str, before: Any, now: Any) -> Iterator[tuple[str, Any, Any]
 
 def _open_study(plan: Plan) -> SearchStudy:
     if plan.files.study.exists() and plan.files.study.stat().st_size:
-        return SearchStudy.reopen(plan.files.study, plan.space, plan.seed)
-    return SearchStudy.create(plan.files.study, plan.space, plan.seed)
+        return SearchStudy.reopen(plan.files.study, plan.space, plan.seed, _first_trials(plan))
+    return SearchStudy.create(plan.files.study, plan.space, plan.seed, _first_trials(plan))
+
+
+def _first_trials(plan: Plan) -> FirstTrials | None:
+    warm_start = plan.warm_start
+    return None if warm_start is None else lambda: first_trials(warm_start, plan.space, plan.files)
 
 
 def _search(plan: Plan, study: SearchStudy, progress: Progress, say: Callable[[str], None]) -> Outcome:
@@ -140,6 +203,11 @@ def _search(plan: Plan, study: SearchStudy, progress: Progress, say: Callable[[s
         tidy(plan.files, study.trials, study.mode)
         tables.refresh()
 
+    def ask_workers_to_stop() -> None:
+        # On a full disk there may be no room for the flag; trials then end after their epoch.
+        with contextlib.suppress(OSError):
+            plan.files.stop_flag.touch()
+
     session = Session(
         study,
         trials=plan.space.budget.trials,
@@ -147,32 +215,42 @@ def _search(plan: Plan, study: SearchStudy, progress: Progress, say: Callable[[s
         concurrent=plan.resources.concurrent,
         deadline=None if plan.time_budget is None else time.time() + plan.time_budget,
         on_end=on_end,
-        on_stop=plan.files.stop_flag.touch,
+        on_stop=ask_workers_to_stop,
     )
-    temporary = Path(tempfile.mkdtemp(prefix=RAY_FOLDER_PREFIX))
-    plan.files.ray_folder.write_text(str(temporary))
     try:
+        temporary = _new_ray_folder(plan.files)
         with (
+            _stopped_by_signals(session, plan.files, say),
             _ray(plan, temporary, say),
             _watched(plan, session, say),
-            _stopped_by_signals(session, say),
         ):
             _fit(plan, session, temporary)
+    except (KeyboardInterrupt, SystemExit):
+        # A signal while Ray was starting: it handles SIGTERM in its own way there.
+        session.stop("interrupted")
+    finally:
+        _let_go(session, plan.files)
+    return _outcome(plan, session, study, say)
+
+
+def _let_go(session: Session, files: RunFiles) -> None:
+    """Whatever runs waits again, and nothing is left that only this process needed."""
+    try:
+        session.put_back_running()
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        # What still reads as running waits again when the search is resumed.
+        if not is_disk_full(error):
             raise
         session.stop("disk full")
     finally:
-        session.put_back_running()
-        _clear_leftovers(plan.files)
-    return _outcome(plan, session, study, say)
+        _clear_leftovers(files)
 
 
 def _outcome(plan: Plan, session: Session, study: SearchStudy, say: Callable[[str], None]) -> Outcome:
     """How the search ended, saying so where it ended before its last trial."""
     match session.stop_reason:
         case None:
-            return "done" if study.count(TrialState.COMPLETE) else "failed"
+            return "done" if best_trial(study.trials, study.mode) is not None else "failed"
         case "interrupted":
             return "interrupted"
         case "time budget":
@@ -181,7 +259,7 @@ def _outcome(plan: Plan, session: Session, study: SearchStudy, say: Callable[[st
         case "failing":
             say(f"stopped: {BUGS_TO_STOP} trials in a row ended with a bug; tracebacks in {plan.files.root / 'trials'}")
         case "disk full":
-            say(f"stopped: the disk of {plan.files.root} is full; make room, then:\n  {plan.resume_command()}")
+            _say_disk_full(plan, say)
         case "disk budget":
             say(
                 f"stopped: the run uses more than its {plan.disk_budget / 1e9:.1f} GB; raise --disk-budget or lower "
@@ -190,24 +268,52 @@ def _outcome(plan: Plan, session: Session, study: SearchStudy, say: Callable[[st
     return "failed"
 
 
+def _say_disk_full(plan: Plan, say: Callable[[str], None]) -> None:
+    say(f"stopped: the disk of {plan.files.root} is full; make room, then:\n  {plan.resume_command()}")
+
+
+def _new_ray_folder(files: RunFiles) -> Path:
+    """A folder for Ray's temporary files; its name is on disk before it is, so that no crash can leave it for good."""
+    folder = Path(tempfile.gettempdir()) / f"{RAY_FOLDER_PREFIX}{secrets.token_hex(4)}"
+    with files.ray_folder.open("a", encoding="utf-8") as file:
+        file.write(f"{folder}\n")
+    folder.mkdir(mode=0o700)
+    return folder
+
+
 def _clear_leftovers(files: RunFiles) -> None:
     """What this process, or a killed one before it, needed only while it ran."""
     files.stop_flag.unlink(missing_ok=True)
     if files.ray_folder.exists():
-        folder = Path(files.ray_folder.read_text())
-        if folder.name.startswith(RAY_FOLDER_PREFIX):
-            shutil.rmtree(folder, ignore_errors=True)
-        files.ray_folder.unlink()
+        folders = [Path(line) for line in files.ray_folder.read_text(encoding="utf-8").splitlines()]
+        remaining = [path for path in folders if path.name.startswith(RAY_FOLDER_PREFIX) and not _removed(path)]
+        if remaining:
+            replace_text(files.ray_folder, "".join(f"{path}\n" for path in remaining))
+        else:
+            files.ray_folder.unlink()
     remove_half_written(files)
 
 
+def _removed(folder: Path) -> bool:
+    """Delete a folder of Ray's, into which processes that are just ending may still write."""
+    until = time.monotonic() + 3.0
+    while folder.exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.1 if folder.exists() else 0.0)
+    return True
+
+
 @contextmanager
-def _watched(plan: Plan, session: Session, say: Callable[[str], None]) -> Iterator[None]:
+def _watched(plan: Plan, session: Stoppable, say: Callable[[str], None]) -> Iterator[None]:
     """Have somebody look after Ray and the disk while the search runs."""
 
     def on_ray_lost() -> None:
-        say(f"Ray's own processes are gone (killed?); nothing is lost, continue with:\n  {plan.resume_command()}")
-        os._exit(1)
+        interrupted = session.stop_reason == "interrupted"
+        lost = "interrupted" if interrupted else "Ray's own processes are gone (killed?); nothing is lost"
+        say(f"{lost}; continue with:\n  {plan.resume_command()}")
+        _leave_at_once(session, plan.files, 130 if interrupted else 1)
 
     watchman = Watchman(session, plan.files, plan.disk_budget, local_ray_alive, on_ray_lost)
     watchman.start()
@@ -250,6 +356,7 @@ def _ray(plan: Plan, temporary: Path, say: Callable[[str], None]) -> Iterator[No
     """A local Ray for this search alone, gone with it."""
     import ray
 
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     log = logging.FileHandler(plan.files.driver_log)
     log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     names = ("ray", "ray.tune", "optuna")
@@ -265,6 +372,8 @@ def _ray(plan: Plan, temporary: Path, say: Callable[[str], None]) -> Iterator[No
             logging_level=logging.WARNING,
             _temp_dir=str(temporary / "ray"),
         )
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)  # Ray has put its own in place
         if plan.dashboard and context.dashboard_url:
             say(f"  Ray dashboard: http://{context.dashboard_url} (sign in with the output of: ray get-auth-token)")
         try:
@@ -289,14 +398,16 @@ def _logging_to(handler: logging.Handler, names: Sequence[str]) -> Iterator[None
 
 
 @contextmanager
-def _stopped_by_signals(session: Session, say: Callable[[str], None]) -> Iterator[None]:
+def _stopped_by_signals(session: Stoppable, files: RunFiles, say: Callable[[str], None]) -> Iterator[None]:
     """First SIGINT or SIGTERM: trials end at their next batch. Second: leave at once."""
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         if session.stop_reason == "interrupted":
-            _leave_at_once()
-        say("stopping: running trials end at their next batch (again to leave at once)")
+            _leave_at_once(session, files, 130)
         session.stop("interrupted")
+        # In a thread: the interrupted main thread may be in the middle of printing, which cannot be entered twice.
+        message = "stopping: running trials end at their next batch (again to leave at once)"
+        threading.Thread(target=say, args=(message,)).start()
 
     if threading.current_thread() is not threading.main_thread():
         # Only the main thread may handle signals; elsewhere (a notebook's worker) the caller does.
@@ -310,14 +421,21 @@ def _stopped_by_signals(session: Session, say: Callable[[str], None]) -> Iterato
             signal.signal(number, handler)
 
 
-def _leave_at_once() -> None:
-    import ray
+def _leave_at_once(session: Stoppable, files: RunFiles, code: int) -> None:
+    """End this process and its Ray now, with the study in order where that is possible within seconds."""
 
-    # In a thread and with a limit: the interrupted main thread may hold a lock that the shutdown wants.
-    ending = threading.Thread(target=ray.shutdown, daemon=True)
+    def last_words() -> None:
+        import ray
+
+        session.put_back_running()
+        ray.shutdown()
+        _clear_leftovers(files)
+
+    # In a thread and with a limit: the interrupted main thread may hold a lock that any of this wants.
+    ending = threading.Thread(target=last_words, daemon=True)
     ending.start()
     ending.join(timeout=5)
-    os._exit(130)
+    os._exit(code)
 
 
 class _TableWriter:

@@ -1,4 +1,4 @@
-"""What proposes settings: Optuna's samplers, given a comparable view of the study and kept from repeating themselves."""
+"""What proposes settings: Optuna's samplers, given a comparable view of the study and kept from useless repeats."""
 
 from __future__ import annotations
 
@@ -27,10 +27,13 @@ LEARN_FROM_COMPLETE = {"gp", "cmaes"}
 """Samplers that ignore stopped trials: with a pruner on they learn from few."""
 
 NEAR = 1e-3
-"""Two settings are near-duplicates when no axis of the search, scaled to [0, 1], parts them by more than this."""
+"""Near-duplicates agree on every axis, scaled to [0, 1], within this; on grids and choices exactly."""
 
 REDRAWS = 5
-"""How often a near-duplicate is drawn again before chance takes over, and again then."""
+"""How often an unwanted suggestion is drawn again before chance takes over, and again then."""
+
+AVOID_DIVERGED = {"tpe", "gp", "cmaes"}
+"""Samplers that learn. The others cover the space, and leave no hole where something diverged."""
 
 
 @contextmanager
@@ -76,9 +79,11 @@ def _make_inner(name: str, seed: int, trials: int) -> optuna.samplers.BaseSample
 
 
 class WholePointSampler(optuna.samplers.BaseSampler):
-    """Draws whole points from ``inner``, which sees a :class:`ComparableStudy`, and replaces near-duplicates.
+    """Draws whole points from ``inner`` and replaces those that nobody wants.
 
-    Start points and trials that wait for another attempt have their settings already: nothing is drawn for them.
+    Unwanted are near-duplicates of any other trial and, where the sampler learns, points whose nearest trial diverged:
+    Optuna's samplers do not look at failed trials. Start points and trials that wait for another attempt have their
+    settings already: nothing is drawn for them.
     """
 
     def __init__(
@@ -96,7 +101,9 @@ class WholePointSampler(optuna.samplers.BaseSampler):
             for key, range_ in self._searched.items()
             if not (numeric_only and isinstance(range_, CategoricalDistribution))
         }
-        self._rows: dict[int, np.ndarray] = {}
+        # The optimum of a Gaussian process is no draw: asked again it would be, slowly, the same.
+        self._proposers = [inner] * (1 if name == "gp" else 1 + REDRAWS) + [self._random] * REDRAWS
+        self._tried = TriedPoints(self._searched)
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return dict(self._searched)
@@ -107,13 +114,13 @@ class WholePointSampler(optuna.samplers.BaseSampler):
         known = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
         if known.keys() >= self._searched.keys():
             return {}
-        seen = self._seen_by_inner(study)
+        seen = cast(optuna.Study, ComparableStudy(study)) if self._name == "tpe" else study
         if known:
             return self._draw(self._inner, seen, trial)
-        taken = self._taken(study, trial.number)
-        for sampler in [self._inner] * (1 + REDRAWS) + [self._random] * REDRAWS:
+        self._tried.update(study._get_trials(deepcopy=False, use_cache=True), trial.number)
+        for sampler in self._proposers:
             point = self._draw(sampler, seen, trial)
-            if not near_any(self._row(point), taken):
+            if not self._unwanted(point):
                 break
         return point
 
@@ -122,49 +129,74 @@ class WholePointSampler(optuna.samplers.BaseSampler):
     ) -> Any:
         return self._random.sample_independent(study, trial, param_name, param_distribution)
 
-    def _seen_by_inner(self, study: optuna.Study) -> optuna.Study:
-        if self._name == "tpe":
-            return cast(optuna.Study, ComparableStudy(study))
-        return study
-
-    def _draw(
-        self, sampler: optuna.samplers.BaseSampler, study: optuna.Study, trial: FrozenTrial
-    ) -> dict[str, Any]:
+    def _draw(self, sampler: optuna.samplers.BaseSampler, study: optuna.Study, trial: FrozenTrial) -> dict[str, Any]:
         point = {} if sampler is self._random else sampler.sample_relative(study, trial, dict(self._together))
         for name, range_ in self._searched.items():
             if name not in point:
                 point[name] = sampler.sample_independent(study, trial, name, range_)
         return point
 
-    def _taken(self, study: optuna.Study, own_number: int) -> np.ndarray:
-        """(N, axes): the settings of every other trial that has them, whatever became of it."""
-        for trial in study._get_trials(deepcopy=False, use_cache=True):
-            if trial.number not in self._rows and trial.number != own_number:
-                if self._searched.keys() <= trial.params.keys():
-                    self._rows[trial.number] = self._row(trial.params)
-        return np.array(list(self._rows.values())).reshape(-1, len(self._searched))
+    def _unwanted(self, point: Mapping[str, Any]) -> bool:
+        return self._tried.has_near(point) or (self._name in AVOID_DIVERGED and self._tried.nearest_diverged(point))
 
-    def _row(self, params: Mapping[str, Any]) -> np.ndarray:
-        return np.array([scaled(params[name], range_) for name, range_ in self._searched.items()])
+
+class TriedPoints:
+    """The settings of all trials, and what lies near them. Every axis is scaled to [0, 1]; choices are 0 or 1 apart."""
+
+    def __init__(self, searched: Mapping[str, BaseDistribution]) -> None:
+        self._searched = searched
+        self._choice = np.array([isinstance(range_, CategoricalDistribution) for range_ in searched.values()])
+        self._tolerance = np.array([NEAR if _is_continuous(range_) else 1e-9 for range_ in searched.values()])
+        self._rows: dict[int, list[float]] = {}
+        self._diverged: set[int] = set()
+
+    def update(self, trials: Sequence[FrozenTrial], but: int) -> None:
+        """Take in what is new; ``but`` is the number of the trial that is being asked for."""
+        for trial in trials:
+            if trial.number not in self._rows and trial.number != but and self._searched.keys() <= trial.params.keys():
+                self._rows[trial.number] = self._row(trial.params)
+            if has_diverged(trial):
+                self._diverged.add(trial.number)
+
+    def has_near(self, point: Mapping[str, Any]) -> bool:
+        """Is the point a near-duplicate of one of them?"""
+        return bool((self._apart(point) <= self._tolerance).all(axis=1).any())
+
+    def nearest_diverged(self, point: Mapping[str, Any]) -> bool:
+        """Did the one that lies nearest (Euclidean) diverge?"""
+        if not self._diverged:
+            return False
+        nearest = int(np.square(self._apart(point)).sum(axis=1).argmin())
+        return list(self._rows)[nearest] in self._diverged
+
+    def _apart(self, point: Mapping[str, Any]) -> np.ndarray:
+        """(N, axes) distances."""
+        rows = np.array(list(self._rows.values())).reshape(-1, len(self._searched))
+        apart: np.ndarray = np.abs(rows - np.array(self._row(point)))
+        apart[:, self._choice] = apart[:, self._choice] > 0
+        return apart
+
+    def _row(self, params: Mapping[str, Any]) -> list[float]:
+        return [scaled(params[name], range_) for name, range_ in self._searched.items()]
+
+
+def has_diverged(trial: FrozenTrial) -> bool:
+    return trial.state == TrialState.FAIL and trial.user_attrs.get(FAILURE) == DIVERGED
 
 
 def scaled(value: Any, distribution: BaseDistribution) -> float:
-    """Where ``value`` lies on its axis: [0, 1] of a range, logarithmic where the range is; whole numbers for choices
-    and grids, so that two different ones are never near."""
-    if isinstance(distribution, FloatDistribution) and distribution.step is None:
-        low, high = distribution.low, distribution.high
-        if distribution.log:
-            return math.log(value / low) / math.log(high / low)
-        return (float(value) - low) / (high - low)
-    if isinstance(distribution, FloatDistribution | IntDistribution):
-        return float(round((value - distribution.low) / (distribution.step or 1)))
-    assert isinstance(distribution, CategoricalDistribution)
-    return distribution.to_internal_repr(value)
+    """Where a value lies in its range, [0, 1], logarithmic where the range is; of choices, the position."""
+    if isinstance(distribution, CategoricalDistribution):
+        return float(distribution.to_internal_repr(value))
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    low, high = distribution.low, distribution.high
+    if distribution.log:
+        return math.log(value / low) / math.log(high / low)
+    return (float(value) - low) / (high - low)
 
 
-def near_any(row: np.ndarray, taken: np.ndarray) -> bool:
-    """Is (axes,) a near-duplicate of any of (N, axes)?"""
-    return bool(len(taken)) and bool((np.abs(taken - row).max(axis=1) <= NEAR).any())
+def _is_continuous(distribution: BaseDistribution) -> bool:
+    return isinstance(distribution, FloatDistribution) and distribution.step is None
 
 
 # ---- what TPE sees
@@ -209,10 +241,9 @@ def comparable_trials(study: optuna.Study) -> list[FrozenTrial]:
         if trial.state == TrialState.PRUNED:
             if trial.number in estimates:
                 found.append(_seen_as(trial, TrialState.COMPLETE, estimates[trial.number]))
-        elif trial.state == TrialState.FAIL:
-            if trial.user_attrs.get(FAILURE) == DIVERGED:
-                found.append(_seen_as(trial, TrialState.RUNNING, None))
-        elif trial.state != TrialState.WAITING:
+        elif has_diverged(trial):
+            found.append(_seen_as(trial, TrialState.RUNNING, None))
+        elif trial.state in (TrialState.COMPLETE, TrialState.RUNNING):
             found.append(trial)
     return found
 

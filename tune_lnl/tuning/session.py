@@ -27,6 +27,9 @@ BUGS_TO_STOP = 3
 STUCK_FACTOR = 5.0
 """A trial is stuck after this many median epochs of silence, and at least ``stuck_seconds``."""
 
+STOP_SECONDS = 12.0
+"""A worker that was asked to end at its next batch and is silent for so long will not reach it in time."""
+
 StopReason = Literal["interrupted", "time budget", "failing", "disk full", "disk budget"]
 
 # Notes that a trial carries in the study.
@@ -94,6 +97,7 @@ class Session:
         self._to_run_alone: list[int] = []
         self._deaths: dict[int, tuple[int, int]] = {}
         self._epoch_seconds: deque[float] = deque(maxlen=200)
+        self._stopping_since = 0.0
         self.stop_reason: StopReason | None = None
         self.bugs_in_a_row = 0
 
@@ -113,6 +117,7 @@ class Session:
     def stop(self, reason: StopReason) -> None:
         """Start nothing more; what runs is to end at its next batch."""
         if self.stop_reason is None:
+            self._stopping_since = self._clock()
             self.stop_reason = reason
             self._on_stop()
 
@@ -124,7 +129,14 @@ class Session:
             return None if self._running else self._start(self._study.restart(self._to_run_alone.pop(0)), alone=True)
         if len(self._running) >= self._concurrent or self._left() == 0:
             return None
-        return self._start(self._study.ask())
+        suggestion = self._study.ask()
+        if not self._study.noted(suggestion.number, RETRIED_ALONE):
+            return self._start(suggestion)
+        # It ran out of memory before a crash or a stop, and its lone retry is still to come.
+        if self._running:
+            self._to_run_alone.append(suggestion.number)
+            return None
+        return self._start(suggestion, alone=True)
 
     def _start(self, suggestion: Suggestion, alone: bool = False) -> Suggestion:
         self._running[suggestion.number] = Running(suggestion.attempt, self._clock(), alone)
@@ -156,8 +168,13 @@ class Session:
         return self._take_value(report)
 
     def _take_value(self, report: WorkerReport) -> bool:
-        for epoch, value in report.history:
+        for epoch, value in report.history[self._study.epochs(report.number) :]:
             self._study.report(report.number, epoch, value)
+            if self._study.should_prune(report.number):
+                # The stopping rule would have been asked then, had the report not been lost.
+                self._study.prune(report.number, None)
+                self._ended_well(report.number)
+                return False
         if not math.isfinite(report.value):
             self._failed(report.number, DIVERGED, f"the objective is not finite at epoch {report.epoch}")
             return False
@@ -169,6 +186,9 @@ class Session:
         if self._study.should_prune(report.number):
             self._study.prune(report.number, report.standard_error)
             self._ended_well(report.number)
+            return False
+        if self.stopping:
+            self._put_back(report.number)
             return False
         return True
 
@@ -212,20 +232,26 @@ class Session:
 
     def stuck(self) -> list[int]:
         """Trials that have been silent for too long, each named once: their workers are to be killed."""
-        if not self._epoch_seconds:
+        now = self._clock()
+        if self.stopping and now - self._stopping_since > STOP_SECONDS:
+            limit = 0.0
+        elif self._epoch_seconds:
+            limit = max(self._stuck_seconds, STUCK_FACTOR * statistics.median(self._epoch_seconds))
+        else:
             return []
-        limit = max(self._stuck_seconds, STUCK_FACTOR * statistics.median(self._epoch_seconds))
         silent = [
             number
             for number, running in self._running.items()
-            if not running.ended_as_stuck and self._clock() - running.last_heard > limit
+            if not running.ended_as_stuck and now - running.last_heard > limit
         ]
         for number in silent:
             self._running[number].ended_as_stuck = True
         return silent
 
     def _was_stuck(self, number: int) -> None:
-        if self._study.noted(number, RESTARTED_STUCK) and not self.stopping:
+        if self.stopping:
+            self._put_back(number)
+        elif self._study.noted(number, RESTARTED_STUCK):
             self._fail(number, STUCK, f"silent for too long after epoch {self._study.epochs(number)}, twice")
         else:
             self._study.note(number, RESTARTED_STUCK)

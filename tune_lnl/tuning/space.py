@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal, get_args
 
 from pydantic import Field
@@ -230,6 +231,7 @@ def _start_points(value: Any, parameters: Mapping[str, Parameter], source: str) 
 
 def _check_corners(space: SearchSpace) -> None:
     """Every extreme is a valid config, and no searched setting is dead in all of them."""
+    _check_fixed(space)
     dead: dict[str, str] | None = None
     for where, values in space.corners():
         here = _config_at(space, where, values).settings.dead()
@@ -239,6 +241,22 @@ def _check_corners(space: SearchSpace) -> None:
             raise InputError(
                 f"{space.source}: search.{name} would change nothing: {why}; fix {name} or change that setting"
             )
+
+
+def _check_fixed(space: SearchSpace) -> None:
+    """A complaint that both ends of the ranges have in common is no range's fault, and is told without one."""
+    (_, lows), (_, highs) = islice(space.corners(), 2)
+    complaint = _complaint(space, lows)
+    if complaint is not None and complaint == _complaint(space, highs):
+        raise InputError(complaint)
+
+
+def _complaint(space: SearchSpace, values: Mapping[str, Any]) -> str | None:
+    try:
+        space.config(values)
+    except InputError as error:
+        return str(error)
+    return None
 
 
 def _config_at(space: SearchSpace, where: str, values: Mapping[str, Any]) -> TrialConfig:

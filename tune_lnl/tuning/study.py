@@ -6,14 +6,12 @@ Nothing about the search is kept anywhere else. Ray runs what :meth:`SearchStudy
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import time
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,24 +20,33 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from tune_lnl.errors import InputError
+from tune_lnl.errors import CorruptDataError
 from tune_lnl.tuning.parameters import Choice, Int, LogUniform, Parameter, Uniform
 from tune_lnl.tuning.pruners import make_pruner
+from tune_lnl.tuning.samplers import FAILURE as FAILURE
+from tune_lnl.tuning.samplers import experimental_allowed, make_sampler
 from tune_lnl.tuning.space import SearchSpace
 
 STUDY_FILE = "study.log"
 STUDY_NAME = "search"
 
+ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+
 # Names of the attributes a trial carries in the study.
 STANDARD_ERROR = "standard_error"
-FAILURE = "failure"
 MESSAGE = "failure_message"
 ATTEMPTS = "attempts"
 STARTED = "started"
 FINISHED = "finished"
+TAKEN_FROM = "taken_from"
+"""``{"run", "number"}`` of a trial that another run has made; it does not count against this run's total."""
 
-LEARN_FROM_COMPLETE = {"gp", "cmaes"}
-"""Samplers that ignore stopped trials: with a pruner on they learn from few."""
+# Names of the attributes of the study itself.
+SAMPLER_START = "sampler_start"
+"""``{"seed", "trials"}`` of the sampler, written anew by every driver before it does anything else: the journal then
+tells from which point on which sampler made the suggestions, which :mod:`tune_lnl.tuning.replaying` follows."""
+FIRST_TRIALS = "first_trials"
+"""How many trials are put into the study before any is suggested: start points, and what another run has made."""
 
 
 @dataclass(frozen=True)
@@ -64,39 +71,9 @@ def distribution(parameter: Parameter) -> BaseDistribution:
             return CategoricalDistribution(parameter.choices)
 
 
-@contextmanager
-def _experimental_allowed() -> Iterator[None]:
-    """Optuna warns on the console about what it calls experimental; a user of this package can do nothing about it."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        yield
-
-
-def make_sampler(name: str, seed: int, trials: int) -> optuna.samplers.BaseSampler:
-    """The sampler called ``name`` (tpe, random, qmc, cmaes, gp).
-
-    Raises:
-        InputError: it needs a package that is not installed.
-    """
-    with _experimental_allowed():
-        return _make_sampler(name, seed, trials)
-
-
-def _make_sampler(name: str, seed: int, trials: int) -> optuna.samplers.BaseSampler:
-    if name == "random":
-        return optuna.samplers.RandomSampler(seed=seed)
-    if name == "qmc":
-        return optuna.samplers.QMCSampler(seed=seed)
-    if name == "gp":
-        return optuna.samplers.GPSampler(seed=seed)
-    # A quarter of a small budget drawn at random, at most Optuna's own ten: twelve trials should not all be random.
-    startup = max(4, min(10, trials // 4))
-    if name == "cmaes":
-        if find_spec("cmaes") is None:
-            raise InputError("--sampler cmaes needs the package cmaes; install tune_lnl[cmaes], or use --sampler tpe")
-        return optuna.samplers.CmaEsSampler(seed=seed, n_startup_trials=startup)
-    assert name == "tpe"
-    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup)
+def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
+    """The Optuna form of what a space searches."""
+    return {name: distribution(parameter) for name, parameter in space.parameters.items()}
 
 
 class SearchStudy:
@@ -105,43 +82,48 @@ class SearchStudy:
     def __init__(self, study: optuna.Study, space: SearchSpace) -> None:
         self._study = study
         self._epochs = space.epochs
-        self._distributions = {name: distribution(parameter) for name, parameter in space.parameters.items()}
+        self._distributions = distributions(space)
         self._live: dict[int, optuna.Trial] = {}
 
     @classmethod
-    def create(cls, path: Path, space: SearchSpace, seed: int) -> SearchStudy:
-        """A new study whose first trials are the space's start points."""
+    def create(cls, path: Path, space: SearchSpace, seed: int, first: FirstTrials | None = None) -> SearchStudy:
+        """A new study.
+
+        Args:
+            first: gives the trials that stand before any suggestion, waiting or finished; called once. Default: the
+                space's start points.
+        """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        study = optuna.create_study(
-            study_name=STUDY_NAME,
-            storage=_storage(path),
-            direction="maximize" if space.base["objective"].get("mode", "max") == "max" else "minimize",
-            sampler=make_sampler(space.budget.sampler, seed, space.budget.trials),
-            pruner=make_pruner(space.budget.pruner, space.epochs, space.longest_warmup()),
-        )
-        with _experimental_allowed():
+        trials = (first or (lambda: start_points(space.start)))()
+        # Another stream than the run had whose trials are taken over: the same draws again would repeat them.
+        seed += sum(TAKEN_FROM in trial.user_attrs for trial in trials)
+        study = new_study(_storage(path), space)
+        start_sampler(study, space, {"seed": seed, "trials": space.budget.trials})
+        with experimental_allowed():
             # Only a label in optuna-dashboard.
             study.set_metric_names([str(space.base["objective"].get("metric", "val_accuracy"))])
-        _enqueue_start(study, space)
+        _put_first(study, lambda: trials)
         return cls(study, space)
 
     @classmethod
-    def reopen(cls, path: Path, space: SearchSpace, seed: int) -> SearchStudy:
+    def reopen(cls, path: Path, space: SearchSpace, seed: int, first: FirstTrials | None = None) -> SearchStudy:
         """Continue a study whose driver is gone: what was running waits again, under its number and settings.
 
-        The caller holds the run's lock, so nobody else writes.
+        The caller holds the run's lock, so nobody else writes. ``first`` is as in :meth:`create`, and is called only
+        where a driver died before all of them were in the study.
         """
         repair_journal(path)
         if path.stat().st_size == 0:
-            return cls.create(path, space, seed)
+            return cls.create(path, space, seed, first)
         study = optuna.load_study(
             study_name=STUDY_NAME,
             storage=_storage(path),
-            # Another stream than the first start had: the same draws again would repeat its suggestions.
-            sampler=make_sampler(space.budget.sampler, seed + _count_trials(path), space.budget.trials),
             pruner=make_pruner(space.budget.pruner, space.epochs, space.longest_warmup()),
         )
-        _enqueue_start(study, space)
+        # Another stream than the starts before had: the same draws again would repeat their suggestions.
+        seed += len(study.get_trials(deepcopy=False))
+        start_sampler(study, space, {"seed": seed, "trials": space.budget.trials})
+        _put_first(study, first or (lambda: start_points(space.start)))
         reopened = cls(study, space)
         for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             reopened._set_waiting(trial._trial_id)
@@ -156,7 +138,8 @@ class SearchStudy:
         return self._study.get_trials(deepcopy=False)
 
     def count(self, *states: TrialState) -> int:
-        return sum(trial.state in states for trial in self.trials)
+        """Trials of this run in these states; those taken over from another run are left out."""
+        return sum(trial.state in states and TAKEN_FROM not in trial.user_attrs for trial in self.trials)
 
     def ask(self) -> Suggestion:
         """The next trial: a waiting one first, else a new suggestion."""
@@ -227,28 +210,105 @@ class SearchStudy:
         self._study._storage.set_trial_state_values(trial_id, TrialState.WAITING)
 
 
-def _enqueue_start(study: optuna.Study, space: SearchSpace) -> None:
-    """Put the start points first; a driver that died while doing so left some of them, in order."""
-    for point in space.start[len(study.get_trials(deepcopy=False)) :]:
-        study.enqueue_trial(dict(point))
+FirstTrials = Callable[[], Sequence[FrozenTrial]]
+
+
+def new_study(storage: optuna.storages.BaseStorage, space: SearchSpace) -> optuna.Study:
+    """An empty study of this space; its sampler is still to be started."""
+    return optuna.create_study(
+        study_name=STUDY_NAME,
+        storage=storage,
+        direction="maximize" if space.base["objective"].get("mode", "max") == "max" else "minimize",
+        pruner=make_pruner(space.budget.pruner, space.epochs, space.longest_warmup()),
+    )
+
+
+def start_sampler(study: optuna.Study, space: SearchSpace, start: Mapping[str, int]) -> None:
+    """Let the space's sampler begin at ``start`` (``seed``, ``trials``), and write that down."""
+    study.set_user_attr(SAMPLER_START, dict(start))
+    study.sampler = make_sampler(space.budget.sampler, start["seed"], start["trials"], distributions(space))
+
+
+def start_points(points: Iterable[Mapping[str, Any]]) -> list[FrozenTrial]:
+    """Waiting trials whose settings are given."""
+    return [
+        optuna.trial.create_trial(state=TrialState.WAITING, system_attrs={"fixed_params": dict(point)})
+        for point in points
+    ]
+
+
+def _put_first(study: optuna.Study, first: FirstTrials) -> None:
+    """Put the first trials into a study; a driver that died while doing so left some of them, in order."""
+    present = len(study.get_trials(deepcopy=False))
+    wanted = study.user_attrs.get(FIRST_TRIALS)
+    if wanted is not None and present >= wanted:
+        return
+    trials = first()
+    study.set_user_attr(FIRST_TRIALS, len(trials))
+    for trial in trials[present:]:
+        study.add_trial(trial)
+
+
+class WholeLinesBackend(JournalFileBackend):
+    """A journal that a full disk leaves as it was: half a record would make the next one unreadable, and itself."""
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        path = Path(self._file_path)
+        size = path.stat().st_size
+        try:
+            super().append_logs(logs)
+        except OSError:
+            os.truncate(path, size)
+            raise
 
 
 def _storage(path: Path) -> optuna.storages.JournalStorage:
-    return optuna.storages.JournalStorage(JournalFileBackend(str(path)))
+    return optuna.storages.JournalStorage(WholeLinesBackend(str(path)))
+
+
+DAMAGED = (
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    RuntimeError,
+    optuna.exceptions.OptunaError,
+)
+"""What Optuna raises over a damaged journal, depending on where the damage is."""
 
 
 def read_trials(path: Path) -> list[FrozenTrial]:
-    """All trials of a study file, by number; reading takes no lock and does not disturb a running search."""
+    """All trials of a study file, by number; reading takes no lock and does not disturb a running search.
+
+    Raises:
+        CorruptDataError: it is damaged elsewhere than at its very end, which a crash may tear.
+    """
     try:
         study = optuna.load_study(study_name=STUDY_NAME, storage=_storage(path))
-    except KeyError:
-        # The file is there, its first record is not: the search is just starting, or died doing so.
-        return []
-    return study.get_trials(deepcopy=False)
+        return study.get_trials(deepcopy=False)
+    except DAMAGED as error:
+        damage = _damage(path)
+        if damage is None and isinstance(error, KeyError):
+            # The file is there, its first record is not: the search is just starting, or died doing so.
+            return []
+        raise CorruptDataError(
+            f"{path}: the study is damaged: {damage or 'its records contradict each other'}\n"
+            "nothing was changed; put a copy of the file back, or begin a new run with another --name"
+        ) from None
 
 
-def _count_trials(path: Path) -> int:
-    return len(read_trials(path))
+def _damage(path: Path) -> str | None:
+    """The first line of a journal that is no record, if any; or that there are records, but not of a search."""
+    lines = path.read_bytes().split(b"\n")[:-1]
+    for number, line in enumerate(lines, start=1):
+        try:
+            whole = {"op_code", "worker_id"} <= set(json.loads(line))
+        except (ValueError, TypeError):
+            whole = False
+        if not whole:
+            return f"line {number} of {len(lines)} is not a record"
+    return f"its {len(lines)} records do not hold a search" if lines else None
 
 
 def repair_journal(path: Path) -> None:
@@ -261,10 +321,22 @@ def repair_journal(path: Path) -> None:
         lock.unlink()
     content = path.read_bytes()
     whole = content.rfind(b"\n") + 1
+    last = content.rfind(b"\n", 0, max(0, whole - 1)) + 1
+    if not _is_json(content[last:whole]):
+        # Optuna passes over such a last line, too (blocks that a power failure left empty), until more is appended.
+        whole = last
     if whole < len(content):
         with path.open("r+b") as file:
             file.truncate(whole)
             os.fsync(file.fileno())
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
 
 
 # ---- which trial is best: the one rule

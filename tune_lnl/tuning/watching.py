@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Protocol
 
 from tune_lnl.tuning.files import RunFiles
 from tune_lnl.tuning.keeping import bytes_used
-from tune_lnl.tuning.session import Session
+from tune_lnl.tuning.session import StopReason
 
 INTERVAL = 1.0
 """Seconds between looks at Ray's processes."""
 DISK_EVERY = 5
 """The disk is looked at every so many looks."""
+
+
+class Stoppable(Protocol):
+    """Work in progress that a signal or a watchman can end: a search's session, or a confirmation."""
+
+    stop_reason: StopReason | None
+
+    def stop(self, reason: StopReason) -> None:
+        """Start nothing more; what runs is to end at its next batch."""
+
+    def put_back_running(self) -> None:
+        """Whatever still counts as running waits again."""
 
 
 class Watchman(threading.Thread):
@@ -26,7 +39,7 @@ class Watchman(threading.Thread):
 
     def __init__(
         self,
-        session: Session,
+        session: Stoppable,
         files: RunFiles,
         disk_budget: int,
         ray_alive: Callable[[], bool],

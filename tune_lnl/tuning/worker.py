@@ -65,16 +65,23 @@ class TrialRun:
 
     def step(self) -> dict[str, Any]:
         """Run one epoch and say how it went."""
-        with _captured(self.files.log(self.number)):
-            try:
-                return self._reply(self._epoch())
-            except StopRequested:
-                logger.info("asked to stop; the checkpoint of the last finished epoch stays")
-                return self._reply({"stopped": True})
-            except Exception as error:
-                logger.exception("trial %d failed", self.number)
-                failure, message = classify(error)
-                return self._reply({"failure": failure, "message": message})
+        try:
+            with _captured(self.files.log(self.number)):
+                return self._reply(self._logged_epoch())
+        except Exception as error:
+            # Not only of the epoch: on a full disk the log itself cannot be opened, or closed.
+            failure, message = classify(error)
+            return self._reply({"failure": failure, "message": message})
+
+    def _logged_epoch(self) -> dict[str, Any]:
+        try:
+            return self._epoch()
+        except StopRequested:
+            logger.info("asked to stop; the checkpoint of the last finished epoch stays")
+            return {"stopped": True}
+        except Exception:
+            logger.exception("trial %d failed", self.number)
+            raise
 
     def _reply(self, content: dict[str, Any]) -> dict[str, Any]:
         return {"number": self.number, "attempt": self.attempt, **content}
@@ -106,6 +113,7 @@ class TrialRun:
             between_batches=self._check_stop,
         )
         training = start_training(config, surroundings)
+        end_torn_line(self.files.epochs(self.number))
         self._continue(training)
         logger.info(
             "trial %d, attempt %d, from epoch %d, started in %.2f s: %s",
@@ -135,13 +143,14 @@ class TrialRun:
         reason = training.diverged(report)
         if reason is not None:
             raise DivergedError(f"{reason} at epoch {training.epoch - 1}")
+        if training.finished:
+            # Before the checkpoint, which says that nothing is left to do.
+            write_whole(self.files.model(self.number), training.model_file())
         own = self.files.checkpoint(self.number, self.attempt)
         save_checkpoint(own, training, self._reports)
         for attempt in range(1, self.attempt):
             # Only earlier ones: this process may itself be the late writer.
             self.files.checkpoint(self.number, attempt).unlink(missing_ok=True)
-        if training.finished:
-            write_whole(self.files.model(self.number), training.model_file())
 
     def _objective_report(self, training: Training) -> dict[str, Any]:
         objective = training.config.objective
@@ -161,6 +170,13 @@ class TrialRun:
     def _check_stop(self) -> None:
         if self.files.stop_flag.exists():
             raise StopRequested
+
+
+def end_torn_line(path: Path) -> None:
+    """Keep what is appended next off a line that a killed process left half written."""
+    if path.exists() and not path.read_bytes().endswith(b"\n"):
+        with path.open("a", encoding="utf-8") as file:
+            file.write("\n")
 
 
 @contextlib.contextmanager

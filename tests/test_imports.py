@@ -1,0 +1,66 @@
+"""Who may be imported where: training alone needs neither Ray nor Optuna, and asking for help needs next to nothing."""
+
+from __future__ import annotations
+
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tune_lnl
+
+ROOMS = ("methods", "models", "datasets", "metrics", "trainables")
+HEAVY = {"torch", "ray", "optuna", "numpy", "sklearn", "pyarrow", "pydantic"}
+
+
+def modules_after(code: str) -> set[str]:
+    """Top-level packages that a fresh interpreter holds after ``code``."""
+    ended = subprocess.run(
+        [sys.executable, "-c", f"{code}\nimport sys\nprint('loaded:', *sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return {name.partition(".")[0] for name in ended.stdout.rpartition("loaded:")[2].split()}
+
+
+def modules_of(room: str) -> list[str]:
+    folder = str(Path(tune_lnl.__file__).parent / room)
+    return [f"tune_lnl.{room}", *(f"tune_lnl.{room}.{module.name}" for module in pkgutil.iter_modules([folder]))]
+
+
+def test_rooms_below_the_search_know_neither_ray_nor_optuna() -> None:
+    """Every module of them, and the doors that use nothing else."""
+    names = [name for room in ROOMS for name in modules_of(room)] + ["tune_lnl.train", "tune_lnl.data"]
+    assert len(names) > 20
+    loaded = modules_after("\n".join(f"import {name}" for name in names))
+    assert "torch" in loaded
+    assert not loaded & {"ray", "optuna"}
+
+
+def test_the_package_itself_imports_nothing_heavy() -> None:
+    assert not modules_after("import tune_lnl") & HEAVY
+
+
+def test_what_the_package_offers() -> None:
+    assert set(tune_lnl.__all__) == {"__version__", "load_run", "run_search"}
+    assert all(getattr(tune_lnl, name) is not None for name in tune_lnl.__all__)
+    assert tune_lnl.run_search.__module__ == "tune_lnl.tuning.searching"
+    with pytest.raises(AttributeError, match="has no attribute 'run_serach'"):
+        _ = tune_lnl.run_serach
+
+
+@pytest.mark.parametrize("door", ["search", "train", "export", "data"])
+def test_help_is_at_hand_at_once(door: str) -> None:
+    code = (
+        f"from tune_lnl.{door} import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit as end:\n    assert end.code == 0"
+    )
+    assert not modules_after(code) & HEAVY
+
+
+def test_the_list_of_spaces_needs_no_torch() -> None:
+    loaded = modules_after("from tune_lnl.search import main\nassert main(['--list']) == 0")
+    assert not loaded & {"torch", "ray", "optuna"}

@@ -1,0 +1,158 @@
+"""Ray's two hooks with a session that is scripted and no cluster."""
+
+from __future__ import annotations
+
+import errno
+import json
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import ray
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import TrialScheduler
+from ray.tune.search import Searcher
+
+from tune_lnl.tuning.ray_bridge import NUMBER, PAYLOAD, StudyScheduler, StudySearcher
+from tune_lnl.tuning.session import Session, WorkerReport
+from tune_lnl.tuning.study import Suggestion
+
+
+@dataclass
+class ScriptedSession:
+    suggestions: list[Suggestion | None] = field(default_factory=list)
+    finished: bool = False
+    goes_on: bool = True
+    silent: list[int] = field(default_factory=list)
+    raises: OSError | None = None
+    reports: list[WorkerReport] = field(default_factory=list)
+    deaths: list[int] = field(default_factory=list)
+    stop_reasons: list[str] = field(default_factory=list)
+
+    def next_trial(self) -> Suggestion | None:
+        if self.raises is not None:
+            raise self.raises
+        return self.suggestions.pop(0)
+
+    def heard(self, report: WorkerReport) -> bool:
+        if self.raises is not None:
+            raise self.raises
+        self.reports.append(report)
+        return self.goes_on
+
+    def worker_died(self, number: int) -> None:
+        self.deaths.append(number)
+
+    def stuck(self) -> list[int]:
+        return self.silent
+
+    def stop(self, reason: str) -> None:
+        self.stop_reasons.append(reason)
+
+
+def searcher(session: ScriptedSession, **payload: Any) -> StudySearcher:
+    return StudySearcher(cast(Session, session), payload)
+
+
+def scheduler(session: ScriptedSession) -> StudyScheduler:
+    return StudyScheduler(cast(Session, session))
+
+
+def ray_trial(number: int, status: str = Trial.RUNNING, actor: object = None) -> Any:
+    return SimpleNamespace(
+        config={NUMBER: number}, status=status, temporary_state=SimpleNamespace(ray_actor=actor), trial_id=str(number)
+    )
+
+
+def controller(*trials: Any) -> Any:
+    return SimpleNamespace(get_live_trials=lambda: list(trials))
+
+
+class TestSearcher:
+    def test_a_trial_carries_all_the_worker_needs(self) -> None:
+        base = {"method": "act", "fixed": {"lr_decay": "step:1,2", "a.b": [1, {"grid_search": [1]}]}}
+        session = ScriptedSession([Suggestion(3, {"lr": 0.1, "model": None}, 2)])
+        config = searcher(session, base=base, run_dir="somewhere").suggest("id")
+        assert config[NUMBER] == 3
+        assert set(config) == {NUMBER, PAYLOAD}
+        assert json.loads(config[PAYLOAD]) == {
+            "base": base,
+            "run_dir": "somewhere",
+            "number": 3,
+            "params": {"lr": 0.1, "model": None},
+            "attempt": 2,
+        }
+
+    def test_no_room_now(self) -> None:
+        session = ScriptedSession([None, Suggestion(0, {}, 1)])
+        asked = searcher(session)
+        assert asked.suggest("a") is None
+        assert asked.suggest("b")[NUMBER] == 0
+
+    def test_nothing_left(self) -> None:
+        assert searcher(ScriptedSession(finished=True)).suggest("a") == Searcher.FINISHED
+
+    def test_it_keeps_nothing_of_its_own(self, tmp_path: Any) -> None:
+        asked = searcher(ScriptedSession())
+        asked.on_trial_complete("a", {"value": 1.0}, error=True)
+        asked.save(str(tmp_path / "state"))
+        assert not (tmp_path / "state").exists()
+        with pytest.raises(NotImplementedError, match="resumed from its study"):
+            asked.restore("state")
+
+
+class TestScheduler:
+    @pytest.mark.parametrize(("goes_on", "expected"), [(True, TrialScheduler.CONTINUE), (False, TrialScheduler.STOP)])
+    def test_a_result_is_passed_on(self, goes_on: bool, expected: str) -> None:
+        session = ScriptedSession(goes_on=goes_on)
+        result = {"number": 3, "attempt": 1, "epoch": 5, "value": 2.0, "training_iteration": 6, "done": False}
+        assert scheduler(session).on_trial_result(controller(), ray_trial(3), result) == expected
+        assert session.reports == [WorkerReport(3, 1, 5, 2.0)]
+
+    def test_an_error_is_the_death_of_its_worker(self) -> None:
+        session = ScriptedSession()
+        scheduler(session).on_trial_error(controller(), ray_trial(4))
+        assert session.deaths == [4]
+
+    def test_every_result_is_wanted_at_once(self) -> None:
+        assert scheduler(ScriptedSession()).supports_buffered_results is False
+
+    def test_ray_starts_what_waits_in_order(self) -> None:
+        first, second = ray_trial(1, Trial.PENDING), ray_trial(2, Trial.PENDING)
+        chosen = scheduler(ScriptedSession()).choose_trial_to_run(controller(ray_trial(0), first, second))
+        assert chosen is first
+        assert scheduler(ScriptedSession()).choose_trial_to_run(controller(ray_trial(0))) is None
+
+    def test_workers_of_silent_trials_are_killed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        killed: list[object] = []
+        monkeypatch.setattr(ray, "kill", killed.append)
+        live = [ray_trial(0, actor="zero"), ray_trial(1, actor="one"), ray_trial(2, actor=None)]
+        scheduler(ScriptedSession(silent=[1, 2])).choose_trial_to_run(controller(*live))
+        assert killed == ["one"]
+
+    def test_the_other_hooks_do_nothing(self) -> None:
+        session = ScriptedSession()
+        hooks = scheduler(session)
+        hooks.on_trial_add(controller(), ray_trial(0))
+        hooks.on_trial_complete(controller(), ray_trial(0), {})
+        hooks.on_trial_remove(controller(), ray_trial(0))
+        assert session == ScriptedSession()
+        assert "pruner" in hooks.debug_string()
+
+
+@pytest.fixture
+def full_disk() -> ScriptedSession:
+    return ScriptedSession(raises=OSError(errno.ENOSPC, "No space left on device"))
+
+
+def test_a_study_on_a_full_disk_ends_the_search_in_order(full_disk: ScriptedSession) -> None:
+    assert searcher(full_disk).suggest("a") is None
+    result = {"number": 3, "attempt": 1}
+    assert scheduler(full_disk).on_trial_result(controller(), ray_trial(3), result) == TrialScheduler.STOP
+    assert full_disk.stop_reasons == ["disk full", "disk full"]
+
+
+def test_other_errors_of_the_study_are_not_hidden() -> None:
+    with pytest.raises(PermissionError):
+        searcher(ScriptedSession(raises=PermissionError(errno.EACCES, "no"))).suggest("a")
