@@ -4,7 +4,8 @@
 
 Nothing is trained. The curves are those of ``benchmarks/record_curves.py``. What a sampler proposes is moved to the
 nearest recorded config that this search has not used (Euclidean, every axis scaled to [0, 1], logarithmic where the
-range is), and the sampler is told the settings it was moved to: a search over a finite set, the same for everybody.
+range is), and the sampler is told the settings it was moved to: a search over a finite set, the same for everybody. A
+search that has used all may use all once more.
 Two workers run in step, an epoch at a time; every epoch costs the same; the budget counts the epochs of both. Nobody
 gets the space's start points. All are told the same objective after every epoch, the mean of the last ten.
 
@@ -15,8 +16,10 @@ stock
     epochs of a full trial), both as installed. Its answer is the trial with the best last value, as of
     ``ResultGrid.get_best_result``: that may be a stopped trial or one that the end of the budget cut off.
 ours
-    :func:`tune_lnl.tuning.samplers.make_sampler` and :class:`tune_lnl.tuning.pruners.RungPruner` over an Optuna study.
+    :func:`tune_lnl.tuning.samplers.make_sampler` and :func:`tune_lnl.tuning.pruners.pruner_of` over an Optuna study.
     Its answer is the best COMPLETE trial.
+rungs alone
+    The same with Optuna's TPE at its defaults: what the sampler adds is the difference.
 
 The regret of a search is the best final objective of all recorded configs minus that of its answer; the test regret
 the same with the test accuracy (mean of the last ten epochs), which no engine sees.
@@ -45,10 +48,10 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from tune_lnl.doors import Parser, guarded
-from tune_lnl.tuning.pruners import make_pruner, rungs
+from tune_lnl.tuning.pruners import pruner_of, rungs_of
 from tune_lnl.tuning.samplers import make_sampler, scaled
 from tune_lnl.tuning.space import SearchSpace, load_space
-from tune_lnl.tuning.study import distribution
+from tune_lnl.tuning.study import best_trial, distributions
 
 CURVES = Path(__file__).parent / "data" / "act_digits8no_curves.parquet"
 SPACE = "act_digits8no"
@@ -79,7 +82,7 @@ class Pool:
     """(N, epochs), percent."""
     test: np.ndarray
     """(N,), percent."""
-    longest_warmup: int
+    space: SearchSpace
 
     @property
     def epochs(self) -> int:
@@ -96,27 +99,27 @@ class Pool:
 
 def load_pool(path: Path, space: SearchSpace) -> Pool:
     table = pq.read_table(path)
-    distributions = {name: distribution(parameter) for name, parameter in space.parameters.items()}
-    params = table.select(list(distributions)).to_pylist()
-    points = np.array([[scaled(row[name], range_) for name, range_ in distributions.items()] for row in params])
+    ranges = distributions(space)
+    params = table.select(list(ranges)).to_pylist()
+    points = np.array([[scaled(row[name], range_) for name, range_ in ranges.items()] for row in params])
     return Pool(
         params,
-        distributions,
+        ranges,
         points,
         np.array(table["objective"].to_pylist(), dtype=float),
         table["test_last10"].to_numpy().astype(float),
-        space.longest_warmup(),
+        space,
     )
 
 
 class FromPool(optuna.samplers.BaseSampler):
-    """Moves what ``inner`` proposes to the nearest unused recorded config."""
+    """Moves what ``inner`` proposes to the nearest recorded config that is unused, and remembers which it was."""
 
     def __init__(self, inner: optuna.samplers.BaseSampler, pool: Pool) -> None:
         self.inner = inner
         self.pool = pool
-        self.used: set[int] = set()
-        self.latest = -1
+        self.configs: list[int] = []
+        """Of each trial, by number."""
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return dict(self.pool.distributions)
@@ -129,9 +132,11 @@ class FromPool(optuna.samplers.BaseSampler):
         for name, range_ in self.pool.distributions.items():
             if name not in params:
                 params[name] = self.inner.sample_independent(study, trial, name, range_)
-        self.latest = self.pool.nearest(params, self.used)
-        self.used.add(self.latest)
-        return dict(self.pool.params[self.latest])
+        rounds = len(self.configs) // len(self.pool.params)
+        used = set(self.configs[rounds * len(self.pool.params) :])
+        config = self.pool.nearest(params, used)
+        self.configs.append(config)
+        return dict(self.pool.params[config])
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -140,28 +145,23 @@ class FromPool(optuna.samplers.BaseSampler):
 
 
 class Engine(ABC):
-    """A search in progress over the pool. Trials are known by their config's index."""
+    """A search in progress over the pool."""
 
     def __init__(self, pool: Pool, sampler: optuna.samplers.BaseSampler) -> None:
         self.pool = pool
         self.sampler = FromPool(sampler, pool)
 
-    @property
-    def more(self) -> bool:
-        """Is there a config that was not tried?"""
-        return len(self.sampler.used) < len(self.pool.params)
-
     @abstractmethod
     def start(self) -> int:
-        """The config to train next."""
+        """The number of the next trial; its config is ``sampler.configs[number]``."""
 
     @abstractmethod
-    def report(self, config: int, epoch: int, value: float) -> bool:
+    def report(self, number: int, epoch: int, value: float) -> bool:
         """Hear of an epoch (0-based); does the trial go on? Ends it where it does not."""
 
     @abstractmethod
     def answer(self) -> int | None:
-        """The config the search would return if it ended now."""
+        """The trial the search would return if it ended now."""
 
 
 class StudyEngine(Engine):
@@ -174,20 +174,18 @@ class StudyEngine(Engine):
         self.study = optuna.create_study(
             direction="maximize", sampler=self.sampler, pruner=pruner or optuna.pruners.NopPruner()
         )
-        self.trials: dict[int, optuna.Trial] = {}
-        self.complete: dict[int, float] = {}
+        self.running: dict[int, optuna.Trial] = {}
 
     def start(self) -> int:
         trial = self.study.ask(dict(self.pool.distributions))
-        self.trials[self.sampler.latest] = trial
-        return self.sampler.latest
+        self.running[trial.number] = trial
+        return trial.number
 
-    def report(self, config: int, epoch: int, value: float) -> bool:
-        trial = self.trials[config]
+    def report(self, number: int, epoch: int, value: float) -> bool:
+        trial = self.running[number]
         trial.report(value, epoch)
         if epoch + 1 >= self.pool.epochs:
             self.study.tell(trial, value)
-            self.complete[config] = value
             return False
         if trial.should_prune():
             self.study.tell(trial, state=TrialState.PRUNED)
@@ -195,7 +193,8 @@ class StudyEngine(Engine):
         return True
 
     def answer(self) -> int | None:
-        return max(self.complete, key=self.complete.__getitem__, default=None)
+        best = best_trial(self.study.get_trials(deepcopy=False), "max")
+        return None if best is None else best.number
 
 
 class StockEngine(Engine):
@@ -210,21 +209,19 @@ class StockEngine(Engine):
             space=dict(pool.distributions), metric="objective", mode="max", sampler=self.sampler
         )
         self.scheduler: Any = ASHAScheduler(metric="objective", mode="max", max_t=pool.epochs)
-        self.trials: dict[int, Any] = {}
         self.last: dict[int, float] = {}
 
     def start(self) -> int:
-        trial: Any = SimpleNamespace(trial_id=str(len(self.trials)))
-        self.searcher.suggest(trial.trial_id)
-        self.scheduler.on_trial_add(None, trial)
-        self.trials[self.sampler.latest] = trial
-        return self.sampler.latest
+        number = len(self.sampler.configs)
+        self.searcher.suggest(str(number))
+        self.scheduler.on_trial_add(None, SimpleNamespace(trial_id=str(number)))
+        return number
 
-    def report(self, config: int, epoch: int, value: float) -> bool:
+    def report(self, number: int, epoch: int, value: float) -> bool:
         # The calls of TuneController._process_trial_result and stop_trial, in their order.
-        trial: Any = self.trials[config]
+        trial = SimpleNamespace(trial_id=str(number))
         result = {"objective": value, "training_iteration": epoch + 1}
-        self.last[config] = value
+        self.last[number] = value
         if self.scheduler.on_trial_result(None, trial, result) == self.scheduler.CONTINUE:
             self.searcher.on_trial_result(trial.trial_id, result)
             return True
@@ -237,17 +234,15 @@ class StockEngine(Engine):
 
 
 def answers(engine: Engine, budgets: Sequence[int]) -> Iterator[int | None]:
-    """What ``engine`` would return after each of ``budgets`` (epochs, ascending), or once every config was tried."""
+    """The trial that ``engine`` would return after each of ``budgets`` (epochs, ascending)."""
     running: list[tuple[int, int] | None] = [None] * WORKERS
-    spent, turn = 0, 0
+    spent = 0
     for budget in budgets:
-        while spent < budget and (any(running) or engine.more):
-            worker, turn = turn % WORKERS, turn + 1
-            if running[worker] is None and not engine.more:
-                continue
-            config, epoch = running[worker] or (engine.start(), 0)
-            goes_on = engine.report(config, epoch, float(engine.pool.objective[config, epoch]))
-            running[worker] = (config, epoch + 1) if goes_on else None
+        while spent < budget:
+            worker = spent % WORKERS
+            number, epoch = running[worker] or (engine.start(), 0)
+            value = float(engine.pool.objective[engine.sampler.configs[number], epoch])
+            running[worker] = (number, epoch + 1) if engine.report(number, epoch, value) else None
             spent += 1
         yield engine.answer()
 
@@ -269,10 +264,20 @@ def stock(pool: Pool, seed: int) -> Engine:
 
 def ours(pool: Pool, seed: int) -> Engine:
     sampler = make_sampler("tpe", seed, TRIALS, pool.distributions)
-    return StudyEngine(pool, sampler, make_pruner("asha", pool.epochs, pool.longest_warmup))
+    return StudyEngine(pool, sampler, pruner_of(pool.space))
 
 
-CONTENDERS: dict[str, Contender] = {"random": random_search, "tpe": tpe_unpruned, "stock": stock, "ours": ours}
+def rungs_alone(pool: Pool, seed: int) -> Engine:
+    return StudyEngine(pool, optuna.samplers.TPESampler(seed=seed), pruner_of(pool.space))
+
+
+CONTENDERS: dict[str, Contender] = {
+    "random": random_search,
+    "tpe": tpe_unpruned,
+    "stock": stock,
+    "rungs alone": rungs_alone,
+    "ours": ours,
+}
 
 
 @dataclass(frozen=True)
@@ -294,8 +299,8 @@ def play(pool: Pool, contender: Contender, seeds: Sequence[int]) -> Outcome:
         engine = contender(pool, seed)
         for column, answer in enumerate(answers(engine, [pool.epochs * trials for trials in BUDGETS])):
             assert answer is not None, "no trial has ended: the budget is too small"
-            chosen[row, column] = answer
-            started[row, column] = len(engine.sampler.used)
+            chosen[row, column] = engine.sampler.configs[answer]
+            started[row, column] = len(engine.sampler.configs)
     final = pool.objective[:, -1]
     return Outcome(final.max() - final[chosen], pool.test.max() - pool.test[chosen], started)
 
@@ -357,7 +362,7 @@ def main(argv: list[str] | None = None) -> int:
             "seeds": [0, args.seeds - 1],
             "workers": WORKERS,
             "epochs": pool.epochs,
-            "rungs": rungs(pool.epochs, pool.longest_warmup),
+            "rungs": rungs_of(pool.space),
             "unit": "points of accuracy; 95% bootstrap intervals of the mean over seeds; differences paired by seed",
         }
         args.output.parent.mkdir(parents=True, exist_ok=True)

@@ -39,6 +39,8 @@ FAULTS = ["none", "nan", "bug"]
 PAUSE = 0.03
 """Seconds per batch, four batches an epoch."""
 RUN_NAME = "stock"
+PATIENCE = 600.0
+"""Seconds until a search counts as one that does not end."""
 Points = list[dict[str, Any]]
 
 
@@ -49,7 +51,7 @@ def first_points() -> Points:
 
 
 def sound_points() -> Points:
-    return [{"x": round(0.3 + 0.05 * index, 2), "fault": "none"} for index in range(12)]
+    return [{"x": round(0.3 + 0.05 * index, 2), "fault": "none"} for index in range(8)]
 
 
 # ---- stock
@@ -207,14 +209,17 @@ def state_and_class(trial: optuna.trial.FrozenTrial) -> str:
 
 
 def compare_restores(folder: Path, tries: int) -> dict[str, dict[str, Any]]:
-    """Kill the whole tree with SIGKILL at a random moment, restore once, and look at what came of the twelve trials."""
+    """Kill the whole tree with SIGKILL at a random moment, restore once, and look at what came of the eight trials."""
     makers: dict[str, type[Driver]] = {"stock": StockDriver, "ours": Driver}
     rows: dict[str, dict[str, Any]] = {}
     for name, maker in makers.items():
         outcomes = []
         for number in range(tries):
             driver = new_driver(maker, make(folder / f"{name}-{number}"), sound_points())
-            outcomes.append(killed_and_restored(driver, name, number))
+            try:
+                outcomes.append(killed_and_restored(driver, name, number))
+            finally:
+                driver.close()
             print(f"  {name}, try {number}: {outcomes[-1]}", flush=True)
         rows[name] = {
             "tries": tries,
@@ -230,11 +235,11 @@ def compare_restores(folder: Path, tries: int) -> dict[str, dict[str, Any]]:
 
 def killed_and_restored(driver: Driver, name: str, number: int) -> dict[str, Any]:
     rng = random.Random(f"restore {number}")  # the same moments for both
-    target = rng.randint(10, 60)
+    target = rng.randint(10, 40)
     driver.start()
     # Tune saves its state every ten seconds at most; before the first time it could not restore at all.
     saved = "ray/*/experiment_state*" if name == "stock" else "results/*/study.log"
-    driver.wait(lambda: driver.epochs_written() >= target and any(driver.folder.glob(saved)), "the moment")
+    driver.wait(lambda: driver.epochs_written() >= target and any(driver.folder.glob(saved)), "the moment", PATIENCE)
     driver.rest(rng.uniform(0.0, 1.0))
     before = driver.epochs_written()
     driver.kill_family()
@@ -267,7 +272,7 @@ def last_exception(text: str) -> str:
 
 def finished(driver: Driver) -> int:
     try:
-        return driver.finish(240)
+        return driver.finish(PATIENCE)
     except AssertionError:
         print(f"  {driver.folder.name} does not end", flush=True)
         return -1

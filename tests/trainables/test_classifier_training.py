@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from tiny_runs import EPOCHS, finish, start, tiny, weights, without_times
 
-from tune_lnl.datasets.augmentation import normalise
+from tune_lnl.datasets.augmentation import augment, normalise
 from tune_lnl.datasets.noisy import NoisyData, load_noisy
 from tune_lnl.errors import InputError
 from tune_lnl.models.cnn_digits import DigitsCNN
@@ -119,6 +119,30 @@ def test_training_needs_no_true_labels(method: str, monkeypatch: pytest.MonkeyPa
     quality = {"selection_precision", "selection_recall", "selection_f1"}
     for seen, unseen in zip(without_times(known), without_times(blind), strict=True):
         assert unseen == {name: value for name, value in seen.items() if name not in quality}
+
+
+def augmentation_seeds(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> dict[str, list[int]]:
+    """The seed of each epoch's augmentation stream, by policy."""
+    seeds: dict[str, list[int]] = {}
+
+    def recorded(policy: str, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        seen = seeds.setdefault(policy, [])
+        if generator.initial_seed() not in seen:
+            seen.append(generator.initial_seed())
+        return augment(policy, images, generator)
+
+    monkeypatch.setattr(classification, "augment", recorded)
+    finish(classifier("act", warmup_epochs=0, **changes))
+    return seeds
+
+
+def test_augmentation_is_of_the_seed_the_epoch_and_the_view(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds = augmentation_seeds(monkeypatch)
+    assert {policy: len(each) for policy, each in seeds.items()} == {"digits_weak": EPOCHS, "digits_strong": EPOCHS}
+    assert set(seeds["digits_weak"]).isdisjoint(seeds["digits_strong"])
+    assert augmentation_seeds(monkeypatch, lr=0.01) == seeds
+    other = augmentation_seeds(monkeypatch, seed=1)
+    assert all(set(other[policy]).isdisjoint(seeds[policy]) for policy in seeds)
 
 
 # ---- networks and optimizers

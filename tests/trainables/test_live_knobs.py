@@ -65,6 +65,8 @@ class Turn:
         return f"{self.name}={self.value}"
 
 
+MORE = (("dataset", {"subset": 0.3}),)
+"""Enough batches that some select, mine and stop mining, whatever the machine's last digits."""
 CLASSIFIER = [
     Turn("seed", 1),
     Turn("precision", "bf16"),
@@ -94,13 +96,13 @@ LIVE: dict[str, list[Turn]] = {
         Turn("warmup_lr", 0.001, given=(("lr_decay", "baseline"), ("lr1_decay", {"shape": "constant"})), sets_lr="lr1"),
         Turn("warmup_lr1", 0.001, sets_lr="lr1"),
         Turn("tie_lr", True, sets_lr="lr1"),
-        Turn("tau", 10.0),
+        Turn("tau", 10.0, given=MORE),
         Turn("selection", False),
-        Turn("mining", False, given=(("tau", 10.0),)),
+        Turn("mining", False, given=(("tau", 10.0), *MORE)),
         Turn("reweighting", False),
         Turn("consistency", False),
-        Turn("selection_rule", "rtm"),
-        Turn("latch_mining", True, given=(("tau", 0.0),)),
+        Turn("selection_rule", "rtm", given=MORE),
+        Turn("latch_mining", True, given=(("tau", 0.0), *MORE)),
         Turn("penalty", "code"),
         Turn("penalty", "none"),
         Turn("penalty_weight", 0.1),
@@ -212,7 +214,7 @@ def test_lr1_acts_on_the_companion_and_only_through_it_on_the_reported_network(n
 
 
 def test_lr1_reaches_the_reported_network_through_the_selection() -> None:
-    before, after = trace("act"), trace("act", lr1=0.03)
+    before, after = trace("act", **dict(MORE)), trace("act", **dict(MORE), lr1=0.03)
     assert before.learning_rates["lr"] == after.learning_rates["lr"]
     assert before.moved(after) == {"", "_ntm"}
 

@@ -314,6 +314,14 @@ def test_a_choice_of_plans_that_collapses_becomes_fixed() -> None:
     assert changed["search"] == {"lr": RANGE}
 
 
+def test_a_grid_whose_first_point_was_raised_to_one_is_given_up() -> None:
+    # times 0.1: 2, 22, 42 would be 0.2, 2.2, 4.2; the first is raised to 1, and 2 and 4 are not of the grid 1, 3.
+    search = {"warmup_epochs": {"type": "int", "low": 2, "high": 42, "step": 20}}
+    changed = scaled(10, SPACE, search=search, start=[{"warmup_epochs": 22}])
+    assert changed["search"]["warmup_epochs"] == {"type": "int", "low": 1, "high": 4, "step": 1}
+    assert changed["start"] == [{"warmup_epochs": 2}]
+
+
 @settings(deadline=None)
 @given(
     old=st.integers(2, 400),

@@ -204,6 +204,14 @@ def test_each_seed_is_the_run_of_that_seed_with_the_test_set_scored_every_epoch(
     assert without_times(repeated.reports) == without_times(finish(start(tiny("standard", seed=3), test_from=0)))
 
 
+@pytest.mark.parametrize("seeds", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+def test_the_model_is_the_one_of_the_best_objective_in_whatever_order(seeds: tuple[int, ...], tmp_path: Path) -> None:
+    config = tiny("standard", dataset={"subset": 0.2}, objective={"metric": "val_loss", "mode": "min"})
+    results = train_seeds(config, seeds, Surroundings(), tmp_path / "out", lambda seed, report: None)
+    best = min(results, key=lambda result: result.objective)
+    assert torch.load(tmp_path / "out" / "model.pt", weights_only=True)["config"]["seed"] == best.seed
+
+
 def test_a_lost_run_still_leaves_readable_files(tmp_path: Path) -> None:
     train_seeds(tiny("standard", lr=1e30), [0], Surroundings(), tmp_path / "out", lambda seed, report: None)
     summary = json.loads((tmp_path / "out" / "summary.json").read_text(), parse_constant=pytest.fail)

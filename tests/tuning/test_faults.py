@@ -6,7 +6,10 @@ import csv
 import errno
 import io
 import json
+import os
+import signal
 import struct
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -445,3 +448,53 @@ def test_a_trial_killed_between_its_last_state_and_its_report_keeps_its_model(pr
     begun(plan, open_run(plan), EPOCHS)
     assert continue_to_the_end(plan, open_run(plan)) == expected(plan)
     assert plan.files.model(0).is_file()
+
+
+# ---- signals
+
+
+class Left(BaseException):
+    """Instead of ending the process of the tests."""
+
+
+def test_a_stop_that_takes_too_long_leaves_by_itself(prepare: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = prepare("none", "none")
+    study = open_run(plan)
+    session = local_session(plan, study)
+    assert session.next_trial() is not None
+    said: list[str] = []
+    left: list[int] = []
+    gone = threading.Event()
+
+    def leave(code: int) -> None:
+        left.append(code)
+        gone.set()
+
+    monkeypatch.setattr(runner, "STOP_PATIENCE", 0.2)
+    monkeypatch.setattr(os, "_exit", leave)
+    with runner._stopped_by_signals(plan, session, said.append):
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert gone.wait(20)
+    assert left == [130]
+    assert session.stop_reason == "interrupted"
+    assert [trial.state.name for trial in study.trials] == ["WAITING", "WAITING"]
+    assert any(plan.resume_command() in line for line in said)
+
+
+def test_a_second_signal_leaves_whatever_the_first_one_met(prepare: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = prepare("none")
+    session = local_session(plan, open_run(plan))
+    said: list[str] = []
+
+    def leave(code: int) -> None:
+        raise Left(code)
+
+    monkeypatch.setattr(os, "_exit", leave)
+    session.stop("time budget")
+    with runner._stopped_by_signals(plan, session, said.append):
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(Left, match="130"):
+            signal.raise_signal(signal.SIGINT)
+    assert session.stop_reason == "time budget"
+    assert any(plan.resume_command() in line for line in said)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Literal
 
@@ -9,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tune_lnl.tuning.pruners import RungPruner, make_pruner, rungs
-from tune_lnl.tuning.space import PRUNERS
+from tune_lnl.tuning.pruners import RungPruner, make_pruner, pruner_of, rungs, rungs_of
+from tune_lnl.tuning.space import PRUNERS, load_space
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -45,6 +46,44 @@ def test_rungs_stand_behind_the_warmup_and_before_the_end(epochs: int, share: fl
     found = rungs(epochs, longest_warmup)
     assert found == sorted(set(found))
     assert all(longest_warmup <= rung < epochs - 1 for rung in found)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "longest_warmup", "average_last", "expected"),
+    [
+        # Clean after 69 epochs: 69 + 81/9, 69 + 81/3, counted from 1.
+        (150, 60, 10, [77, 95]),
+        # Clean after 27: 27 + 18/9; 27 + 18/3 shares six of its ten epochs with it.
+        (45, 18, 10, [28]),
+        # Waiting for ten clean epochs would be most of what is left: a third, 4 + 2, is waited at most.
+        (10, 4, 10, [6]),
+        (6, 2, 1, [2, 3]),
+        (2, 1, 10, []),
+        (1, 0, 10, []),
+    ],
+)
+def test_an_averaged_objective_leaves_the_warmup_behind_first(
+    epochs: int, longest_warmup: int, average_last: int, expected: list[int]
+) -> None:
+    assert rungs(epochs, longest_warmup, average_last) == expected
+
+
+@given(epochs=st.integers(1, 400), share=st.floats(0, 1, exclude_max=True), average_last=st.integers(1, 20))
+def test_where_there_is_room_no_warmup_epoch_is_judged(epochs: int, share: float, average_last: int) -> None:
+    longest_warmup = int(epochs * share)
+    found = rungs(epochs, longest_warmup, average_last)
+    assert all(longest_warmup <= rung < epochs - 1 for rung in found)
+    if (epochs - longest_warmup) // 3 >= average_last - 1:
+        assert all(rung + 1 - average_last >= longest_warmup for rung in found)
+    assert all(later - earlier >= average_last for earlier, later in itertools.pairwise(found))
+
+
+def test_a_space_knows_its_rungs() -> None:
+    space = load_space("act_digits8no")
+    assert (space.epochs, space.longest_warmup(), rungs_of(space)) == (45, 18, [28])
+    pruner = pruner_of(space)
+    assert isinstance(pruner, RungPruner)
+    assert pruner.rungs == {28}
 
 
 def run_one(study: optuna.Study, curve: Sequence[float]) -> int | None:

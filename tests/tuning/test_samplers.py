@@ -386,7 +386,11 @@ def test_no_preference_for_long_warmups() -> None:
     neutral = (3 + 18) / 2
     seeds = range(20)
     ours = [
-        float(np.mean(warmups_chosen(make_sampler("tpe", seed, 60, SPACE), make_pruner("asha", EPOCHS, LONGEST), seed)))
+        float(
+            np.mean(
+                warmups_chosen(make_sampler("tpe", seed, 60, SPACE), make_pruner("asha", EPOCHS, LONGEST, 10), seed)
+            )
+        )
         for seed in seeds
     ]
     naive = [

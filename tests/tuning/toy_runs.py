@@ -96,7 +96,14 @@ class Process:
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self.started = _stat(pid)[19]
-        self.command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+
+    @property
+    def command(self) -> str:
+        """As it is now: a process begins as a copy of its parent."""
+        try:
+            return Path(f"/proc/{self.pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            return ""
 
     @property
     def alive(self) -> bool:

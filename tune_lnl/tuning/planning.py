@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from tune_lnl.trainables.training import Surroundings, check_precision
 from tune_lnl.tuning.confirmation import ConfirmRequest
 from tune_lnl.tuning.disk import DiskNeed, check_disk_budget, disk_need, measure_sizes
 from tune_lnl.tuning.files import RunFiles
-from tune_lnl.tuning.pruners import rungs
+from tune_lnl.tuning.pruners import rungs_of
 from tune_lnl.tuning.resources import Resources, plan_resources
 from tune_lnl.tuning.samplers import LEARN_FROM_COMPLETE, make_sampler
 from tune_lnl.tuning.space import PRUNERS, SAMPLERS, Budget, SearchSpace, condition_names, load_space
@@ -111,7 +112,7 @@ class Plan:
 
     @property
     def rungs(self) -> list[int]:
-        return rungs(self.space.epochs, self.space.longest_warmup())
+        return rungs_of(self.space)
 
     def resume_command(self) -> str:
         return f"{self.command} --resume" if "--resume" not in self.command else self.command
@@ -328,8 +329,12 @@ def device_name(device: str) -> str:
     return platform.processor() or platform.machine()
 
 
+@cache
 def git_commit() -> str | None:
-    """Commit of the code that runs, where it runs from a checkout; with ``-dirty`` when it has changes."""
+    """Commit of the code that runs, where it runs from a checkout; with ``-dirty`` when it has changes.
+
+    Looked up once: a commit made while a search runs does not change what is running.
+    """
     here = Path(__file__).parent
     try:
         found = subprocess.run(

@@ -11,19 +11,45 @@ from collections.abc import Sequence
 
 import optuna
 
+from tune_lnl.tuning.space import SearchSpace
+
 REDUCTION = 3
 """One in three goes on at each rung."""
 
 
-def rungs(epochs: int, longest_warmup: int, reduction: int = REDUCTION) -> list[int]:
-    """Epochs (0-based) after which trials are compared: a ninth and a third of the way from the longest warm-up.
+def rungs(epochs: int, longest_warmup: int, average_last: int = 1, reduction: int = REDUCTION) -> list[int]:
+    """Epochs (0-based) after which trials are compared: a ninth and a third of the way from where it is fair on.
+
+    It is fair where the objective, a mean over ``average_last`` epochs, has left the longest warm-up behind; but a
+    third of what follows the warm-up is waited at most, or there would be little left to save. The second rung is left
+    out where it lies less than ``average_last`` epochs behind the first: both would judge by nearly the same epochs.
+
+    REPLAYED
 
     >>> rungs(150, 60)
     [69, 89]
+    >>> rungs(150, 60, average_last=10)
+    [77, 95]
     """
-    rest = epochs - longest_warmup
-    after = [longest_warmup + math.ceil(rest / reduction**power) for power in (2, 1)]
-    return sorted({count - 1 for count in after if count < epochs})
+    start = longest_warmup + min(average_last - 1, (epochs - longest_warmup) // reduction)
+    first, second = (start + math.ceil((epochs - start) / reduction**power) for power in (2, 1))
+    counts = [first, second] if second - first >= average_last else [first]
+    return [count - 1 for count in counts if count < epochs]
+
+
+def rungs_of(space: SearchSpace) -> list[int]:
+    """The rungs of a search."""
+    return rungs(space.epochs, space.longest_warmup(), _average_last(space))
+
+
+def pruner_of(space: SearchSpace) -> optuna.pruners.BasePruner:
+    """The pruner that a search asks for."""
+    return make_pruner(space.budget.pruner, space.epochs, space.longest_warmup(), _average_last(space))
+
+
+def _average_last(space: SearchSpace) -> int:
+    _, values = next(space.corners())
+    return space.config(values).objective.average_last
 
 
 class RungPruner(optuna.pruners.BasePruner):
@@ -53,9 +79,9 @@ class RungPruner(optuna.pruners.BasePruner):
         return better >= keep
 
 
-def make_pruner(name: str, epochs: int, longest_warmup: int) -> optuna.pruners.BasePruner:
+def make_pruner(name: str, epochs: int, longest_warmup: int, average_last: int = 1) -> optuna.pruners.BasePruner:
     """The pruner called ``name`` (asha, hyperband, median, none) for trials of this length."""
-    stops = rungs(epochs, longest_warmup)
+    stops = rungs(epochs, longest_warmup, average_last)
     if name == "none" or not stops:
         return optuna.pruners.NopPruner()
     if name == "median":

@@ -40,6 +40,8 @@ Outcome = Literal["done", "failed", "interrupted"]
 RAY_FOLDER_PREFIX = "tune_lnl-"
 TABLE_INTERVAL = 2.0
 """Seconds between rewrites of the tables while trials end."""
+STOP_PATIENCE = 14.0
+"""Seconds from the first signal until it counts as a second one; a stop is promised within 20."""
 
 RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -108,7 +110,7 @@ def _confirm(plan: Plan, request: ConfirmRequest, run: Run, stopper: Stopper, sa
     def at_work(stopper: Stopper) -> Iterator[None]:
         folder = _new_ray_folder(plan.files)
         with (
-            _stopped_by_signals(stopper, plan.files, say),
+            _stopped_by_signals(plan, stopper, say),
             _ray(plan, folder, say),
             _watched(plan, stopper, say),
         ):
@@ -220,7 +222,7 @@ def _search(plan: Plan, study: SearchStudy, progress: Progress, say: Callable[[s
     try:
         temporary = _new_ray_folder(plan.files)
         with (
-            _stopped_by_signals(session, plan.files, say),
+            _stopped_by_signals(plan, session, say),
             _ray(plan, temporary, say),
             _watched(plan, session, say),
         ):
@@ -312,8 +314,8 @@ def _watched(plan: Plan, session: Stoppable, say: Callable[[str], None]) -> Iter
     def on_ray_lost() -> None:
         interrupted = session.stop_reason == "interrupted"
         lost = "interrupted" if interrupted else "Ray's own processes are gone (killed?); nothing is lost"
-        say(f"{lost}; continue with:\n  {plan.resume_command()}")
-        _leave_at_once(session, plan.files, 130 if interrupted else 1)
+        goodbye = f"{lost}; continue with:\n  {plan.resume_command()}"
+        _leave_at_once(session, plan.files, 130 if interrupted else 1, lambda: say(goodbye))
 
     watchman = Watchman(session, plan.files, plan.disk_budget, local_ray_alive, on_ray_lost)
     watchman.start()
@@ -398,12 +400,21 @@ def _logging_to(handler: logging.Handler, names: Sequence[str]) -> Iterator[None
 
 
 @contextmanager
-def _stopped_by_signals(session: Stoppable, files: RunFiles, say: Callable[[str], None]) -> Iterator[None]:
-    """First SIGINT or SIGTERM: trials end at their next batch. Second: leave at once."""
+def _stopped_by_signals(plan: Plan, session: Stoppable, say: Callable[[str], None]) -> Iterator[None]:
+    """First SIGINT or SIGTERM: trials end at their next batch. Second, or when that takes too long: leave at once."""
+
+    def leave() -> None:
+        goodbye = f"interrupted; continue with:\n  {plan.resume_command()}"
+        _leave_at_once(session, plan.files, 130, lambda: say(goodbye))
+
+    # A Ray that is starting on a busy machine, or ending, can be neither hurried nor relied upon.
+    patience = threading.Timer(STOP_PATIENCE, leave)
+    patience.daemon = True
 
     def on_signal(number: int, frame: FrameType | None) -> None:
-        if session.stop_reason == "interrupted":
-            _leave_at_once(session, files, 130)
+        if patience.is_alive():
+            leave()
+        patience.start()
         session.stop("interrupted")
         # In a thread: the interrupted main thread may be in the middle of printing, which cannot be entered twice.
         message = "stopping: running trials end at their next batch (again to leave at once)"
@@ -417,16 +428,18 @@ def _stopped_by_signals(session: Stoppable, files: RunFiles, say: Callable[[str]
     try:
         yield
     finally:
+        patience.cancel()
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def _leave_at_once(session: Stoppable, files: RunFiles, code: int) -> None:
+def _leave_at_once(session: Stoppable, files: RunFiles, code: int, say_goodbye: Callable[[], None]) -> None:
     """End this process and its Ray now, with the study in order where that is possible within seconds."""
 
     def last_words() -> None:
         import ray
 
+        say_goodbye()
         session.put_back_running()
         ray.shutdown()
         _clear_leftovers(files)

@@ -27,7 +27,7 @@ BUGS_TO_STOP = 3
 STUCK_FACTOR = 5.0
 """A trial is stuck after this many median epochs of silence, and at least ``stuck_seconds``."""
 
-STOP_SECONDS = 12.0
+STOP_SECONDS = 9.0
 """A worker that was asked to end at its next batch and is silent for so long will not reach it in time."""
 
 StopReason = Literal["interrupted", "time budget", "failing", "disk full", "disk budget"]

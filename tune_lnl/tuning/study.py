@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tune_lnl.errors import CorruptDataError
 from tune_lnl.tuning.parameters import Choice, Int, LogUniform, Parameter, Uniform
-from tune_lnl.tuning.pruners import make_pruner
+from tune_lnl.tuning.pruners import pruner_of
 from tune_lnl.tuning.samplers import FAILURE as FAILURE
 from tune_lnl.tuning.samplers import experimental_allowed, make_sampler
 from tune_lnl.tuning.space import SearchSpace
@@ -118,7 +118,7 @@ class SearchStudy:
         study = optuna.load_study(
             study_name=STUDY_NAME,
             storage=_storage(path),
-            pruner=make_pruner(space.budget.pruner, space.epochs, space.longest_warmup()),
+            pruner=pruner_of(space),
         )
         # Another stream than the starts before had: the same draws again would repeat their suggestions.
         seed += len(study.get_trials(deepcopy=False))
@@ -219,7 +219,7 @@ def new_study(storage: optuna.storages.BaseStorage, space: SearchSpace) -> optun
         study_name=STUDY_NAME,
         storage=storage,
         direction="maximize" if space.base["objective"].get("mode", "max") == "max" else "minimize",
-        pruner=make_pruner(space.budget.pruner, space.epochs, space.longest_warmup()),
+        pruner=pruner_of(space),
     )
 
 
