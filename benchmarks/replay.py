@@ -1,6 +1,6 @@
 """Searches replayed on recorded curves: how far from the best recorded config each engine ends up, for the same epochs.
 
-    python benchmarks/replay.py [--curves FILE.parquet] [--seeds 30] [--output FILE.json]
+    python benchmarks/replay.py [--curves FILE.parquet] [--seeds 30] [--output FILE.json]    (also FILE.md: the table)
 
 Nothing is trained. The curves are those of ``benchmarks/record_curves.py``. What a sampler proposes is moved to the
 nearest recorded config that this search has not used (Euclidean, every axis scaled to [0, 1], logarithmic where the
@@ -338,6 +338,19 @@ def lines(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         yield "| " + " | ".join(map(str, cells)) + " |"
 
 
+def summary(about: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """The table with what it takes to read it, as Markdown."""
+    packages = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
+    yield f"# Searches replayed on {about['configs']} recorded curves of {about['space']}"
+    yield ""
+    yield f"`{about['command']}`, {about['date']}, {about['device']}, {packages}; how: `benchmarks/replay.py`."
+    yield f"Seeds {about['seeds'][0]} to {about['seeds'][1]}; {about['unit']}."
+    yield "Regret: best final objective (accuracy on the noisy held-out split) of all configs minus that of the config"
+    yield "the search returns. Test regret: the same by test accuracy on true labels, which no search sees."
+    yield ""
+    yield from lines(rows)
+
+
 @guarded
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
@@ -367,7 +380,8 @@ def main(argv: list[str] | None = None) -> int:
         }
         args.output.parent.mkdir(parents=True, exist_ok=True)
         args.output.write_text(json.dumps({**about, "rows": rows}, indent=2) + "\n", encoding="utf-8")
-        print(f"written: {args.output}")
+        args.output.with_suffix(".md").write_text("\n".join(summary(about, rows)) + "\n", encoding="utf-8")
+        print(f"written: {args.output} and {args.output.with_suffix('.md')}")
     return 0
 
 

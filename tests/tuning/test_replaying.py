@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from recorded import begin, copied, search
-from tiny_search import EPOCHS, tiny_plan
+from recorded import begin, complete, copied, search
+from tiny_search import tiny_plan
 from toy_runs import TOY, write_toy
 
 from tune_lnl.errors import CorruptDataError, InputError
@@ -100,12 +100,13 @@ def _changed(run: Run, folder: Path, change: Callable[[list[Line]], None]) -> st
     return found
 
 
-def test_a_changed_suggestion_is_named(resumed: Run, tmp_path: Path) -> None:
-    def change(lines: list[Line]) -> None:
-        line = next(line for line in lines if line.get("param_name") == "lr" and line["trial_id"] == 9)
-        line["param_value_internal"] *= 1.0001
+def _another_lr(lines: list[Line]) -> None:
+    line = next(line for line in lines if line.get("param_name") == "lr" and line["trial_id"] == 9)
+    line["param_value_internal"] *= 1.0001
 
-    assert _changed(resumed, tmp_path, change).startswith("trial 9: recorded lr = ")
+
+def test_a_changed_suggestion_is_named(resumed: Run, tmp_path: Path) -> None:
+    assert _changed(resumed, tmp_path, _another_lr).startswith("trial 9: recorded lr = ")
 
 
 def test_a_changed_decision_is_named(resumed: Run, tmp_path: Path) -> None:
@@ -122,15 +123,9 @@ def test_a_changed_decision_is_named(resumed: Run, tmp_path: Path) -> None:
     assert _changed(resumed, tmp_path, change) == f"{place}: recorded stopped, replay went on"
 
 
-def test_a_trial_that_should_have_been_stopped_is_named(resumed: Run, tmp_path: Path) -> None:
-    whole = next(trial for trial in reversed(resumed.trials) if trial.state.name == "COMPLETE")
-
-    def change(lines: list[Line]) -> None:
-        for line in lines:
-            if line.get("trial_id") == whole.number and "step" in line and line["step"] < EPOCHS - 1:
-                line["intermediate_value"] = 0.5
-
-    assert "recorded went on, replay stopped" in _changed(resumed, tmp_path, change)
+def test_a_trial_that_should_have_been_stopped_is_named(tmp_path: Path) -> None:
+    run = complete(tiny_plan(tmp_path), [90.0, 80.0])
+    assert replay(run).difference == "trial 1 after epoch 3: recorded went on, replay stopped"
 
 
 def test_a_changed_final_value_is_named(resumed: Run, tmp_path: Path) -> None:
@@ -169,9 +164,9 @@ def test_what_cannot_be_replayed_is_refused(resumed: Run, tmp_path: Path) -> Non
 def test_the_door(resumed: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--replay", str(resumed.files.root)]) == 0
     assert capsys.readouterr().out == "replayed 25 trials: every suggestion and decision is the same\n"
-    _changed(resumed, tmp_path, lambda lines: lines.pop(-1) and lines[5].update(param_value_internal=0.1))
+    _changed(resumed, tmp_path, _another_lr)
     assert main(["--replay", "changed", "--results-dir", str(tmp_path)]) == 1
-    assert "recorded" in capsys.readouterr().out
+    assert "trial 9: recorded lr = " in capsys.readouterr().out
     assert main(["--replay", "absent", "--results-dir", str(tmp_path)]) == 2
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from toy_runs import TOY, Driver, check_whole, spread, write_toy
+from toy_runs import TOY, WORKER_NICENESS, Driver, check_whole, spread, write_toy
 
 from tune_lnl import run_search
 from tune_lnl.tuning import runner
@@ -44,8 +44,6 @@ def check_stopped_and_finish(driver: Driver, trials: int, epochs: int) -> None:
     """A stopped search leaves nothing running, and goes on to the end it would have had."""
     assert "Traceback" not in driver.text
     assert driver.left() == []
-    assert driver.ray_folders() == []
-    assert not driver.files.stop_flag.exists()
     assert "--resume" in driver.text.splitlines()[-1]
     assert states(driver) <= {"COMPLETE", "PRUNED", "WAITING"}
     begun = [t.number for t in driver.run().trials if t.state.name == "WAITING" and t.intermediate_values]
@@ -55,6 +53,7 @@ def check_stopped_and_finish(driver: Driver, trials: int, epochs: int) -> None:
     assert driver.text.count("kept ") == 1
     check_whole(driver, trials, epochs)
     assert driver.left() == []
+    assert driver.ray_folders() == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -70,6 +69,10 @@ def test_the_first_signal_stops_at_the_next_batch(search: Start, number: signal.
     driver.signal(number)
     assert driver.finish(90) == 130, driver.text
     print(f"{number.name} while {when}: ended after {time.monotonic() - began:.1f} s")
+    if when == "running":
+        # Where Ray was still starting, its folder may be left to the next start.
+        assert driver.ray_folders() == []
+        assert not driver.files.stop_flag.exists()
     check_stopped_and_finish(driver, 6, 20)
 
 
@@ -98,7 +101,7 @@ def test_a_batch_that_takes_too_long_is_not_waited_for(search: Start) -> None:
 
 
 def test_the_time_budget_ends_it_with_0(search: Start) -> None:
-    driver = search("--time-budget", "14s").start()
+    driver = search("--time-budget", "25s").start()
     assert driver.finish() == 0, driver.text
     assert "the time budget is used up; continue with:" in driver.text
     assert "WAITING" in states(driver)
@@ -118,6 +121,7 @@ def test_failures_of_real_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     events.mkdir()
     monkeypatch.setenv("TOY_EVENTS", str(events))
     monkeypatch.setenv("PYTHONPATH", str(TOY))
+    monkeypatch.setenv(WORKER_NICENESS, "0")
     monkeypatch.syspath_prepend(str(TOY))
     monkeypatch.setattr(runner, "Session", partial(Session, stuck_seconds=6.0))
     run = run_search(space, quiet=True, results_dir=tmp_path / "results", dashboard=False)

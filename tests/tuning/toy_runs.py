@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,7 +31,9 @@ from tune_lnl.tuning.worker import TrialRun
 
 TOY = Path(__file__).resolve().parents[2] / "benchmarks" / "toy"
 MARK = "TUNE_LNL_TEST_MARK"
-PATIENCE = 180.0
+WORKER_NICENESS = "RAY_worker_niceness"
+"""Ray's workers are polite by default: beside other work on the machine a test would wait for them for minutes."""
+PATIENCE = 300.0
 """Seconds; the machine may be busy with other things."""
 
 
@@ -149,6 +152,7 @@ class Driver:
             "PYTHONPATH": str(TOY),
             "TOY_EVENTS": str(self.events),
             "OMP_NUM_THREADS": "1",
+            WORKER_NICENESS: "0",
             MARK: self.mark,
             **(environment or {}),
         }
@@ -255,6 +259,8 @@ class Driver:
         for process in self.family():
             process.kill()
         self.process.wait()
+        for folder in self.ray_folders():
+            shutil.rmtree(folder, ignore_errors=True)
 
     # ---- its run
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -40,7 +41,7 @@ Outcome = Literal["done", "failed", "interrupted"]
 RAY_FOLDER_PREFIX = "tune_lnl-"
 TABLE_INTERVAL = 2.0
 """Seconds between rewrites of the tables while trials end."""
-STOP_PATIENCE = 14.0
+STOP_PATIENCE = 13.0
 """Seconds from the first signal until it counts as a second one; a stop is promised within 20."""
 
 RAY_ENVIRONMENT = {
@@ -128,9 +129,10 @@ def _confirm(plan: Plan, request: ConfirmRequest, run: Run, stopper: Stopper, sa
         _clear_leftovers(plan.files)
     if found is not None:
         return "done" if found.winner is not None else "failed"
-    command = plan.resume_command()
-    command += "" if "--confirm" in command else f" --confirm {request}"
-    say(f"{stopped or stopper.stop_reason}; what is done is kept, continue with:\n  {command}")
+    # The command that is kept may ask for another confirmation, or for none.
+    command = re.sub(r" --confirm[ =]\S+", "", plan.resume_command()) + f" --confirm {request}"
+    why = stopped or {"time budget": "the time budget is used up"}.get(str(stopper.stop_reason), stopper.stop_reason)
+    say(f"{why}; what is done is kept, continue with:\n  {command}")
     outcomes: dict[StopReason | None, Outcome] = {"interrupted": "interrupted", "time budget": "done"}
     return outcomes.get(stopper.stop_reason, "failed")
 
@@ -436,19 +438,20 @@ def _stopped_by_signals(plan: Plan, session: Stoppable, say: Callable[[str], Non
 def _leave_at_once(session: Stoppable, files: RunFiles, code: int, say_goodbye: Callable[[], None]) -> None:
     """End this process and its Ray now, with the study in order where that is possible within seconds."""
 
-    def last_words() -> None:
-        import ray
+    import ray
 
-        say_goodbye()
-        session.put_back_running()
-        ray.shutdown()
-        _clear_leftovers(files)
-
-    # In a thread and with a limit: the interrupted main thread may hold a lock that any of this wants.
-    ending = threading.Thread(target=last_words, daemon=True)
-    ending.start()
-    ending.join(timeout=5)
+    _within(2.0, say_goodbye)
+    _within(2.0, session.put_back_running)
+    _within(2.0, ray.shutdown)
+    _within(1.0, lambda: _clear_leftovers(files))
     os._exit(code)
+
+
+def _within(seconds: float, action: Callable[[], None]) -> None:
+    """Do something for at most so long: the interrupted main thread may hold a lock that it wants."""
+    thread = threading.Thread(target=action, daemon=True)
+    thread.start()
+    thread.join(timeout=seconds)
 
 
 class _TableWriter:

@@ -108,7 +108,7 @@ def plan_warm_start(
                 "whose config fits this search; leave --warm-start out"
             )
         points = best_configs(other, space)
-        use = f"its best {len(points)} configs are tried after the start points"
+        use = f"{len(points)} of its best configs are tried after the start points"
         if not points:
             use = "its best configs are start points already"
         sentence = f"warm start: run {other.name} is not comparable ({because}); {use}"
@@ -148,7 +148,8 @@ def first_difference(other: Run, space: SearchSpace, fingerprints: Mapping[str, 
     before |= {f"{name} of the data": value for name, value in other.settings["fingerprints"].items()}
     now |= {f"{name} of the data": value for name, value in fingerprints.items()}
     before["device"], now["device"] = other.settings["resources"]["device"], device
-    for name in dict.fromkeys([*before, *now]):
+    # The length first: where it differs, other settings were scaled with it.
+    for name in dict.fromkeys(["epochs", *before, *now]):
         if before.get(name) != now.get(name):
             return _unequal(name, before.get(name), now.get(name))
     if theirs.parameters.keys() != ours.parameters.keys():
