@@ -65,7 +65,7 @@ def search(folder: Path, trials: int, kills: int, seed: int) -> dict[str, Any]:
         "driver seconds": round(seconds, 1),
         "seconds from the first trial's start to the last one's end": round(busy, 1),
         "seconds of training": round(trained, 1),
-        "overhead per trial, seconds": round((busy * slots() - trained) / trials, 3),
+        "slot-seconds beyond training, per trial": round((busy * slots() - trained) / trials, 3),
     }
 
 
