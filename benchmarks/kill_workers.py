@@ -29,8 +29,8 @@ from tune_lnl.tuning.results import load_run  # noqa: E402
 from tune_lnl.tuning.study import FINISHED, STARTED  # noqa: E402
 
 EPOCHS = 5
-PAUSE = 0.005
-"""Seconds per batch, four batches an epoch: 0.1 s a trial."""
+PAUSE = 0.003
+"""Seconds per batch, four batches an epoch: 0.06 s a trial."""
 PATIENCE = 1500.0
 
 
@@ -75,12 +75,16 @@ def kill_workers(driver: Driver, trials: int, kills: int, rng: random.Random) ->
     for ended in sorted(rng.sample(range(trials - 5), kills)):
         wait_for_trial(driver, ended)
         driver.rest(rng.uniform(0.0, 0.3))
-        driver.wait(driver.workers, "a worker")
-        workers = driver.workers()
-        if workers:
-            rng.choice(workers).kill()
-            killed += 1
+        driver.wait(lambda: kill_one(driver, rng), "a worker", PATIENCE)
+        killed += driver.running
     return killed
+
+
+def kill_one(driver: Driver, rng: random.Random) -> bool:
+    workers = driver.workers()
+    if workers:
+        rng.choice(workers).kill()
+    return bool(workers)
 
 
 def wait_for_trial(driver: Driver, ended: int) -> None:

@@ -17,9 +17,8 @@ stock
     ``ResultGrid.get_best_result``: that may be a stopped trial or one that the end of the budget cut off.
 ours
     :func:`tune_lnl.tuning.samplers.make_sampler` and :func:`tune_lnl.tuning.pruners.pruner_of` over an Optuna study.
-    Its answer is the best COMPLETE trial.
-rungs alone
-    The same with Optuna's TPE at its defaults: what the sampler adds is the difference.
+    Its answer is the best COMPLETE trial. No recorded config diverges and none is proposed twice, so its sampler is
+    TPE at its defaults here: what differs from ``tpe`` is the stopping rule.
 
 The regret of a search is the best final objective of all recorded configs minus that of its answer; the test regret
 the same with the test accuracy (mean of the last ten epochs), which no engine sees.
@@ -267,15 +266,10 @@ def ours(pool: Pool, seed: int) -> Engine:
     return StudyEngine(pool, sampler, pruner_of(pool.space))
 
 
-def rungs_alone(pool: Pool, seed: int) -> Engine:
-    return StudyEngine(pool, optuna.samplers.TPESampler(seed=seed), pruner_of(pool.space))
-
-
 CONTENDERS: dict[str, Contender] = {
     "random": random_search,
     "tpe": tpe_unpruned,
     "stock": stock,
-    "rungs alone": rungs_alone,
     "ours": ours,
 }
 

@@ -247,6 +247,7 @@ def test_the_dry_run_tells_the_cost(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_real_search_confirms_itself_and_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     space = write_space(tmp_path)
     command = [str(space), "--name", "own", "--trials", "2", "--epochs", str(EPOCHS), "--concurrent", "2"]

@@ -491,10 +491,11 @@ def test_a_second_signal_leaves_whatever_the_first_one_met(prepare: Prepare, mon
 
     monkeypatch.setattr(os, "_exit", leave)
     session.stop("time budget")
+    before = signal.getsignal(signal.SIGINT)
     with runner._stopped_by_signals(plan, session, said.append):
         signal.raise_signal(signal.SIGINT)
         with pytest.raises(Left, match="130"):
             signal.raise_signal(signal.SIGINT)
     assert session.stop_reason == "time budget"
     assert any(plan.resume_command() in line for line in said)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, cast
@@ -29,6 +30,7 @@ class ScriptedSession:
     reports: list[WorkerReport] = field(default_factory=list)
     deaths: list[int] = field(default_factory=list)
     stop_reasons: list[str] = field(default_factory=list)
+    without_worker: list[int] = field(default_factory=list)
 
     def next_trial(self) -> Suggestion | None:
         if self.raises is not None:
@@ -43,6 +45,9 @@ class ScriptedSession:
 
     def worker_died(self, number: int) -> None:
         self.deaths.append(number)
+
+    def starting(self, numbers: Iterable[int]) -> None:
+        self.without_worker = list(numbers)
 
     def stuck(self) -> list[int]:
         return self.silent
@@ -130,6 +135,13 @@ class TestScheduler:
         live = [ray_trial(0, actor="zero"), ray_trial(1, actor="one"), ray_trial(2, actor=None)]
         scheduler(ScriptedSession(silent=[1, 2])).choose_trial_to_run(controller(*live))
         assert killed == ["one"]
+
+    def test_a_worker_that_is_still_starting_is_not_silent(self) -> None:
+        session = ScriptedSession()
+        # The trial of a dead worker stays in Ray's list beside the one that continues it under the same number.
+        live = [ray_trial(0), ray_trial(1, Trial.PENDING, actor=None), ray_trial(2, Trial.ERROR, actor=None)]
+        scheduler(session).choose_trial_to_run(controller(*live))
+        assert session.without_worker == [1]
 
     def test_the_other_hooks_do_nothing(self) -> None:
         session = ScriptedSession()

@@ -94,8 +94,10 @@ def test_a_second_driver(space: Path, files: RunFiles, capsys: pytest.CaptureFix
         assert "run 'toy' is being run by another process" in refused(space, files, capsys)
 
 
-@pytest.mark.parametrize("line", [1, 10])
-@pytest.mark.parametrize("damage", [b'{"op_code": 4, "wor', b"\x00\x00\x00", b"[]", b"17", b"{}", b"<html>"])
+@pytest.mark.parametrize(
+    ("line", "damage"),
+    [(1, b'{"op_code": 4, "wor'), (10, b"\x00\x00\x00"), (2, b"[]"), (10, b"17"), (10, b"{}"), (1, b"<html>")],
+)
 def test_a_journal_that_is_damaged_inside(
     space: Path, files: RunFiles, capsys: pytest.CaptureFixture[str], line: int, damage: bytes
 ) -> None:

@@ -174,6 +174,7 @@ def test_the_door(resumed: Run, tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_real_searches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One at a time twice: the same trials and numbers. Two at once, resumed with more: can be followed."""
     monkeypatch.setenv("PYTHONPATH", str(TOY))

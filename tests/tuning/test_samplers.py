@@ -17,11 +17,9 @@ from tune_lnl.tuning.samplers import (
     FAILURE,
     NEAR,
     REDRAWS,
-    ComparableStudy,
+    DivergedCountAsBad,
     TriedPoints,
     WholePointSampler,
-    comparable_trials,
-    estimated_values,
     make_sampler,
     scaled,
     startup_trials,
@@ -254,40 +252,21 @@ def test_startup(trials: int, expected: int) -> None:
 # ---- what TPE sees
 
 
-def test_stopped_trials_are_worth_what_they_would_have_reached() -> None:
-    study = new_study(optuna.samplers.RandomSampler())
-    for curve in ([10.0, 20.0, 30.0], [10.0, 22.0, 40.0], [10.0, 24.0, 25.0]):
-        finished(study, TrialState.COMPLETE, curve)
-    finished(study, TrialState.PRUNED, [5.0])
-    finished(study, TrialState.PRUNED, [5.0, 21.0])
-    finished(study, TrialState.PRUNED, [])
-    # Gains from epoch 0 are 20, 30, 15, from epoch 1 they are 10, 18, 1: medians 20 and 10.
-    assert estimated_values(study.trials, 1.0) == {3: 25.0, 4: 31.0}
-
-
-def test_without_a_full_length_trial_the_last_value_counts() -> None:
-    study = new_study(optuna.samplers.RandomSampler())
-    finished(study, TrialState.PRUNED, [5.0, 21.0])
-    assert estimated_values(study.trials, 1.0) == {0: 21.0}
-
-
 def test_the_view_leaves_the_study_alone() -> None:
     study = new_study(optuna.samplers.RandomSampler())
     finished(study, TrialState.COMPLETE, [10.0, 20.0])
     finished(study, TrialState.PRUNED, [8.0])
     finished(study, TrialState.FAIL, [9.0], failure=DIVERGED)
     finished(study, TrialState.FAIL, [9.0], failure=BUG)
-    study.enqueue_trial(dict(POINT))
-    before = [(trial.state, trial.value) for trial in study.trials]
-    seen = {trial.number: (trial.state, trial.value) for trial in comparable_trials(study)}
-    assert seen == {
-        0: (TrialState.COMPLETE, 20.0),
-        1: (TrialState.COMPLETE, 18.0),
-        2: (TrialState.RUNNING, None),  # what runs counts as bad for TPE
-    }
-    assert [(trial.state, trial.value) for trial in study.trials] == before
-    view = ComparableStudy(study)
+    study.ask(dict(SPACE))
+    before = [trial.state for trial in study.trials]
+    view = DivergedCountAsBad(study)
+    running = view._get_trials(states=(TrialState.RUNNING,))
+    assert [trial.number for trial in running] == [2, 4]  # what runs counts as bad for TPE
+    assert [trial.number for trial in view._get_trials(states=(TrialState.FAIL,))] == [3]
+    assert [trial.number for trial in view._get_trials()] == [0, 1, 2, 3, 4]
     view._storage.set_trial_system_attr(0, "key", "value")
+    assert [trial.state for trial in study.trials] == before
     assert study.trials[0].system_attrs == {}
     assert view.direction == study.direction
 

@@ -336,6 +336,21 @@ class TestSilence:
         stored = search.trials[silent.number]
         assert (stored.state, stored.user_attrs[FAILURE]) == (TrialState.FAIL, STUCK)
 
+    def test_silence_begins_when_there_is_a_worker(self, begin: Begin) -> None:
+        """A start may take longer than all the silence that is allowed; a hang after it must still be seen."""
+        search = begin(stuck_seconds=10.0)
+        slow, other = search.ask(), search.ask()
+        search.clock.now += 1.0
+        search.says(other, 0, 1.0)
+        search.clock.now += 100.0
+        search.says(other, 1, 2.0)
+        search.session.starting([slow.number, 17])
+        assert search.session.stuck() == []
+        search.clock.now += 5.0
+        assert search.session.stuck() == []
+        search.clock.now += 1000.0
+        assert slow.number in search.session.stuck()
+
     def test_slow_epochs_are_not_silence(self, begin: Begin) -> None:
         search = begin(stuck_seconds=10.0)
         trial = search.ask()

@@ -109,6 +109,13 @@ class Process:
             return ""
 
     @property
+    def name(self) -> str:
+        try:
+            return Path(f"/proc/{self.pid}/comm").read_text()
+        except OSError:
+            return ""
+
+    @property
     def alive(self) -> bool:
         try:
             stat = _stat(self.pid)
@@ -210,8 +217,8 @@ class Driver:
             return False
 
     def workers(self) -> list[Process]:
-        """The processes that train."""
-        return [p for p in self.family() if p.alive and Path(f"/proc/{p.pid}/comm").read_text().startswith("ray::T")]
+        """The processes that train, in the middle of an epoch or between two."""
+        return [process for process in self.family() if process.name.startswith(("ray::TrialWork", "ray::ResourceT"))]
 
     def wait(self, condition: Callable[[], Any], what: str, timeout: float = PATIENCE) -> None:
         """Until something is so, or the driver ends."""

@@ -24,7 +24,10 @@ def rungs(epochs: int, longest_warmup: int, average_last: int = 1, reduction: in
     third of what follows the warm-up is waited at most, or there would be little left to save. The second rung is left
     out where it lies less than ``average_last`` epochs behind the first: both would judge by nearly the same epochs.
 
-    REPLAYED
+    Replayed as ``benchmarks/replay.py`` does on 300 curves, 30 seeds: rungs at epochs 20 and 26, which judge warm-up
+    epochs, have 0.11 [-0.11, 0.34], 0.10 [-0.08, 0.27] and 0.07 [-0.06, 0.21] points more regret at 10, 20 and 40 full
+    trials' worth of epochs than the one at 28. One in two or one in four instead of three changes no budget by more
+    than 0.06, all within the noise.
 
     >>> rungs(150, 60)
     [69, 89]

@@ -103,8 +103,10 @@ class StudyScheduler(TrialScheduler):
 
     def _kill_stuck(self, tune_controller: Any) -> None:
         """Ray asks for a trial to run in every round of its loop, which makes this the place to look around."""
+        live = tune_controller.get_live_trials()
+        self._session.starting(trial.config[NUMBER] for trial in live if trial.status == Trial.PENDING)
         stuck = set(self._session.stuck())
-        for trial in tune_controller.get_live_trials() if stuck else ():
+        for trial in live if stuck else ():
             if trial.config[NUMBER] in stuck and trial.temporary_state.ray_actor is not None:
                 ray.kill(trial.temporary_state.ray_actor)
 

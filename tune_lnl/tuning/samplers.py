@@ -1,10 +1,15 @@
-"""What proposes settings: Optuna's samplers, given a comparable view of the study and kept from useless repeats."""
+"""What proposes settings: Optuna's samplers, kept from near-duplicates and from where training diverged.
+
+What was tried and left out, replayed as ``benchmarks/replay.py`` does on 300 curves, 30 seeds: giving TPE an estimate
+of the final value of every stopped trial, so that it need not rank them behind all that went on, lowers the regret by
+0.02 [0.00, 0.06], 0.03 [-0.05, 0.12] and 0.00 points at 10, 20 and 40 full trials' worth of epochs; 6 random trials to
+start with instead of 10 by 0.07 [-0.18, 0.34], 0.06 [-0.09, 0.23] and 0.05 [-0.09, 0.19].
+"""
 
 from __future__ import annotations
 
 import copy
 import math
-import statistics
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,7 +19,6 @@ from typing import Any, cast
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from tune_lnl.errors import InputError
@@ -114,7 +118,7 @@ class WholePointSampler(optuna.samplers.BaseSampler):
         known = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
         if known.keys() >= self._searched.keys():
             return {}
-        seen = cast(optuna.Study, ComparableStudy(study)) if self._name == "tpe" else study
+        seen = cast(optuna.Study, DivergedCountAsBad(study)) if self._name == "tpe" else study
         if known:
             return self._draw(self._inner, seen, trial)
         self._tried.update(study._get_trials(deepcopy=False, use_cache=True), trial.number)
@@ -202,18 +206,18 @@ def _is_continuous(distribution: BaseDistribution) -> bool:
 # ---- what TPE sees
 
 
-class ComparableStudy:
-    """A study as TPE should see it; the stored one is not touched.
+class DivergedCountAsBad:
+    """A study in which diverged trials are RUNNING, for TPE alone; the stored study is not touched.
 
-    TPE puts every COMPLETE trial before every PRUNED one, and of those the longer before the better; it never looks at
-    FAIL. Here a stopped trial is COMPLETE with an estimate of the value it would have reached
-    (:func:`estimated_values`), and a diverged one is RUNNING: TPE counts what runs as bad, however few are good.
+    TPE never looks at FAIL, and counts what runs as bad, however few are good: were diverged trials COMPLETE with the
+    worst value, TPE's good tenth would be filled up with them where they are many. Measured on eight seeds, of 160
+    suggestions after four diverged trials in one half of the lr range 117 fall there with TPE as it is, 45 where only
+    those next to a diverged trial are drawn again, 23 with this view too; after 60 diverged trials 120, 24 and 2.
     """
 
     def __init__(self, study: optuna.Study) -> None:
         self._study = study
         self._storage = _Deaf()
-        self._trials = comparable_trials(study)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._study, name)
@@ -221,7 +225,9 @@ class ComparableStudy:
     def _get_trials(
         self, deepcopy: bool = True, states: Sequence[TrialState] | None = None, use_cache: bool = False
     ) -> list[FrozenTrial]:
-        return [trial for trial in self._trials if states is None or trial.state in states]
+        trials = self._study._get_trials(deepcopy=deepcopy, use_cache=use_cache)
+        seen = [_as_running(trial) if has_diverged(trial) else trial for trial in trials]
+        return [trial for trial in seen if states is None or trial.state in states]
 
 
 class _Deaf:
@@ -231,50 +237,7 @@ class _Deaf:
         pass
 
 
-def comparable_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """The trials that say something, in a form in which TPE can compare them."""
-    trials = study._get_trials(deepcopy=False, use_cache=True)
-    sign = 1.0 if study.direction == StudyDirection.MAXIMIZE else -1.0
-    estimates = estimated_values(trials, sign)
-    found = []
-    for trial in trials:
-        if trial.state == TrialState.PRUNED:
-            if trial.number in estimates:
-                found.append(_seen_as(trial, TrialState.COMPLETE, estimates[trial.number]))
-        elif has_diverged(trial):
-            found.append(_seen_as(trial, TrialState.RUNNING, None))
-        elif trial.state in (TrialState.COMPLETE, TrialState.RUNNING):
-            found.append(trial)
-    return found
-
-
-def estimated_values(trials: Sequence[FrozenTrial], sign: float) -> dict[int, float]:
-    """For each PRUNED trial, by number, the value it would have reached: its last one plus the median gain from that
-    epoch on of the trials that ran to their end."""
-    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    gains: dict[int, float] = {}
-    found = {}
-    for trial in trials:
-        if trial.state != TrialState.PRUNED or not trial.intermediate_values:
-            continue
-        step = max(trial.intermediate_values)
-        if step not in gains:
-            gains[step] = _median_gain(complete, step)
-        found[trial.number] = trial.intermediate_values[step] + gains[step]
-    return found
-
-
-def _median_gain(complete: Sequence[FrozenTrial], step: int) -> float:
-    gains = [
-        trial.value - trial.intermediate_values[step]
-        for trial in complete
-        if trial.value is not None and step in trial.intermediate_values
-    ]
-    return statistics.median(gains) if gains else 0.0
-
-
-def _seen_as(trial: FrozenTrial, state: TrialState, value: float | None) -> FrozenTrial:
+def _as_running(trial: FrozenTrial) -> FrozenTrial:
     seen = copy.copy(trial)
-    seen.state = state
-    seen.value = value
+    seen.state = TrialState.RUNNING
     return seen

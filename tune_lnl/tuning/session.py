@@ -9,7 +9,7 @@ import math
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -229,6 +229,12 @@ class Session:
         return count < DEATHS_WITHOUT_PROGRESS
 
     # ---- silence
+
+    def starting(self, numbers: Iterable[int]) -> None:
+        """The workers of these trials are not there yet: silence counts from when they are, however long that takes."""
+        for number in numbers:
+            if number in self._running:
+                self._running[number].last_heard = self._clock()
 
     def stuck(self) -> list[int]:
         """Trials that have been silent for too long, each named once: their workers are to be killed."""
