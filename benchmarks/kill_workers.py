@@ -81,7 +81,7 @@ def kill_workers(driver: Driver, trials: int, kills: int, rng: random.Random) ->
 
 
 def kill_one(driver: Driver, rng: random.Random) -> bool:
-    workers = driver.workers()
+    workers = driver.trained_workers()
     if workers:
         rng.choice(workers).kill()
     return bool(workers)

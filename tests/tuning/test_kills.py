@@ -86,7 +86,7 @@ def test_workers_are_killed(search: Start) -> None:
     killed = 0
     while killed < WORKER_KILLS and driver.running:
         driver.rest(rng.uniform(0.1, 1.5))
-        workers = driver.workers()
+        workers = driver.trained_workers()
         if workers:
             rng.choice(workers).kill()
             killed += 1
@@ -111,11 +111,11 @@ def test_ray_is_killed(search: Start, seed: int) -> None:
     assert driver.left() == []
     states = {trial.state.name for trial in driver.run().trials}
     assert states <= {"COMPLETE", "WAITING"}
-    assert driver.ray_folders() == []
     driver.start()
     assert driver.finish() == 0, driver.text
     check_whole(driver, TRIALS, EPOCHS)
     assert driver.left() == []
+    assert driver.ray_folders() == []
 
 
 def raylets(driver: Driver) -> list[Process]:

@@ -220,6 +220,15 @@ class Driver:
         """The processes that train, in the middle of an epoch or between two."""
         return [process for process in self.family() if process.name.startswith(("ray::TrialWork", "ray::ResourceT"))]
 
+    def trained_workers(self) -> list[Process]:
+        """Those that have finished an epoch: a trial that loses three workers in the same epoch counts as failed."""
+
+        def has_trained(process: Process) -> bool:
+            events = self.events / f"{process.pid}.jsonl"
+            return events.exists() and '"end"' in events.read_text()
+
+        return [process for process in self.workers() if has_trained(process)]
+
     def wait(self, condition: Callable[[], Any], what: str, timeout: float = PATIENCE) -> None:
         """Until something is so, or the driver ends."""
         until = time.monotonic() + timeout

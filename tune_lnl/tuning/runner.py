@@ -41,7 +41,7 @@ Outcome = Literal["done", "failed", "interrupted"]
 RAY_FOLDER_PREFIX = "tune_lnl-"
 TABLE_INTERVAL = 2.0
 """Seconds between rewrites of the tables while trials end."""
-STOP_PATIENCE = 13.0
+STOP_PATIENCE = 12.0
 """Seconds from the first signal until it counts as a second one; a stop is promised within 20."""
 
 RAY_ENVIRONMENT = {
@@ -440,10 +440,11 @@ def _leave_at_once(session: Stoppable, files: RunFiles, code: int, say_goodbye: 
 
     import ray
 
+    session.stop("interrupted")  # or the main thread would ask for the next trial as soon as one is put back
     _within(2.0, say_goodbye)
     _within(2.0, session.put_back_running)
     _within(2.0, ray.shutdown)
-    _within(1.0, lambda: _clear_leftovers(files))
+    _within(3.0, lambda: _clear_leftovers(files))
     os._exit(code)
 
 
