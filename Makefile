@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo lint types test test-slow test-gpu bench ablation wheel-test clean
+.PHONY: help install demo lint types test test-slow test-kill test-gpu ablation clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -34,10 +34,13 @@ types: $(STAMP)  ## mypy, strict
 	$(BIN)/mypy
 
 test: lint types  ## lint, types and the fast tests
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest -m "not slow and not kill and not gpu"
 
 test-slow: $(STAMP)  ## the long tests
-	$(BIN)/python -m pytest -m "slow and not gpu"
+	$(BIN)/python -m pytest -m "slow and not kill and not gpu"
+
+test-kill: $(STAMP)  ## kill -9 and signals at fifty random moments; wants an otherwise idle machine
+	$(BIN)/python -m pytest -m kill
 
 test-gpu: $(STAMP)  ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu

@@ -20,7 +20,7 @@ PAUSE = 0.02
 
 WORKER_KILLS = 30
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.kill, pytest.mark.timeout(1500)]
 
 Start = Callable[..., Driver]
 

@@ -17,7 +17,7 @@ from tune_lnl import run_search
 from tune_lnl.tuning import runner
 from tune_lnl.tuning.session import Session
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.kill, pytest.mark.timeout(900)]
 
 Start = Callable[..., Driver]
 
