@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from typing import NoReturn
@@ -98,13 +99,12 @@ def ended(body: str, buffered: bool) -> tuple[int, str]:
     script = f"import sys\nfrom tune_lnl.doors import guarded\nsys.exit(guarded(lambda argv: {body})())"
     command = [sys.executable, *([] if buffered else ["-u"]), "-c", script]
     environment = {"PYTHONUNBUFFERED": ""}
-    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-    assert run.stdout is not None
-    run.stdout.close()
-    assert run.stderr is not None
-    told = run.stderr.read()
-    run.stderr.close()
-    return run.wait(), told
+    # Gone before the command starts: one that prints fast would otherwise be done before its reader leaves.
+    reader, writer = os.pipe()
+    os.close(reader)
+    run = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, env=environment, check=False)
+    os.close(writer)
+    return run.returncode, run.stderr
 
 
 def test_a_reader_that_left_is_no_news() -> None:
