@@ -28,6 +28,22 @@ def parser() -> argparse.ArgumentParser:
     add = commands.add_parser("prepare", help="pack the dataset into the cache and say where")
     add.add_argument("name", metavar="NAME")
     _add_data_dir(add)
+    add.add_argument(
+        "--patterned",
+        action="store_true",
+        help="re-ID: train a network on the true identities and save its predictions, which patterned noise needs",
+    )
+    training = add.add_argument_group("with --patterned")
+    training.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    training.add_argument("--epochs", type=int, metavar="N", help="length of that training (default: the published 60)")
+    training.add_argument(
+        "--set",
+        dest="settings",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="a setting of that training, value in YAML; may be repeated",
+    )
     return p
 
 
@@ -49,8 +65,16 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.command == "list":
         print("\n".join(check.list_datasets(arguments.data_dir)))
         return 0
+    if arguments.command == "prepare" and arguments.patterned:
+        from tune_lnl.trainables.clean_predictions import save_clean_predictions
+
+        path = save_clean_predictions(
+            arguments.name, arguments.data_dir, arguments.device, arguments.epochs, arguments.settings, print
+        )
+        print(f"predictions: {path}")
+        return 0
     if arguments.command == "prepare":
-        print("\n".join(check.prepare_dataset(arguments.name, arguments.data_dir)))
+        print("\n".join(check.prepare_dataset(arguments.name, arguments.data_dir, arguments.settings)))
         return 0
     report = check.check_dataset(arguments.name, arguments.data_dir, arguments.settings)
     for line in report.lines:

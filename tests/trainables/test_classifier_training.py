@@ -17,7 +17,8 @@ from tune_lnl.datasets.noisy import NoisyData, load_noisy
 from tune_lnl.errors import InputError
 from tune_lnl.models.cnn_digits import DigitsCNN
 from tune_lnl.trainables import classification
-from tune_lnl.trainables.classification import ClassifierTraining, Totals
+from tune_lnl.trainables.classification import ClassifierTraining
+from tune_lnl.trainables.networks import Totals
 from tune_lnl.trainables.randomness import stream
 from tune_lnl.trainables.registry import start_training
 from tune_lnl.trainables.training import Surroundings

@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_runs import finish, start, tiny, weights
+from tiny_runs import build_wide_reid, finish, is_reid, start, tiny, weights
 from torch import Tensor
 
 from tune_lnl.models import registry as models
+from tune_lnl.models import reid as reid_models
 from tune_lnl.trainables.registry import method_names, settings_type
 
 
@@ -84,7 +85,42 @@ CLASSIFIER = [
     Turn("warmup_lr", 0.001, sets_lr="lr"),
     Turn("label_smoothing", 0.35),
 ]
+REID = [
+    Turn("seed", 1),
+    Turn("precision", "bf16"),
+    Turn("batch_size", 48),
+    Turn("model", {"name": "wide", "weights": "none"}),
+    Turn("lr", 0.02, sets_lr="lr"),
+    Turn("head_lr_multiplier", 1.0, sets_lr="head_lr"),
+    Turn("momentum", 0.0),
+    Turn("momentum", 0.5),
+    Turn("weight_decay", 0.05),
+]
+MILESTONES = [
+    *REID,
+    Turn("lr_milestones", [3], sets_lr="lr"),
+    Turn("lr_drop", 0.5, sets_lr="lr"),
+]
+SELF = (("refine_epochs", 1),)
+"""Three epochs of SELF: the source of its weight shows from the third on."""
 LIVE: dict[str, list[Turn]] = {
+    "reid_standard": MILESTONES,
+    "self_refine": [*MILESTONES, Turn("refine_weight_from", "refined")],
+    "core": [
+        *MILESTONES,
+        Turn("refine_weight_from", "refined", given=SELF),
+        Turn("refine_epochs", 1, sets_lr="lr"),
+        Turn("self_epochs", 3, given=(("self_epochs", 2),), sets_lr="lr"),
+        Turn("soft_weight", 0.0),
+        Turn("selective", "mask"),
+        Turn("selective", "code"),
+    ],
+    "purifynet": [
+        *REID,
+        Turn("reweight_epochs", 1),
+        Turn("lr_step", 1, sets_lr="lr"),
+        Turn("ramp_epochs", 4),
+    ],
     "standard": CLASSIFIER,
     "act": [
         *CLASSIFIER,
@@ -117,6 +153,10 @@ ELSEWHERE = {"epochs", "threads"}
 TURNS = [pytest.param(method, turn, id=f"{method}-{turn}") for method, turns in LIVE.items() for turn in turns]
 
 DEAD: dict[str, list[dict[str, Any]]] = {
+    "reid_standard": [{"lr_milestones": [4]}],
+    "self_refine": [{"lr_milestones": [4]}],
+    "core": [{"refine_epochs": 3}],
+    "purifynet": [{"reweight_epochs": 3}],
     "standard": [
         {"optimizer": "adam"},
         {"warmup_epochs": 0},
@@ -145,6 +185,7 @@ DEAD: dict[str, list[dict[str, Any]]] = {
 @pytest.fixture(autouse=True)
 def _wide_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(models.MODELS, "wide", "tiny_runs:build_wide")
+    monkeypatch.setitem(reid_models.REID_MODELS, "wide", build_wide_reid)
 
 
 @pytest.mark.parametrize("method", method_names())
@@ -219,10 +260,8 @@ def test_lr1_reaches_the_reported_network_through_the_selection() -> None:
     assert before.moved(after) == {"", "_ntm"}
 
 
-@pytest.mark.parametrize("method", method_names())
-@pytest.mark.parametrize(
-    "changes",
-    [
+DATA: dict[str, list[dict[str, Any]]] = {
+    "classification": [
         {"dataset": {"subset": 0.2}},
         {"dataset": {"subset_seed": 1}},
         {"dataset": {"classes": 6}},
@@ -232,13 +271,31 @@ def test_lr1_reaches_the_reported_network_through_the_selection() -> None:
         {"validation": {"fraction": 0.2}},
         {"validation": {"seed": 1}},
     ],
-    ids=str,
-)
+    "re-identification": [
+        {"dataset": {"subset": 0.5}},
+        {"dataset": {"classes": 8}},
+        {"dataset": {"height": 40}},
+        {"dataset": {"noise": "none"}},
+        {"dataset": {"noise_ratio": 0.5}},
+        {"dataset": {"noise_seed": 2}},
+        {"validation": {"fraction": 0.2}},
+        {"validation": {"seed": 1}},
+    ],
+}
+CHANGES = [(method, changes) for method in method_names() for changes in DATA[settings_type(method).task]]
+
+
+@pytest.mark.parametrize(("method", "changes"), CHANGES, ids=str)
 def test_the_data_settings_act(method: str, changes: dict[str, Any]) -> None:
     assert trace(method).moved(trace(method, **changes)) != set()
 
 
-@pytest.mark.parametrize("method", method_names())
+def test_the_seed_of_the_persons_subset_acts() -> None:
+    halves = [trace("reid_standard", dataset={"subset": 0.5, "subset_seed": seed}) for seed in (0, 1)]
+    assert halves[0].moved(halves[1]) != set()
+
+
+@pytest.mark.parametrize("method", [method for method in method_names() if not is_reid(method)])
 def test_validation_labels_change_what_is_judged_and_not_what_is_trained(method: str) -> None:
     noisy, clean = start(tiny(method)), start(tiny(method, validation={"labels": "clean"}))
     judged = [[report["val_loss"] for report in finish(run)] for run in (noisy, clean)]

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import pytest
-from tiny_runs import sections, tiny
+from tiny_runs import is_reid, sections, tiny
 
 from tune_lnl.errors import InputError
 from tune_lnl.trainables.act import LR1_CAP, ActSettings
@@ -40,7 +40,10 @@ def act(**fixed: Any) -> ActSettings:
 
 @pytest.mark.parametrize("method", method_names())
 def test_sections_read_back_equal(method: str) -> None:
-    config = tiny(method, lr_decay="step:3", warmup_lr=0.01, dataset={"noise": "symmetric"})
+    if is_reid(method):
+        config = tiny(method, head_lr_multiplier=2, dataset={"noise": "none"})
+    else:
+        config = tiny(method, lr_decay="step:3", warmup_lr=0.01, dataset={"noise": "symmetric"})
     assert build_config(config.sections(), settings_type, "again") == config
     text = dump_yaml(config.sections())
     assert build_config(load_yaml(text, "again"), settings_type, "again") == config
@@ -51,12 +54,30 @@ def test_flat_is_complete_and_in_published_names(method: str) -> None:
     config = tiny(method)
     flat = config.flat()
     assert flat["method"] == method
-    assert flat["dataset.name"] == "digits8no"
+    assert flat["dataset.name"] == ("market1501" if is_reid(method) else "digits8no")
     assert flat["validation.fraction"] == 0.3
     assert flat["objective.average_last"] == 2
     assert settings_type(method).model_fields.keys() <= flat.keys()
     assert not any(isinstance(value, DecayShape) for value in flat.values())
-    assert flat["lr_decay"] == {"shape": "cosine", "end": 0.05}
+    if is_reid(method):
+        assert flat["model"] == {"name": "reid_small", "weights": "none"}
+    else:
+        assert flat["lr_decay"] == {"shape": "cosine", "end": 0.05}
+
+
+def test_core_shows_both_stages_and_takes_either_or_both() -> None:
+    both = tiny("core").sections()["fixed"]
+    assert (both["self_epochs"], both["refine_epochs"]) == (2, 2)
+    assert tiny("core", self_epochs=3).flat()["refine_epochs"] == 1
+    assert "self_epochs and refine_epochs fill epochs, got 1 and 2 of 4" in refusal(
+        {**sections("core"), "fixed": {**sections("core")["fixed"], "self_epochs": 1}}
+    )
+    assert "refine_epochs must be below epochs, got 4 with epochs 4" in refusal(sections("core", refine_epochs=4))
+
+
+def test_a_method_and_a_dataset_for_different_tasks_are_refused() -> None:
+    said = refusal(sections("core", dataset={"name": "digits8no", "height": None}))
+    assert "method core is for re-identification, and dataset digits8no is for classification" in said
 
 
 def test_flat_has_lr1_and_not_the_knob_it_came_from() -> None:
@@ -76,7 +97,7 @@ def test_defaults_are_the_papers() -> None:
     )
     assert not settings.tie_lr
     assert not settings.latch_mining
-    assert tiny("act").validation.labels == "noisy"
+    assert tiny("act").sections()["validation"]["labels"] == "noisy"
 
 
 def test_settings_never_change() -> None:
@@ -235,7 +256,8 @@ def test_the_average_must_fit_in_the_epochs() -> None:
 
 def test_the_direction_must_fit_the_metric() -> None:
     assert tiny("act", objective={"metric": "val_loss", "mode": "min"}).objective.mode == "min"
-    assert "set mode: min" in refusal(sections("act", objective={"metric": "val_loss"}))
+    assert tiny("act", objective={"metric": "val_loss"}).objective.mode == "min"
+    assert "set mode: min" in refusal(sections("act", objective={"metric": "val_loss", "mode": "max"}))
     assert "set mode: max" in refusal(sections("act", objective={"mode": "min"}))
 
 

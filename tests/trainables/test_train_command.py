@@ -13,7 +13,7 @@ from tiny_runs import TIMES, finish, sections, start, tiny, without_times
 
 from tune_lnl.train import main
 from tune_lnl.trainables.config_file import dump_yaml, load_yaml
-from tune_lnl.trainables.train_command import choose_device
+from tune_lnl.trainables.devices import choose_device
 
 SPACE = Path(__file__).parents[2] / "search_spaces" / "act_digits8no.yaml"
 

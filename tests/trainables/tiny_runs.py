@@ -1,4 +1,4 @@
-"""Short runs on the built-in digits, shared by the tests of this room."""
+"""Short runs on the built-in digits and on a tiny re-ID set, shared by the tests of this room."""
 
 from __future__ import annotations
 
@@ -7,16 +7,29 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+import tiny_persons
 import torch
 from torch import Tensor, nn
 
+from tune_lnl.models.reid import ReidNetwork
 from tune_lnl.trainables.registry import settings_type, start_training
 from tune_lnl.trainables.settings import TrialConfig, build_config
 from tune_lnl.trainables.training import Report, Surroundings, Training
 
 EPOCHS, WARMUP = 4, 2
-REQUIRED: dict[str, Any] = {"epochs": EPOCHS, "lr": 0.05, "lr1": 0.1}
+REQUIRED: dict[str, Any] = {
+    "epochs": EPOCHS,
+    "lr": 0.05,
+    "lr1": 0.1,
+    "refine_epochs": EPOCHS - WARMUP,
+    "reweight_epochs": EPOCHS - WARMUP,
+}
 """A value for every setting that some method wants and has no default for."""
+DATASETS: dict[str, dict[str, Any]] = {
+    "classification": {"name": "digits8no", "subset": 0.1, "closed_ratio": 0.2},
+    "re-identification": {"name": "market1501", "height": 32},
+}
+"""By what a method is for."""
 TIMES = ("seconds", "train_seconds", "images_per_second")
 
 
@@ -28,14 +41,17 @@ def sections(
     **fixed: Any,
 ) -> dict[str, Any]:
     """A config as plain values: about 90 training images, two epochs of warm-up, two more."""
-    fields = settings_type(method).model_fields
+    settings = settings_type(method)
+    fields = settings.model_fields
     required = {name: REQUIRED[name] for name, field in fields.items() if field.is_required()}
+    if settings.task == "re-identification":
+        required["model"] = {"name": "reid_small", "weights": "none"}
     warmup = {"warmup_epochs": WARMUP} if "warmup_epochs" in fields else {}
-    if "lr_asymmetry" in fixed:
-        required.pop("lr1")
+    for knob in settings.knobs.keys() & fixed.keys():
+        required.pop(settings.knobs[knob].decides)
     return {
         "method": method,
-        "dataset": {"name": "digits8no", "subset": 0.1, "closed_ratio": 0.2, **(dataset or {})},
+        "dataset": {**DATASETS[settings.task], **(dataset or {})},
         "validation": {"fraction": 0.3, **(validation or {})},
         "objective": {"average_last": 2, **(objective or {})},
         "fixed": {**required, **warmup, "batch_size": 32, **fixed},
@@ -48,7 +64,16 @@ def tiny(method: str, **changes: Any) -> TrialConfig:
 
 
 def start(config: TrialConfig, test_from: int | None = None) -> Training:
-    return start_training(config, Surroundings(test_from=test_from))
+    return start_training(config, surroundings(config, test_from))
+
+
+def surroundings(config: TrialConfig, test_from: int | None = None) -> Surroundings:
+    """With the data at hand."""
+    return Surroundings(tiny_persons.data_dir() if is_reid(config.method) else None, test_from=test_from)
+
+
+def is_reid(method: str) -> bool:
+    return settings_type(method).task == "re-identification"
 
 
 def finish(training: Training) -> list[Report]:
@@ -70,6 +95,11 @@ def weights(training: Training) -> dict[str, Tensor]:
         suffix: torch.cat([tensor.detach().double().flatten() for tensor in network.values()])
         for suffix, network in networks.items()
     }
+
+
+def build_wide_reid(num_classes: int) -> ReidNetwork:
+    """Another network for the persons."""
+    return ReidNetwork(nn.Conv2d(3, 24, 3, stride=2), 24, num_classes)
 
 
 def build_wide(num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:

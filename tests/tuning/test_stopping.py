@@ -101,7 +101,8 @@ def test_a_batch_that_takes_too_long_is_not_waited_for(search: Start) -> None:
 
 
 def test_the_time_budget_ends_it_with_0(search: Start) -> None:
-    driver = search("--time-budget", "25s").start()
+    # 6 trials of 20 epochs of 4 pauses, two at once, sleep for 36 s at least: never done when the budget ends.
+    driver = search("--time-budget", "20s", fixed={"pause": 0.15}).start()
     assert driver.finish() == 0, driver.text
     assert "the time budget is used up; continue with:" in driver.text
     assert "WAITING" in states(driver)

@@ -68,6 +68,18 @@ def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
     return images.to(torch.float32).div_(255).sub_(centre).div_(spread)
 
 
+def crop_and_flip(images: Tensor, height: int, width: int, generator: torch.Generator) -> Tensor:
+    """A random crop of height x width pixels, uniformly placed, mirrored with p 0.5 (CORE, released train_core.py).
+
+    uint8 (B, C, H, W), at least as large as the crop, else ValueError -> uint8 (B, C, height, width).
+    """
+    if images.shape[2] < height or images.shape[3] < width:
+        raise ValueError(f"a crop of {height} x {width} does not fit into {tuple(images.shape[2:])}")
+    rows = _draw_below(images.shape[2] - height + 1, images, generator)
+    columns = _draw_below(images.shape[3] - width + 1, images, generator)
+    return _window(images, height, width, rows, columns, _coins(images, generator))
+
+
 def unchanged(images: Tensor, generator: torch.Generator) -> Tensor:
     """The images themselves; nothing is drawn."""
     del generator
@@ -129,13 +141,20 @@ def _crop_offsets(images: Tensor, padding: int, generator: torch.Generator) -> t
 
 def _crop(images: Tensor, padding: int, rows: Tensor, columns: Tensor, flipped: Tensor) -> Tensor:
     """Pad with zeros, crop back to the original size at (rows, columns), mirror where `flipped`; all (B,)."""
-    batch, channels, height, width = images.shape
+    height, width = images.shape[2:]
     padded = F.pad(images.contiguous(), (padding, padding, padding, padding))
+    return _window(padded, height, width, rows, columns, flipped)
+
+
+def _window(images: Tensor, height: int, width: int, rows: Tensor, columns: Tensor, flipped: Tensor) -> Tensor:
+    """The height x width pixels of each image from (rows, columns) on, mirrored where `flipped`; all (B,)."""
+    batch, channels = images.shape[:2]
     across = torch.arange(width, device=images.device)
     across = torch.where(flipped[:, None], across.flip(0), across) + columns[:, None]
     down = torch.arange(height, device=images.device) + rows[:, None]
-    places = (down[:, :, None] * padded.shape[3] + across[:, None, :]).view(batch, 1, height * width)
-    return padded.flatten(2).gather(2, places.expand(-1, channels, -1)).view(batch, channels, height, width)
+    places = (down[:, :, None] * images.shape[3] + across[:, None, :]).view(batch, 1, height * width)
+    flat = images.flatten(2)
+    return flat.gather(2, places.expand(-1, channels, -1)).view(batch, channels, height, width)
 
 
 def _with_holes(images: Tensor, size: int, generator: torch.Generator) -> Tensor:

@@ -39,24 +39,36 @@ class Source:
 
 
 class Dataset(ABC):
-    """A registered dataset. One file per dataset (family), one line in the registry."""
+    """A registered dataset, whatever it is for. One file per dataset (family), one line in the registry."""
 
     name: ClassVar[str]
     folder: ClassVar[str | None]
     """Its folder inside the data dir; None for a built-in one."""
     description: ClassVar[str]
+    task: ClassVar[str]
+    """What a method must be for to train on it: "classification" or "re-identification"."""
     Options: ClassVar[type[DatasetOptions]]
-    num_source_classes: ClassVar[int]
-    open_ratio: ClassVar[float]
-    """Share of the source classes, the last ones: open-set, in training under random closed labels."""
     image_shape: ClassVar[tuple[int, int, int]]
     """(height, width, channels)."""
     mean: ClassVar[tuple[float, ...]]
     """Per channel, of pixels scaled to [0, 1]."""
     std: ClassVar[tuple[float, ...]]
+    default_model: ClassVar[str]
+
+    def is_present(self, data_dir: Path | None, cache_dir: Path) -> bool:
+        """Whether its data is found without a download. True for a built-in dataset."""
+        return True
+
+
+class ImageDataset(Dataset):
+    """A dataset of images, one class each."""
+
+    task = "classification"
+    num_source_classes: ClassVar[int]
+    open_ratio: ClassVar[float]
+    """Share of the source classes, the last ones: open-set, in training under random closed labels."""
     weak_augmentation: ClassVar[str]
     strong_augmentation: ClassVar[str]
-    default_model: ClassVar[str]
 
     @abstractmethod
     def load_source(self, data_dir: Path | None, cache_dir: Path) -> Source:
@@ -66,10 +78,6 @@ class Dataset(ABC):
             InputError: the data is not there; the message says what was looked for and where to get it.
             CorruptDataError: the data is there but damaged.
         """
-
-    def is_present(self, data_dir: Path | None, cache_dir: Path) -> bool:
-        """Whether :meth:`load_source` finds its data without a download. True for a built-in dataset."""
-        return True
 
 
 def fingerprint_of(train_images: Images, train_labels: Labels, test_images: Images, test_labels: Labels) -> str:

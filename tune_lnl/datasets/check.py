@@ -10,11 +10,21 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from tune_lnl.datasets.base import Dataset, Labels, Source, fingerprint_of
+from tune_lnl.datasets.base import ImageDataset, Images, Labels, Source, fingerprint_of
 from tune_lnl.datasets.noisy import NoisyData, load_noisy
-from tune_lnl.datasets.options import NoisyLabelOptions
+from tune_lnl.datasets.options import DatasetOptions, NoiseFile, NoisyLabelOptions
 from tune_lnl.datasets.paths import cache_dir
-from tune_lnl.datasets.registry import dataset_names, get_dataset, parse_options
+from tune_lnl.datasets.registry import dataset_names, get_dataset, get_image_dataset, parse_options
+from tune_lnl.datasets.reid import (
+    PersonImages,
+    ReidDataset,
+    ReidSource,
+    source_fingerprint,
+    training_size,
+)
+from tune_lnl.datasets.reid_data import ReidData, load_reid, matchable_queries
+from tune_lnl.datasets.reid_layouts import DISTRACTOR, ReidFiles, shown
+from tune_lnl.datasets.reid_options import ReidOptions
 from tune_lnl.errors import CorruptDataError, InputError
 
 
@@ -54,28 +64,35 @@ def check_dataset(name: str, data_dir: Path | None, settings: Sequence[str] = ()
     dataset = get_dataset(name)
     options = parse_options(_with_settings(name, settings))
     try:
-        source = dataset.load_source(data_dir, cache_dir())
-        data = load_noisy(options, data_dir)
+        if isinstance(dataset, ReidDataset):
+            return _check_people(dataset, options, data_dir)
+        return _check_images(get_image_dataset(name), options, data_dir)
     except CorruptDataError as error:
         return CheckReport(lines=(), faults=(str(error),))
-    assert isinstance(options, NoisyLabelOptions), "load_noisy takes no other options"
-    return CheckReport(
-        lines=tuple(_description(dataset, options, source, data)), faults=tuple(_faults(dataset, source))
-    )
 
 
-def prepare_dataset(name: str, data_dir: Path | None) -> list[str]:
+def prepare_dataset(name: str, data_dir: Path | None, settings: Sequence[str] = ()) -> list[str]:
     """Pack a dataset into the cache, or open what is packed already; says where, how long it took and how large it is.
 
+    Args:
+        name, data_dir, settings: as for :func:`check_dataset`; what is packed of a person dataset depends on some.
+
     Raises:
-        InputError: unknown name, or data that is not there or damaged.
+        InputError: unknown name or setting, or data that is not there or damaged.
     """
+    dataset = get_dataset(name)
+    options = parse_options(_with_settings(name, settings))
     started = time.perf_counter()
-    source = get_dataset(name).load_source(data_dir, cache_dir())
+    images: Images
+    if isinstance(dataset, ReidDataset):
+        assert isinstance(options, ReidOptions), "a person dataset has such options"
+        images = dataset.load_source(data_dir, cache_dir(), options).train.images
+    else:
+        images = get_image_dataset(name).load_source(data_dir, cache_dir()).train_images
     seconds = time.perf_counter() - started
-    if not isinstance(source.train_images, np.memmap):
+    if not isinstance(images, np.memmap):
         return [f"{name} is built in: there is nothing to pack"]
-    store = Path(str(source.train_images.filename)).parent
+    store = Path(str(images.filename)).parent
     size = sum(file.stat().st_size for file in store.iterdir())
     return [f"{name} is packed in {store}: {size / 2**20:.0f} MiB, {seconds:.1f} s"]
 
@@ -102,7 +119,16 @@ def _with_settings(name: str, settings: Sequence[str]) -> dict[str, object]:
     return result
 
 
-def _description(dataset: Dataset, options: NoisyLabelOptions, source: Source, data: NoisyData) -> list[str]:
+def _check_images(dataset: ImageDataset, options: DatasetOptions, data_dir: Path | None) -> CheckReport:
+    source = dataset.load_source(data_dir, cache_dir())
+    data = load_noisy(options, data_dir)
+    assert isinstance(options, NoisyLabelOptions), "load_noisy takes no other options"
+    return CheckReport(
+        lines=tuple(_description(dataset, options, source, data)), faults=tuple(_faults(dataset, source))
+    )
+
+
+def _description(dataset: ImageDataset, options: NoisyLabelOptions, source: Source, data: NoisyData) -> list[str]:
     height, width, channels = data.train_images.shape[1:]
     total = len(data.class_names)
     rows = [
@@ -122,7 +148,7 @@ def _description(dataset: Dataset, options: NoisyLabelOptions, source: Source, d
     return [f"{key:<17} {value}" for key, value in rows]
 
 
-def _faults(dataset: Dataset, source: Source) -> list[str]:
+def _faults(dataset: ImageDataset, source: Source) -> list[str]:
     faults = []
     if source.train_images.shape[1:] != dataset.image_shape or source.test_images.shape[1:] != dataset.image_shape:
         faults.append(f"images must be {dataset.image_shape}, got {source.train_images.shape[1:]}")
@@ -137,11 +163,100 @@ def _faults(dataset: Dataset, source: Source) -> list[str]:
             faults.append(f"the {split} split has no sample of {len(empty)} classes, the first is class {empty[0]}")
     found = fingerprint_of(source.train_images, source.train_labels, source.test_images, source.test_labels)
     if found != source.fingerprint:
-        faults.append(
-            f"the packed pixels or labels have changed since they were packed: sha256 {found}, recorded "
-            f"{source.fingerprint}\ndelete {cache_dir() / 'packed'}; it is packed again when needed"
-        )
+        faults.append(_changed(found, source.fingerprint))
     return faults
+
+
+def _changed(found: str, recorded: str) -> str:
+    return (
+        f"the packed pixels or labels have changed since they were packed: sha256 {found}, recorded "
+        f"{recorded}\ndelete {cache_dir() / 'packed'}; it is packed again when needed"
+    )
+
+
+# ---- people --------------------------------------------------------------------------------------------------------
+
+
+def _check_people(dataset: ReidDataset, options: DatasetOptions, data_dir: Path | None) -> CheckReport:
+    assert isinstance(options, ReidOptions), "a person dataset has such options"
+    # Nothing set aside: the noise that is measured is the published draw over all training identities.
+    data = load_reid(options, data_dir, validation_fraction=0.0, validation_seed=0)
+    files = dataset.read_names(data_dir, cache_dir(), options)
+    return CheckReport(
+        lines=tuple(_people_description(dataset, options, files, data)),
+        faults=tuple(_people_faults(dataset, options, data.source)),
+    )
+
+
+def _people_description(dataset: ReidDataset, options: ReidOptions, files: ReidFiles, data: ReidData) -> list[str]:
+    source = data.source
+    height, width = dataset.input_size(options)
+    before_crop = training_size((height, width))
+    seed = "" if options.noise == "none" or isinstance(options.noise, NoiseFile) else f", seed {options.noise_seed}"
+    rows = [
+        ("dataset", f"{dataset.name}: {dataset.description}"),
+        ("layout", f"{files.layout.name}, {files.layout.base}"),
+        ("image", f"{height}x{width}, 3 channels; {before_crop[0]}x{before_crop[1]} before the training crop"),
+        ("train", _people(source.train)),
+        ("query", f"{_people(source.query)}; {_matchable(source):,} queries with a match in another camera"),
+        ("gallery", f"{_people(source.gallery)}; {source.distractors:,} distractors"),
+        ("junk", f"{source.junk:,} images dropped"),
+        ("skipped", _first(source.skipped)),
+        ("overlap", f"{_overlapping(source):,} training identities are in query or gallery, too"),
+        ("training", f"{len(data.train_rows):,} images; {_spread(data.given_labels, data.num_classes)} per given id"),
+        ("identity noise", f"requested {_share(data.requested_noise)}, measured {_share(data.measured_noise)}"),
+        ("noise", f"{options.noise}{seed}"),
+        ("identities", f"{options.identities}: validation is disjoint from training in {data.disjoint_in} identity"),
+        ("source sha256", data.fingerprints["source"]),
+        ("labels sha256", data.fingerprints["labels"]),
+    ]
+    return [f"{key:<17} {value}" for key, value in rows]
+
+
+def _people_faults(dataset: ReidDataset, options: ReidOptions, source: ReidSource) -> list[str]:
+    faults = []
+    size = dataset.input_size(options)
+    for split, images, expected in (
+        ("train", source.train.images, size),
+        ("resized train", source.train_resized, training_size(size)),
+        ("query", source.query.images, size),
+        ("gallery", source.gallery.images, size),
+    ):
+        if images.shape[1:] != (*expected, 3):
+            faults.append(f"{split} images must be {(*expected, 3)}, got {images.shape[1:]}")
+    if _matchable(source) == 0:
+        faults.append(
+            "no query has an image of the same identity from another camera in the gallery: nothing can be ranked\n"
+            "check the cameras in the file names"
+        )
+    found = source_fingerprint(source)
+    if found != source.fingerprint:
+        faults.append(_changed(found, source.fingerprint))
+    return faults
+
+
+def _people(split: PersonImages) -> str:
+    people = np.unique(split.identities[split.identities != DISTRACTOR])
+    return f"{len(split.paths):,} images, {len(people):,} ids, {len(np.unique(split.cameras)):,} cameras"
+
+
+def _matchable(source: ReidSource) -> int:
+    query, gallery = source.query, source.gallery
+    return matchable_queries(query.identities, query.cameras, gallery.identities, gallery.cameras)
+
+
+def _overlapping(source: ReidSource) -> int:
+    tested = np.union1d(source.query.identities, source.gallery.identities)
+    return len(np.intersect1d(source.train.identities, tested))
+
+
+def _first(names: Sequence[str], count: int = 5) -> str:
+    told = ", ".join(shown(name) for name in names[:count])
+    more = ", ..." if len(names) > count else ""
+    return f"{len(names):,} files" + (f": {told}{more}" if names else "")
+
+
+# ---- both ----------------------------------------------------------------------------------------------------------
 
 
 def _spread(labels: Labels, num_classes: int) -> str:

@@ -16,7 +16,7 @@ from typing import ClassVar
 
 from filelock import FileLock
 
-from tune_lnl.datasets.base import Dataset, Source
+from tune_lnl.datasets.base import ImageDataset, Source
 from tune_lnl.datasets.cifar_forms import CIFAR10, CIFAR100, FORMS, SIDE, CifarSpec, form_in, published_archive
 from tune_lnl.datasets.options import DatasetOptions, NoisyLabelOptions
 from tune_lnl.datasets.paths import DATA_VARIABLE, download_dir, find_dataset_folder, searched_folders
@@ -28,7 +28,7 @@ PROBE_SECONDS = 8.0
 STALL_SECONDS = 30.0
 
 
-class Cifar(Dataset, ABC):
+class Cifar(ImageDataset, ABC):
     """What the CIFAR datasets share: where the source is found, downloaded to and packed."""
 
     folder: ClassVar[str]

@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from tune_lnl.datasets.base import Dataset, Source, fingerprint_of
+from tune_lnl.datasets.base import ImageDataset, Source, fingerprint_of
 from tune_lnl.datasets.options import DatasetOptions, NoiseFile, NoisyLabelOptions
 from tune_lnl.datasets.split import split_validation
 
@@ -32,7 +32,7 @@ class DigitsOptions(NoisyLabelOptions):
     )
 
 
-class Digits8NO(Dataset):
+class Digits8NO(ImageDataset):
     """The built-in digits with closed-set and open-set noise."""
 
     name = "digits8no"

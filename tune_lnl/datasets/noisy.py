@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tune_lnl.datasets.base import Dataset, Images, Labels, Source
+from tune_lnl.datasets.base import ImageDataset, Images, Labels, Source
 from tune_lnl.datasets.label_file import given_labels
 from tune_lnl.datasets.noise import closed_class_count, corrupt_labels, transition_matrix
 from tune_lnl.datasets.options import DatasetOptions, NoiseFile, NoisyLabelOptions
 from tune_lnl.datasets.paths import cache_dir
-from tune_lnl.datasets.registry import get_dataset
+from tune_lnl.datasets.registry import get_image_dataset
 from tune_lnl.datasets.split import stratified_subset
 from tune_lnl.errors import InputError
 
@@ -93,7 +93,7 @@ def load_noisy(options: DatasetOptions, data_dir: Path | None) -> NoisyData:
     """
     if not isinstance(options, NoisyLabelOptions):
         raise TypeError(f"options must be NoisyLabelOptions, got {type(options).__name__}")
-    dataset = get_dataset(options.name)
+    dataset = get_image_dataset(options.name)
     total, closed = class_counts(dataset, options.classes)
     source = dataset.load_source(data_dir, cache_dir())
 
@@ -121,7 +121,7 @@ def load_noisy(options: DatasetOptions, data_dir: Path | None) -> NoisyData:
     )
 
 
-def class_counts(dataset: Dataset, classes: int | None) -> tuple[int, int]:
+def class_counts(dataset: ImageDataset, classes: int | None) -> tuple[int, int]:
     """(all kept classes, closed ones among them) for `dataset.classes`; known before any data is read.
 
     Raises:
@@ -149,7 +149,7 @@ def requested_noise(options: NoisyLabelOptions) -> float | None:
 
 
 def _noisy_labels(
-    options: NoisyLabelOptions, dataset: Dataset, source: Source, kept: Labels, total: int, closed: int
+    options: NoisyLabelOptions, dataset: ImageDataset, source: Source, kept: Labels, total: int, closed: int
 ) -> tuple[Labels, NDArray[np.float64] | None]:
     if isinstance(options.noise, NoiseFile):
         given = given_labels(options.noise.file, options.noise.column, source.train_labels)[kept]

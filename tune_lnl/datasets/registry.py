@@ -8,7 +8,7 @@ from importlib.metadata import entry_points
 
 from pydantic import ValidationError
 
-from tune_lnl.datasets.base import Dataset
+from tune_lnl.datasets.base import Dataset, ImageDataset
 from tune_lnl.datasets.options import DatasetOptions
 from tune_lnl.errors import InputError, nearest
 
@@ -18,7 +18,11 @@ DATASETS: dict[str, str] = {
     "cifar100nc": "tune_lnl.datasets.cifar:Cifar100NC",
     "cifar80no": "tune_lnl.datasets.cifar:Cifar80NO",
     "cifar10n": "tune_lnl.datasets.cifar:Cifar10N",
+    "cuhk03": "tune_lnl.datasets.reid:Cuhk03",
     "digits8no": "tune_lnl.datasets.digits:Digits8NO",
+    "dukemtmc": "tune_lnl.datasets.reid:DukeMTMC",
+    "market1501": "tune_lnl.datasets.reid:Market1501",
+    "sprites": "tune_lnl.datasets.sprites:Sprites",
 }
 
 
@@ -50,6 +54,18 @@ def get_dataset(name: str) -> Dataset:
     dataset = dataset_class()
     if not isinstance(dataset, Dataset):
         raise InputError(f"dataset {name!r} must be a tune_lnl.datasets.base.Dataset, got {locations[name]}")
+    return dataset
+
+
+def get_image_dataset(name: str) -> ImageDataset:
+    """The classification dataset registered under `name`.
+
+    Raises:
+        InputError: as :func:`get_dataset`, or a dataset for something else.
+    """
+    dataset = get_dataset(name)
+    if not isinstance(dataset, ImageDataset):
+        raise InputError(f"dataset {name!r} is for {dataset.task}, and classification was asked for")
     return dataset
 
 

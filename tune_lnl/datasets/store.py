@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from filelock import FileLock
@@ -26,6 +26,7 @@ from tune_lnl.errors import CorruptDataError, InputError
 
 # Part of the key: raise it when the layout or the decoding changes, and old stores are left alone.
 STORE_VERSION = 1
+Opened = TypeVar("Opened")
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 
@@ -80,24 +81,48 @@ def open_or_pack(cache_dir: Path, dataset: str, source: SourceFiles, decode: Cal
         CorruptDataError: from `decode`, or when the source changed while it was read.
         InputError: the cache cannot be written.
     """
+    return open_or_build(
+        cache_dir, dataset, source, _open, lambda building, key: _pack(building, key, dataset, source, decode)
+    )
+
+
+def open_or_build(
+    cache_dir: Path,
+    dataset: str,
+    source: SourceFiles,
+    open_store: Callable[[Path], Opened | None],
+    build: Callable[[Path, str], None],
+) -> Opened:
+    """What `open_store` makes of the store of this source content, which `build` writes first where there is none.
+
+    Args:
+        cache_dir, dataset, source: as for :func:`open_or_pack`.
+        open_store: given a store's directory; None where it is absent or damaged.
+        build: given an empty directory to write the store's files into, and the store's key; called at most once,
+            under the lock. The directory gets the store's name when all is written.
+
+    Raises:
+        CorruptDataError: from `build`, or when the source changed while it was read.
+        InputError: the cache cannot be written.
+    """
     store = store_path(cache_dir, dataset, source)
-    opened = _open(store)
+    opened = open_store(store)
     if opened is not None:
         return opened
     try:
         store.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(store.with_name(f"{store.name}.lock")):
-            opened = _open(store)
+            opened = open_store(store)
             if opened is not None:
                 return opened
             _remove_leftovers(store)
-            _pack(store, dataset, source, decode)
+            _build(store, dataset, source, build)
     except OSError as error:
         raise InputError(
             f"the packed store cannot be written to {store}: {error}\n"
             "free some space there, or set TUNE_LNL_CACHE to a directory that can be written"
         ) from error
-    opened = _open(store)
+    opened = open_store(store)
     if opened is None:
         raise CorruptDataError(
             f"the store {store} was damaged right after it was packed\ncheck the disk under the cache"
@@ -128,48 +153,53 @@ def _open(store: Path) -> Source | None:
             return None
         if any((store / f"{name}.npy").stat().st_size != meta.bytes[name] for name in ARRAYS):
             return None
-        arrays = {name: _map(store / f"{name}.npy") for name in ARRAYS}
+        arrays = {name: map_array(store / f"{name}.npy") for name in ARRAYS}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         # Absent, torn or from another hand: all of them mean "pack it again".
         return None
     return Source(**arrays, class_names=tuple(meta.class_names), fingerprint=meta.fingerprint)
 
 
-def _map(path: Path) -> NDArray[Any]:
+def map_array(path: Path) -> NDArray[Any]:
+    """A npy file as a read-only memory map. Raises OSError or ValueError."""
     array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     return array
 
 
-def _pack(store: Path, dataset: str, source: SourceFiles, decode: Callable[[], DecodedArrays]) -> None:
+def _build(store: Path, dataset: str, source: SourceFiles, build: Callable[[Path, str], None]) -> None:
     building, damaged = _leftovers(store)
     building.mkdir()
     try:
-        decoded = _decoded(source, decode)
+        build(building, store.name.removeprefix(f"{dataset}-"))
         if store_path(store.parent.parent, dataset, source) != store:
             raise CorruptDataError(
                 f"the files in {source.root} changed while they were read\n"
                 "wait until they are complete, then start again"
             )
-        sizes = {name: _save(building / f"{name}.npy", getattr(decoded, name)) for name in ARRAYS}
-        meta = _Meta(
-            key=store.name.removeprefix(f"{dataset}-"),
-            dataset=dataset,
-            form=source.form,
-            source_files=_first_names(source, 32),
-            source_file_count=len(source.files),
-            class_names=list(decoded.class_names),
-            fingerprint=fingerprint_of(
-                decoded.train_images, decoded.train_labels, decoded.test_images, decoded.test_labels
-            ),
-            bytes=sizes,
-        )
-        _write_through(building / "meta.json", json.dumps(asdict(meta), indent=1).encode())
         if store.exists():
             # A damaged store: moved away first, because a directory cannot be renamed over one that is not empty.
             store.rename(damaged)
         building.rename(store)
     finally:
         _remove_leftovers(store)
+
+
+def _pack(building: Path, key: str, dataset: str, source: SourceFiles, decode: Callable[[], DecodedArrays]) -> None:
+    decoded = _decoded(source, decode)
+    sizes = {name: _save(building / f"{name}.npy", getattr(decoded, name)) for name in ARRAYS}
+    meta = _Meta(
+        key=key,
+        dataset=dataset,
+        form=source.form,
+        source_files=_first_names(source, 32),
+        source_file_count=len(source.files),
+        class_names=list(decoded.class_names),
+        fingerprint=fingerprint_of(
+            decoded.train_images, decoded.train_labels, decoded.test_images, decoded.test_labels
+        ),
+        bytes=sizes,
+    )
+    write_through(building / "meta.json", json.dumps(asdict(meta), indent=1).encode())
 
 
 def _decoded(source: SourceFiles, decode: Callable[[], DecodedArrays]) -> DecodedArrays:
@@ -188,7 +218,8 @@ def _save(path: Path, array: NDArray[Any]) -> int:
     return path.stat().st_size
 
 
-def _write_through(path: Path, content: bytes) -> None:
+def write_through(path: Path, content: bytes) -> None:
+    """Write a small file and have it on the disk."""
     with path.open("wb") as file:
         file.write(content)
         file.flush()

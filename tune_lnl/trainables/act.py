@@ -14,7 +14,8 @@ from torch import Tensor
 from tune_lnl.methods.act import ActConfig, ActState, robust_losses, warmup_losses
 from tune_lnl.methods.schedules import lr_plan, reads_warmup_lr
 from tune_lnl.metrics.selection import selection_quality
-from tune_lnl.trainables.classification import Batch, ClassifierTraining, Totals
+from tune_lnl.trainables.classification import Batch, ClassifierTraining
+from tune_lnl.trainables.networks import Totals
 from tune_lnl.trainables.settings import (
     LR_PLAN,
     ClassifierSettings,

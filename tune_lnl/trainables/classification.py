@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import math
-import time
-from abc import abstractmethod
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from hashlib import sha256
-from itertools import islice
 from typing import Any, cast
 
 import numpy as np
@@ -17,17 +12,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tune_lnl.datasets.augmentation import augment, normalise
-from tune_lnl.datasets.base import Dataset
+from tune_lnl.datasets.augmentation import augment
+from tune_lnl.datasets.base import ImageDataset
 from tune_lnl.datasets.noisy import NoisyData, load_noisy
-from tune_lnl.datasets.registry import get_dataset
+from tune_lnl.datasets.registry import get_image_dataset
 from tune_lnl.datasets.split import split_validation
 from tune_lnl.errors import InputError
 from tune_lnl.metrics.classification import standard_error
 from tune_lnl.models.registry import build_model
-from tune_lnl.trainables.randomness import stream, stream_seed
-from tune_lnl.trainables.settings import ClassifierSettings, TrialConfig
-from tune_lnl.trainables.training import Report, Surroundings, Training
+from tune_lnl.trainables.networks import NetworkTraining
+from tune_lnl.trainables.randomness import stream_seed
+from tune_lnl.trainables.settings import ClassifierSettings, TrialConfig, ValidationSettings
+from tune_lnl.trainables.training import Report, Surroundings
 
 EVALUATION_BATCH = 1000
 
@@ -48,7 +44,7 @@ class Batch:
 class ClassifierData:
     """The training split, the held-out split and the test set of one trial."""
 
-    dataset: Dataset
+    dataset: ImageDataset
     noisy: NoisyData
     train: np.ndarray
     """(N,) int64, samples of ``noisy`` that are trained on."""
@@ -60,12 +56,13 @@ class ClassifierData:
     @classmethod
     def load(cls, config: TrialConfig, surroundings: Surroundings) -> ClassifierData:
         noisy = load_noisy(config.dataset, surroundings.data_dir)
+        assert isinstance(config.validation, ValidationSettings)
         train, held_out = split_validation(noisy.given_labels, config.validation.fraction, config.validation.seed)
         labels = noisy.given_labels
         if config.validation.labels == "clean":
             labels = _true_labels_or_refuse(noisy)
             held_out = held_out[labels[held_out] < noisy.num_classes]
-        return cls(get_dataset(config.dataset.name), noisy, train, held_out, labels[held_out])
+        return cls(get_image_dataset(config.dataset.name), noisy, train, held_out, labels[held_out])
 
     @property
     def clean(self) -> np.ndarray | None:
@@ -86,34 +83,21 @@ def _true_labels_or_refuse(noisy: NoisyData) -> np.ndarray:
     return noisy.true_labels
 
 
-def model_name(config: TrialConfig, dataset: Dataset) -> str:
+def model_name(config: TrialConfig, dataset: ImageDataset) -> str:
     """The network asked for, or the dataset's own."""
     assert isinstance(config.settings, ClassifierSettings)
     return config.settings.model or dataset.default_model
 
 
-class ClassifierTraining(Training):
-    """A method that trains one or more networks of the same shape, the first of them reported.
+class ClassifierTraining(NetworkTraining[Batch]):
+    """A method that trains classifiers of the same shape, the first of them reported."""
 
-    Attributes:
-        networks: by the suffix of their metrics; ``""`` is the reported one.
-        lr_names: the setting that leads each network's learning rate.
-    """
+    settings: ClassifierSettings
 
-    lr_names: Mapping[str, str] = {"": "lr"}
-
-    def __init__(self, config: TrialConfig, surroundings: Surroundings) -> None:
-        super().__init__(config, surroundings)
-        assert isinstance(config.settings, ClassifierSettings)
-        self.settings = config.settings
-        self.data = ClassifierData.load(config, surroundings)
-        dataset = self.data.dataset
-        self.model_name = model_name(config, dataset)
-        torch.set_num_threads(self.settings.threads)
-        self.networks = {suffix: self._build_network(suffix) for suffix in self.lr_names}
-        self.optimizers = {suffix: self._build_optimizer(network) for suffix, network in self.networks.items()}
-        self.plans = self.settings.plans()
-        self.scaler = torch.amp.GradScaler(enabled=self.settings.precision == "fp16")
+    def _load_data(self) -> None:
+        self.data = ClassifierData.load(self.config, self.surroundings)
+        self.dataset = self.data.dataset
+        self.model_name = model_name(self.config, self.data.dataset)
         self.given_labels = torch.from_numpy(self.data.noisy.given_labels[self.data.train]).to(self.device)
         clean = self.data.clean
         self.clean = None if clean is None else torch.from_numpy(clean).to(self.device)
@@ -125,56 +109,12 @@ class ClassifierTraining(Training):
         build_model(model_name(config, data.dataset), data.noisy.num_classes, data.dataset.image_shape)
         return data.fingerprints
 
-    @abstractmethod
-    def train_step(self, batch: Batch, epoch: int, totals: Totals) -> None:
-        """One optimizer step of every network; adds to the epoch's totals."""
-
     # ---- training
-
-    def train_epoch(self, epoch: int) -> Report:
-        self._begin_epoch(epoch)
-        totals = Totals()
-        for batch in self.batches(epoch):
-            self.surroundings.between_batches()
-            self.train_step(batch, epoch, totals)
-        return self._learning_rate_report() | self.summarise(totals.means(self.images_per_epoch()))
-
-    def seconds_per_epoch(self, epoch: int, batches: int) -> float:
-        self._begin_epoch(epoch)
-        ahead = islice(self.batches(epoch), batches + 1)
-        # The first batch pays for what is set up once.
-        self.train_step(next(ahead), epoch, Totals())
-        began, images = time.perf_counter(), 0
-        for batch in ahead:
-            self.train_step(batch, epoch, Totals())
-            images += len(batch.labels)
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        if images == 0:
-            return time.perf_counter() - began
-        return (time.perf_counter() - began) / images * self.images_per_epoch()
-
-    def _begin_epoch(self, epoch: int) -> None:
-        self._set_learning_rates(epoch)
-        for network in self.networks.values():
-            network.train()
-        self.weak = stream(self.settings.seed, epoch, "weak augmentation", self.device)
-        self.strong = stream(self.settings.seed, epoch, "strong augmentation", self.device)
-
-    def summarise(self, means: Report) -> Report:
-        """Turn an epoch's sums per image into its report."""
-        return means
-
-    def batches(self, epoch: int) -> Iterator[Batch]:
-        """The training split in this epoch's order; the last batch may be smaller, as published."""
-        order = torch.randperm(self.images_per_epoch(), generator=stream(self.settings.seed, epoch, "data order"))
-        for index in torch.split(order, self.settings.batch_size):
-            yield self._batch(index)
 
     def _batch(self, index: Tensor) -> Batch:
         rows = self.data.noisy.rows[self.data.train[index.numpy()]]
         on_device = index.to(self.device)
-        return Batch(on_device, self._images(self.data.noisy.train_images, rows), self.given_labels[on_device])
+        return Batch(on_device, self.images(self.data.noisy.train_images, rows), self.given_labels[on_device])
 
     def weak_view(self, images: Tensor) -> Tensor:
         return self._view(self.data.dataset.weak_augmentation, images, self.weak)
@@ -182,31 +122,8 @@ class ClassifierTraining(Training):
     def strong_view(self, images: Tensor) -> Tensor:
         return self._view(self.data.dataset.strong_augmentation, images, self.strong)
 
-    def step(self, losses: Mapping[str, Tensor]) -> None:
-        """Back-propagate each network's loss, then update each, in the order of ``networks``."""
-        for suffix, loss in losses.items():
-            self.optimizers[suffix].zero_grad(set_to_none=True)
-            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        for suffix in losses:
-            self.scaler.step(self.optimizers[suffix])
-        self.scaler.update()
-
-    def autocast(self) -> AbstractContextManager[Any]:
-        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.settings.precision]
-        return torch.autocast(self.device.type, dtype=dtype, enabled=self.settings.precision != "fp32")
-
     def images_per_epoch(self) -> int:
         return len(self.data.train)
-
-    def diverged(self, report: Report) -> str | None:
-        for name, value in report.items():
-            if "_loss" in name and not name.endswith("standard_error") and not math.isfinite(value):
-                return f"{name} is not finite"
-        for suffix, network in self.networks.items():
-            finite = torch.stack([parameter.isfinite().all() for parameter in network.parameters()])
-            if not bool(finite.all()):
-                return f"weights of the network led by {self.lr_names[suffix]} are not finite"
-        return None
 
     # ---- evaluation
 
@@ -253,34 +170,13 @@ class ClassifierTraining(Training):
             part = slice(start, start + EVALUATION_BATCH)
             target = torch.from_numpy(labels[part]).to(self.device)
             with self.autocast():
-                logits = network(self._normalised(self._images(images, rows[part])))
+                logits = network(self.normalised(self.images(images, rows[part])))
             logits = logits.float()
             correct += (logits.argmax(dim=1) == target).sum()
             losses.append(F.cross_entropy(logits, target, reduction="none"))
         every = torch.cat(losses).double()
         error = float(every.std(correction=1)) / math.sqrt(len(rows)) if len(rows) > 1 else math.nan
         return int(correct), float(every.mean()), error
-
-    # ---- state
-
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "method": self.config.method,
-            "epoch": self.epoch,
-            "networks": {suffix: network.state_dict() for suffix, network in self.networks.items()},
-            "optimizers": {suffix: optimizer.state_dict() for suffix, optimizer in self.optimizers.items()},
-            "scaler": self.scaler.state_dict(),
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        if state.get("method") != self.config.method:
-            raise InputError(f"this checkpoint is of method {state.get('method')!r}, not of {self.config.method!r}")
-        self.epoch = int(state["epoch"])
-        for suffix, network in self.networks.items():
-            network.load_state_dict(state["networks"][suffix])
-        for suffix, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(state["optimizers"][suffix])
-        self.scaler.load_state_dict(state["scaler"])
 
     def model_file(self) -> dict[str, Any]:
         dataset = self.data.dataset
@@ -329,39 +225,5 @@ class ClassifierTraining(Training):
         """Read back from the optimizers, so that the log shows what was really in effect."""
         return {name: float(self.optimizers[suffix].param_groups[0]["lr"]) for suffix, name in self.lr_names.items()}
 
-    def _images(self, images: np.ndarray, rows: np.ndarray) -> Tensor:
-        """(B, C, H, W) uint8 on the device, channels last in memory."""
-        return torch.from_numpy(np.ascontiguousarray(images[rows])).to(self.device).permute(0, 3, 1, 2)
-
     def _view(self, policy: str, images: Tensor, generator: torch.Generator) -> Tensor:
-        return self._normalised(augment(policy, images, generator))
-
-    def _normalised(self, images: Tensor) -> Tensor:
-        dataset = self.data.dataset
-        pixels = normalise(images, dataset.mean, dataset.std)
-        return pixels.contiguous(memory_format=torch.channels_last)
-
-
-class Totals:
-    """Sums over an epoch, kept on the device and read once at its end."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-
-    def add(self, name: str, value: Tensor) -> None:
-        """Add a 0-dim tensor to the sum called ``name``."""
-        value = value.detach().double()
-        self._sums[name] = self._sums[name] + value if name in self._sums else value
-
-    def means(self, count: int) -> Report:
-        """``loss*`` and ``accuracy*`` per image (accuracy in percent); every other sum as it is."""
-        report: Report = {}
-        for name, value in self._sums.items():
-            total = float(value)
-            if name.startswith("train_loss"):
-                report[name] = total / count
-            elif name.startswith("train_accuracy"):
-                report[name] = 100.0 * total / count
-            else:
-                report[name] = total
-        return report
+        return self.normalised(augment(policy, images, generator))

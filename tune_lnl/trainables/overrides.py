@@ -19,9 +19,9 @@ from tune_lnl.methods.schedules import scale_plan
 from tune_lnl.trainables.settings import (
     EPOCHS,
     LR_PLAN,
+    SHORTHAND,
     MethodSettings,
     ObjectiveSettings,
-    ValidationSettings,
     required_name,
     section_mapping,
 )
@@ -34,7 +34,7 @@ def setting_names(sections: Mapping[str, Any], settings: type[MethodSettings], s
     dataset = get_dataset(required_name(section_mapping(sections, "dataset", source), "name", f"{source}: dataset"))
     groups: dict[str, type[BaseModel]] = {
         "dataset": dataset.Options,
-        "validation": ValidationSettings,
+        "validation": settings.Validation,
         "objective": ObjectiveSettings,
     }
     dotted = [f"{group}.{key}" for group, model in groups.items() for key in model.model_fields]
@@ -65,6 +65,8 @@ def apply_overrides(
             elif section == "fixed":
                 _drop(changed, settings, rest)
             _set_nested(changed, section, rest.split("."), value)
+        elif rest and section in settings.model_fields and _is_group(changed, settings, section):
+            _set_nested(changed, "fixed", key.split("."), value)
         elif key in settings.model_fields or key in settings.knobs:
             _drop(changed, settings, key)
             _set_nested(changed, "fixed", [key], value)
@@ -73,6 +75,18 @@ def apply_overrides(
             names = [*setting_names(sections, settings, source), *(f"search.{name}" for name in searchable)]
             raise InputError(f"--set {key}: no such setting; {nearest(key, names)}")
     return changed
+
+
+def _is_group(sections: dict[str, Any], settings: type[MethodSettings], name: str) -> bool:
+    """Whether the setting has keys of its own (``model.weights``); its shorthand is written out then."""
+    fixed = sections.get("fixed")
+    value = fixed.get(name) if isinstance(fixed, dict) else None
+    extra = settings.model_fields[name].json_schema_extra
+    key = extra.get(SHORTHAND) if isinstance(extra, dict) else None
+    if key is not None and not isinstance(value, dict):
+        _set_nested(sections, "fixed", [name], {} if value is None else {str(key): value})
+        return True
+    return isinstance(value, dict)
 
 
 def _set_nested(sections: dict[str, Any], section: str, path: list[str], value: Any) -> None:
@@ -146,6 +160,10 @@ def scale_epochs(
     objective = changed["objective"] = section_mapping(changed, "objective", source)
     objective.setdefault("average_last", ObjectiveSettings().average_last)
     _scale_values(objective, {"average_last"}, set(), factor)
+    for name, knob in settings.knobs.items():
+        # Given along with what it decides, it would be rounded on its own.
+        if knob.decides in fixed:
+            fixed.pop(name, None)
     _scale_values(fixed, counted, plans, factor)
     fixed["epochs"] = epochs
     for point in _start_points(changed):
@@ -166,6 +184,8 @@ def _scale_values(values: dict[str, Any], counted: set[str], plans: set[str], fa
 def _scaled(value: Any, counts_epochs: bool, is_plan: bool, factor: float) -> Any:
     if counts_epochs and _is_count(value):
         return scale_count(value, factor)
+    if counts_epochs and isinstance(value, list):
+        return [scale_count(item, factor) if _is_count(item) else item for item in value]
     return scale_plan(value, factor) if is_plan and isinstance(value, str) else value
 
 

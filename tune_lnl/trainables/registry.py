@@ -11,6 +11,10 @@ from tune_lnl.trainables.training import Surroundings, Training
 
 METHODS: dict[str, str] = {
     "act": "tune_lnl.trainables.act:ActTraining",
+    "core": "tune_lnl.trainables.core:CoreTraining",
+    "purifynet": "tune_lnl.trainables.purifynet:PurifyTraining",
+    "reid_standard": "tune_lnl.trainables.reid_standard:ReidStandardTraining",
+    "self_refine": "tune_lnl.trainables.core:SelfRefineTraining",
     "standard": "tune_lnl.trainables.standard:StandardTraining",
 }
 

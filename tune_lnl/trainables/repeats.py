@@ -35,6 +35,7 @@ class SeedResult:
     average_last: int
     metric: str
     mode: str
+    test_metrics: tuple[str, ...] = ("test_accuracy",)
 
     @property
     def objective(self) -> float:
@@ -46,7 +47,7 @@ class SeedResult:
         """Whether a score of the last epochs is not a finite number: the network is lost."""
         last = self.reports[-self.average_last :]
         return not all(
-            math.isfinite(report.get(name, 0.0)) for report in last for name in (self.metric, "test_accuracy")
+            math.isfinite(report.get(name, 0.0)) for report in last for name in (self.metric, *self.test_metrics)
         )
 
     @property
@@ -56,8 +57,9 @@ class SeedResult:
         ``test_last10``: mean over the last ``average_last`` epochs (ten as published), ``test_last10_std`` their
         population deviation. ``test_at_val_best``: at the epoch with the best validation metric (first of equals).
         ``test_oracle``: best on the test set itself, to be compared with codes that choose so; never for selection.
+        They are of the method's first test metric; any other is there as its mean of the last epochs, by its name.
         """
-        test = [report["test_accuracy"] for report in self.reports]
+        test = [report[self.test_metrics[0]] for report in self.reports]
         mean, std = mean_and_std(test[-self.average_last :])
         oracle = max(filter(math.isfinite, test), default=math.nan)
         figures = {"test_last10": mean, "test_last10_std": std, "test_oracle": oracle}
@@ -66,6 +68,8 @@ class SeedResult:
             best = max(judged) if self.mode == "max" else min(judged)
             figures["test_at_val_best"] = test[judged.index(best)]
             figures["objective"] = self.objective
+        for name in self.test_metrics[1:]:
+            figures[f"{name}_last10"] = mean_and_std([report[name] for report in self.reports[-self.average_last :]])[0]
         return figures
 
 
@@ -159,7 +163,9 @@ def _train_seed(
             append_report(output / f"seed-{seed}" / "epochs.jsonl", report)
         on_epoch(seed, report)
     objective = config.objective
-    result = SeedResult(seed, reports, objective.average_last, objective.metric, objective.mode)
+    result = SeedResult(
+        seed, reports, objective.average_last, objective.metric, objective.mode, config.settings.test_metrics
+    )
     return result, training.model_file()
 
 

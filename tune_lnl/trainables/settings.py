@@ -29,6 +29,9 @@ EPOCHS: dict[str, Any] = {"unit": "epochs"}
 LR_PLAN: dict[str, Any] = {"unit": "lr plan"}
 """Marks a field that holds an lr plan, whose epochs scale as well."""
 
+SHORTHAND = "shorthand"
+"""Marks a group of settings that may be written as the value of one of its keys."""
+
 
 class Settings(BaseModel):
     """Base of every group of settings: unknown keys are errors, values never change after validation."""
@@ -38,24 +41,32 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-class ValidationSettings(Settings):
-    """The part of the noisy training set that trials are judged on."""
+class HeldOut(Settings):
+    """The part of the training set that trials are judged on."""
 
-    fraction: float = Field(0.1, ge=0.0, le=0.9, description="share of the training set held out; 0 only in train")
+    fraction: float = Field(
+        0.1,
+        ge=0.0,
+        le=0.9,
+        description="share of the training set (re-ID: of its persons) held out; 0 only in train",
+    )
+    seed: int = Field(0, ge=0, lt=2**32, description="seed of the split; the same for every trial of a search")
+
+
+class ValidationSettings(HeldOut):
+    """Of images with one class each."""
+
     labels: Literal["noisy", "clean"] = Field(
         "noisy",
         description="judge against the given labels (what a user has), or against the true ones "
         "(an oracle, for studies; open-set samples are then left out)",
     )
-    seed: int = Field(0, ge=0, lt=2**32, description="seed of the split; the same for every trial of a search")
 
 
 class ObjectiveSettings(Settings):
-    """What the searcher maximises or minimises."""
+    """What the searcher maximises or minimises. Which metrics there are is the method's to say."""
 
-    metric: Literal["val_accuracy", "val_loss"] = Field(
-        "val_accuracy", description="of the reported network, on the held-out split"
-    )
+    metric: str = Field("val_accuracy", description="of the reported network, on the held-out split")
     mode: Literal["max", "min"] = Field("max", description="direction")
     average_last: int = Field(
         10,
@@ -63,13 +74,6 @@ class ObjectiveSettings(Settings):
         json_schema_extra=EPOCHS,
         description="the objective is the mean of this many last epochs (published: 10)",
     )
-
-    @model_validator(mode="after")
-    def _direction_fits(self) -> ObjectiveSettings:
-        expected = "max" if self.metric == "val_accuracy" else "min"
-        if self.mode != expected:
-            raise ValueError(f"{self.metric} is to be {expected}imised, got mode {self.mode!r}; set mode: {expected}")
-        return self
 
 
 class DecayShape(Settings):
@@ -94,6 +98,13 @@ class MethodSettings(Settings):
     """What every method has: length, randomness, and how it computes."""
 
     knobs: ClassVar[dict[str, Knob]] = {}
+    task: ClassVar[str] = "classification"
+    """The kind of dataset it trains on (:attr:`tune_lnl.datasets.base.Dataset.task`)."""
+    Validation: ClassVar[type[HeldOut]] = ValidationSettings
+    objectives: ClassVar[Mapping[str, Literal["max", "min"]]] = {"val_accuracy": "max", "val_loss": "min"}
+    """Metrics a search may be for, with their direction; the first is the default."""
+    test_metrics: ClassVar[tuple[str, ...]] = ("test_accuracy",)
+    """What ``train`` reports of the test set; the first stands for the run."""
 
     epochs: int = Field(ge=1, json_schema_extra=EPOCHS, description="length of a full trial, epochs")
     seed: int = Field(0, ge=0, description="training seed: initial weights, data order, augmentation, dropout")
@@ -119,11 +130,20 @@ class MethodSettings(Settings):
         """Settings that this configuration does not read, with the reason; a search over them is refused."""
         return {}
 
+    def derived(self) -> dict[str, Any]:
+        """Knobs worth showing beside the setting they decide; may be given along with it where they agree."""
+        return {}
 
-class ClassifierSettings(MethodSettings):
-    """What the image classification methods share (published script, argument defaults and paper values)."""
+
+class GradientSettings(MethodSettings):
+    """What every method that trains by gradient steps has."""
 
     batch_size: int = Field(128, ge=2, description="images per step")
+
+
+class ClassifierSettings(GradientSettings):
+    """What the image classification methods share (published script, argument defaults and paper values)."""
+
     model: str | None = Field(None, description="network; null takes the dataset's own (CIFAR: cnn7)")
     optimizer: Literal["sgd", "adam"] = Field("sgd", description="sgd: Nesterov momentum; adam: betas 0.9, 0.999")
     momentum: float = Field(0.9, ge=0.0, lt=1.0, description="of sgd")
@@ -187,7 +207,7 @@ class TrialConfig:
 
     method: str
     dataset: DatasetOptions
-    validation: ValidationSettings
+    validation: HeldOut
     objective: ObjectiveSettings
     settings: MethodSettings
 
@@ -198,7 +218,7 @@ class TrialConfig:
             "dataset": self.dataset.model_dump(mode="json"),
             "validation": self.validation.model_dump(mode="json"),
             "objective": self.objective.model_dump(mode="json"),
-            "fixed": self.settings.model_dump(mode="json"),
+            "fixed": self.settings.model_dump(mode="json") | self.settings.derived(),
         }
 
     def flat(self) -> dict[str, Any]:
@@ -229,20 +249,45 @@ def build_config(
     dataset_values = section_mapping(sections, "dataset", source)
     dataset = get_dataset(required_name(dataset_values, "name", f"{source}: dataset"))
     settings = settings_type(method)
+    if dataset.task != settings.task:
+        raise InputError(
+            f"{source}: method {method} is for {settings.task}, and dataset {dataset.name} is for {dataset.task}; "
+            "change one of the two"
+        )
+    objective = {**default_objective(settings, sections, source), **section_mapping(sections, "objective", source)}
     config = TrialConfig(
         method=method,
         dataset=validated(dataset.Options, dataset_values, f"{source}: dataset"),
         validation=validated(
-            ValidationSettings, section_mapping(sections, "validation", source), f"{source}: validation"
+            settings.Validation, section_mapping(sections, "validation", source), f"{source}: validation"
         ),
-        objective=validated(ObjectiveSettings, section_mapping(sections, "objective", source), f"{source}: objective"),
+        objective=validated(ObjectiveSettings, objective, f"{source}: objective"),
         settings=validated(settings, section_mapping(sections, "fixed", source), source),
     )
     _check_relations(config, source)
     return config
 
 
+def default_objective(settings: type[MethodSettings], sections: Mapping[str, Any], source: str) -> dict[str, str]:
+    """The method's own metric, or the direction of the one that is given."""
+    given = section_mapping(sections, "objective", source).get("metric")
+    metric = given if isinstance(given, str) else next(iter(settings.objectives))
+    return {"metric": metric, "mode": settings.objectives.get(metric, "max")}
+
+
 def _check_relations(config: TrialConfig, source: str) -> None:
+    metric, mode = config.objective.metric, config.objective.mode
+    objectives = config.settings.objectives
+    if metric not in objectives:
+        raise InputError(
+            f"{source}: objective: metric must be one that {config.method} reports, {' or '.join(objectives)}, "
+            f"got {metric!r}"
+        )
+    if mode != objectives[metric]:
+        raise InputError(
+            f"{source}: objective: {metric} is to be {objectives[metric]}imised, got mode {mode!r}; "
+            f"set mode: {objectives[metric]}"
+        )
     average, epochs = config.objective.average_last, config.settings.epochs
     if average > epochs:
         raise InputError(

@@ -6,7 +6,8 @@ from typing import ClassVar
 
 from tune_lnl.methods.schedules import reads_warmup_lr
 from tune_lnl.methods.standard import standard_loss
-from tune_lnl.trainables.classification import Batch, ClassifierTraining, Totals
+from tune_lnl.trainables.classification import Batch, ClassifierTraining
+from tune_lnl.trainables.networks import Totals
 from tune_lnl.trainables.settings import ClassifierSettings, DecayShape, MethodSettings, plan_spec
 
 

@@ -6,19 +6,24 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import torch
-
 from tune_lnl.errors import InputError
+from tune_lnl.trainables.devices import choose_device
 from tune_lnl.trainables.registry import training_type
 from tune_lnl.trainables.repeats import SeedResult, read_config, summarise, train_seeds
-from tune_lnl.trainables.training import Report, Surroundings, check_precision
+from tune_lnl.trainables.training import Report, Surroundings, check_precision, spoken
 
 FIGURES = {
-    "test_last10": "test accuracy, mean of the last {n} epochs (as published)",
-    "test_at_val_best": "test accuracy at the best validation epoch",
-    "test_oracle": "best test accuracy of any epoch (not for selection)",
+    "test_last10": "test {metric}, mean of the last {n} epochs (as published)",
+    "test_at_val_best": "test {metric} at the best validation epoch",
+    "test_oracle": "best test {metric} of any epoch (not for selection)",
+    "test_rank1_last10": "test rank-1, mean of the last {n} epochs",
     "objective": "objective on the held-out split",
 }
+SHOWN = (
+    *("val_accuracy", "test_accuracy", "val_map", "val_rank1", "test_map", "train_loss", "lr", "lr1"),
+    *("selection_precision", "selection_recall", "refined_accuracy"),
+)
+"""Numbers of an epoch that its line on the screen has room for."""
 
 
 def train_command(
@@ -52,18 +57,6 @@ def train_command(
         say(line)
     say(f"files: {folder} (config.yaml, summary.json, model.pt, seed-*/epochs.jsonl)")
     return 1 if any(result.diverged for result in results) else 0
-
-
-def choose_device(device: str) -> str:
-    """``auto`` takes the GPU where there is one.
-
-    Raises:
-        InputError: cuda asked for where there is none.
-    """
-    available = torch.cuda.is_available()
-    if device == "cuda" and not available:
-        raise InputError("--device cuda needs a CUDA GPU, and torch sees none here; use --device auto or cpu")
-    return ("cuda" if available else "cpu") if device == "auto" else device
 
 
 def _seeds(text: str) -> list[int]:
@@ -100,8 +93,7 @@ def _writable(folder: Path) -> Path:
 
 
 def _epoch_line(seed: int, report: Report) -> str:
-    shown = ("val_accuracy", "test_accuracy", "train_loss", "lr", "lr1", "selection_precision", "selection_recall")
-    parts = [f"{name} {report[name]:.4g}" for name in shown if name in report]
+    parts = [f"{name} {report[name]:.4g}" for name in SHOWN if name in report]
     return f"seed {seed} epoch {int(report['epoch']) + 1:>3}: " + ", ".join(parts) + f", {report['seconds']:.1f} s"
 
 
@@ -115,6 +107,7 @@ def _closing_lines(results: Sequence[SeedResult], summary: Mapping[str, Mapping[
     for name, text in FIGURES.items():
         if name in summary:
             spread = f" ± {summary[name]['std']:.2f} over {summary[name]['n']} seeds" if "std" in summary[name] else ""
-            label = text.format(n=min(results[0].average_last, len(results[0].reports)))
+            first = results[0].test_metrics[0]
+            label = text.format(metric=spoken(first), n=min(results[0].average_last, len(results[0].reports)))
             lines.append(f"{name:<17} {summary[name]['mean']:6.2f}{spread}   {label}")
     return lines

@@ -128,6 +128,15 @@ class Training(ABC):
         """What the data was: ``source`` (pixels and labels), ``labels`` (given labels), ``split``."""
 
 
+SPOKEN = {"map": "mAP", "rank1": "rank-1"}
+
+
+def spoken(metric: str) -> str:
+    """What a metric is called in a sentence, without its split: ``test_map`` is mAP."""
+    name = metric.partition("_")[2]
+    return SPOKEN.get(name, name)
+
+
 def objective_so_far(metric: str, average_last: int, reports: list[Report]) -> float:
     """The value the run would get if it ended here: mean of the metric over the last epochs, at most ``average_last``.
 

@@ -246,7 +246,7 @@ class Confirmation:
     best_of_study: int
     """The trial that best.yaml holds."""
     test: Mapping[str, Any] | None = None
-    """The winner, trained on all the data: ``accuracy`` (percent; mean of the last ``epochs`` epochs) and ``std``."""
+    """The winner, trained on all the data: ``mean`` of the test metric (percent, last ``epochs`` epochs), ``std``."""
 
     @property
     def winner(self) -> int | None:

@@ -22,7 +22,7 @@ from tune_lnl.trainables.config_file import dump_yaml
 from tune_lnl.trainables.registry import settings_type, start_training
 from tune_lnl.trainables.repeats import PROVENANCE
 from tune_lnl.trainables.settings import TrialConfig, build_config
-from tune_lnl.trainables.training import Report, Surroundings, objective_so_far
+from tune_lnl.trainables.training import Report, Surroundings, objective_so_far, spoken
 from tune_lnl.tuning.confirmation import (
     Confirmation,
     ConfirmRequest,
@@ -183,17 +183,21 @@ def _finish(
     if "failure" in result:
         raise ConfirmError(f"trial {row.number} diverged on all the data ({result['message']}); nothing is confirmed")
     last = job.config.objective.average_last
-    mean, std = mean_and_std([report["test_accuracy"] for report in result["reports"][-last:]])
-    found = replace(found, test={"accuracy": mean, "std": std, "epochs": last})
+    mean, std = mean_and_std([report[job.config.settings.test_metrics[0]] for report in result["reports"][-last:]])
+    found = replace(found, test={"mean": mean, "std": std, "epochs": last})
     _write(run.files, found)
     replace_text(run.files.confirmed, _confirmed_yaml(run, row, job, result, found))
     say(
-        f"trial {row.number} on all the data: test accuracy {mean:.2f} ± {std:.2f} over the last {last} epochs, "
-        "scored once"
+        f"trial {row.number} on all the data: test {_test_name(job)} {mean:.2f} ± {std:.2f} over the last {last} "
+        "epochs, scored once"
     )
     say(f"  confirmed config: {run.files.confirmed}, model: {run.files.confirmed_model}")
     say(f"  best by the search alone stays trial {found.best_of_study}: {run.files.best}")
     return found
+
+
+def _test_name(job: Job) -> str:
+    return spoken(job.config.settings.test_metrics[0])
 
 
 def _write(files: RunFiles, found: Confirmation) -> None:
@@ -206,7 +210,7 @@ def _confirmed_yaml(run: Run, row: TrialRow, job: Job, result: Result, found: Co
     header = (
         f"# Trial {row.number} of run {run.name}, confirmed on {len(found.replicates)} fresh splits, seeds and noises: "
         f"{run.metric} {first.mean:.2f} ± {first.std:.2f}.\n"
-        f"# On all the training data: test accuracy {found.test['accuracy']:.2f}, mean of the last "
+        f"# On all the training data: test {_test_name(job)} {found.test['mean']:.2f}, mean of the last "
         f"{found.test['epochs']} epochs.\n"
         "# Train it: python -m tune_lnl.train THIS_FILE\n"
     )

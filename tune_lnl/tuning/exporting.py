@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from tune_lnl.errors import InputError
-from tune_lnl.methods.published_args import act_arguments
+from tune_lnl.methods.published_act_args import act_arguments
+from tune_lnl.methods.published_core_args import core_arguments
 from tune_lnl.tuning.results import Run, TrialRow, config_yaml, replace_text
 
 Format = Literal["yaml", "json", "csv", "args"]
 FORMATS: tuple[str, ...] = get_args(Format)
+PUBLISHED_SCRIPTS = {"act": act_arguments, "core": core_arguments}
 
 
 @dataclass(frozen=True)
@@ -110,11 +112,12 @@ def _csv(run: Run, rows: list[TrialRow]) -> Export:
 
 
 def _args(run: Run, rows: list[TrialRow]) -> Export:
-    if run.space.base["method"] != "act":
+    method = str(run.space.base["method"])
+    if method not in PUBLISHED_SCRIPTS:
         raise InputError(
-            f"--format args writes the published ACT script's arguments; method {run.space.base['method']!r} has no "
-            "published script; use --format yaml"
+            f"--format args writes the arguments of the published script of {' or '.join(PUBLISHED_SCRIPTS)}; "
+            f"method {method!r} has none here; use --format yaml"
         )
-    exports = [act_arguments(run.config(row).flat()) for row in rows]
+    exports = [PUBLISHED_SCRIPTS[method](run.config(row).flat()) for row in rows]
     remarks = tuple(dict.fromkeys(remark for _, remarks in exports for remark in remarks))
     return Export("".join(f"{line}\n" for line, _ in exports), remarks)

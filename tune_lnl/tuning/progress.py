@@ -25,7 +25,7 @@ class Progress:
         self._began = time.monotonic()
         objective = plan.space.base["objective"]
         self._mode = str(objective.get("mode", "max"))
-        self._metric = str(objective.get("metric", "val_accuracy"))
+        self._metric = str(objective["metric"])
 
     def begin(self, resumed: bool) -> None:
         plan, space = self._plan, self._plan.space

@@ -91,7 +91,7 @@ class Run:
 
     @property
     def metric(self) -> str:
-        return str(self.space.base["objective"].get("metric", "val_accuracy"))
+        return str(self.space.base["objective"]["metric"])
 
     @property
     def mode(self) -> str:

@@ -24,6 +24,7 @@ from tune_lnl.trainables.settings import (
     TrialConfig,
     build_config,
     check_keys,
+    default_objective,
     required_name,
     section_mapping,
     validated,
@@ -172,6 +173,7 @@ def _choose_condition(wanted: str | None, conditions: Mapping[str, Any], source:
 def _checked_space(name: str, source: str, condition: str | None, sections: Mapping[str, Any]) -> SearchSpace:
     settings = settings_type(required_name(sections, "method", source))
     base = {"method": sections["method"]} | {key: section_mapping(sections, key, source) for key in SECTIONS}
+    base["objective"] = {**default_objective(settings, sections, source), **base["objective"]}
     if "epochs" not in base["fixed"]:
         raise InputError(f"{source}: fixed.epochs is required: the length of a full trial")
     parameters = _parameters(section_mapping(sections, "search", source), base["fixed"], settings, source)

@@ -101,7 +101,7 @@ class SearchStudy:
         start_sampler(study, space, {"seed": seed, "trials": space.budget.trials})
         with experimental_allowed():
             # Only a label in optuna-dashboard.
-            study.set_metric_names([str(space.base["objective"].get("metric", "val_accuracy"))])
+            study.set_metric_names([str(space.base["objective"]["metric"])])
         _put_first(study, lambda: trials)
         return cls(study, space)
 

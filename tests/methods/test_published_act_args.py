@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tune_lnl.errors import InputError
-from tune_lnl.methods.published_args import act_arguments
+from tune_lnl.methods.published_act_args import act_arguments
 from tune_lnl.methods.schedules import lr_plan
 
 HONOURED: dict[str, Any] = {
