@@ -11,21 +11,22 @@ import numpy as np
 import pytest
 from cifar_trees import tiny_cifar, write_layout
 
-from tune_lnl.datasets.base import Dataset, fingerprint_of
+from tune_lnl.datasets.base import ImageDataset, fingerprint_of
 from tune_lnl.datasets.cifar import Cifar
 from tune_lnl.datasets.noise import closed_class_count
 from tune_lnl.datasets.noisy import NoisyData, load_noisy
 from tune_lnl.datasets.paths import cache_dir
-from tune_lnl.datasets.registry import DATASETS, dataset_names, get_dataset, parse_options
+from tune_lnl.datasets.registry import DATASETS, dataset_names, get_dataset, get_image_dataset, parse_options
 from tune_lnl.errors import InputError
 
-pytestmark = pytest.mark.parametrize("name", dataset_names())
+IMAGE_SETS = [name for name in dataset_names() if get_dataset(name).task == "classification"]
+pytestmark = pytest.mark.parametrize("name", IMAGE_SETS)
 
 
 class Here:
     """A dataset with its data at hand."""
 
-    def __init__(self, dataset: Dataset, data_dir: Path | None) -> None:
+    def __init__(self, dataset: ImageDataset, data_dir: Path | None) -> None:
         self.dataset = dataset
         self.data_dir = data_dir
 
@@ -36,7 +37,7 @@ class Here:
 @pytest.fixture
 def here(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Here:
     monkeypatch.setenv("TUNE_LNL_CACHE", str(tmp_path / "cache"))
-    dataset = get_dataset(name)
+    dataset = get_image_dataset(name)
     if isinstance(dataset, Cifar):
         tiny = tiny_cifar(type(dataset), monkeypatch)
         return Here(dataset, write_layout("parquet", tmp_path / "data" / dataset.folder, tiny, monkeypatch).parent)

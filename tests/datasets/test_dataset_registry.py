@@ -6,7 +6,7 @@ import pytest
 
 from tune_lnl.datasets import registry
 from tune_lnl.datasets.options import NoiseFile, NoisyLabelOptions
-from tune_lnl.datasets.registry import dataset_names, get_dataset, parse_options
+from tune_lnl.datasets.registry import dataset_names, get_dataset, get_image_dataset, parse_options
 from tune_lnl.errors import InputError
 
 
@@ -28,7 +28,7 @@ def test_an_unknown_name_gets_the_nearest() -> None:
 def test_other_packages_add_datasets(monkeypatch: pytest.MonkeyPatch) -> None:
     provide(monkeypatch, "theirs", "tune_lnl.datasets.digits:Digits8NO")
     assert "theirs" in dataset_names()
-    assert get_dataset("theirs").num_source_classes == 10
+    assert get_image_dataset("theirs").num_source_classes == 10
 
 
 def test_other_packages_cannot_replace_a_built_in(monkeypatch: pytest.MonkeyPatch) -> None:

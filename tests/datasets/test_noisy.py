@@ -9,7 +9,7 @@ import pytest
 from tune_lnl.datasets.noise import corrupt_labels, transition_matrix
 from tune_lnl.datasets.noisy import NoisyData, class_counts, load_noisy
 from tune_lnl.datasets.options import DatasetOptions
-from tune_lnl.datasets.registry import get_dataset, parse_options
+from tune_lnl.datasets.registry import get_image_dataset, parse_options
 from tune_lnl.errors import InputError
 
 
@@ -19,7 +19,7 @@ def load(**settings: object) -> NoisyData:
 
 def test_labels_are_the_published_draw_over_all_kept_samples() -> None:
     data = load(noise="symmetric", closed_ratio=0.3, noise_seed=4, classes=6)
-    source = get_dataset("digits8no").load_source(None, Path("unused"))
+    source = get_image_dataset("digits8no").load_source(None, Path("unused"))
     kept = np.flatnonzero(source.train_labels < 6)
     matrix = transition_matrix("symmetric", 6, 0.3, 0.2)  # floor(6 * 0.8) = 4 closed classes
     assert data.num_classes == 4
@@ -48,13 +48,13 @@ def test_unknown_truth_is_not_measured() -> None:
 
 @pytest.mark.parametrize(("classes", "expected"), [(None, (100, 80)), (100, (100, 80)), (10, (10, 8)), (3, (3, 2))])
 def test_class_counts(classes: int | None, expected: tuple[int, int]) -> None:
-    assert class_counts(get_dataset("cifar80no"), classes) == expected
+    assert class_counts(get_image_dataset("cifar80no"), classes) == expected
 
 
 def test_too_few_closed_classes() -> None:
     with pytest.raises(InputError, match="at least two closed classes"):
-        class_counts(get_dataset("cifar80no"), 2)
-    assert class_counts(get_dataset("cifar100nc"), 2) == (2, 2)
+        class_counts(get_image_dataset("cifar80no"), 2)
+    assert class_counts(get_image_dataset("cifar100nc"), 2) == (2, 2)
 
 
 def test_bad_class_counts_are_told_before_data_is_touched(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def core(**changes: Any) -> CoreTraining:
     ids=["released", "paper"],
 )
 def test_the_lr_drops_where_published(milestones: list[int] | None, factors: list[tuple[int, float]]) -> None:
-    fixed = {"epochs": 60, "refine_epochs": 40, "lr": 0.01, "lr_milestones": milestones}
+    fixed: dict[str, Any] = {"epochs": 60, "refine_epochs": 40, "lr": 0.01, "lr_milestones": milestones}
     plans = build_config(sections("core", **fixed), settings_type, "test").settings.plans()
     for epoch, factor in factors:
         assert plans["lr"][epoch] == pytest.approx(0.01 * factor)

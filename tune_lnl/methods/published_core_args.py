@@ -1,7 +1,7 @@
 """A trial's settings as the argument line of CORE's published script, ``train_core.py``.
 
-The options are those of the released code, repository mangye16/ReID-Label-Noise at commit 89aa11f. It has few: schedule,
-stages and noise seed are written into it. What it fixes is reported in words rather than left out silently.
+The options are those of the released code, repository mangye16/ReID-Label-Noise at commit 89aa11f. It has few:
+schedule, stages and noise seed are written into it. What it fixes is reported in words rather than left out silently.
 """
 
 from __future__ import annotations
