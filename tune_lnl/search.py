@@ -68,9 +68,9 @@ def main(argv: list[str] | None = None) -> int:
         return _replay(arguments.replay, arguments.results_dir)
     if arguments.space is None:
         parser().error("SPACE is required; --list shows the named ones")
+    from tune_lnl.reporting.writing import search_and_report
     from tune_lnl.tuning.dry_run import describe
     from tune_lnl.tuning.planning import SearchOptions
-    from tune_lnl.tuning.searching import search
 
     values = vars(arguments)
     options = SearchOptions(
@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.dry_run:
         print(describe(options))
         return 0
-    return search(options, lambda line: print(line, flush=True))
+    return search_and_report(options, lambda line: print(line, flush=True))
 
 
 def _replay(run: str, results_dir: Path) -> int:

@@ -97,7 +97,7 @@ class TestOthers:
 
     def test_args_of_a_method_without_a_script(self, run: Run) -> None:
         plain = replace(run, space=replace(run.space, base={**run.space.base, "method": "standard"}))
-        with pytest.raises(InputError, match="'standard' has no published script; use --format yaml"):
+        with pytest.raises(InputError, match="method 'standard' has none here; use --format yaml"):
             export_run(plain, 1, "args")
 
     def test_remarks_are_for_args_alone(self, run: Run) -> None:

@@ -14,6 +14,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from tune_lnl.trainables.act import LR1_CAP, ActSettings
 from tune_lnl.trainables.config_file import dump_yaml, load_yaml, read_mapping
+from tune_lnl.trainables.core import CoreSettings
 from tune_lnl.tuning.named_spaces import find_space, space_files
 from tune_lnl.tuning.pruners import rungs
 from tune_lnl.tuning.results import space_from_settings
@@ -31,6 +32,11 @@ def test_the_spaces_and_conditions_that_ship() -> None:
     assert promised <= set(NAMES)
     for name in promised:
         assert {"sym20", "sym80", "asym40"} == set(condition_names(name))
+    persons = {"core_sprites", "core_market", "core_duke", "core_cuhk03"}
+    assert persons <= set(NAMES)
+    for name in persons:
+        assert condition_names(name)[0] == "random20"
+        assert {"random10", "random30", "random50", "patterned20"} == set(condition_names(name)[1:])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -44,7 +50,8 @@ def test_the_description_is_one_line(name: str) -> None:
 def test_the_setting_is_written_out(name: str) -> None:
     """The published setting is written out, not left to defaults that may move."""
     written = read_mapping(find_space(name))
-    assert {"epochs", "batch_size", "model", "lr_decay", "warmup_lr"} <= set(written["fixed"])
+    schedule = {"act": {"lr_decay", "warmup_lr"}, "core": {"lr_milestones", "lr_drop"}}[written["method"]]
+    assert {"epochs", "batch_size", "model", *schedule} <= set(written["fixed"])
     assert not set(written["fixed"]) & set(written["search"])
 
 
@@ -86,11 +93,18 @@ class TestEveryCondition:
 
 def check_draw(space: SearchSpace, params: dict[str, Any] | Any) -> None:
     chosen = space.config(params).settings
-    assert isinstance(chosen, ActSettings)
-    assert chosen.lr1 == min(LR1_CAP, chosen.lr * params["lr_asymmetry"])
-    assert 0 <= chosen.warmup_epochs < chosen.epochs
     plans = chosen.plans()
-    assert set(plans) == {"lr", "lr1"}
+    if isinstance(chosen, ActSettings):
+        assert chosen.lr1 == min(LR1_CAP, chosen.lr * params["lr_asymmetry"])
+        assert 0 <= chosen.warmup_epochs < chosen.epochs
+        assert set(plans) == {"lr", "lr1"}
+    else:
+        assert isinstance(chosen, CoreSettings)
+        assert 1 <= chosen.self_epochs == chosen.epochs - chosen.refine_epochs < chosen.epochs
+        assert space.config(params).flat()["self_epochs"] == chosen.self_epochs
+        assert set(plans) == {"lr", "head_lr"}
+        # The large lr ends with SELF.
+        assert plans["lr"][chosen.self_epochs - 1] == chosen.lr > plans["lr"][chosen.self_epochs]
     for plan in plans.values():
         assert len(plan) == chosen.epochs
         assert all(math.isfinite(value) and value > 0 for value in plan)

@@ -13,7 +13,7 @@ from torch import Tensor
 from tune_lnl.methods.core import co_refine_loss, refine_weight, self_refine_loss
 from tune_lnl.trainables.networks import Totals
 from tune_lnl.trainables.reid import MilestoneSettings, ReidBatch, ReidTraining
-from tune_lnl.trainables.settings import EPOCHS, Knob, MethodSettings, TrialConfig
+from tune_lnl.trainables.settings import STAGE, Knob, MethodSettings, TrialConfig
 from tune_lnl.trainables.training import Report, Surroundings
 
 
@@ -45,7 +45,7 @@ class CoreSettings(SelfRefineSettings):
     }
 
     refine_epochs: int = Field(
-        ge=1, json_schema_extra=EPOCHS, description="epochs of the co-refining stage (paper: the last 40 of 60)"
+        ge=1, json_schema_extra=STAGE, description="epochs of the co-refining stage (paper: the last 40 of 60)"
     )
     soft_weight: float = Field(1.0, ge=0.0, description="weight of the soft-label term (released: 1)")
     selective: Literal["none", "mask", "code"] = Field(

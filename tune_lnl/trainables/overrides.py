@@ -20,6 +20,7 @@ from tune_lnl.trainables.settings import (
     EPOCHS,
     LR_PLAN,
     SHORTHAND,
+    STAGE,
     MethodSettings,
     ObjectiveSettings,
     required_name,
@@ -168,12 +169,27 @@ def scale_epochs(
     fixed["epochs"] = epochs
     for point in _start_points(changed):
         _scale_values(point, counted, plans, factor)
-    _scale_ranges(changed, counted, plans, factor)
+    stages, longest = _names_with_unit(settings, STAGE), max(1, epochs - 1)
+    for values in (fixed, *_start_points(changed)):
+        _shorten(values, stages & values.keys(), longest)
+    _scale_ranges(changed, counted, plans, factor, dict.fromkeys(stages, longest))
     return changed
 
 
+def _shorten(values: dict[str, Any], names: set[str], longest: int) -> None:
+    """Rounding up must not let a stage fill the run."""
+    for name in names:
+        if _is_count(values[name]):
+            values[name] = min(values[name], longest)
+
+
 def _names_with_unit(settings: type[MethodSettings], unit: dict[str, Any]) -> set[str]:
-    return {name for name, field in settings.model_fields.items() if field.json_schema_extra == unit}
+    """Fields marked with everything in ``unit``."""
+    return {
+        name
+        for name, field in settings.model_fields.items()
+        if isinstance(field.json_schema_extra, dict) and unit.items() <= field.json_schema_extra.items()
+    }
 
 
 def _scale_values(values: dict[str, Any], counted: set[str], plans: set[str], factor: float) -> None:
@@ -199,7 +215,9 @@ def scale_count(count: int, factor: float) -> int:
     return 0 if count == 0 else max(1, math.floor(round(count * factor, 9) + 0.5))
 
 
-def _scale_ranges(sections: dict[str, Any], counted: set[str], plans: set[str], factor: float) -> None:
+def _scale_ranges(
+    sections: dict[str, Any], counted: set[str], plans: set[str], factor: float, longest: Mapping[str, int]
+) -> None:
     search = sections.get("search")
     if not isinstance(search, dict):
         return
@@ -208,6 +226,8 @@ def _scale_ranges(sections: dict[str, Any], counted: set[str], plans: set[str], 
         if not isinstance(spec, dict):
             continue
         _scale_range(spec, name in counted, name in plans, factor)
+        if name in longest:
+            _shorten(spec, {"low", "high"} & spec.keys(), longest[name])
         only = _only_value(spec)
         if only:
             sections["fixed"][name] = only[0]

@@ -15,7 +15,7 @@ from tune_lnl.methods.purifynet import instance_weights, purify_weight, weighted
 from tune_lnl.models.reid import ReidNetwork
 from tune_lnl.trainables.networks import Totals
 from tune_lnl.trainables.reid import EVALUATION_BATCH, ReidBatch, ReidSettings, ReidTraining
-from tune_lnl.trainables.settings import EPOCHS, MethodSettings, TrialConfig
+from tune_lnl.trainables.settings import EPOCHS, STAGE, MethodSettings, TrialConfig
 from tune_lnl.trainables.training import Report, Surroundings
 
 
@@ -23,7 +23,7 @@ class PurifySettings(ReidSettings):
     """Settings of ``purifynet`` (released train_pnet.py)."""
 
     reweight_epochs: int = Field(
-        ge=1, json_schema_extra=EPOCHS, description="epochs of the second stage (released: 41 after 41 of the first)"
+        ge=1, json_schema_extra=STAGE, description="epochs of the second stage (released: 41 after 41 of the first)"
     )
     lr_step: int = Field(
         20, ge=1, json_schema_extra=EPOCHS, description="the lr drops by ten this often, anew in each stage"

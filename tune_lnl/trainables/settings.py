@@ -26,6 +26,9 @@ EPOCHS: dict[str, Any] = {"unit": "epochs"}
 """Marks a field that counts epochs, so that ``--epochs N`` scales it."""
 
 
+STAGE: dict[str, Any] = EPOCHS | {"stage": True}
+"""Marks the length of a stage that leaves at least one epoch for the one before it."""
+
 LR_PLAN: dict[str, Any] = {"unit": "lr plan"}
 """Marks a field that holds an lr plan, whose epochs scale as well."""
 

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+from report_runs import COMPLETE, SPACE, Asked, view
+
+from tune_lnl.reporting.drawing import SMALL
+from tune_lnl.reporting.trainings import Recorded
+from tune_lnl.reporting.verdict import (
+    accuracy_figure,
+    config_table,
+    confirmation_figure,
+    last_epochs_test,
+    published_of,
+    validation_figure,
+)
+from tune_lnl.trainables.config_file import dump_yaml
+from tune_lnl.tuning.confirmation import Confirmation, rank_candidates
+
+
+@pytest.mark.parametrize(
+    ("start", "told"),
+    [
+        (Asked("COMPLETE", 60.0), "4.00 (-0.16 to 8.16) better than the published setting (trial 0); within what"),
+        (Asked("COMPLETE", 50.0), "14.00 (9.84 to 18.16) better than the published setting (trial 0); more than"),
+        (Asked("COMPLETE", 70.0), "It is the published setting itself: nothing tried was better."),
+        (Asked("PRUNED", 55.0, epochs=3), "was stopped early after 3 epochs at 55.00; the best had 61.00 there."),
+        (Asked("FAIL", 1.0, epochs=0), "There is no published setting among the trials"),
+    ],
+)
+def test_best_against_published(tmp_path: Path, start: Asked, told: str) -> None:
+    seen = view(tmp_path, [start, Asked("COMPLETE", 64.0)])
+    assert told in validation_figure(seen, []).takeaway
+
+
+def test_a_lower_loss_is_better(tmp_path: Path) -> None:
+    changes = {"objective": {"metric": "val_loss", "mode": "min", "average_last": 1}}
+    seen = view(tmp_path, [Asked("COMPLETE", 60.0), Asked("COMPLETE", 50.0)], changes=changes)
+    assert "val_loss 50.00" in validation_figure(seen, []).takeaway
+    assert "10.00 (5.84 to 14.16) better" in validation_figure(seen, []).takeaway
+
+
+def test_no_best(tmp_path: Path) -> None:
+    seen = view(tmp_path, [Asked("FAIL", epochs=1)])
+    assert validation_figure(seen, []).takeaway.startswith("No trial has run to its full length")
+    assert accuracy_figure(seen, []).draw is None
+    assert config_table(seen).rows[0] == ["lr", "–", "0.01", "0.002 to 0.2 (loguniform)"]
+
+
+def test_test_figures(tmp_path: Path) -> None:
+    seen = view(tmp_path)
+    assert seen.best is not None
+    assert last_epochs_test(seen, seen.best) == (84.0, 0.0)
+    assert last_epochs_test(seen, seen.trials[2]) is None
+    plain = Recorded("plain cross-entropy", tmp_path / "plain", (70.0, 72.0), (50.0, 51.0))
+    takeaway = accuracy_figure(seen, [plain]).takeaway
+    assert takeaway == (
+        "Best: trial 1 reaches a test_accuracy of 84.00%, plain cross-entropy 71.00 (58.29 to 83.71). "
+        "Nothing is published for this dataset and noise."
+    )
+
+
+def test_published_figures_are_for_the_whole_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = view(tmp_path)
+    base = {**seen.flat_base, "dataset.name": "cifar80no", "dataset.subset": 1.0}
+    monkeypatch.setitem(seen.__dict__, "flat_base", base)
+    assert len(published_of(seen)) == 16
+    told = accuracy_figure(seen, []).takeaway
+    assert told.endswith(
+        "84.00%, 19.60 points above the 64.40% published for ACT; plain cross-entropy was published with 22.25%."
+    )
+    monkeypatch.setitem(seen.__dict__, "flat_base", {**base, "dataset.subset": 0.5})
+    assert published_of(seen) == []
+
+
+def test_a_confirmed_run(tmp_path: Path) -> None:
+    seen = view(tmp_path)
+    values = {1: [60.0, 61.0, 62.0], 0: [59.0, 61.5, 60.0], 4: [50.0, math.nan, 51.0]}
+    candidates = tuple(rank_candidates(values, "max"))
+    test = {"mean": 81.5, "std": 0.25, "epochs": 1}
+    found = Confirmation("3x3", "val_accuracy", "max", ({"seed": 1},) * 3, candidates, 1, test)
+    assert confirmation_figure(seen) is None
+    seen.run.files.confirmation.write_text(dump_yaml(found.to_dict()))
+    figure = confirmation_figure(seen)
+    assert figure is not None
+    assert figure.takeaway == (
+        "Trial 1 comes first, and is not distinguishable from trial 0; on all the training data its test_accuracy is "
+        "81.50 ± 0.25 (last 1 epochs, scored once)."
+    )
+    assert figure.draw is not None
+    assert "trial 1: 61.00 (58.52 to 63.48)" in figure.draw(SMALL).content
+    assert "diverged" in figure.details[0]
+    assert accuracy_figure(seen, []).takeaway.startswith("Confirmed: trial 1, all data reaches a test_accuracy of 81.5")
+
+
+def test_settings_of_best_and_published(tmp_path: Path) -> None:
+    rows = {row[0]: row[1:] for row in config_table(view(tmp_path, [COMPLETE])).rows}
+    assert rows["lr"] == ["0.01", "0.01", "0.002 to 0.2 (loguniform)"]
+    assert rows["mining"] == ["true", "true", "true, false (choice)"]
+    assert rows["lr1"] == ["0.08", "0.08", "follows from the others"]
+    assert set(rows) == {*SPACE["search"], "lr1"}

@@ -1,0 +1,36 @@
+"""``python -m tune_lnl.report RUN [RUN]...``: a page per run that works offline, and one that compares several."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from tune_lnl.doors import Parser, guarded
+
+
+def parser() -> argparse.ArgumentParser:
+    p = Parser(prog="python -m tune_lnl.report", description=__doc__)
+    p.add_argument("runs", nargs="+", metavar="RUN", help="name of a run, or its path; several are compared")
+    p.add_argument("--open", action="store_true", help="show the page in a browser")
+    p.add_argument("--results-dir", type=Path, default=Path("results"), metavar="DIR")
+    return p
+
+
+@guarded
+def main(argv: list[str] | None = None) -> int:
+    arguments = parser().parse_args(argv)
+    from tune_lnl.reporting.writing import write_reports
+
+    written = write_reports(arguments.runs, arguments.results_dir)
+    for path in written:
+        print(path)
+    if arguments.open:
+        import webbrowser
+
+        webbrowser.open(written[0].as_uri())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,68 @@
+"""What went wrong, by class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tune_lnl.reporting.drawing import Figure
+from tune_lnl.reporting.markup import Table
+from tune_lnl.reporting.run_data import RunView, Trial
+
+MEANING: Mapping[str, str] = {
+    "diverged": "a metric or a weight stopped being finite: it says something about the settings",
+    "out of memory": "also when tried again with nothing beside it",
+    "data error": "a file could not be read, or is not what it should be",
+    "bug": "anything else that the code raised; not tried again",
+    "worker died": "the process vanished again and again in the same epoch",
+    "stuck": "silent for many epochs' time, twice",
+}
+MOST_NUMBERS = 12
+
+
+def failures_figure(view: RunView) -> Figure:
+    """A row per class of failure: how often, what it means, its cause, where to read on."""
+    failed: dict[str, list[Trial]] = {}
+    for trial in view.trials:
+        if trial.state == "FAIL":
+            failed.setdefault(trial.row.failure or "unknown", []).append(trial)
+    order = sorted(failed, key=lambda name: (-len(failed[name]), name))
+    continued = [trial.number for trial in view.trials if trial.own and trial.row.attempts > 1]
+    return Figure(
+        key="failures",
+        title="Failures by class",
+        takeaway=_takeaway({name: len(failed[name]) for name in order}),
+        draw=None,
+        details=[_table(failed, order, view).html("Failures by class")] if failed else [],
+        notes=[f"Continued or tried again after an interruption: trials {_numbers(continued)}."] if continued else [],
+    )
+
+
+def _takeaway(counts: Mapping[str, int]) -> str:
+    if not counts:
+        return "No trial failed."
+    total = sum(counts.values())
+    told = ", ".join(f"{count} {name}" for name, count in counts.items())
+    return f"{total} trial{'s' if total != 1 else ''} failed: {told}."
+
+
+def _table(failed: Mapping[str, list[Trial]], order: list[str], view: RunView) -> Table:
+    rows = []
+    for name in order:
+        first = failed[name][0]
+        log = view.run.files.log(first.number).relative_to(view.run.files.root).as_posix()
+        rows.append(
+            [
+                name,
+                str(len(failed[name])),
+                _numbers([trial.number for trial in failed[name]]),
+                first.row.message or "–",
+                MEANING.get(name, "–"),
+                log,
+            ]
+        )
+    return Table(["class", "count", "trials", "first cause", "what it means", "log of the first"], rows)
+
+
+def _numbers(numbers: list[int]) -> str:
+    shown = ", ".join(map(str, numbers[:MOST_NUMBERS]))
+    return shown + (f" and {len(numbers) - MOST_NUMBERS} more" if len(numbers) > MOST_NUMBERS else "")

@@ -1,0 +1,244 @@
+"""A run as the report looks at it: trials with their curves and times, the best one, and where the search began."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tune_lnl.errors import InputError
+from tune_lnl.trainables.settings import TrialConfig
+from tune_lnl.tuning.files import RunFiles
+from tune_lnl.tuning.results import Run, TrialRow, find_run, load_run
+from tune_lnl.tuning.study import FINISHED, STARTED
+
+ENDED = ("COMPLETE", "PRUNED", "FAIL")
+STATE_WORDS = {
+    "COMPLETE": "complete",
+    "PRUNED": "stopped early",
+    "FAIL": "failed",
+    "RUNNING": "running",
+    "WAITING": "waiting",
+}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A trial with what the figures need of it."""
+
+    row: TrialRow
+    curve: Sequence[tuple[int, float]]
+    """(epoch, objective so far), epochs from 0."""
+    config: Mapping[str, Any]
+    """Flat and complete; empty while its settings are not all known."""
+    warmup: int | None
+    """Epochs of warm-up; ``None`` while its settings are not all known."""
+    began: float | None
+    """Seconds since 1970."""
+    ended: float | None
+    trained_seconds: float
+    """Spent inside epochs."""
+
+    @property
+    def number(self) -> int:
+        return self.row.number
+
+    @property
+    def state(self) -> str:
+        return self.row.state
+
+    @property
+    def complete(self) -> bool:
+        return self.row.state == "COMPLETE"
+
+    @property
+    def value(self) -> float | None:
+        """Final, or last reported; ``None`` where there is no finite one."""
+        value = self.row.value
+        return value if value is not None and math.isfinite(value) else None
+
+    @property
+    def own(self) -> bool:
+        """Made by this run, not taken over from another."""
+        return self.row.taken_from is None
+
+    @property
+    def end_or_latest(self) -> float | None:
+        """When it ended; of one that has not, when its latest epoch must have been done."""
+        if self.ended is not None or self.began is None:
+            return self.ended
+        return self.began + self.trained_seconds
+
+    def told(self) -> str:
+        """One line for a pointer that rests on it."""
+        value = "no value" if self.value is None else f"{self.value:.2f}"
+        return f"trial {self.number}, {STATE_WORDS[self.state]}: {value} after {self.row.epochs} epochs"
+
+
+@dataclass(frozen=True)
+class RunView:
+    """A run, read once."""
+
+    run: Run
+    trials: Sequence[Trial]
+    """By number."""
+
+    @property
+    def name(self) -> str:
+        return self.run.name
+
+    @property
+    def sign(self) -> float:
+        """Values times this: the more the better."""
+        return 1.0 if self.run.mode == "max" else -1.0
+
+    @property
+    def metric_label(self) -> str:
+        return f"{self.run.metric} (%)" if self.in_percent else self.run.metric
+
+    @property
+    def in_percent(self) -> bool:
+        return "loss" not in self.run.metric
+
+    @property
+    def epochs(self) -> int:
+        return self.run.space.epochs
+
+    @property
+    def asked(self) -> int:
+        return self.run.space.budget.trials
+
+    @property
+    def finished(self) -> bool:
+        return self.count(*ENDED) >= self.asked
+
+    @property
+    def rungs(self) -> list[int]:
+        """Epochs (0-based) after which trials are compared."""
+        return list(self.run.settings.get("rungs") or []) if self.run.space.budget.pruner != "none" else []
+
+    @property
+    def average_last(self) -> int:
+        return self.base.objective.average_last
+
+    @cached_property
+    def complete(self) -> list[Trial]:
+        """Best first."""
+        by_number = {trial.number: trial for trial in self.trials}
+        return [by_number[row.number] for row in self.run.rows() if row.state == "COMPLETE"]
+
+    @property
+    def best(self) -> Trial | None:
+        return self.complete[0] if self.complete else None
+
+    @cached_property
+    def start(self) -> Trial | None:
+        """The trial at the space's first start point, which is the published setting."""
+        if not self.run.space.start:
+            return None
+        point = self.run.space.start[0]
+        return next((trial for trial in self.trials if _is_at(trial.row.params, point)), None)
+
+    def count(self, *states: str) -> int:
+        """Trials of this run in these states; those taken over are left out."""
+        return sum(trial.own and trial.state in states for trial in self.trials)
+
+    @property
+    def epochs_trained(self) -> int:
+        return sum(trial.row.epochs for trial in self.trials if trial.own)
+
+    def reports(self, trial: Trial) -> list[dict[str, Any]]:
+        return self.run.epoch_reports(trial.number)
+
+    def better(self, one: float, other: float) -> bool:
+        return self.sign * one > self.sign * other
+
+    def best_quarter(self) -> list[Trial]:
+        """The best quarter of the complete trials, three at least; none where fewer than four are complete."""
+        return self.complete[: max(3, len(self.complete) // 4)] if len(self.complete) >= 4 else []
+
+    @property
+    def dataset(self) -> Mapping[str, Any]:
+        """Settings of the dataset, complete."""
+        return {
+            key.removeprefix("dataset."): value for key, value in self.flat_base.items() if key.startswith("dataset.")
+        }
+
+    @cached_property
+    def base(self) -> TrialConfig:
+        """The config at some point of the space: for what is the same in all its trials."""
+        return self.run.space.config(next(self.run.space.corners())[1])
+
+    @cached_property
+    def flat_base(self) -> Mapping[str, Any]:
+        return self.base.flat()
+
+    @property
+    def method(self) -> str:
+        return self.base.method
+
+    @property
+    def test_metric(self) -> str:
+        """What stands for a run on the test set."""
+        return self.base.settings.test_metrics[0]
+
+
+def _is_at(params: Mapping[str, Any], point: Mapping[str, Any]) -> bool:
+    return all(name in params and _equal(params[name], value) for name, value in point.items())
+
+
+def _equal(one: Any, other: Any) -> bool:
+    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in (one, other))
+    return math.isclose(one, other, rel_tol=1e-9) if numbers else bool(one == other)
+
+
+def view_run(run: Run) -> RunView:
+    """Read what the report needs of a run; it may still be running."""
+    trials = []
+    for frozen in sorted(run.trials, key=lambda trial: trial.number):
+        row = TrialRow.of(frozen)
+        whole = len(row.params) == len(run.space.parameters)
+        config = run.config(row) if whole else None
+        trials.append(
+            Trial(
+                row=row,
+                curve=[
+                    (epoch, float(value))
+                    for epoch, value in sorted(frozen.intermediate_values.items())
+                    if math.isfinite(value)
+                ],
+                config={} if config is None else config.flat(),
+                warmup=None if config is None else config.settings.warmup_length(),
+                began=frozen.user_attrs.get(STARTED),
+                ended=frozen.user_attrs.get(FINISHED),
+                trained_seconds=sum(report.get("seconds") or 0.0 for report in run.epoch_reports(row.number)),
+            )
+        )
+    return RunView(run, trials)
+
+
+def find_runs(run: str | Path, results_dir: Path) -> list[Run]:
+    """The run of that name or path; of a folder with one run per condition, all of them.
+
+    Raises:
+        InputError: there is no such run.
+    """
+    folder = conditions_folder(run, results_dir)
+    if folder is None:
+        return [load_run(run, results_dir)]
+    return [load_run(path.parent) for path in sorted(folder.glob("*/run.yaml"))]
+
+
+def conditions_folder(run: str | Path, results_dir: Path) -> Path | None:
+    """The folder, where the name or path is of one that holds a run per condition."""
+    try:
+        find_run(run, results_dir)
+    except InputError:
+        for root in (results_dir / run, Path(run)):
+            if not RunFiles(root).settings.is_file() and any(root.glob("*/run.yaml")):
+                return root
+        raise
+    return None

@@ -1,0 +1,336 @@
+"""The best config, and how it compares: with the published default, plain cross-entropy and published numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tune_lnl.metrics.classification import mean_and_std
+from tune_lnl.reporting.drawing import CHARACTER, Axis, Chart, Drawing, Figure, Key, Size, text
+from tune_lnl.reporting.history import counted
+from tune_lnl.reporting.intervals import Estimate, difference
+from tune_lnl.reporting.markup import Table, folded
+from tune_lnl.reporting.published import PLAIN, Noise, PublishedResult, published_results
+from tune_lnl.reporting.run_data import RunView, Trial
+from tune_lnl.reporting.scales import Linear, Untold, setting, shortened
+from tune_lnl.reporting.trainings import PLAIN_TRAINED, Recorded
+from tune_lnl.tuning.confirmation import Confirmation
+
+ROW = 42.0
+
+
+@dataclass(frozen=True)
+class RowValue:
+    """A value with its interval, in a row of its own."""
+
+    label: str
+    estimate: Estimate
+    note: str
+    ours: bool = False
+
+
+# ---- on the held-out split
+
+
+def validation_figure(view: RunView, trainings: Sequence[Recorded]) -> Figure:
+    """Best trial, published start point and recorded trainings, by what the search maximises."""
+    bars = _validation_bars(view, trainings)
+    notes = []
+    if view.best is not None:
+        notes.append(
+            "Intervals: 95%, from the standard error on the held-out samples; for trainings on several seeds Student's "
+            "interval of their mean."
+        )
+    if view.best is not None and view.flat_base.get("validation.labels") == "noisy":
+        notes.append(
+            "Judged on held-out samples against their given, partly wrong labels: even a perfect network scores about "
+            "the share of right labels here, not 100."
+        )
+    if view.best is not None and len(view.complete) > 1 and view.run.confirmation is None:
+        notes.append(
+            f"The best of {len(view.complete)} is also the luckiest of them: expect a little less from it. "
+            "--confirm 3x5 trains the top three again on fresh splits and seeds, and tells how much."
+        )
+    return Figure(
+        key="validation",
+        title="Best against the published setting",
+        takeaway=_validation_takeaway(view),
+        draw=(lambda size: rows_drawing(bars, view.metric_label, size)) if bars else None,
+        details=[folded("As a table", _bars_table(bars, view.metric_label).html("Values with intervals"))]
+        if bars
+        else [],
+        notes=notes,
+    )
+
+
+def _validation_bars(view: RunView, trainings: Sequence[Recorded]) -> list[RowValue]:
+    best, start = view.best, view.start
+    bars = []
+    if best is not None and best.value is not None:
+        estimate = Estimate.measured(best.value, best.row.standard_error)
+        bars.append(RowValue(f"best: trial {best.number}", estimate, "one training", ours=True))
+    if start is not None and start.value is not None and start is not best:
+        estimate = Estimate.measured(start.value, start.row.standard_error)
+        stopped = "" if start.complete else f", {start.row.epochs} epochs"
+        note = "one training" if start.complete else f"stopped after {start.row.epochs} epochs"
+        bars.append(RowValue(f"published setting: trial {start.number}{stopped}", estimate, note))
+    for one in trainings:
+        if one.objective:
+            note = f"{one.folder.name}, 95% of the mean"
+            bars.append(RowValue(_with_seeds(one), Estimate.mean_of(one.objective), note))
+    return bars
+
+
+def _validation_takeaway(view: RunView) -> str:
+    best, start = view.best, view.start
+    if best is None or best.value is None:
+        return "No trial has run to its full length with a finite value yet, so there is no best config."
+    told = (
+        f"Trial {best.number} is the best: {view.run.metric} {Estimate.measured(best.value, best.row.standard_error)}"
+    )
+    if start is None or start.value is None:
+        return f"{told}. There is no published setting among the trials to compare it with."
+    if start is best:
+        return f"{told}. It is the published setting itself: nothing tried was better."
+    if start.complete:
+        gap = difference(
+            view.sign * best.value, best.row.standard_error, view.sign * start.value, start.row.standard_error
+        )
+        sure = gap.low is not None and gap.low > 0
+        told += f", {gap} better than the published setting (trial {start.number}); "
+        return told + (
+            "more than the held-out sample explains." if sure else "within what the held-out sample explains."
+        )
+    epoch = start.curve[-1][0] if start.curve else None
+    then = None if epoch is None else dict(best.curve).get(epoch)
+    if then is None:
+        return f"{told}. The published setting (trial {start.number}) {_ended(start)}."
+    return (
+        f"{told}. The published setting (trial {start.number}) {_ended(start)} at {start.value:.2f}; "
+        f"the best had {then:.2f} there."
+    )
+
+
+def _ended(trial: Trial) -> str:
+    words = {"PRUNED": "was stopped early", "FAIL": "failed"}
+    return f"{words.get(trial.state, 'has got')} after {trial.row.epochs} epochs"
+
+
+def _with_seeds(one: Recorded) -> str:
+    return f"{one.label}, {counted(len(one.test), 'seed')}"
+
+
+# ---- on the test set
+
+
+def accuracy_figure(view: RunView, trainings: Sequence[Recorded]) -> Figure:
+    """Test accuracy beside published figures; nothing here was used to choose."""
+    own = _own_test_bars(view, trainings)
+    bars = sorted([*own, *_published_bars(view)], key=lambda bar: -bar.estimate.value)
+    label = f"{view.test_metric} (%)"
+    return Figure(
+        key="test",
+        title="On the test set, beside published numbers",
+        takeaway=_test_takeaway(view, own),
+        draw=(lambda size: rows_drawing(bars, label, size)) if own else None,
+        legend=[Key("this run's best", "mark best", "star"), Key("others", "mark complete", "circle")],
+        details=[folded("As a table", _bars_table(bars, label).html("On the test set"))] if own else [],
+        notes=_test_notes(view, own),
+    )
+
+
+def _own_test_bars(view: RunView, trainings: Sequence[Recorded]) -> list[RowValue]:
+    """What this run and trainings beside it reached, the figure to quote first."""
+    bars = []
+    confirmation = view.run.confirmation
+    if confirmation is not None and confirmation.test is not None:
+        mean, std = _confirmed_test(confirmation.test)
+        label = f"confirmed: trial {confirmation.winner}, all data"
+        note = "trained on all the training data, test scored once"
+        bars.append(RowValue(label, Estimate(mean, mean - std, mean + std), note, ours=True))
+    for trial, label in ((view.best, "best"), (view.start, "published setting")):
+        if trial is None or not trial.complete or (trial is view.best and label != "best"):
+            continue
+        test = last_epochs_test(view, trial)
+        if test is not None:
+            mean, std = test
+            note = f"mean ± deviation of the last {view.average_last} epochs"
+            estimate = Estimate(mean, mean - std, mean + std)
+            bars.append(RowValue(f"{label}: trial {trial.number}", estimate, note, ours=trial is view.best))
+    for one in trainings:
+        note = f"{one.folder.name}, 95% of the mean"
+        bars.append(RowValue(_with_seeds(one), Estimate.mean_of(one.test), note, ours=one.label.startswith("best")))
+    return bars
+
+
+def last_epochs_test(view: RunView, trial: Trial) -> tuple[float, float] | None:
+    """Mean and deviation of the test accuracy over the last epochs, in percent."""
+    values = [report.get(view.test_metric) for report in view.reports(trial)[-view.average_last :]]
+    known = [float(value) for value in values if value is not None]
+    return mean_and_std(known) if known else None
+
+
+def _published_bars(view: RunView) -> list[RowValue]:
+    bars = []
+    for result in published_of(view):
+        deviation = result.deviation
+        low_high = (None, None) if deviation is None else (result.accuracy - deviation, result.accuracy + deviation)
+        bars.append(RowValue(f"{result.method}, published", Estimate(result.accuracy, *low_high), result.source))
+    return bars
+
+
+def published_of(view: RunView) -> list[PublishedResult]:
+    """Published figures of this run's dataset and noise; none for a share of its data or of its classes."""
+    dataset = view.dataset
+    if dataset.get("subset", 1.0) != 1.0 or dataset.get("classes") is not None:
+        return []
+    return published_results(str(dataset["name"]), _noise(dataset.get("noise"), dataset.get("closed_ratio")))
+
+
+def _noise(kind: Any, ratio: Any) -> Noise | None:
+    return (kind, float(ratio)) if isinstance(kind, str) and isinstance(ratio, int | float) else None
+
+
+def _test_takeaway(view: RunView, own: Sequence[RowValue]) -> str:
+    if not own:
+        return "Nothing was scored on the test set yet: it is scored in the last epochs of complete trials only."
+    first = own[0]
+    told = f"{first.label[:1].upper()}{first.label[1:]} reaches a {view.test_metric} of {first.estimate.value:.2f}%"
+    published = {result.method: result.accuracy for result in published_of(view)}
+    method = view.method.upper()
+    plain = next((bar for bar in own if bar.label.startswith(PLAIN_TRAINED)), None)
+    if plain is not None:
+        told += f", plain cross-entropy {plain.estimate}"
+    if method in published:
+        gap = first.estimate.value - published[method]
+        told += f", {abs(gap):.2f} points {'above' if gap >= 0 else 'below'} the {published[method]:.2f}% published"
+        told += f" for {method}"
+    if PLAIN in published:
+        return f"{told}; plain cross-entropy was published with {published[PLAIN]:.2f}%."
+    return told + (". " if published else ". Nothing is published for this dataset and noise.").rstrip()
+
+
+def _test_notes(view: RunView, own: Sequence[RowValue]) -> list[str]:
+    if not own:
+        return []
+    fraction = view.base.validation.fraction
+    return [
+        "The search never saw these figures. The line beside a single training is the deviation over its last epochs, "
+        f"not what another seed would change. Trials train on {100 * (1 - fraction):.0f}% of the training set, "
+        "published figures on all of it."
+    ]
+
+
+# ---- confirmation
+
+
+def confirmation_figure(view: RunView) -> Figure | None:
+    """The configs that were trained again on fresh replicates."""
+    found = view.run.confirmation
+    if found is None:
+        return None
+    bars = [
+        RowValue(
+            f"trial {one.number}",
+            Estimate.mean_of(values),
+            f"{len(values)} replicates",
+            ours=one.number == found.winner,
+        )
+        for one in found.candidates
+        if (values := [value for value in one.values if value is not None]) and len(values) == len(one.values)
+    ]
+    told = found.conclusion()
+    if found.test is not None:
+        told += (
+            "; on all the training data its {} is {:.2f} ± {:.2f} ".format(
+                view.test_metric, *_confirmed_test(found.test)
+            )
+            + f"(last {found.test['epochs']} epochs, scored once)"
+        )
+    return Figure(
+        key="confirmation",
+        title=f"Confirmation, {found.asked}",
+        takeaway=f"{told[:1].upper()}{told[1:]}.",
+        draw=(lambda size: rows_drawing(bars, view.metric_label, size)) if bars else None,
+        details=[folded("As a table", _confirmation_table(found).html("Confirmation"))],
+        notes=[
+            f"Means over {len(found.replicates)} fresh splits, seeds and noise draws, with Student's 95% intervals; "
+            "differences are paired, replicate by replicate, p-values Holm-adjusted."
+        ],
+    )
+
+
+def _confirmed_test(test: Mapping[str, Any]) -> tuple[float, float]:
+    """Mean and deviation of the test metric over the last epochs, in percent."""
+    return float(test["mean"]), float(test["std"])
+
+
+def _confirmation_table(found: Confirmation) -> Table:
+    rows = []
+    for one in found.candidates:
+        own = "diverged" if one.mean is None or one.std is None else f"{one.mean:.2f} ± {one.std:.2f}"
+        behind = "–"
+        if one.interval is not None:
+            behind = f"{one.difference:.2f} ({one.interval[0]:.2f} to {one.interval[1]:.2f})"
+        values = ", ".join("diverged" if value is None else f"{value:.2f}" for value in one.values)
+        rows.append(
+            [str(one.rank), str(one.number), own, behind, "–" if one.p_holm is None else f"{one.p_holm:.3f}", values]
+        )
+    return Table(["rank", "trial", "mean ± deviation", "behind the first (95%)", "p (Holm)", "each replicate"], rows)
+
+
+# ---- drawn in rows
+
+
+def rows_drawing(bars: Sequence[RowValue], label: str, size: Size) -> Drawing:
+    """A value per row with its name above it, so that long names have room."""
+    ends = [end for bar in bars for end in (bar.estimate.low, bar.estimate.value, bar.estimate.high) if end is not None]
+    height = 64.0 + ROW * len(bars)
+    chart = Chart(Size(size.width, height), Axis(Linear.around(ends), label), Axis(Untold(-0.4, len(bars) - 0.3), ""))
+    for place, bar in enumerate(reversed(bars)):
+        estimate = bar.estimate
+        if estimate.low is not None and estimate.high is not None:
+            chart.across(place, estimate.low, estimate.high, "interval strong")
+        shape, class_ = ("star", "mark best") if bar.ours else ("circle", "mark complete")
+        chart.mark(estimate.value, place, shape, class_, f"{bar.label}: {estimate}", 6)
+        name = shortened(bar.label, int((size.width - 96) / CHARACTER))
+        middle = chart.at_y(place)
+        chart.add(text(chart.left + 2, middle - 12, name, class_="halo strong" if bar.ours else "halo"))
+        chart.add(text(size.width - 14, middle - 12, f"{estimate.value:.2f}", anchor="end", class_="halo"))
+    return Drawing.of(chart)
+
+
+def _bars_table(bars: Sequence[RowValue], label: str) -> Table:
+    rows = [[bar.label, str(bar.estimate), bar.note] for bar in bars]
+    return Table(["what", f"{label}, with interval", "from"], rows)
+
+
+# ---- the config
+
+
+def config_table(view: RunView) -> Table:
+    """Searched settings: best, published, range; and what follows from them."""
+    best, start = view.best, view.start
+    names = [*view.run.space.parameters]
+    derived = [name for name in ("lr1", "self_epochs", "refine_epochs") if name not in names]
+    rows = []
+    for name in [*names, *derived]:
+        values = [_of(trial, name) for trial in (best, start)]
+        if values == ["–", "–"] and name in derived:
+            continue
+        parameter = view.run.space.parameters.get(name)
+        searched = "follows from the others"
+        if parameter is not None:
+            ends = parameter.extremes()
+            between = ", " if parameter.type == "choice" else " to "
+            searched = f"{between.join(setting(end) for end in ends)} ({parameter.type})"
+        rows.append([name, *values, searched])
+    return Table(["setting", "best", "published setting", "searched"], rows)
+
+
+def _of(trial: Trial | None, name: str) -> str:
+    if trial is None:
+        return "–"
+    source = trial.row.params if name in trial.row.params else trial.config
+    return setting(source[name]) if name in source else "–"
