@@ -265,6 +265,17 @@ def test_test_figures_are_the_market_rules_on_published_features() -> None:
     assert len(source.query.identities) == TEST_PERSONS * 3
 
 
+def test_ap_convention_and_reranking_change_the_scores_alone() -> None:
+    plain = reid("reid_standard", epochs=2, dataset={"noise_ratio": 0.5})
+    base = finish(plain)
+    for change in ({"ap": "market"}, {"rerank": True}):
+        other = finish(reid("reid_standard", epochs=2, dataset={"noise_ratio": 0.5}, validation=change))
+        assert [report["train_loss"] for report in other] == [report["train_loss"] for report in base]
+        assert [report["test_map"] for report in other] != [report["test_map"] for report in base]
+        if "ap" in change:
+            assert other[-1]["test_rank1"] == base[-1]["test_rank1"]
+
+
 def test_what_the_networks_think_of_the_labels_is_reported() -> None:
     reports = finish(core(dataset={"noise_ratio": 0.4}))
     for report in reports:

@@ -23,7 +23,7 @@ from tune_lnl.datasets.reid import PersonImages, ReidDataset
 from tune_lnl.datasets.reid_data import ReidData, load_reid
 from tune_lnl.datasets.reid_options import ReidOptions
 from tune_lnl.errors import InputError
-from tune_lnl.metrics.reid import cosine_distances, mean_ap_standard_error, rank_each
+from tune_lnl.metrics.reid import RankedQueries, cosine_distances, mean_ap_standard_error, rank_each, reranked_distances
 from tune_lnl.models.reid import ReidNetwork, build_reid_model
 from tune_lnl.models.weights import default_weights, weights_file
 from tune_lnl.trainables.networks import NetworkTraining, Totals
@@ -36,7 +36,16 @@ RANKS = (1, 5, 10)
 
 
 class IdentityValidation(HeldOut):
-    """Persons held out: their images make the validation query and gallery. Always judged by their own identities."""
+    """Persons held out: their images make the validation query and gallery, judged by their own identities.
+
+    How they are ranked is how the test set is ranked, too.
+    """
+
+    ap: Literal["simple", "market"] = Field(
+        "simple",
+        description="average precision: mean precision at the hits (released code), or Market-1501's trapezoid",
+    )
+    rerank: bool = Field(False, description="k-reciprocal re-ranking of the distances (Zhong et al., CVPR 2017)")
 
 
 class ModelChoice(Settings):
@@ -213,9 +222,7 @@ class ReidTraining(NetworkTraining[ReidBatch]):
                     [f"{split}_map{suffix}", *(f"{split}_rank{k}{suffix}" for k in RANKS)], math.nan
                 )
                 continue
-            ranked = rank_each(
-                cosine_distances(*features), query.identities, gallery.identities, query.cameras, gallery.cameras
-            )
+            ranked = self._ranked(features, query, gallery)
             persons = query.identities[ranked.valid]
             report[f"{split}_map{suffix}"] = 100.0 * float(ranked.average_precision[ranked.valid].mean())
             hits = {k: ranked.first_hit[ranked.valid] < k for k in RANKS}
@@ -227,6 +234,13 @@ class ReidTraining(NetworkTraining[ReidBatch]):
                     for name, values in errors.items()
                 }
         return report
+
+    def _ranked(self, features: list[np.ndarray], query: _Part, gallery: _Part) -> RankedQueries:
+        how = self.config.validation
+        assert isinstance(how, IdentityValidation)
+        distances = reranked_distances(*features) if how.rerank else cosine_distances(*features)
+        sides = (query.identities, gallery.identities, query.cameras, gallery.cameras)
+        return rank_each(distances, *sides, ap=how.ap)
 
     @torch.inference_mode()
     def features(self, network: ReidNetwork, part: _Part) -> np.ndarray:
