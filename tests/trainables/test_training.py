@@ -8,6 +8,7 @@ import pytest
 from tiny_runs import EPOCHS, finish, start, tiny
 
 from tune_lnl.errors import InputError
+from tune_lnl.trainables import training
 from tune_lnl.trainables.training import Report, Surroundings, check_precision, objective_so_far
 
 
@@ -36,8 +37,18 @@ def test_objective_is_nan_where_the_metric_was_not_measured() -> None:
 @pytest.mark.parametrize(
     ("precision", "device"), [("fp32", "cpu"), ("bf16", "cpu"), ("fp16", "cuda"), ("bf16", "cuda")]
 )
-def test_precision_that_a_device_has(precision: str, device: str) -> None:
+def test_precision_that_a_device_has(precision: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "has_bf16", lambda device: True)
     check_precision(precision, device)
+
+
+@pytest.mark.parametrize(("device", "instead"), [("cpu", "set precision to fp32"), ("cuda", "to fp32, or fp16")])
+def test_bf16_needs_hardware_for_it(device: str, instead: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "has_bf16", lambda device: False)
+    with pytest.raises(InputError, match=f"precision bf16 needs hardware for it, and this {device} has none; .*"):
+        check_precision("bf16", device)
+    with pytest.raises(InputError, match=instead):
+        check_precision("bf16", device)
 
 
 def test_fp16_needs_a_gpu() -> None:

@@ -7,6 +7,7 @@ A new method overrides :meth:`Training.train_epoch` and its state; the loop, eva
 from __future__ import annotations
 
 import math
+import platform
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -150,9 +151,23 @@ def check_precision(precision: str, device: str) -> None:
     """Refuse arithmetic that the device (``cpu`` or ``cuda``) does not have.
 
     Raises:
-        InputError: fp16 without a GPU.
+        InputError: fp16 without a GPU, or bf16 on a processor that only emulates it.
     """
     if precision == "fp16" and device != "cuda":
         raise InputError(
             f"precision fp16 needs a GPU, got device {device}; set precision to fp32, or bf16 where the CPU has it"
         )
+    if precision == "bf16" and not has_bf16(device):
+        raise InputError(
+            f"precision bf16 needs hardware for it, and this {device} has none; set precision to fp32"
+            + (", or fp16" if device == "cuda" else "")
+        )
+
+
+def has_bf16(device: str) -> bool:
+    """Whether ``cpu`` or ``cuda`` computes in bfloat16 itself: elsewhere torch emulates it, slower than float32."""
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if platform.machine() in ("x86_64", "AMD64"):
+        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

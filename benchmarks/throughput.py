@@ -1,0 +1,274 @@
+"""Images per second of ACT's robust phase, beside a plain pipeline and the machine's matrix peak, in one run.
+
+    python benchmarks/throughput.py [--data-dir DIR] [--threads 2] [--batches 12] [--rounds 3] [--output FILE.json]
+
+Ours: a trial's own training step, loading and augmentation included. Plain: the same losses and network written as
+most published codes are: torchvision transforms per PIL image in DataLoader workers, float32, boolean indexing of the
+selected samples, ``.item()`` after every step. The arms take turns, so that a machine that slows down slows both. The
+peak is the best product of square matrices, 1024 to 4096, on the same threads; an image costs 2.0 GFLOP in the robust
+phase (three forward and three backward passes of the seven-layer CNN, counted by torch).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision import transforms
+
+from tune_lnl.doors import Parser, guarded
+from tune_lnl.models.registry import build_model
+from tune_lnl.trainables.act import ActTraining
+from tune_lnl.trainables.classification import ClassifierData
+from tune_lnl.trainables.networks import Totals
+from tune_lnl.trainables.registry import settings_type, start_training
+from tune_lnl.trainables.settings import TrialConfig, build_config
+from tune_lnl.trainables.training import Surroundings
+
+BATCH = 128
+ROBUST = 1
+"""An epoch after the warm-up."""
+SIDES = (1024, 2048, 4096)
+
+
+def parser() -> argparse.ArgumentParser:
+    p = Parser(prog="benchmarks/throughput.py", description=__doc__)
+    p.add_argument("--data-dir", type=Path)
+    p.add_argument("--threads", type=int, default=2)
+    p.add_argument("--batches", type=int, default=12, help="batches of each arm in each round")
+    p.add_argument("--rounds", type=int, default=3)
+    p.add_argument("--output", type=Path, metavar="FILE.json")
+    return p
+
+
+def trial_config(precision: str, threads: int) -> TrialConfig:
+    sections = {
+        "method": "act",
+        "dataset": {"name": "cifar80no", "subset": 0.2},
+        "objective": {"average_last": 1},
+        "fixed": {
+            "epochs": 4,
+            "warmup_epochs": ROBUST,
+            "lr": 0.01,
+            "lr1": 0.08,
+            "batch_size": BATCH,
+            "precision": precision,
+            "threads": threads,
+        },
+    }
+    return build_config(sections, settings_type, "throughput")
+
+
+# ---- the plain pipeline
+
+
+class TwoViews(TorchDataset[tuple[Tensor, Tensor, int, int]]):
+    """Weak and strong view of one PIL image at a time, as published."""
+
+    def __init__(self, data: ClassifierData) -> None:
+        self.images = np.asarray(data.noisy.train_images[data.noisy.rows[data.train]])
+        self.labels = data.noisy.given_labels[data.train]
+        normalise = [transforms.ToTensor(), transforms.Normalize(data.dataset.mean, data.dataset.std)]
+        crop = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip()]
+        self.weak = transforms.Compose([*crop, *normalise])
+        policy = transforms.AutoAugment(transforms.AutoAugmentPolicy.CIFAR10, fill=[128, 128, 128])
+        self.strong = transforms.Compose([*crop, policy, *normalise])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, item: int) -> tuple[Tensor, Tensor, int, int]:
+        image = Image.fromarray(self.images[item])
+        return self.weak(image), self.strong(image), int(self.labels[item]), item
+
+
+class Plain:
+    """ACT's robust step without care for speed."""
+
+    def __init__(self, data: ClassifierData, workers: int) -> None:
+        self.loader = DataLoader(
+            TwoViews(data), BATCH, shuffle=True, num_workers=workers, persistent_workers=workers > 0
+        )
+        classes = data.noisy.num_classes
+        self.networks = [build_model("cnn7", classes, data.dataset.image_shape) for _ in range(2)]
+        self.optimizers = [
+            torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, nesterov=True, weight_decay=5e-4)
+            for network in self.networks
+        ]
+        self.counts = torch.zeros(len(data.train))
+        self.label_ema = F.one_hot(torch.from_numpy(data.noisy.given_labels[data.train]), classes).float()
+        self.endless = self._endless()
+
+    def _endless(self) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        while True:
+            yield from self.loader
+
+    def step(self) -> None:
+        x, x_strong, labels, index = next(self.endless)
+        rtm, ntm = self.networks
+        for network in self.networks:
+            network.train()
+        z0, z1, zs = rtm(x), ntm(x), rtm(x_strong)
+        right0, right1 = z0.argmax(1) == labels, z1.argmax(1) == labels
+        a0, a1 = right0.float().mean().item(), right1.float().mean().item()
+        mining = a0 > 0 and (a1 - a0) / a0 < 0.025
+        selected = right1 if mining else right0 & right1
+        chosen = selected.nonzero().flatten()
+        self.counts[index[chosen]] += 1
+        self.label_ema[index] = 0.8 * self.label_ema[index] + 0.2 * z0.detach().softmax(1)
+        pseudo = torch.where(selected, labels, self.label_ema[index].argmax(1))
+        loss0 = 0.2 * F.cross_entropy(zs, pseudo)
+        if len(chosen):
+            weights = self.counts[index[chosen]] / (ROBUST + 1)
+            loss0 = loss0 + 0.8 * (weights * F.cross_entropy(z0[chosen], labels[chosen], reduction="none")).mean()
+        loss1 = F.cross_entropy(z1, labels)
+        for optimizer, loss in zip(self.optimizers, (loss0, loss1), strict=True):
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        self.last = loss0.item(), loss1.item()
+
+
+# ---- measuring
+
+
+def images_per_second(step: Callable[[], object], batches: int) -> float:
+    began = time.perf_counter()
+    for _ in range(batches):
+        step()
+    return batches * BATCH / (time.perf_counter() - began)
+
+
+def our_step(training: ActTraining) -> Callable[[], object]:
+    """The next batch of an endless robust phase: order, loading, augmentation, losses, updates."""
+
+    def batches() -> Iterator[Callable[[], None]]:
+        while True:
+            training._begin_epoch(ROBUST)
+            totals = Totals()
+            for batch in training.batches(ROBUST):
+                if len(batch.labels) == BATCH:
+                    yield lambda batch=batch, totals=totals: training.train_step(batch, ROBUST, totals)
+
+    ahead = batches()
+    return lambda: next(ahead)()
+
+
+def augmentation_share(training: ActTraining, batches: int) -> float:
+    """Seconds of loading and augmentation, both views, over seconds of the whole step."""
+    order = torch.randperm(training.images_per_epoch())[: BATCH * batches]
+    training._begin_epoch(ROBUST)
+    whole = BATCH * batches / images_per_second(our_step(training), batches)
+    began = time.perf_counter()
+    for index in order.split(BATCH):
+        batch = training._batch(index)
+        training.weak_view(batch.images)
+        training.strong_view(batch.images)
+    return (time.perf_counter() - began) / whole
+
+
+def matrix_peak(dtype: torch.dtype) -> float:
+    """GFLOP/s of the best square product."""
+    best = 0.0
+    for side in SIDES:
+        a, b = (torch.randn(side, side).to(dtype) for _ in range(2))
+        a @ b
+        for _ in range(3):
+            began = time.perf_counter()
+            a @ b
+            best = max(best, 2 * side**3 / (time.perf_counter() - began) / 1e9)
+    return best
+
+
+def gflop_per_image(data: ClassifierData) -> float:
+    """Three forward and three backward passes of the network."""
+    network: nn.Module = build_model("cnn7", data.noisy.num_classes, data.dataset.image_shape)
+    height, width, channels = data.dataset.image_shape
+    with FlopCounterMode(display=False) as counter:
+        network(torch.randn(8, channels, height, width)).sum().backward()
+    return 3 * cast(float, counter.get_total_flops()) / 8 / 1e9
+
+
+def started(precision: str, threads: int, data_dir: Path | None) -> ActTraining:
+    training = start_training(trial_config(precision, threads), Surroundings(data_dir=data_dir))
+    assert isinstance(training, ActTraining)
+    return training
+
+
+def measure(data_dir: Path | None, threads: int, batches: int, rounds: int) -> dict[str, Any]:
+    torch.set_num_threads(threads)
+    ours = {name: started(name, threads, data_dir) for name in ("bf16", "fp32")}
+    data = ours["fp32"].data
+    arms: dict[str, Callable[[], object]] = {f"ours, {name}": our_step(training) for name, training in ours.items()}
+    arms |= {f"plain, {workers} workers": Plain(data, workers).step for workers in (0, 2)}
+    speeds: dict[str, list[float]] = {name: [] for name in arms}
+    for step in arms.values():
+        images_per_second(step, 2)  # pays for what is set up once
+    for _ in range(rounds):
+        for name, step in arms.items():
+            speeds[name].append(images_per_second(step, batches))
+    means = {name: statistics.median(values) for name, values in speeds.items()}
+    plain = max(value for name, value in means.items() if name.startswith("plain"))
+    gflop = gflop_per_image(data)
+    peaks = {"bf16": matrix_peak(torch.bfloat16), "fp32": matrix_peak(torch.float32)}
+    table = {}
+    for name, speed in means.items():
+        precision = "bf16" if "bf16" in name else "fp32"
+        table[name] = {
+            "images/s": round(speed, 1),
+            "each round": [round(value, 1) for value in speeds[name]],
+            "times plain": round(speed / plain, 2),
+            "GFLOP/s": round(speed * gflop, 1),
+            "share of the matrix peak": round(speed * gflop / peaks[precision], 3),
+        }
+    shares = {name: round(augmentation_share(training, batches), 3) for name, training in ours.items()}
+    return {
+        "GFLOP per image": round(gflop, 3),
+        "matrix peak, GFLOP/s": {name: round(value, 1) for name, value in peaks.items()},
+        "arms": table,
+        "loading and augmentation, share of the step": shares,
+    }
+
+
+@guarded
+def main(argv: list[str] | None = None) -> int:
+    arguments = parser().parse_args(argv)
+    found = measure(arguments.data_dir, arguments.threads, arguments.batches, arguments.rounds)
+    print(f"matrix peak {found['matrix peak, GFLOP/s']} GFLOP/s, {found['GFLOP per image']} GFLOP an image")
+    print(f"{'ACT, robust phase':<20}{'images/s':>10}{'times plain':>13}{'of the peak':>13}")
+    for name, row in found["arms"].items():
+        shown = (row["images/s"], row["times plain"], row["share of the matrix peak"])
+        print(f"{name:<20}{shown[0]:>10.1f}{shown[1]:>13.2f}{shown[2]:>13.3f}")
+    print(f"loading and augmentation, share of the step: {found['loading and augmentation, share of the step']}")
+    if arguments.output is not None:
+        evidence = {
+            "what": "ACT's robust phase on CIFAR-80N, seven-layer CNN, batch 128; medians over rounds, arms in turn",
+            "date": datetime.now(UTC).date().isoformat(),
+            "device": f"cpu, {platform.machine()}, {arguments.threads} threads",
+            "versions": {name: version(name) for name in ("tune_lnl", "torch", "torchvision", "numpy", "pillow")},
+            "command": "python benchmarks/throughput.py " + " ".join(sys.argv[1:] if argv is None else argv),
+            **found,
+        }
+        arguments.output.write_text(json.dumps(evidence, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
