@@ -1,10 +1,10 @@
 """CORE's stages one by one on the drawn persons: what each adds over plain cross-entropy, on several seeds.
 
-    python benchmarks/stages.py [--space core_sprites] [--start 1] [--seeds 0,1,2,3,4] [--set KEY=VALUE]... [--output FILE]
+    python benchmarks/stages.py [--space core_sprites] [--start 1] [--seeds 0,1,2,3,4] [--set KEY=VALUE]...
 
-The rows: plain cross-entropy; SELF to the end; CORE; CORE whose label term takes agreed samples only; PurifyNet. Length,
-lr, weight decay and batch size are the same for all, those of a start point of the space; nothing is tuned per row. The
-lr of the baselines drops where it drops in CORE. A seed is a training seed; split and noise stay.
+The rows: plain cross-entropy; SELF to the end; CORE; CORE whose label term takes agreed samples only; PurifyNet.
+Length, lr, weight decay and batch size are the same for all, those of a start point of the space; nothing is tuned per
+row. The lr of the baselines drops where it drops in CORE. A seed is a training seed; split and noise stay.
 """
 
 from __future__ import annotations

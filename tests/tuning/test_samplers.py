@@ -9,15 +9,18 @@ import numpy as np
 import optuna
 import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.samplers._tpe.sampler import _split_trials
+from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from tune_lnl.tuning.failures import BUG, DIVERGED
 from tune_lnl.tuning.pruners import make_pruner
 from tune_lnl.tuning.samplers import (
     FAILURE,
+    MOST_SEEN,
     NEAR,
     REDRAWS,
-    DivergedCountAsBad,
+    SeenByTpe,
     TriedPoints,
     WholePointSampler,
     make_sampler,
@@ -260,7 +263,7 @@ def test_the_view_leaves_the_study_alone() -> None:
     finished(study, TrialState.FAIL, [9.0], failure=BUG)
     study.ask(dict(SPACE))
     before = [trial.state for trial in study.trials]
-    view = DivergedCountAsBad(study)
+    view = SeenByTpe(study)
     running = view._get_trials(states=(TrialState.RUNNING,))
     assert [trial.number for trial in running] == [2, 4]  # what runs counts as bad for TPE
     assert [trial.number for trial in view._get_trials(states=(TrialState.FAIL,))] == [3]
@@ -269,6 +272,41 @@ def test_the_view_leaves_the_study_alone() -> None:
     assert [trial.state for trial in study.trials] == before
     assert study.trials[0].system_attrs == {}
     assert view.direction == study.direction
+
+
+@pytest.mark.parametrize("direction", [StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE])
+@pytest.mark.parametrize("complete", [5, 300])
+def test_of_many_trials_tpe_sees_all_the_good_ones_and_an_even_share_of_the_others(
+    direction: StudyDirection, complete: int
+) -> None:
+    generator = np.random.default_rng(0)
+    study = optuna.create_study(direction=direction)
+    for number in range(1000):
+        state = TrialState.COMPLETE if number % 1000 < complete else TrialState.PRUNED
+        last = int(generator.integers(3, 9)) if state == TrialState.PRUNED else 9
+        values = {step: float(generator.normal(50, 5)) for step in range(last)}
+        value = values[last - 1] if state == TrialState.COMPLETE else None
+        study.add_trial(
+            optuna.trial.create_trial(
+                state=state,
+                value=value,
+                params=with_lr(generator.random(), generator),
+                distributions=dict(SPACE),
+                intermediate_values=values,
+            )
+        )
+    finished_states = (TrialState.COMPLETE, TrialState.PRUNED)
+    trials = study._get_trials(deepcopy=False, states=finished_states)
+    good, _ = _split_trials(study, trials, 25)
+    seen = [trial.number for trial in SeenByTpe(study)._get_trials(deepcopy=False, states=finished_states)]
+    assert {trial.number for trial in good} <= set(seen)
+    assert seen == sorted(set(seen))
+    assert len(seen) == MOST_SEEN
+    others = np.setdiff1d(seen, [trial.number for trial in good])
+    assert np.diff(others).max() <= 6
+    # What TPE takes for good among those it sees is what it would take among all.
+    again, _ = _split_trials(study, [trial for trial in trials if trial.number in set(seen)], 25)
+    assert [trial.number for trial in again] == [trial.number for trial in good]
 
 
 def with_lr(position: float, generator: np.random.Generator) -> dict[str, Any]:
