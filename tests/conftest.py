@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,3 +19,27 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         del os.environ["TUNE_LNL_CACHE"]
     else:
         os.environ["TUNE_LNL_CACHE"] = before
+
+
+ENDED: dict[str, int] = {}
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    ENDED["status"] = int(exitstatus)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Leave without the interpreter's teardown where Ray has run in this process.
+
+    After several Ray sessions in one process its native threads outlive the last one, and have been seen to crash while
+    the interpreter frees what they read: all tests passed, exit code 139. A search is one session per process.
+    """
+    ray = sys.modules.get("ray")
+    if ray is None or "status" not in ENDED:
+        return
+    ray.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(ENDED["status"])
