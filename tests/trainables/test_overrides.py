@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tune_lnl.errors import InputError
 from tune_lnl.trainables.act import ActSettings
 from tune_lnl.trainables.config_file import read_mapping
+from tune_lnl.trainables.core import CoreSettings
 from tune_lnl.trainables.overrides import apply_overrides, scale_count, scale_epochs, setting_names
 from tune_lnl.trainables.standard import StandardSettings
 
@@ -154,6 +155,30 @@ def test_a_nested_key_replaces_a_plain_value() -> None:
     space = {**SPACE, "dataset": {"name": "digits8no", "noise": "symmetric"}}
     assert put({"dataset.noise.file": "x.npy"}, space)["dataset"] == {"name": "digits8no", "noise": {"file": "x.npy"}}
     assert put({"fixed.lr_decay.end": 0.1})["fixed"]["lr_decay"] == {"end": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        ({"name": "reid_small", "weights": "imagenet"}, {"name": "reid_small", "weights": "none"}),
+        ("reid_small", {"name": "reid_small", "weights": "none"}),
+        (None, {"weights": "none"}),
+    ],
+    ids=["group", "name alone", "not given"],
+)
+def test_a_key_of_a_group_of_settings_is_set_in_it(model: Any, expected: dict[str, Any]) -> None:
+    fixed = {"epochs": 10} if model is None else {"epochs": 10, "model": model}
+    space = {"method": "core", "dataset": {"name": "sprites"}, "fixed": fixed}
+    changed = apply_overrides(space, {"model.weights": "none"}, CoreSettings, "my.yaml")
+    assert changed["fixed"]["model"] == expected
+    assert space["fixed"] == fixed
+
+
+def test_a_key_of_a_plan_is_set_in_it_and_of_a_plan_string_refused() -> None:
+    shaped = {**SPACE, "fixed": {"epochs": 100, "lr_decay": {"shape": "cosine", "end": 0.05}}}
+    assert put({"lr_decay.end": 0.1}, shaped)["fixed"]["lr_decay"] == {"shape": "cosine", "end": 0.1}
+    with pytest.raises(InputError, match=r"--set lr_decay\.end: no such setting"):
+        put({"lr_decay.end": 0.1}, {**SPACE, "fixed": {"epochs": 100, "lr_decay": "baseline"}})
 
 
 def test_method_and_start_are_replaced_whole() -> None:
@@ -352,6 +377,36 @@ def test_start_points_on_the_grid_stay_on_it(old: int, epochs: int, low: int, st
 )
 def test_a_range_that_is_none_is_left_for_the_check_of_the_space(range_: Any) -> None:
     assert scaled(10, SPACE, search={"warmup_epochs": range_})["search"]["warmup_epochs"] == range_
+
+
+STAGES: dict[str, Any] = {
+    "method": "core",
+    "dataset": {"name": "sprites"},
+    "fixed": {"epochs": 60, "lr_milestones": [20, 50]},
+    "search": {"refine_epochs": {"type": "int", "low": 20, "high": 50, "step": 5}},
+    "start": [{"refine_epochs": 40}],
+}
+
+
+def test_stages_and_milestones_scale_and_leave_an_epoch_for_the_first_stage() -> None:
+    shorter = scale_epochs(STAGES, 12, CoreSettings, "my.yaml")
+    assert shorter["fixed"] == {"epochs": 12, "lr_milestones": [4, 10]}
+    assert shorter["search"]["refine_epochs"] == {"type": "int", "low": 4, "high": 10, "step": 1}
+    assert shorter["start"] == [{"refine_epochs": 8}]
+    shortest = scale_epochs(STAGES, 2, CoreSettings, "my.yaml")
+    assert shortest["fixed"]["refine_epochs"] == 1
+    assert "refine_epochs" not in shortest["search"]
+
+
+def test_a_stage_that_is_exported_beside_its_rest_scales_as_one() -> None:
+    both = {
+        "method": "core",
+        "dataset": {"name": "sprites"},
+        "fixed": {"epochs": 60, "refine_epochs": 45, "self_epochs": 15},
+    }
+    assert scale_epochs(both, 10, CoreSettings, "my.yaml")["fixed"] == {"epochs": 10, "refine_epochs": 8}
+    changed = apply_overrides(both, {"refine_epochs": 30}, CoreSettings, "my.yaml")
+    assert changed["fixed"] == {"epochs": 60, "refine_epochs": 30}
 
 
 def test_fewer_than_one_epoch_is_refused() -> None:
