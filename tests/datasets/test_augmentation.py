@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import functional as tv
 
-from tune_lnl.datasets.augmentation import AUGMENTATIONS, augment, augmentation_names, normalise
+from tune_lnl.datasets.augmentation import AUGMENTATIONS, SizedImages, augment, augmentation_names, normalise
 from tune_lnl.errors import InputError
 
 SHAPES = {name: (64, 1, 8, 8) if name.startswith("digits") else (64, 3, 32, 32) for name in AUGMENTATIONS}
@@ -142,7 +142,8 @@ def test_unknown_name_gives_the_nearest() -> None:
 
 
 def test_names_are_listed() -> None:
-    assert augmentation_names() == ["cifar_strong", "cifar_weak", "digits_strong", "digits_weak", "none"]
+    assert augmentation_names() == sorted([*AUGMENTATIONS, "crop_strong", "crop_weak"])
+    assert {"cifar_strong", "cifar_weak", "digits_strong", "digits_weak", "none"} < set(AUGMENTATIONS)
 
 
 @pytest.mark.parametrize("images", [torch.zeros(2, 3, 32, 32), torch.zeros(3, 32, 32, dtype=torch.uint8)])
@@ -262,3 +263,66 @@ def test_normalise_by_hand() -> None:
 def test_normalise_refuses_what_does_not_fit(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match="std"):
         normalise(noise(1, 3, 4, 4), mean, std)
+
+
+# ---- images of different sizes
+
+
+def numbered(sizes: list[tuple[int, int]]) -> SizedImages:
+    """Each pixel tells its row in channel 0 and its column in channel 1; outside the image it is 255."""
+    height, width = (max(side) for side in zip(*sizes, strict=True))
+    pixels = torch.full((len(sizes), 3, height, width), 255, dtype=torch.uint8)
+    for image, (rows, columns) in zip(pixels, sizes, strict=True):
+        image[0, :rows, :columns] = torch.arange(rows, dtype=torch.uint8)[:, None]
+        image[1, :rows, :columns] = torch.arange(columns, dtype=torch.uint8)
+        image[2, :rows, :columns] = 7
+    return SizedImages(pixels, torch.tensor(sizes), crop=8)
+
+
+def test_crops_of_images_of_different_sizes_are_uniform_and_inside() -> None:
+    sizes = [(8, 8), (8, 11), (10, 8), (12, 9)]
+    images = numbered(sizes * 2000)
+    result = augment("crop_weak", images, torch.Generator().manual_seed(0))
+    assert result.shape == (8000, 3, 8, 8)
+    assert (result[:, 2] == 7).all(), "nothing from beside an image"
+    down = result[:, 0, 1:].to(torch.int16) - result[:, 0, :-1].to(torch.int16)
+    assert set(down.flatten().tolist()) == {1}
+    steps = result[:, 1, 0, 1].to(torch.int16) - result[:, 1, 0, 0].to(torch.int16)
+    assert set(steps.tolist()) == {1, -1}
+    assert abs(float((steps == -1).double().mean()) - 0.5) < 5 * 0.5 / math.sqrt(8000)
+    for place, (height, width) in enumerate(sizes):
+        mine = result[place::4]
+        for values, choices in ((mine[:, 0, 0, 0], height - 7), (mine[:, 1, 0].amin(dim=1), width - 7)):
+            shares = torch.bincount(values.to(torch.int64), minlength=choices) / 2000
+            assert len(shares) == choices
+            assert float((shares - 1 / choices).abs().max()) < 5 * 0.5 / math.sqrt(2000)
+
+
+def test_the_strong_crop_draws_its_own_and_keeps_the_input() -> None:
+    images = numbered([(20, 30), (30, 20)] * 50)
+    before = images.pixels.clone()
+    weak = augment("crop_weak", images, torch.Generator().manual_seed(0))
+    strong = augment("crop_strong", images, torch.Generator().manual_seed(0))
+    assert torch.equal(images.pixels, before)
+    assert strong.shape == weak.shape
+    unchanged = (weak == strong).flatten(1).all(dim=1).double().mean()
+    assert 0.1 < float(unchanged) < 0.6, "a quarter of the pairs is not applied, and some operations change nothing"
+
+
+def test_sizes_and_augmentations_must_fit() -> None:
+    images = numbered([(20, 30)])
+    with pytest.raises(InputError, match="'cifar_weak' is for images of one size"):
+        augment("cifar_weak", images, torch.Generator())
+    with pytest.raises(ValueError, match="needs images with their sizes"):
+        augment("crop_weak", images.pixels, torch.Generator())
+    with pytest.raises(ValueError, match="does not fit"):
+        augment("crop_weak", numbered([(20, 7)]), torch.Generator())
+
+
+def test_padded_is_cifars_at_32_pixels() -> None:
+    images = torch.randint(0, 256, (16, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(5))
+    for strength in ("weak", "strong"):
+        ours, cifars = (
+            augment(f"{name}_{strength}", images, torch.Generator().manual_seed(1)) for name in ("padded", "cifar")
+        )
+        assert torch.equal(ours, cifars)

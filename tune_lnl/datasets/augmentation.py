@@ -7,42 +7,75 @@ of the images, the number of threads or torch's default dtype. Nothing is drawn 
 ``none``          the images as they are
 ``cifar_weak``    random crop after padding 4 with zeros, horizontal flip with p 0.5
 ``cifar_strong``  an own crop and flip, then AutoAugment's CIFAR-10 policy
+``padded_weak``   random crop after padding an eighth of the side with zeros, horizontal flip with p 0.5
+``padded_strong`` an own crop and flip, then AutoAugment's CIFAR-10 policy
+``crop_weak``     of images of different sizes: horizontal flip with p 0.5, random crop
+``crop_strong``   an own flip and crop, then RandAugment in the form of UDA
 ``digits_weak``   shift by -1, 0 or 1 pixel along each axis, zeros outside
 ``digits_strong`` a turn within 15 degrees, such a shift, and in half of the images a 2x2 square of zeros
 ================  ==========================================================================================
 
 ``cifar_*`` follow the released ACT code (utils/builder.py, lines 56-95), where the weak and the strong view draw
-their crop and flip independently. ``digits_*`` are this library's own: a digit's class survives neither flips nor
-wide turns, and at 8x8 pixels no more than this.
+their crop and flip independently; ``crop_*`` follow the same lines for its web datasets, whose images come with their
+shorter side resized. ``padded_*`` are ``cifar_*`` for a square of any size. ``digits_*`` are this library's own: a
+digit's class survives neither flips nor wide turns, and at 8x8 pixels no more than this.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from tune_lnl.datasets.auto_augment import cifar10_policy, rotation_maps, sample_cubic
+from tune_lnl.datasets.rand_augment import rand_augment
 from tune_lnl.errors import InputError, nearest
+
+
+@dataclass(frozen=True)
+class SizedImages:
+    """Images of different sizes in one batch.
+
+    Attributes:
+        pixels: uint8 (B, C, H, W); image i is in the top left corner, of its own size.
+        sizes: int64 (B, 2): its height and width, both at least `crop`; on the CPU.
+        crop: side of the square that is cut out.
+    """
+
+    pixels: Tensor
+    sizes: Tensor
+    crop: int
+
 
 Augmentation = Callable[[Tensor, torch.Generator], Tensor]
 
 CIFAR_PADDING = 4
+PADDED_SHARE = 8
+"""The side over the padding: 4 pixels at 32."""
 DIGITS_PADDING = 1
 DIGITS_DEGREES = 15.0
 DIGITS_HOLE = 2
 
 
-def augment(name: str, images: Tensor, generator: torch.Generator) -> Tensor:
+def augment(name: str, images: Tensor | SizedImages, generator: torch.Generator) -> Tensor:
     """The augmentation called `name` applied to images uint8 (B, C, H, W), each image with its own draws.
+
+    Images of different sizes are for ``crop_*`` only, which cut them to one size.
 
     Returns uint8 (B, C, H, W) on the device of the images; the input is not changed. InputError for an unknown name,
     or for images that the augmentation is not made for; ValueError for another dtype or number of dimensions.
     """
-    if name not in AUGMENTATIONS:
-        raise InputError(f"There is no augmentation {name!r}; {nearest(name, AUGMENTATIONS)}.")
+    if name not in augmentation_names():
+        raise InputError(f"There is no augmentation {name!r}; {nearest(name, augmentation_names())}.")
+    if isinstance(images, SizedImages):
+        if name not in CROPPING:
+            raise InputError(f"Augmentation {name!r} is for images of one size; {nearest(name, CROPPING)}.")
+        return CROPPING[name](images, generator)
+    if name in CROPPING:
+        raise ValueError(f"augmentation {name} needs images with their sizes, got a tensor {tuple(images.shape)}")
     if images.dtype != torch.uint8 or images.ndim != 4:
         raise ValueError(f"images must be uint8 (B, C, H, W), got {images.dtype} {tuple(images.shape)}")
     return AUGMENTATIONS[name](images, generator)
@@ -50,7 +83,7 @@ def augment(name: str, images: Tensor, generator: torch.Generator) -> Tensor:
 
 def augmentation_names() -> list[str]:
     """The names :func:`augment` knows, sorted."""
-    return sorted(AUGMENTATIONS)
+    return sorted([*AUGMENTATIONS, *CROPPING])
 
 
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
@@ -97,6 +130,35 @@ def cifar_strong(images: Tensor, generator: torch.Generator) -> Tensor:
     return cifar10_policy(cifar_weak(images, generator), generator)
 
 
+def padded_weak(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Random crop after padding an eighth of the height with zeros, then a horizontal flip with p 0.5."""
+    padding = max(1, images.shape[2] // PADDED_SHARE)
+    rows, columns = _crop_offsets(images, padding, generator)
+    return _crop(images, padding, rows, columns, _coins(images, generator))
+
+
+def padded_strong(images: Tensor, generator: torch.Generator) -> Tensor:
+    """:func:`padded_weak` with draws of its own, then AutoAugment's CIFAR-10 policy."""
+    return cifar10_policy(padded_weak(images, generator), generator)
+
+
+def crop_weak(images: SizedImages, generator: torch.Generator) -> Tensor:
+    """A random square of each image, uniformly placed, mirrored with p 0.5: uint8 (B, C, crop, crop)."""
+    crop = images.crop
+    if int(images.sizes.min()) < crop:
+        raise ValueError(f"a crop of {crop} x {crop} does not fit into images of {images.sizes.tolist()}")
+    draws = torch.rand((len(images.sizes), 2), generator=generator, device=generator.device, dtype=torch.float64)
+    places = images.sizes - crop + 1
+    offsets = torch.minimum(torch.floor(draws.cpu() * places).to(torch.int64), places - 1).to(images.pixels.device)
+    flipped = _coins(images.pixels, generator)
+    return _window(images.pixels, crop, crop, offsets[:, 0], offsets[:, 1], flipped)
+
+
+def crop_strong(images: SizedImages, generator: torch.Generator) -> Tensor:
+    """:func:`crop_weak` with draws of its own, then RandAugment in the form of UDA."""
+    return rand_augment(crop_weak(images, generator), generator)
+
+
 def digits_weak(images: Tensor, generator: torch.Generator) -> Tensor:
     """Shift by -1, 0 or 1 pixel along each axis, zeros outside."""
     rows, columns = _crop_offsets(images, DIGITS_PADDING, generator)
@@ -117,9 +179,16 @@ AUGMENTATIONS: dict[str, Augmentation] = {
     "none": unchanged,
     "cifar_weak": cifar_weak,
     "cifar_strong": cifar_strong,
+    "padded_weak": padded_weak,
+    "padded_strong": padded_strong,
     "digits_weak": digits_weak,
     "digits_strong": digits_strong,
 }
+CROPPING: dict[str, Callable[[SizedImages, torch.Generator], Tensor]] = {
+    "crop_weak": crop_weak,
+    "crop_strong": crop_strong,
+}
+"""For images of different sizes."""
 
 
 def _draw_below(limit: int, images: Tensor, generator: torch.Generator) -> Tensor:

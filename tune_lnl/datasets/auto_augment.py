@@ -28,7 +28,7 @@ depends neither on the rest of the batch nor on the number of threads.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -176,6 +176,11 @@ def equalize(images: Tensor, magnitude: Tensor) -> Tensor:
     return equalized.to(torch.uint8).view_as(images)
 
 
+def shear_x(images: Tensor, magnitude: Tensor) -> Tensor:
+    """Output pixel (x, y) is taken from (x + magnitude * y, y), cubic interpolation."""
+    return sample_cubic(images, _inverse_maps(magnitude, column_from_row=magnitude), FILL)
+
+
 def shear_y(images: Tensor, magnitude: Tensor) -> Tensor:
     """Output pixel (x, y) is taken from (x, y + magnitude * x), cubic interpolation."""
     return sample_cubic(images, _inverse_maps(magnitude, row_from_column=magnitude), FILL)
@@ -252,7 +257,7 @@ def cifar10_policy(images: Tensor, generator: torch.Generator) -> Tensor:
     draw = draw_cifar10_policy(images.shape[0], generator)
     result = images.clone(memory_format=torch.contiguous_format)
     for place in (0, 1):
-        _apply_in_place(result, draw.kinds[:, place], draw.magnitudes[:, place])
+        apply_in_place(result, draw.kinds[:, place], draw.magnitudes[:, place], tuple(OPERATIONS.values()))
     return result
 
 
@@ -331,6 +336,7 @@ def _histograms(rows: Tensor) -> Tensor:
 def _inverse_maps(
     like: Tensor,
     row_from_column: Tensor | float = 0.0,
+    column_from_row: Tensor | float = 0.0,
     column_offset: Tensor | float = 0.0,
     row_offset: Tensor | float = 0.0,
 ) -> Tensor:
@@ -339,6 +345,7 @@ def _inverse_maps(
     maps[:, 0, 0] = 1.0
     maps[:, 1, 1] = 1.0
     maps[:, 1, 0] = row_from_column
+    maps[:, 0, 1] = column_from_row
     maps[:, 0, 2] = column_offset
     maps[:, 1, 2] = row_offset
     return maps
@@ -357,18 +364,22 @@ def _cubic(values: list[Tensor], part: Tensor) -> Tensor:
     return v1 + part * (v2 - v0 + part * (2 * (v0 - v1) + v2 - v3 + part * (v1 - v0 - v2 + v3)))
 
 
-def _apply_in_place(images: Tensor, kinds: Tensor, magnitudes: Tensor) -> None:
-    """Replace each image by what the operation of its kind makes of it; kinds and magnitudes (B,) are on the CPU."""
+def apply_in_place(images: Tensor, kinds: Tensor, magnitudes: Tensor, operations: Sequence[Operation]) -> None:
+    """Replace each image uint8 (B, C, H, W) by what the operation of its kind makes of it.
+
+    kinds int64 (B,), a place in `operations`, or beyond its end for an image that stays; magnitudes float64 (B,). Both
+    are on the CPU.
+    """
     # Grouping on the CPU and sending the order across once spares a GPU a wait for every kind of operation.
     order = torch.argsort(kinds, stable=True)
-    sizes = torch.bincount(kinds, minlength=NOT_APPLIED + 1).tolist()
+    sizes = torch.bincount(kinds, minlength=len(operations)).tolist()
     magnitudes = magnitudes[order].to(images.device)
     order = order.to(images.device)
     start = 0
-    for kind, size in zip(_KINDS, sizes, strict=False):
+    for operation, size in zip(operations, sizes, strict=False):
         if size > 0:
             chosen = order[start : start + size]
-            images[chosen] = OPERATIONS[kind](images[chosen], magnitudes[start : start + size])
+            images[chosen] = operation(images[chosen], magnitudes[start : start + size])
         start += size
 
 
