@@ -11,7 +11,7 @@ from torch import nn
 from tune_lnl.errors import InputError
 from tune_lnl.models.registry import MODELS, build_model, model_names
 
-IMAGE_SHAPES = {"cnn7": (32, 32, 3), "cnn_digits": (8, 8, 1)}
+IMAGE_SHAPES = {"cnn7": (32, 32, 3), "cnn_digits": (8, 8, 1), "resnet18": (64, 64, 3), "resnet50": (64, 64, 3)}
 
 
 def seeded_model(name: str, seed: int = 0, num_classes: int = 10) -> nn.Module:
@@ -75,7 +75,9 @@ def test_channels_last_gives_the_same_logits(name: str, training: bool) -> None:
     expected = seeded_model(name).train(training)(images)
     model = seeded_model(name).train(training).to(memory_format=torch.channels_last)
     result = model(images.to(memory_format=torch.channels_last))
-    torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-4)
+    # Fifty layers of batch statistics enlarge what the order of additions changes.
+    tolerance = 2e-3 if name == "resnet50" else 1e-4
+    torch.testing.assert_close(result, expected, rtol=1e-4, atol=tolerance)
 
 
 @pytest.mark.parametrize("name", model_names())

@@ -5,7 +5,8 @@ transition matrix, P[i, j] = probability that a sample of class i is given label
 open-set sample is in the training set under a closed label that can only be wrong.
 
 Sources: ACT, released data/noisy_cifar.py (transition matrices; one multinomial draw per sample from RandomState(seed),
-in dataset order); CORE, released utils.py, lines 17-40 (identity noise, one random.Random stream).
+in dataset order); CORE, released utils.py, lines 17-40 (identity noise, one random.Random stream);
+Xia et al., "Part-dependent Label Noise", NeurIPS 2020, Algorithm 2 (instance-dependent noise).
 """
 
 from __future__ import annotations
@@ -13,9 +14,14 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+FLIP_RATE_SPREAD = 0.1
+"""Standard deviation of the flip rates of single samples (Xia et al. 2020)."""
+SAMPLES_PER_BLOCK = 4096
 
 NOISE_KINDS = ("symmetric", "asymmetric", "none")
 
@@ -80,6 +86,82 @@ def corrupt_labels(labels: ArrayLike, matrix: ArrayLike, seed: int) -> NDArray[n
     # at once would leave the published stream.
     stream = np.random.RandomState(seed)
     return np.fromiter((stream.multinomial(1, rows[label]).argmax() for label in clean), np.int64, count=len(clean))
+
+
+def instance_noise(
+    features: ArrayLike, labels: ArrayLike, num_classes: int, ratio: float, seed: int
+) -> NDArray[np.int64]:
+    """Instance-dependent noise, int64 (N,): a sample is flipped to a class that its own features point to.
+
+    Source: Xia et al. 2020, Algorithm 2. Sample i has a flip rate q_i from a normal distribution around `ratio` with
+    standard deviation 0.1, truncated to [0, 1] (which raises the mean of small ratios: 0.05 to 0.10), and keeps its
+    label y_i with probability 1 - q_i; class j gets q_i * softmax over j != y_i of (x_i W_y)_j, W_y being an (S, C)
+    matrix of standard normal numbers for each class y.
+
+    Two things differ: x_i are the given features, standardised over all samples, where the paper takes all pixels; and
+    x_i W_y is divided by sqrt(S), so that it is standard normal and similar samples flip alike without all the
+    probability being on one class whatever the number of features.
+
+    Args:
+        features: (N, S) numbers, e.g. pixels; converted in blocks, so that a memory map stays one.
+        labels: (N,) integers in 0..num_classes - 1.
+        num_classes: C >= 2.
+        ratio: mean flip rate in [0, 1).
+        seed: 0 to 2**32 - 1; each class has a stream of its own.
+
+    Raises:
+        ValueError: labels or a ratio out of range, or features of another length.
+    """
+    _require_ratio("ratio", ratio)
+    clean = _integer_vector("labels", labels)
+    values = np.asarray(features)
+    if values.ndim != 2 or len(values) != len(clean):
+        raise ValueError(f"features must be (N, S) with N = {len(clean)}, got shape {values.shape}")
+    if num_classes < 2 or (clean.size and not 0 <= clean.min() <= clean.max() < num_classes):
+        raise ValueError(f"labels must be in 0..{num_classes - 1}, of at least two classes")
+    noisy = clean.copy()
+    if ratio == 0 or not clean.size:
+        return noisy
+    centre, spread = _mean_and_spread(values)
+    rates = _flip_rates(len(clean), ratio, np.random.RandomState(seed))
+    for label in np.unique(clean):
+        stream = np.random.RandomState([seed, int(label)])
+        projection = stream.standard_normal((values.shape[1], num_classes)) / math.sqrt(values.shape[1])
+        rows = np.flatnonzero(clean == label)
+        for start in range(0, len(rows), SAMPLES_PER_BLOCK):
+            block = rows[start : start + SAMPLES_PER_BLOCK]
+            scores = ((values[block] - centre) / spread) @ projection
+            scores[:, label] = -np.inf
+            weights = np.exp(scores - scores.max(axis=1, keepdims=True))
+            wrong = np.cumsum(weights / weights.sum(axis=1, keepdims=True), axis=1)
+            flips, choice = stream.uniform(size=(2, len(block)))
+            target = np.minimum((wrong < choice[:, None]).sum(axis=1), num_classes - 1)
+            # The rounding of a sum may leave the last class as the target although it is the sample's own.
+            target = np.where(target == label, weights.argmax(axis=1), target)
+            noisy[block] = np.where(flips < rates[block], target, label)
+    return noisy
+
+
+def _flip_rates(count: int, ratio: float, stream: np.random.RandomState) -> NDArray[np.float64]:
+    """Normal around `ratio`, cut to [0, 1] by drawing again what is outside."""
+    rates = stream.normal(ratio, FLIP_RATE_SPREAD, count)
+    outside = np.flatnonzero((rates < 0) | (rates > 1))
+    while len(outside):
+        rates[outside] = stream.normal(ratio, FLIP_RATE_SPREAD, len(outside))
+        outside = outside[(rates[outside] < 0) | (rates[outside] > 1)]
+    return rates
+
+
+def _mean_and_spread(values: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Of each column, in blocks of rows; a column of one value has spread 1."""
+    total, squares = np.zeros(values.shape[1]), np.zeros(values.shape[1])
+    for start in range(0, len(values), SAMPLES_PER_BLOCK):
+        block = values[start : start + SAMPLES_PER_BLOCK].astype(np.float64)
+        total += block.sum(axis=0)
+        squares += (block**2).sum(axis=0)
+    centre = total / len(values)
+    spread = np.sqrt(np.maximum(squares / len(values) - centre**2, 0.0))
+    return centre, np.where(spread > 1e-9, spread, 1.0)
 
 
 def random_identity_noise(labels: ArrayLike, ratio: float, seed: int = 1) -> NDArray[np.int64]:

@@ -1,6 +1,6 @@
 """Weights that a network starts from: found, downloaded, checked, loaded.
 
-A choice of weights is "imagenet" (torchvision's first ImageNet-1k weights, IMAGENET1K_V1, which the re-ID papers start
+A choice of weights is "imagenet" (torchvision's first ImageNet-1k weights, IMAGENET1K_V1, which the papers start
 from), "none" (random initialisation) or the path of a state dict. A model that has ImageNet weights is one line here.
 """
 
@@ -29,6 +29,8 @@ from tune_lnl.errors import CorruptDataError, InputError, nearest
 
 IMAGENET_WEIGHTS: dict[str, str] = {
     "reid_resnet50": "ResNet50_Weights.IMAGENET1K_V1",
+    "resnet18": "ResNet18_Weights.IMAGENET1K_V1",
+    "resnet50": "ResNet50_Weights.IMAGENET1K_V1",
 }
 """Model -> the name of its weights in torchvision."""
 
