@@ -1,4 +1,4 @@
-"""What every registered dataset keeps to."""
+"""What every registered dataset of arrays with clean labels keeps to; image files are in test_picture_contract.py."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tune_lnl.datasets.paths import cache_dir
 from tune_lnl.datasets.registry import DATASETS, dataset_names, get_dataset, get_image_dataset, parse_options
 from tune_lnl.errors import InputError
 
-IMAGE_SETS = [name for name in dataset_names() if get_dataset(name).task == "classification"]
+IMAGE_SETS = [name for name in dataset_names() if isinstance(get_dataset(name), ImageDataset)]
 pytestmark = pytest.mark.parametrize("name", IMAGE_SETS)
 
 
@@ -63,6 +63,7 @@ def test_source_is_as_declared(here: Here) -> None:
 def test_images_of_a_packed_dataset_are_read_only_memory_maps(here: Here) -> None:
     data = here.load()
     if here.dataset.folder is None:
+        assert isinstance(data.train_images, np.ndarray)
         assert data.train_images.nbytes < 2**20, "a built-in dataset is small enough to be held by every trial"
     else:
         assert isinstance(data.train_images, np.memmap)

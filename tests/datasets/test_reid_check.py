@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -116,7 +117,7 @@ def test_list_says_whether_it_is_here(capsys: pytest.CaptureFixture[str], root: 
     root.parent.mkdir()
     for state in ("not here", "here"):
         line = next(line for line in run(capsys, "list", "--data-dir", root.parent)[1].splitlines() if "market" in line)
-        assert line.split("  ")[1].strip() == state
+        assert re.split(r" {2,}", line)[1] == state
         write_official(root, market_name)
 
 

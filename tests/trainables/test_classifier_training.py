@@ -58,6 +58,7 @@ def test_a_batch_holds_the_images_and_given_labels_of_its_index() -> None:
     data = training.data
     for batch in training.batches(0):
         samples = data.train[batch.index.numpy()]
+        assert isinstance(batch.images, torch.Tensor)
         expected = data.noisy.train_images[data.noisy.rows[samples]]
         assert np.array_equal(batch.images.permute(0, 2, 3, 1).numpy(), expected)
         assert batch.labels.tolist() == data.noisy.given_labels[samples].tolist()

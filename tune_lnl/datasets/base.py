@@ -6,7 +6,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,36 @@ from tune_lnl.datasets.options import DatasetOptions
 
 Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]
+
+
+class ImageRows(Protocol):
+    """Images that are read by row: an array, a memory map, or files that are decoded when they are asked for."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, H, W, C)."""
+
+    def __len__(self) -> int:
+        """N."""
+
+    def __getitem__(self, rows: Any, /) -> Any:
+        """uint8 (n, H, W, C) for n rows, (H, W, C) for a single one."""
+
+
+@dataclass(frozen=True)
+class TrainingForm:
+    """How a network sees a dataset.
+
+    Attributes:
+        image_shape: (height, width, channels) of its input.
+        weak_augmentation, strong_augmentation: names of :mod:`tune_lnl.datasets.augmentation`.
+        default_model: a name of :mod:`tune_lnl.models.registry`.
+    """
+
+    image_shape: tuple[int, int, int]
+    weak_augmentation: str
+    strong_augmentation: str
+    default_model: str
 
 
 @dataclass(frozen=True)
@@ -61,7 +91,7 @@ class Dataset(ABC):
 
 
 class ImageDataset(Dataset):
-    """A dataset of images, one class each."""
+    """A dataset of images of one size, one class each."""
 
     task = "classification"
     num_source_classes: ClassVar[int]
@@ -69,6 +99,10 @@ class ImageDataset(Dataset):
     """Share of the source classes, the last ones: open-set, in training under random closed labels."""
     weak_augmentation: ClassVar[str]
     strong_augmentation: ClassVar[str]
+
+    def form(self) -> TrainingForm:
+        """How a network sees it."""
+        return TrainingForm(self.image_shape, self.weak_augmentation, self.strong_augmentation, self.default_model)
 
     @abstractmethod
     def load_source(self, data_dir: Path | None, cache_dir: Path) -> Source:

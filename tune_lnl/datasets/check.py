@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import yaml
 
-from tune_lnl.datasets.base import ImageDataset, Images, Labels, Source, fingerprint_of
-from tune_lnl.datasets.noisy import NoisyData, load_noisy
+from tune_lnl.datasets.base import Dataset, ImageDataset, Images, Labels, Source, fingerprint_of
+from tune_lnl.datasets.folder import ImageFolder, sensible_defaults
+from tune_lnl.datasets.noise_estimate import estimate_noise
+from tune_lnl.datasets.noisy import NoisyData, load_noisy, load_pictures, noisy_pictures
 from tune_lnl.datasets.options import DatasetOptions, NoiseFile, NoisyLabelOptions
 from tune_lnl.datasets.paths import cache_dir
+from tune_lnl.datasets.picture_options import FolderOptions, PictureOptions
+from tune_lnl.datasets.pictures import PictureDataset, Pictures
 from tune_lnl.datasets.registry import dataset_names, get_dataset, get_image_dataset, parse_options
 from tune_lnl.datasets.reid import (
     PersonImages,
@@ -41,7 +45,9 @@ def list_datasets(data_dir: Path | None) -> list[str]:
     rows = []
     for name in dataset_names():
         dataset = get_dataset(name)
-        if dataset.folder is None:
+        if isinstance(dataset, ImageFolder):
+            state = "yours"
+        elif dataset.folder is None:
             state = "built in"
         else:
             state = "here" if dataset.is_present(data_dir, cache_dir()) else "not here"
@@ -66,6 +72,8 @@ def check_dataset(name: str, data_dir: Path | None, settings: Sequence[str] = ()
     try:
         if isinstance(dataset, ReidDataset):
             return _check_people(dataset, options, data_dir)
+        if isinstance(options, PictureOptions):
+            return _check_pictures(dataset, options, data_dir)
         return _check_images(get_image_dataset(name), options, data_dir)
     except CorruptDataError as error:
         return CheckReport(lines=(), faults=(str(error),))
@@ -84,17 +92,25 @@ def prepare_dataset(name: str, data_dir: Path | None, settings: Sequence[str] = 
     options = parse_options(_with_settings(name, settings))
     started = time.perf_counter()
     images: Images
+    if isinstance(dataset, PictureDataset):
+        assert isinstance(options, PictureOptions), "a dataset of image files has such options"
+        done = dataset.load(data_dir, cache_dir(), options).examined
+        made = "is packed in" if done.packed else "is too large for dataset.cache_budget; what was found is in"
+        return [f"{name} {made} {done.store}: {done.store_bytes() / 2**20:.0f} MiB, {_since(started)}"]
     if isinstance(dataset, ReidDataset):
         assert isinstance(options, ReidOptions), "a person dataset has such options"
         images = dataset.load_source(data_dir, cache_dir(), options).train.images
     else:
         images = get_image_dataset(name).load_source(data_dir, cache_dir()).train_images
-    seconds = time.perf_counter() - started
     if not isinstance(images, np.memmap):
         return [f"{name} is built in: there is nothing to pack"]
     store = Path(str(images.filename)).parent
     size = sum(file.stat().st_size for file in store.iterdir())
-    return [f"{name} is packed in {store}: {size / 2**20:.0f} MiB, {seconds:.1f} s"]
+    return [f"{name} is packed in {store}: {size / 2**20:.0f} MiB, {_since(started)}"]
+
+
+def _since(started: float) -> str:
+    return f"{time.perf_counter() - started:.1f} s"
 
 
 def _with_settings(name: str, settings: Sequence[str]) -> dict[str, object]:
@@ -172,6 +188,128 @@ def _changed(found: str, recorded: str) -> str:
         f"the packed pixels or labels have changed since they were packed: sha256 {found}, recorded "
         f"{recorded}\ndelete {cache_dir() / 'packed'}; it is packed again when needed"
     )
+
+
+# ---- image files ---------------------------------------------------------------------------------------------------
+
+
+def _check_pictures(dataset: Dataset, options: PictureOptions, data_dir: Path | None) -> CheckReport:
+    pictures = load_pictures(options, data_dir)
+    data = noisy_pictures(options, pictures)
+    rows = [
+        ("dataset", f"{dataset.name}: {dataset.description}"),
+        *_files_found(pictures),
+        *_sizes(pictures),
+        *_labels_found(data, pictures),
+        *_noise_found(data, pictures),
+        *_suggestions(options, pictures),
+        ("source sha256", data.fingerprints["source"]),
+        ("labels sha256", data.fingerprints["labels"]),
+    ]
+    faults = []
+    if pictures.examined.pixels_changed():
+        faults.append(f"the packed pixels have changed since they were packed\ndelete {pictures.examined.store}")
+    return CheckReport(lines=tuple(f"{key:<17} {value}" for key, value in rows), faults=tuple(faults))
+
+
+def _files_found(pictures: Pictures) -> list[tuple[str, str]]:
+    found, done = pictures.listed, pictures.examined
+    rows = [
+        ("layout", f"{found.form}, {shown(str(found.root))}"),
+        *(("note", note) for note in found.notes),
+        ("source", f"{done.training:,} training and {len(done.rows) - done.training:,} test images"),
+        ("formats", ", ".join(f"{kind} {count:,}" for kind, count in sorted(done.kinds.items()))),
+        ("skipped", _with_reasons(found.skipped, found.skipped_count)),
+        ("unreadable", _with_reasons(done.unreadable, done.unreadable_count)),
+    ]
+    if found.ignored:
+        rows.append(("other files", f"{found.ignored:,}, no images by their names"))
+    return rows
+
+
+def _with_reasons(reasons: Mapping[str, str], count: int, told: int = 10) -> str:
+    lines = [f"{count:,} files"]
+    lines += [f"{shown(name)}: {shown(reason)}" for name, reason in list(reasons.items())[:told]]
+    return f"\n{'':<18}".join([*lines, *(["..."] if count > told else [])])
+
+
+def _sizes(pictures: Pictures) -> list[tuple[str, str]]:
+    done = pictures.examined
+    sides = np.sort(done.shapes, axis=1)
+    middle = np.median(sides, axis=0).astype(int)
+    kept = "kept square" if done.size.square else f"shorter side {done.size.resize} before the crop"
+    place = f"packed, {done.store_bytes() / 2**20:,.0f} MiB in {done.store}"
+    return [
+        (
+            "sizes",
+            f"shorter side {sides[:, 0].min():,} to {sides[:, 0].max():,} pixels, median {middle[0]:,} x {middle[1]:,}",
+        ),
+        ("image", f"{done.size.crop}x{done.size.crop}, 3 channels; {kept}"),
+        ("pixels", place if done.packed else "decoded anew in every epoch: they do not fit into dataset.cache_budget"),
+    ]
+
+
+def _labels_found(data: NoisyData, pictures: Pictures) -> list[tuple[str, str]]:
+    counts = np.bincount(data.given_labels, minlength=data.num_classes)
+    rows = [
+        ("classes", f"{data.num_classes} closed, {len(data.class_names) - data.num_classes} open"),
+        ("training", f"{len(data.rows):,} samples; {counts.min():,} to {counts.max():,} per given label"),
+    ]
+    for number, text in ((0, "without a training image"), (1, "with one training image, never in validation")):
+        names = [shown(data.class_names[label]) for label in np.flatnonzero(counts == number)]
+        if names:
+            rows.append(("thin classes", f"{len(names)} {text}: {', '.join(names[:5])}"))
+    tested = f"{len(data.test_rows):,} samples" if len(data.test_rows) else "no test set: there will be no test scores"
+    return [*rows, ("test", tested), ("duplicates", _duplicates(pictures))]
+
+
+def _duplicates(pictures: Pictures) -> str:
+    """Files of the same bytes: how many, how many of them under several labels, how many both in training and test."""
+    done = pictures.examined
+    keys = np.ascontiguousarray(done.contents).view([("bytes", "V16")]).ravel()
+    _, group, sizes = np.unique(keys, return_inverse=True, return_counts=True)
+    labels = pictures.listed.labels[done.rows]
+    training = np.arange(len(group)) < done.training
+    pairs = np.unique(np.stack([group[training], labels[training]]), axis=1)
+    several = np.bincount(pairs[0], minlength=len(sizes)) > 1
+    both = np.intersect1d(group[training], group[~training])
+    return (
+        f"{int((sizes - 1).sum()):,} files repeat another byte by byte; {int(several.sum()):,} training images are "
+        f"there under several labels, {len(both):,} are in the test set, too"
+    )
+
+
+def _noise_found(data: NoisyData, pictures: Pictures) -> list[tuple[str, str]]:
+    rows = [("noise", f"requested {_share(data.requested_noise)}, measured {_share(data.measured_noise)}")]
+    if data.open_set is not None:
+        rows.append(("total noise", f"measured {_share(data.measured_total_noise)}"))
+    verified = pictures.listed.verified
+    if verified is not None:
+        marks = verified[pictures.examined.rows[: pictures.examined.training]]
+        known = marks[marks >= 0]
+        if len(known):
+            rows.append(("verified", f"{len(known):,} labels were checked, {_share(float(np.mean(known == 0)))} wrong"))
+    found = estimate_noise(data.train_images, data.rows, data.given_labels)
+    if found is None:
+        rows.append(("estimated noise", "too few images per class to estimate it"))
+        return rows
+    rows.append(
+        (
+            "estimated noise",
+            f"{_share(found.rate)}, 95% interval {_share(found.low)} to {_share(found.high)}: so many of the labels of "
+            f"{found.anchors:,} images that a simple classifier is surest of (out of {found.samples:,}) disagree with "
+            f"it; it finds {_share(found.agreement)} of all labels"
+            + ("; an upper bound, as such features tell these classes apart too badly" if found.upper_bound else ""),
+        )
+    )
+    return rows
+
+
+def _suggestions(options: PictureOptions, pictures: Pictures) -> list[tuple[str, str]]:
+    if not isinstance(options, FolderOptions):
+        return []
+    fit = sensible_defaults(pictures.examined.training, pictures.surveyed.short_side)
+    return [("suits it", f"resolution {fit.resolution}, model {fit.model}, --epochs {fit.epochs}")]
 
 
 # ---- people --------------------------------------------------------------------------------------------------------

@@ -7,48 +7,55 @@ subset are those of the full run, and a search on a share of the data sees the n
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tune_lnl.datasets.base import ImageDataset, Images, Labels, Source
-from tune_lnl.datasets.label_file import given_labels
-from tune_lnl.datasets.noise import closed_class_count, corrupt_labels, transition_matrix
+from tune_lnl.datasets.base import ImageDataset, ImageRows, Labels, Source, TrainingForm
+from tune_lnl.datasets.label_file import given_labels, read_label_file
+from tune_lnl.datasets.noise import closed_class_count, corrupt_labels, instance_noise, transition_matrix
 from tune_lnl.datasets.options import DatasetOptions, NoiseFile, NoisyLabelOptions
 from tune_lnl.datasets.paths import cache_dir
-from tune_lnl.datasets.registry import get_image_dataset
+from tune_lnl.datasets.picture_options import FolderOptions, PictureOptions
+from tune_lnl.datasets.pictures import PictureDataset, Pictures
+from tune_lnl.datasets.registry import get_dataset, get_image_dataset
 from tune_lnl.datasets.split import stratified_subset
 from tune_lnl.errors import InputError
 
 
 @dataclass(frozen=True)
 class NoisyData:
-    """Training set with noisy labels, clean test set of the closed classes. n training and m test samples, K classes.
+    """Training set with noisy labels, test set of the closed classes. n training and m test samples, K classes.
 
     Attributes:
-        train_images: uint8 (N, H, W, C), the whole source, possibly a memory map; sample i is `train_images[rows[i]]`.
+        train_images: uint8 (N, H, W, C), the whole source: an array, a memory map, or files that are decoded when they
+            are asked for; sample i is `train_images[rows[i]]`.
         rows: int64 (n,), sorted rows of the source that are kept.
         given_labels: int64 (n,) in 0..K-1, the noisy labels.
         true_labels: int64 (n,) original classes, K and above for open-set samples; None where unknown.
         open_set: bool (n,), samples of open classes; None where unknown.
         test_images: uint8 (M, H, W, C), the whole source; sample i is `test_images[test_rows[i]]`.
-        test_rows: int64 (m,), sorted; closed classes only, never a subset.
+        test_rows: int64 (m,), sorted; closed classes only, never a subset; empty where there is no test set.
         test_labels: int64 (m,) in 0..K-1, clean.
         num_classes: K, the closed classes: what a model predicts.
         class_names: (C,) names of all kept classes, the closed ones first.
-        matrix: (C, C) transition matrix the labels were drawn from; None for labels from a file.
+        matrix: (C, C) transition matrix the labels were drawn from; None where they were not drawn from one.
         fingerprints: sha256 (hex); "source": pixels and labels of the source; "labels": given labels and their rows.
-        requested_noise: closed-set noise ratio asked for, in [0, 1); None for labels from a file.
+        requested_noise: closed-set noise ratio asked for, in [0, 1); None for labels from a file or as they come.
+        form: how a network sees the images.
+        train_names: of each of the N source images its path relative to `root`; None for images that are no files.
+        root: the folder that these are relative to.
     """
 
-    train_images: Images
+    train_images: ImageRows
     rows: Labels
     given_labels: Labels
     true_labels: Labels | None
     open_set: NDArray[np.bool_] | None
-    test_images: Images
+    test_images: ImageRows
     test_rows: Labels
     test_labels: Labels
     num_classes: int
@@ -56,6 +63,9 @@ class NoisyData:
     matrix: NDArray[np.float64] | None
     fingerprints: dict[str, str]
     requested_noise: float | None
+    form: TrainingForm
+    train_names: Sequence[str] | None = None
+    root: Path | None = None
 
     @property
     def measured_noise(self) -> float | None:
@@ -91,8 +101,10 @@ def load_noisy(options: DatasetOptions, data_dir: Path | None) -> NoisyData:
         CorruptDataError: data that is there but damaged.
         TypeError: options of a dataset without label noise.
     """
+    if isinstance(options, PictureOptions):
+        return noisy_pictures(options, load_pictures(options, data_dir))
     if not isinstance(options, NoisyLabelOptions):
-        raise TypeError(f"options must be NoisyLabelOptions, got {type(options).__name__}")
+        raise TypeError(f"options must be NoisyLabelOptions or PictureOptions, got {type(options).__name__}")
     dataset = get_image_dataset(options.name)
     total, closed = class_counts(dataset, options.classes)
     source = dataset.load_source(data_dir, cache_dir())
@@ -118,7 +130,111 @@ def load_noisy(options: DatasetOptions, data_dir: Path | None) -> NoisyData:
         matrix=matrix,
         fingerprints={"source": source.fingerprint, "labels": _labels_fingerprint(kept, given)},
         requested_noise=requested_noise(options),
+        form=dataset.form(),
     )
+
+
+def load_pictures(options: PictureOptions, data_dir: Path | None) -> Pictures:
+    """A dataset of image files, read and packed, before any noise or subset.
+
+    Raises:
+        InputError, CorruptDataError: as :func:`load_noisy`.
+        TypeError: options of another kind of dataset.
+    """
+    dataset = get_dataset(options.name)
+    if not isinstance(dataset, PictureDataset):
+        raise TypeError(f"{options.name} must be a PictureDataset, got {type(dataset).__name__}")
+    return dataset.load(data_dir, cache_dir(), options)
+
+
+def noisy_pictures(options: PictureOptions, pictures: Pictures) -> NoisyData:
+    """Image files as they are trained on: labels as they come, from a file, or with noise put in.
+
+    Only readable images count. `classes=N` keeps samples whose label, as listed, is below N; known true labels above
+    that are then of open classes.
+    """
+    found, done = pictures.listed, pictures.examined
+    closed, total = _kept_classes(options, pictures)
+    train, test = done.rows[: done.training], done.rows[done.training :]
+    true = found.labels[train] if _drawn(options) else None
+    if true is None and found.true_labels is not None:
+        true = found.true_labels[train]
+    kept = np.flatnonzero(found.labels[train] < closed)
+    given, matrix = _given_to_pictures(options, pictures, train, kept, closed)
+    true = None if true is None else true[kept]
+    if options.subset < 1.0:
+        chosen = stratified_subset(given if true is None else true, options.subset, options.subset_seed)
+        kept, given, true = kept[chosen], given[chosen], None if true is None else true[chosen]
+    test_labels = found.labels[test]
+    test_rows = np.flatnonzero(test_labels < closed)
+    return NoisyData(
+        train_images=done.training_images(),
+        rows=kept,
+        given_labels=given,
+        true_labels=true,
+        open_set=None if true is None else true >= closed,
+        test_images=done.test_images(),
+        test_rows=test_rows,
+        test_labels=test_labels[test_rows],
+        num_classes=closed,
+        class_names=found.class_names[:total],
+        matrix=matrix,
+        fingerprints={"source": done.fingerprint, "labels": _labels_fingerprint(kept, given)},
+        requested_noise=options.closed_ratio if isinstance(options, FolderOptions) and _drawn(options) else None,
+        form=pictures.form,
+        train_names=found.names.chosen(train),
+        root=found.root,
+    )
+
+
+def _drawn(options: PictureOptions) -> bool:
+    """Whether noise is put in."""
+    return isinstance(options.label_noise, str) and options.label_noise != "none"
+
+
+def _kept_classes(options: PictureOptions, pictures: Pictures) -> tuple[int, int]:
+    """(closed classes, all classes) that are kept."""
+    found = pictures.listed
+    if _drawn(options) and found.true_labels is not None:
+        raise InputError(
+            f"dataset.noise {options.label_noise} is put into labels that are true, and {found.form} has noisy ones "
+            "beside true ones\nset dataset.noise=none to study its own noise, or make a table whose label is true"
+        )
+    closed = found.num_classes if options.classes is None else options.classes
+    if closed > found.num_classes:
+        raise InputError(
+            f"dataset.classes must be at most {found.num_classes} for {options.name}, got {options.classes}"
+        )
+    return closed, closed if found.true_labels is None else len(found.class_names)
+
+
+def _given_to_pictures(
+    options: PictureOptions, pictures: Pictures, train: Labels, kept: Labels, closed: int
+) -> tuple[Labels, NDArray[np.float64] | None]:
+    """Labels of the kept samples and, for noise from a matrix, that matrix."""
+    labels = pictures.listed.labels[train]
+    noise = options.label_noise
+    if isinstance(noise, NoiseFile):
+        labels = read_label_file(noise.file, noise.column)
+        if len(labels) != len(train):
+            raise InputError(
+                f"{noise.file} must hold one label per readable training image: {len(train):,}, got "
+                f"{len(labels):,}\n`python -m tune_lnl.data check {options.name}` names the unreadable ones"
+            )
+    given = labels[kept]
+    if given.max(initial=0) >= closed:
+        raise InputError(
+            f"labels of the kept images must be in 0..{closed - 1} ({closed} classes), got {given.max()}\n"
+            "use labels made for this dataset and number of classes"
+        )
+    if not _drawn(options):
+        return given, None
+    assert isinstance(options, FolderOptions), "only there noise is put in"
+    if noise == "instance":
+        thumbnails = pictures.examined.thumbnails[: len(train)].reshape(len(train), -1)[kept]
+        return instance_noise(thumbnails, given, closed, options.closed_ratio, options.noise_seed), None
+    matrix = transition_matrix(str(noise), closed, options.closed_ratio)
+    return corrupt_labels(given, matrix, options.noise_seed), matrix
 
 
 def class_counts(dataset: ImageDataset, classes: int | None) -> tuple[int, int]:

@@ -18,11 +18,17 @@ DATASETS: dict[str, str] = {
     "cifar100nc": "tune_lnl.datasets.cifar:Cifar100NC",
     "cifar80no": "tune_lnl.datasets.cifar:Cifar80NO",
     "cifar10n": "tune_lnl.datasets.cifar:Cifar10N",
+    "clothing1m": "tune_lnl.datasets.clothing:Clothing1M",
     "cuhk03": "tune_lnl.datasets.reid:Cuhk03",
     "digits8no": "tune_lnl.datasets.digits:Digits8NO",
     "dukemtmc": "tune_lnl.datasets.reid:DukeMTMC",
+    "folder": "tune_lnl.datasets.folder:ImageFolder",
+    "food101n": "tune_lnl.datasets.food:Food101N",
     "market1501": "tune_lnl.datasets.reid:Market1501",
     "sprites": "tune_lnl.datasets.sprites:Sprites",
+    "web_aircraft": "tune_lnl.datasets.web:WebAircraft",
+    "web_bird": "tune_lnl.datasets.web:WebBird",
+    "web_car": "tune_lnl.datasets.web:WebCar",
 }
 
 

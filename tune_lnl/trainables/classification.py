@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from hashlib import sha256
+from functools import lru_cache
+from hashlib import file_digest, sha256
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -12,20 +17,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tune_lnl.datasets.augmentation import augment
-from tune_lnl.datasets.base import ImageDataset
+from tune_lnl.datasets.augmentation import SizedImages, augment
+from tune_lnl.datasets.base import Dataset, ImageRows
 from tune_lnl.datasets.noisy import NoisyData, load_noisy
-from tune_lnl.datasets.registry import get_image_dataset
+from tune_lnl.datasets.paths import cache_dir
+from tune_lnl.datasets.picture_store import PictureRows
+from tune_lnl.datasets.registry import get_dataset
 from tune_lnl.datasets.split import split_validation
 from tune_lnl.errors import InputError
 from tune_lnl.metrics.classification import standard_error
 from tune_lnl.models.registry import build_model
+from tune_lnl.models.weights import default_weights, weights_file
 from tune_lnl.trainables.networks import NetworkTraining
-from tune_lnl.trainables.randomness import stream_seed
+from tune_lnl.trainables.randomness import stream, stream_seed
 from tune_lnl.trainables.settings import ClassifierSettings, TrialConfig, ValidationSettings
 from tune_lnl.trainables.training import Report, Surroundings
 
 EVALUATION_BATCH = 1000
+EVALUATION_PIXELS = 4_000_000
+"""Images of one evaluation batch times their pixels: 79 images of 224 x 224."""
+BATCHES_AHEAD = 2
+"""Batches whose files are decoded while the network is busy."""
+
+Pixels = Tensor | SizedImages
+"""(B, C, H, W) uint8 on the device, or images of different sizes, which an augmentation cuts to one."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +49,7 @@ class Batch:
 
     index: Tensor
     """(B,) int64, position in the training split: keys the per-sample state."""
-    images: Tensor
-    """(B, C, H, W) uint8."""
+    images: Pixels
     labels: Tensor
     """(B,) int64, given labels."""
 
@@ -44,7 +58,7 @@ class Batch:
 class ClassifierData:
     """The training split, the held-out split and the test set of one trial."""
 
-    dataset: ImageDataset
+    dataset: Dataset
     noisy: NoisyData
     train: np.ndarray
     """(N,) int64, samples of ``noisy`` that are trained on."""
@@ -62,7 +76,7 @@ class ClassifierData:
         if config.validation.labels == "clean":
             labels = _true_labels_or_refuse(noisy)
             held_out = held_out[labels[held_out] < noisy.num_classes]
-        return cls(get_image_dataset(config.dataset.name), noisy, train, held_out, labels[held_out])
+        return cls(get_dataset(config.dataset.name), noisy, train, held_out, labels[held_out])
 
     @property
     def clean(self) -> np.ndarray | None:
@@ -83,10 +97,35 @@ def _true_labels_or_refuse(noisy: NoisyData) -> np.ndarray:
     return noisy.true_labels
 
 
-def model_name(config: TrialConfig, dataset: ImageDataset) -> str:
-    """The network asked for, or the dataset's own."""
+def model_choice(config: TrialConfig, noisy: NoisyData) -> tuple[str, Path | None]:
+    """(name of the network asked for or the dataset's own, file of the weights it starts from or None).
+
+    Raises:
+        InputError: the weights are not to be had.
+    """
     assert isinstance(config.settings, ClassifierSettings)
-    return config.settings.model or dataset.default_model
+    choice = config.settings.model
+    name = choice.name or noisy.form.default_model
+    weights = default_weights(name) if choice.weights is None else choice.weights
+    return name, weights_file(name, weights, cache_dir())
+
+
+def _require_known_weights(config: TrialConfig) -> None:
+    """Without a network the weights are missing at once; reading a dataset can take minutes."""
+    assert isinstance(config.settings, ClassifierSettings)
+    choice = config.settings.model
+    if choice.name is not None:
+        weights_file(choice.name, choice.weights or default_weights(choice.name), cache_dir())
+
+
+def _weights_fingerprint(weights: Path | None) -> dict[str, str]:
+    return {} if weights is None else {"weights": _digest(weights, weights.stat().st_mtime_ns)}
+
+
+@lru_cache(maxsize=8)
+def _digest(path: Path, _changed: int) -> str:
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
 
 
 class ClassifierTraining(NetworkTraining[Batch]):
@@ -97,7 +136,8 @@ class ClassifierTraining(NetworkTraining[Batch]):
     def _load_data(self) -> None:
         self.data = ClassifierData.load(self.config, self.surroundings)
         self.dataset = self.data.dataset
-        self.model_name = model_name(self.config, self.data.dataset)
+        self.form = self.data.noisy.form
+        self.model_name, self.weights = model_choice(self.config, self.data.noisy)
         self.given_labels = torch.from_numpy(self.data.noisy.given_labels[self.data.train]).to(self.device)
         clean = self.data.clean
         self.clean = None if clean is None else torch.from_numpy(clean).to(self.device)
@@ -105,22 +145,70 @@ class ClassifierTraining(NetworkTraining[Batch]):
     @classmethod
     def prepare(cls, config: TrialConfig, surroundings: Surroundings) -> dict[str, str]:
         assert isinstance(config.settings, ClassifierSettings)
+        _require_known_weights(config)
         data = ClassifierData.load(config, surroundings)
-        build_model(model_name(config, data.dataset), data.noisy.num_classes, data.dataset.image_shape)
-        return data.fingerprints
+        name, weights = model_choice(config, data.noisy)
+        build_model(name, data.noisy.num_classes, data.noisy.form.image_shape, weights)
+        return data.fingerprints | _weights_fingerprint(weights)
 
     # ---- training
 
-    def _batch(self, index: Tensor) -> Batch:
-        rows = self.data.noisy.rows[self.data.train[index.numpy()]]
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        """As inherited; files are read and decoded a few batches ahead."""
+        images = self.data.noisy.train_images
+        if not isinstance(images, PictureRows):
+            yield from super().batches(epoch)
+            return
+        order = torch.randperm(self.images_per_epoch(), generator=stream(self.settings.seed, epoch, "data order"))
+        waiting: deque[tuple[Tensor, Future[list[np.ndarray]]]] = deque()
+        reader = ThreadPoolExecutor(max_workers=1)
+        try:
+            for index in self.split(order):
+                waiting.append((index, reader.submit(images.uncropped, self._rows(index))))
+                if len(waiting) > BATCHES_AHEAD:
+                    yield self._batch_of(*waiting.popleft())
+            while waiting:
+                yield self._batch_of(*waiting.popleft())
+        finally:
+            reader.shutdown(wait=True, cancel_futures=True)
+
+    def _batch_of(self, index: Tensor, reading: Future[list[np.ndarray]]) -> Batch:
         on_device = index.to(self.device)
-        return Batch(on_device, self.images(self.data.noisy.train_images, rows), self.given_labels[on_device])
+        return Batch(on_device, self._together(reading.result()), self.given_labels[on_device])
 
-    def weak_view(self, images: Tensor) -> Tensor:
-        return self._view(self.data.dataset.weak_augmentation, images, self.weak)
+    def _batch(self, index: Tensor) -> Batch:
+        images = self.data.noisy.train_images
+        on_device, rows = index.to(self.device), self._rows(index)
+        pixels: Pixels
+        if isinstance(images, PictureRows):
+            pixels = self._together(images.uncropped(rows))
+        else:
+            pixels = self.images(images, rows)
+        return Batch(on_device, pixels, self.given_labels[on_device])
 
-    def strong_view(self, images: Tensor) -> Tensor:
-        return self._view(self.data.dataset.strong_augmentation, images, self.strong)
+    def _rows(self, index: Tensor) -> np.ndarray:
+        return cast(np.ndarray, self.data.noisy.rows[self.data.train[index.numpy()]])
+
+    def _together(self, images: list[np.ndarray]) -> Pixels:
+        """Images (h, w, C) of one size as a tensor; of different sizes in the corners of the largest."""
+        sizes = np.array([image.shape[:2] for image in images], dtype=np.int64)
+        height, width = sizes.max(axis=0)
+        crop = self.form.image_shape[0]
+        canvas = np.zeros((len(images), height, width, images[0].shape[2]), dtype=np.uint8)
+        for place, image in zip(canvas, images, strict=True):
+            place[: image.shape[0], : image.shape[1]] = image
+        pixels = torch.from_numpy(canvas).to(self.device).permute(0, 3, 1, 2)
+        return pixels if self._has_one_size() else SizedImages(pixels, torch.from_numpy(sizes), crop)
+
+    def _has_one_size(self) -> bool:
+        images = self.data.noisy.train_images
+        return not isinstance(images, PictureRows) or images.size.square
+
+    def weak_view(self, images: Pixels) -> Tensor:
+        return self._view(self.form.weak_augmentation, images, self.weak)
+
+    def strong_view(self, images: Pixels) -> Tensor:
+        return self._view(self.form.strong_augmentation, images, self.strong)
 
     def images_per_epoch(self) -> int:
         return len(self.data.train)
@@ -132,8 +220,9 @@ class ClassifierTraining(NetworkTraining[Batch]):
         if len(self.data.validation):
             report |= self._score_all("val", self.data.noisy.train_images, self._validation_rows(), self._val_labels())
         test_from = self.surroundings.test_from
-        if test_from is not None and epoch >= test_from:
-            noisy = self.data.noisy
+        noisy = self.data.noisy
+        # A folder of the user's need not have a test set: then there are no test metrics.
+        if test_from is not None and epoch >= test_from and len(noisy.test_rows):
             report |= self._score_all("test", noisy.test_images, noisy.test_rows, noisy.test_labels)
         return report
 
@@ -143,7 +232,7 @@ class ClassifierTraining(NetworkTraining[Batch]):
     def _val_labels(self) -> np.ndarray:
         return self.data.validation_labels
 
-    def _score_all(self, split: str, images: np.ndarray, rows: np.ndarray, labels: np.ndarray) -> Report:
+    def _score_all(self, split: str, images: ImageRows, rows: np.ndarray, labels: np.ndarray) -> Report:
         report: Report = {}
         for suffix, network in self.networks.items():
             correct, loss, loss_error = self._score(network, images, rows, labels)
@@ -159,15 +248,16 @@ class ClassifierTraining(NetworkTraining[Batch]):
 
     @torch.inference_mode()
     def _score(
-        self, network: nn.Module, images: np.ndarray, rows: np.ndarray, labels: np.ndarray
+        self, network: nn.Module, images: ImageRows, rows: np.ndarray, labels: np.ndarray
     ) -> tuple[int, float, float]:
         """Correct predictions, mean cross-entropy and its standard error over the given rows."""
         network.eval()
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
         losses = []
-        for start in range(0, len(rows), EVALUATION_BATCH):
+        size = evaluation_batch(images.shape)
+        for start in range(0, len(rows), size):
             self.surroundings.between_batches()
-            part = slice(start, start + EVALUATION_BATCH)
+            part = slice(start, start + size)
             target = torch.from_numpy(labels[part]).to(self.device)
             with self.autocast():
                 logits = network(self.normalised(self.images(images, rows[part])))
@@ -178,6 +268,9 @@ class ClassifierTraining(NetworkTraining[Batch]):
         error = float(every.std(correction=1)) / math.sqrt(len(rows)) if len(rows) > 1 else math.nan
         return int(correct), float(every.mean()), error
 
+    def images(self, images: ImageRows, rows: np.ndarray) -> Tensor:
+        return super().images(cast(np.ndarray, images), rows)
+
     def model_file(self) -> dict[str, Any]:
         dataset = self.data.dataset
         return {
@@ -186,7 +279,7 @@ class ClassifierTraining(NetworkTraining[Batch]):
             "weights": {name: value.cpu() for name, value in self.networks[""].state_dict().items()},
             "classes": list(self.data.noisy.class_names[: self.data.noisy.num_classes]),
             "preprocessing": {
-                "image_shape": list(dataset.image_shape),
+                "image_shape": list(self.form.image_shape),
                 "mean": list(dataset.mean),
                 "std": list(dataset.std),
             },
@@ -195,13 +288,13 @@ class ClassifierTraining(NetworkTraining[Batch]):
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        return self.data.fingerprints
+        return self.data.fingerprints | _weights_fingerprint(self.weights)
 
     # ---- pieces
 
     def _build_network(self, suffix: str) -> nn.Module:
         torch.manual_seed(stream_seed(self.settings.seed, 0, f"weights{suffix}"))
-        network = build_model(self.model_name, self.data.noisy.num_classes, self.data.dataset.image_shape)
+        network = build_model(self.model_name, self.data.noisy.num_classes, self.form.image_shape, self.weights)
         return network.to(self.device).to(memory_format=torch.channels_last)
 
     def _build_optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
@@ -225,5 +318,10 @@ class ClassifierTraining(NetworkTraining[Batch]):
         """Read back from the optimizers, so that the log shows what was really in effect."""
         return {name: float(self.optimizers[suffix].param_groups[0]["lr"]) for suffix, name in self.lr_names.items()}
 
-    def _view(self, policy: str, images: Tensor, generator: torch.Generator) -> Tensor:
+    def _view(self, policy: str, images: Pixels, generator: torch.Generator) -> Tensor:
         return self.normalised(augment(policy, images, generator))
+
+
+def evaluation_batch(shape: tuple[int, ...]) -> int:
+    """How many images (N, H, W, C) are scored at once: 1000 small ones, fewer large ones."""
+    return min(EVALUATION_BATCH, max(16, EVALUATION_PIXELS // (shape[1] * shape[2])))

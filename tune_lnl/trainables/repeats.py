@@ -43,6 +43,11 @@ class SeedResult:
         return objective_so_far(self.metric, self.average_last, self.reports)
 
     @property
+    def has_test(self) -> bool:
+        """Whether there is a test set: a folder of the user's need not have one."""
+        return any(self.test_metrics[0] in report for report in self.reports)
+
+    @property
     def diverged(self) -> bool:
         """Whether a score of the last epochs is not a finite number: the network is lost."""
         last = self.reports[-self.average_last :]
@@ -58,17 +63,21 @@ class SeedResult:
         population deviation. ``test_at_val_best``: at the epoch with the best validation metric (first of equals).
         ``test_oracle``: best on the test set itself, to be compared with codes that choose so; never for selection.
         They are of the method's first test metric; any other is there as its mean of the last epochs, by its name.
+        Data without a test set has the objective only.
         """
-        test = [report[self.test_metrics[0]] for report in self.reports]
-        mean, std = mean_and_std(test[-self.average_last :])
-        oracle = max(filter(math.isfinite, test), default=math.nan)
-        figures = {"test_last10": mean, "test_last10_std": std, "test_oracle": oracle}
+        test = [report[self.test_metrics[0]] for report in self.reports] if self.has_test else []
+        figures = {}
+        if test:
+            mean, std = mean_and_std(test[-self.average_last :])
+            oracle = max(filter(math.isfinite, test), default=math.nan)
+            figures = {"test_last10": mean, "test_last10_std": std, "test_oracle": oracle}
         judged = [report.get(self.metric, math.nan) for report in self.reports]
         if all(map(math.isfinite, judged)):
             best = max(judged) if self.mode == "max" else min(judged)
-            figures["test_at_val_best"] = test[judged.index(best)]
+            if test:
+                figures["test_at_val_best"] = test[judged.index(best)]
             figures["objective"] = self.objective
-        for name in self.test_metrics[1:]:
+        for name in self.test_metrics[1:] if test else ():
             figures[f"{name}_last10"] = mean_and_std([report[name] for report in self.reports[-self.average_last :]])[0]
         return figures
 

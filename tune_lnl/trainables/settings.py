@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator, model_validator
 
 from tune_lnl.datasets.options import DatasetOptions
 from tune_lnl.datasets.registry import get_dataset
@@ -144,10 +144,22 @@ class GradientSettings(MethodSettings):
     batch_size: int = Field(128, ge=2, description="images per step")
 
 
+class ClassifierModel(Settings):
+    """Which network, and what it starts from."""
+
+    name: str | None = Field(None, description="network; null takes the dataset's own (CIFAR: cnn7)")
+    weights: str | None = Field(
+        None,
+        description="imagenet, none (random), or the path of a state dict; null: imagenet where there are such weights",
+    )
+
+
 class ClassifierSettings(GradientSettings):
     """What the image classification methods share (published script, argument defaults and paper values)."""
 
-    model: str | None = Field(None, description="network; null takes the dataset's own (CIFAR: cnn7)")
+    model: ClassifierModel = Field(
+        ClassifierModel(), json_schema_extra={SHORTHAND: "name"}, description="{name, weights}, or the name alone"
+    )
     optimizer: Literal["sgd", "adam"] = Field("sgd", description="sgd: Nesterov momentum; adam: betas 0.9, 0.999")
     momentum: float = Field(0.9, ge=0.0, lt=1.0, description="of sgd")
     weight_decay: float = Field(5e-4, ge=0.0, description="L2 penalty in the optimizer")
@@ -160,6 +172,16 @@ class ClassifierSettings(GradientSettings):
     warmup_epochs: int = Field(0, ge=0, json_schema_extra=EPOCHS, description="epochs of plain training at warmup_lr")
     warmup_lr: float | None = Field(None, gt=0.0, description="lr during warm-up; null: each network's own lr")
     label_smoothing: float = Field(0.0, ge=0.0, lt=1.0, description="of every cross-entropy (web scripts: 0.35)")
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _name_alone(cls, value: Any) -> Any:
+        return {"name": value} if value is None or isinstance(value, str) else value
+
+    @field_serializer("model")
+    def _as_short_as_it_can_be(self, model: ClassifierModel) -> str | dict[str, str | None] | None:
+        # So that a config of a network without weights reads, and compares, as it always did.
+        return model.name if model.weights is None else model.model_dump()
 
     @field_validator("lr_decay", "lr1_decay", mode="before", check_fields=False)
     @classmethod

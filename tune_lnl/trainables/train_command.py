@@ -100,8 +100,9 @@ def _epoch_line(seed: int, report: Report) -> str:
 def _closing_lines(results: Sequence[SeedResult], summary: Mapping[str, Mapping[str, float]]) -> list[str]:
     lines = []
     for result in results:
-        mean, std = result.figures["test_last10"], result.figures["test_last10_std"]
-        lines.append(f"seed {result.seed}: test_last10 {mean:.2f} ± {std:.2f} over epochs")
+        if result.has_test:
+            mean, std = result.figures["test_last10"], result.figures["test_last10_std"]
+            lines.append(f"seed {result.seed}: test_last10 {mean:.2f} ± {std:.2f} over epochs")
         if result.diverged:
             lines.append(f"seed {result.seed} diverged: a score of its last epochs is not finite; lower the lr")
     for name, text in FIGURES.items():
@@ -110,4 +111,6 @@ def _closing_lines(results: Sequence[SeedResult], summary: Mapping[str, Mapping[
             first = results[0].test_metrics[0]
             label = text.format(metric=spoken(first), n=min(results[0].average_last, len(results[0].reports)))
             lines.append(f"{name:<17} {summary[name]['mean']:6.2f}{spread}   {label}")
+    if not any(result.has_test for result in results):
+        lines.append("this dataset has no test set, so there are no test scores")
     return lines

@@ -1,0 +1,160 @@
+"""How much of a dataset is mislabelled, estimated before any training, in bounded time.
+
+A plain classifier (linear discriminant analysis on colours of a 4x4 grid and histograms of gradient directions)
+predicts each image's label out of sample. Where it is surest, it is nearly always right about what is seen, so that
+there the share of labels that disagree with it is the share of wrong labels: such samples are anchor points (Liu & Tao,
+"Classification with Noisy Labels by Importance Reweighting", TPAMI 2016; Patrini et al., CVPR 2017). Confident learning
+on the same predictions counts everything that such simple features cannot tell apart as noise: on ten classes of
+CIFAR-100 it gives 38% where there is none and 59% where there is 30%, anchor points 0% and 30%.
+
+The estimate supposes that labels are wrong as often among easy images as among others. Where agreement still rises at
+the sure end, not even the surest samples are anchor points, and the estimate is an upper bound: the interval then
+begins at 0.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tune_lnl.datasets.base import ImageRows, Labels
+
+MOST_SAMPLES = 8000
+FOLDS = 5
+FEWEST_PER_CLASS = FOLDS
+FEWEST_ANCHORS = 20
+ANCHOR_SHARE = 0.05
+SHRINKAGE = 0.2
+Z = 1.96
+SIDE, CELLS, DIRECTIONS = 32, 4, 8
+IMAGES_PER_BLOCK = 64
+BRIGHTNESS = np.array([0.299, 0.587, 0.114])
+
+
+@dataclass(frozen=True)
+class NoiseEstimate:
+    """An estimated share of wrong labels.
+
+    Attributes:
+        rate: in [0, 1].
+        low, high: 95% interval.
+        upper_bound: whether the rate is no more than that, and `low` is 0.
+        samples: how many images were looked at.
+        anchors: how many of them, the ones that the classifier is surest of, it was counted on.
+        agreement: share of all samples whose given label the classifier finds, out of sample.
+    """
+
+    rate: float
+    low: float
+    high: float
+    upper_bound: bool
+    samples: int
+    anchors: int
+    agreement: float
+
+
+def estimate_noise(images: ImageRows, rows: Labels, labels: Labels, seed: int = 0) -> NoiseEstimate | None:
+    """The estimate for samples `rows` of `images` under `labels`; None where there are too few images.
+
+    Args:
+        images: uint8 (N, H, W, 3).
+        rows: int64 (n,).
+        labels: int64 (n,), given labels.
+        seed: which samples and folds.
+    """
+    chosen = _some_of_each(labels, np.random.RandomState(seed))
+    names, given = np.unique(labels[chosen], return_inverse=True)
+    if len(names) < 2 or 2 * ANCHOR_SHARE * len(given) < FEWEST_ANCHORS:
+        return None
+    probabilities = _out_of_sample(image_features(images, rows[chosen]), given, seed)
+    return anchor_estimate(probabilities, given)
+
+
+def anchor_estimate(probabilities: NDArray[np.float64], given: NDArray[np.int64]) -> NoiseEstimate:
+    """The share of disagreement among the surest twentieth of the samples (at least 20), with its Wilson interval.
+
+    Args:
+        probabilities: (n, C), out of sample.
+        given: (n,) in 0..C-1.
+    """
+    agrees = probabilities.argmax(axis=1) == given
+    surest = np.argsort(-probabilities.max(axis=1), kind="stable")
+    count = min(len(given), max(FEWEST_ANCHORS, round(ANCHOR_SHARE * len(given))))
+    rate = float((~agrees[surest[:count]]).mean())
+    low, high = _wilson(rate, count)
+    following = agrees[surest[count : 2 * count]]
+    rises = len(following) > 0 and _rises(rate, float((~following).mean()), count, len(following))
+    return NoiseEstimate(rate, 0.0 if rises else low, high, rises, len(given), count, float(agrees.mean()))
+
+
+def _rises(rate: float, next_rate: float, count: int, next_count: int) -> bool:
+    """Whether the next surest samples disagree clearly more often."""
+    pooled = (rate * count + next_rate * next_count) / (count + next_count)
+    return next_rate - rate > Z * math.sqrt(pooled * (1.0 - pooled) * (1.0 / count + 1.0 / next_count))
+
+
+def _wilson(share: float, count: int) -> tuple[float, float]:
+    """95% interval of a share of `count` samples (Wilson 1927)."""
+    centre = (share + Z**2 / (2 * count)) / (1 + Z**2 / count)
+    half = Z / (1 + Z**2 / count) * math.sqrt(share * (1 - share) / count + Z**2 / (4 * count**2))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def image_features(images: ImageRows, rows: Labels) -> NDArray[np.float64]:
+    """(n, 176): mean colours of 4x4 cells, and in each of them how much gradient there is in which of 8 directions."""
+    blocks = [
+        _features(np.asarray(images[rows[start : start + IMAGES_PER_BLOCK]]))
+        for start in range(0, len(rows), IMAGES_PER_BLOCK)
+    ]
+    return np.concatenate(blocks)
+
+
+def _features(images: NDArray[np.uint8]) -> NDArray[np.float64]:
+    from PIL import Image
+
+    small = np.stack(
+        [np.asarray(Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BOX)) for image in images]
+    ).astype(np.float64)
+    down, across = np.gradient(small @ BRIGHTNESS, axis=(1, 2))
+    strength = np.hypot(down, across)
+    # A gradient and its opposite are the same edge.
+    bins = np.floor(np.arctan2(down, across) % np.pi / np.pi * DIRECTIONS).astype(np.int64) % DIRECTIONS
+    edges = np.stack([_cells(np.where(bins == direction, strength, 0.0)) for direction in range(DIRECTIONS)], axis=-1)
+    edges /= np.sqrt((edges**2).sum(axis=(1, 2, 3), keepdims=True)) + 1.0
+    colours = np.stack([_cells(small[..., channel]) for channel in range(small.shape[-1])], axis=-1) / 255.0
+    return np.concatenate([edges.reshape(len(images), -1), colours.reshape(len(images), -1)], axis=1)
+
+
+def _cells(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Means over a 4x4 grid: (n, 32, 32) -> (n, 4, 4)."""
+    side = SIDE // CELLS
+    means: NDArray[np.float64] = values.reshape(len(values), CELLS, side, CELLS, side).mean(axis=(2, 4))
+    return means
+
+
+def _some_of_each(labels: Labels, stream: np.random.RandomState) -> Labels:
+    """Positions, sorted: the same share of each class that has enough, MOST_SAMPLES in all or a little more."""
+    share = min(1.0, MOST_SAMPLES / max(len(labels), 1))
+    chosen = []
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        if len(members) >= FEWEST_PER_CLASS:
+            chosen.append(stream.permutation(members)[: max(FEWEST_PER_CLASS, round(share * len(members)))])
+    return np.sort(np.concatenate([*chosen, np.empty(0, dtype=np.int64)])).astype(np.int64)
+
+
+def _out_of_sample(features: NDArray[np.float64], given: NDArray[np.int64], seed: int) -> NDArray[np.float64]:
+    """Cross-validated probabilities, (n, C)."""
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    # In closed form, so that a hundred classes take no longer than two; shrunk, because classes may have few images.
+    classifier = make_pipeline(StandardScaler(), LinearDiscriminantAnalysis(solver="lsqr", shrinkage=SHRINKAGE))
+    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
+    found: NDArray[np.float64] = cross_val_predict(classifier, features, given, cv=folds, method="predict_proba")
+    return found

@@ -1,0 +1,209 @@
+"""Image files to pixels: any size and colour form in, uint8 RGB out; hostile or broken files are named, not fatal.
+
+An image is turned as its EXIF data says, transparency is laid over white, 16 bits become 8. It is then resized as
+torchvision's Resize does it (bilinear with antialiasing, the shorter side to a given length), which is how the released
+ACT scripts for the web datasets begin (utils/builder.py, lines 56-95). Those scripts neither turn images nor keep
+transparency apart, and they read truncated files as far as they go; here such files are errors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tune_lnl.datasets.base import Images
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
+MAX_FILE_BYTES = 2**28
+"""A file larger than this is no photograph."""
+MAX_ASPECT = 3.0
+"""What is longer than this many times its shorter side loses both ends: a batch holds the longest of its images."""
+THUMBNAIL_SIDE = 8
+WHITE = (255, 255, 255, 255)
+
+
+class UnreadableImageError(Exception):
+    """Why a file cannot be used as an image, for the user."""
+
+
+@dataclass(frozen=True)
+class WorkingSize:
+    """What decoded images are brought to, in pixels.
+
+    Attributes:
+        resize: length of the shorter side.
+        crop: side of the network's square input; at most `resize`.
+        square: whether the middle square is all that is kept, so that all images have one size.
+    """
+
+    resize: int
+    crop: int
+    square: bool
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """One image.
+
+    Attributes:
+        pixels: uint8 (h, w, 3) at the working size.
+        thumbnail: uint8 (8, 8, 3), the whole image averaged.
+        width, height: of the image as it is looked at, in pixels.
+        kind: format and colour form, e.g. "JPEG CMYK".
+        content: 16 bytes that files of the same bytes share.
+    """
+
+    pixels: Images
+    thumbnail: Images
+    width: int
+    height: int
+    kind: str
+    content: bytes
+
+
+def decode(path: Path, size: WorkingSize) -> Decoded:
+    """Read one file.
+
+    Raises:
+        UnreadableImageError: it cannot be used, whatever is wrong with it.
+    """
+    try:
+        data = _read(path)
+        image = _open(data)
+        kind = f"{image.format} {image.mode}"
+        image = _upright_rgb(image)
+        pixels = np.asarray(_resized(image, size), dtype=np.uint8)
+        return Decoded(pixels, _thumbnail(image), image.width, image.height, kind, hashlib.sha256(data).digest()[:16])
+    except (MemoryError, UnreadableImageError):
+        raise
+    except Exception as error:
+        # Whatever a decoder throws at hostile bytes: OSError, SyntaxError, zlib.error, the bomb limit, ...
+        raise UnreadableImageError(_reason(error)) from error
+
+
+def decode_pixels(path: Path, size: WorkingSize) -> Images:
+    """Only the pixels of :func:`decode`, of a file that is known to be sound.
+
+    Raises:
+        UnreadableImageError: it is no longer.
+    """
+    try:
+        return np.asarray(_resized(_upright_rgb(_open(_read(path))), size), dtype=np.uint8)
+    except (MemoryError, UnreadableImageError):
+        raise
+    except Exception as error:
+        raise UnreadableImageError(_reason(error)) from error
+
+
+def dimensions(path: Path) -> tuple[int, int] | None:
+    """(width, height) by the file's first bytes, or None where they say nothing of the kind."""
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            return image.width, image.height
+    except (MemoryError, KeyboardInterrupt):
+        raise
+    except Exception:
+        return None
+
+
+def stored_size(width: int, height: int, size: WorkingSize) -> tuple[int, int]:
+    """(width, height) that an image of these dimensions is kept at."""
+    if size.square:
+        return size.crop, size.crop
+    short, long = min(width, height), max(width, height)
+    # Truncated, not rounded: as torchvision's Resize has it.
+    other = min(int(size.resize * long / short), int(MAX_ASPECT * size.resize))
+    return (size.resize, other) if width <= height else (other, size.resize)
+
+
+def middle(pixels: Images, height: int, width: int) -> Images:
+    """The middle height x width pixels of (h, w, 3), placed as torchvision's CenterCrop does."""
+    top = round((pixels.shape[0] - height) / 2.0)
+    left = round((pixels.shape[1] - width) / 2.0)
+    return pixels[top : top + height, left : left + width]
+
+
+def _read(path: Path) -> bytes:
+    with path.open("rb") as file:
+        data = file.read(MAX_FILE_BYTES + 1)
+    if len(data) > MAX_FILE_BYTES:
+        raise UnreadableImageError(f"it is larger than {MAX_FILE_BYTES:,} bytes, too large for an image")
+    if not data:
+        raise UnreadableImageError("it is empty")
+    return data
+
+
+def _open(data: bytes) -> Image.Image:
+    from PIL import Image
+
+    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    pixels = image.width * image.height
+    if Image.MAX_IMAGE_PIXELS is not None and pixels > Image.MAX_IMAGE_PIXELS:
+        raise UnreadableImageError(
+            f"its {pixels:,} pixels are more than Pillow's limit of {Image.MAX_IMAGE_PIXELS:,}, a decompression bomb"
+        )
+    return image
+
+
+def _upright_rgb(image: Image.Image) -> Image.Image:
+    from PIL import Image, ImageOps
+
+    image.load()
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I") or image.mode == "F":
+        return _eight_bits(image)
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, WHITE), layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Grey levels of 16 bits lose the lower eight; fractions are taken to run from 0 to 1 where none is above."""
+    from PIL import Image
+
+    levels = np.asarray(image, dtype=np.float64)
+    if not np.isfinite(levels).all():
+        raise UnreadableImageError("some of its grey levels are not finite")
+    brightest = float(levels.max(initial=0.0))
+    if image.mode == "F":
+        scale = 255.0 if brightest <= 1.0 else 1.0
+    else:
+        scale = 1.0 / 256.0 if brightest > 255 or image.mode.startswith("I;16") else 1.0
+    grey = np.clip(np.floor(levels * scale), 0, 255).astype(np.uint8)
+    return Image.fromarray(grey).convert("RGB")
+
+
+def _resized(image: Image.Image, size: WorkingSize) -> Image.Image:
+    from PIL import Image
+
+    short, long = min(image.size), max(image.size)
+    limit = 1.0 if size.square else MAX_ASPECT
+    if long > limit * short:
+        # Before resizing, so that a thin strip is never blown up to a gigantic image.
+        kept = max(short, int(limit * short))
+        box = ((image.width - kept) // 2, 0) if image.width > image.height else (0, (image.height - kept) // 2)
+        size_kept = (kept, image.height) if image.width > image.height else (image.width, kept)
+        image = image.crop((*box, box[0] + size_kept[0], box[1] + size_kept[1]))
+    target = stored_size(image.width, image.height, size)
+    return image if image.size == target else image.resize(target, Image.Resampling.BILINEAR)
+
+
+def _thumbnail(image: Image.Image) -> Images:
+    from PIL import Image
+
+    return np.asarray(image.resize((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.BOX), dtype=np.uint8)
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].replace("<_io.BytesIO object", "<the file")
