@@ -5,7 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tune_lnl.metrics.selection import SelectionCounts, SelectionQuality, count_selection, selection_quality
+from tune_lnl.metrics.selection import (
+    SelectionCounts,
+    SelectionQuality,
+    count_selection,
+    selection_percentages,
+    selection_quality,
+)
 
 
 def mask(*values: int) -> torch.Tensor:
@@ -62,3 +68,11 @@ def test_impossible_counts_are_refused(counts: tuple[int, int, int]) -> None:
 def test_other_shapes_and_dtypes_are_refused(selected: torch.Tensor, clean: torch.Tensor) -> None:
     with pytest.raises(ValueError, match="boolean masks of one shape"):
         count_selection(selected, clean)
+
+
+def test_percentages_leave_out_what_is_not_defined() -> None:
+    assert selection_percentages(4, 5, 3) == pytest.approx(
+        {"selection_precision": 75.0, "selection_recall": 60.0, "selection_f1": 200 * 0.75 * 0.6 / 1.35}
+    )
+    assert selection_percentages(0, 5, 0) == {"selection_recall": 0.0}
+    assert selection_percentages(0, 0, 0) == {}

@@ -85,6 +85,14 @@ CLASSIFIER = [
     Turn("warmup_lr", 0.001, sets_lr="lr"),
     Turn("label_smoothing", 0.35),
 ]
+ADAM = (("optimizer", "adam"), ("lr", 0.002))
+SMALL_LOSS = [
+    *CLASSIFIER,
+    Turn("forget_rate", 0.6),
+    Turn("num_gradual", 1),
+    Turn("exponent", 2.0),
+    Turn("late_beta1", 0.1, given=ADAM),
+]
 REID = [
     Turn("seed", 1),
     Turn("precision", "bf16"),
@@ -122,6 +130,8 @@ LIVE: dict[str, list[Turn]] = {
         Turn("ramp_epochs", 4),
     ],
     "standard": CLASSIFIER,
+    "co_teaching": SMALL_LOSS,
+    "jocor": [*SMALL_LOSS, Turn("co_lambda", 0.9)],
     "act": [
         *CLASSIFIER,
         Turn("lr1", 0.03, sets_lr="lr1"),
@@ -152,6 +162,15 @@ ELSEWHERE = {"epochs", "threads"}
 
 TURNS = [pytest.param(method, turn, id=f"{method}-{turn}") for method, turns in LIVE.items() for turn in turns]
 
+SMALL_LOSS_DEAD: list[dict[str, Any]] = [
+    {"optimizer": "sgd"},
+    {"optimizer": "adam", "lr_decay": {"shape": "constant"}},
+    {"warmup_epochs": 0},
+    {"lr_decay": "baseline"},
+    {"lr_decay": {"shape": "constant"}},
+    {"forget_rate": 0.0},
+    {"num_gradual": 1},
+]
 DEAD: dict[str, list[dict[str, Any]]] = {
     "reid_standard": [{"lr_milestones": [4]}],
     "self_refine": [{"lr_milestones": [4]}],
@@ -163,6 +182,8 @@ DEAD: dict[str, list[dict[str, Any]]] = {
         {"lr_decay": "baseline"},
         {"lr_decay": {"shape": "constant"}},
     ],
+    "co_teaching": SMALL_LOSS_DEAD,
+    "jocor": SMALL_LOSS_DEAD,
     "act": [
         {"optimizer": "adam"},
         {"warmup_epochs": 0},

@@ -41,7 +41,7 @@ def test_a_path_is_taken_as_it_is(tmp_path: Path) -> None:
     ("name", "told"),
     [
         ("act_digit8no", r"unknown search space 'act_digit8no'; did you mean 'act_digits8no'\?.*path of a YAML file"),
-        ("nothing_like_it", r"unknown search space 'nothing_like_it'; valid: act_cifar100nc, "),
+        ("zzz", r"unknown search space 'zzz'; valid: act_cifar100nc, "),
         ("absent.yaml", r"no search space file at 'absent\.yaml'; named spaces: act_cifar100nc, "),
         ("folder/absent", r"no search space file at 'folder/absent'"),
     ],

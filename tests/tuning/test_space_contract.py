@@ -15,6 +15,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from tune_lnl.trainables.act import LR1_CAP, ActSettings
 from tune_lnl.trainables.config_file import dump_yaml, load_yaml, read_mapping
 from tune_lnl.trainables.core import CoreSettings
+from tune_lnl.trainables.small_loss import SmallLossSettings
 from tune_lnl.tuning.named_spaces import find_space, space_files
 from tune_lnl.tuning.pruners import rungs
 from tune_lnl.tuning.results import space_from_settings
@@ -29,6 +30,7 @@ CASES = [(name, condition) for name in NAMES for condition in condition_names(na
 
 def test_the_spaces_and_conditions_that_ship() -> None:
     promised = {"act_digits8no", "act_cifar80no", "act_cifar100nc", "act_cifar10n"}
+    promised |= {f"{method}_{data}" for method in ("co_teaching", "jocor") for data in ("digits8no", "cifar100nc")}
     assert promised <= set(NAMES)
     for name in promised:
         assert {"sym20", "sym80", "asym40"} == set(condition_names(name))
@@ -50,7 +52,10 @@ def test_the_description_is_one_line(name: str) -> None:
 def test_the_setting_is_written_out(name: str) -> None:
     """The published setting is written out, not left to defaults that may move."""
     written = read_mapping(find_space(name))
-    schedule = {"act": {"lr_decay", "warmup_lr"}, "core": {"lr_milestones", "lr_drop"}}[written["method"]]
+    shared = {"lr_decay", "warmup_lr"}
+    schedule = {"act": shared, "co_teaching": shared, "jocor": shared, "core": {"lr_milestones", "lr_drop"}}[
+        written["method"]
+    ]
     assert {"epochs", "batch_size", "model", *schedule} <= set(written["fixed"])
     assert not set(written["fixed"]) & set(written["search"])
 
@@ -98,6 +103,11 @@ def check_draw(space: SearchSpace, params: dict[str, Any] | Any) -> None:
         assert chosen.lr1 == min(LR1_CAP, chosen.lr * params["lr_asymmetry"])
         assert 0 <= chosen.warmup_epochs < chosen.epochs
         assert set(plans) == {"lr", "lr1"}
+    elif isinstance(chosen, SmallLossSettings):
+        assert set(plans) == {"lr"}
+        kept = [chosen.remember_rate(epoch) for epoch in range(chosen.epochs)]
+        assert kept == sorted(kept, reverse=True)
+        assert 0 < kept[-1] <= 1
     else:
         assert isinstance(chosen, CoreSettings)
         assert 1 <= chosen.self_epochs == chosen.epochs - chosen.refine_epochs < chosen.epochs

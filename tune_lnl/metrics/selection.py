@@ -68,3 +68,14 @@ def selection_quality(selected: int, clean: int, selected_and_clean: int) -> Sel
     # 2PR / (P + R) in counts: defined, and 0, where both are 0.
     f1 = 2 * selected_and_clean / (selected + clean) if selected and clean else None
     return SelectionQuality(precision, recall, f1)
+
+
+def selection_percentages(selected: int, clean: int, selected_and_clean: int) -> dict[str, float]:
+    """An epoch's ``selection_precision``, ``selection_recall`` and ``selection_f1`` in percent, those that are defined.
+
+    Raises:
+        ValueError: see :func:`selection_quality`.
+    """
+    quality = selection_quality(selected, clean, selected_and_clean)
+    named = {"precision": quality.precision, "recall": quality.recall, "f1": quality.f1}
+    return {f"selection_{name}": 100.0 * value for name, value in named.items() if value is not None}

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tune_lnl.methods.act import ActConfig, ActState, robust_losses, warmup_losses
 from tune_lnl.methods.schedules import lr_plan, reads_warmup_lr
-from tune_lnl.metrics.selection import selection_quality
+from tune_lnl.metrics.selection import selection_percentages
 from tune_lnl.trainables.classification import Batch, ClassifierTraining
 from tune_lnl.trainables.networks import Totals
 from tune_lnl.trainables.settings import (
@@ -184,9 +184,7 @@ class ActTraining(ClassifierTraining):
         report["mining_share"] = report.pop("mining_batches") / steps
         if self.clean is not None:
             selected_clean = int(report.pop("selected_clean"))
-            quality = selection_quality(int(report["selected"]), int(self.clean.sum()), selected_clean)
-            named = {"precision": quality.precision, "recall": quality.recall, "f1": quality.f1}
-            report |= {f"selection_{name}": 100.0 * value for name, value in named.items() if value is not None}
+            report |= selection_percentages(int(report["selected"]), int(self.clean.sum()), selected_clean)
         return report
 
     def state_dict(self) -> dict[str, Any]:

@@ -139,6 +139,15 @@ class NetworkTraining(Training, Generic[B]):
             self.scaler.step(self.optimizers[suffix])
         self.scaler.update()
 
+    def step_together(self, loss: Tensor) -> None:
+        """Back-propagate one loss through every network, then update each, in the order of ``networks``."""
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        for optimizer in self.optimizers.values():
+            self.scaler.step(optimizer)
+        self.scaler.update()
+
     def autocast(self) -> AbstractContextManager[Any]:
         dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.settings.precision]
         return torch.autocast(self.device.type, dtype=dtype, enabled=self.settings.precision != "fp32")

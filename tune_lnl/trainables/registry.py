@@ -11,7 +11,9 @@ from tune_lnl.trainables.training import Surroundings, Training
 
 METHODS: dict[str, str] = {
     "act": "tune_lnl.trainables.act:ActTraining",
+    "co_teaching": "tune_lnl.trainables.co_teaching:CoTeachingTraining",
     "core": "tune_lnl.trainables.core:CoreTraining",
+    "jocor": "tune_lnl.trainables.jocor:JocorTraining",
     "purifynet": "tune_lnl.trainables.purifynet:PurifyTraining",
     "reid_standard": "tune_lnl.trainables.reid_standard:ReidStandardTraining",
     "self_refine": "tune_lnl.trainables.core:SelfRefineTraining",
