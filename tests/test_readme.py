@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tune_lnl import data, export, search, train
+from tune_lnl import data, export, logs, report, search, train
 from tune_lnl.tuning.named_spaces import space_files
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
@@ -19,6 +19,8 @@ PARSERS: dict[str, Callable[[], argparse.ArgumentParser]] = {
     "export": export.parser,
     "train": train.parser,
     "data": data.parser,
+    "logs": logs.parser,
+    "report": report.parser,
 }
 COMMANDS = re.findall(r"^python -m tune_lnl\.(\w+) (.*)$", README, flags=re.MULTILINE)
 
@@ -31,7 +33,7 @@ def test_readme_opens_with_the_two_commands_and_the_first_search() -> None:
 @pytest.mark.parametrize(("door", "arguments"), COMMANDS)
 def test_every_command_in_readme_parses(door: str, arguments: str) -> None:
     parsed = PARSERS[door]().parse_args(shlex.split(arguments, comments=True))
-    if door == "search" and not parsed.list:
+    if door == "search" and not (parsed.list or parsed.runs):
         assert parsed.space in space_files()
 
 

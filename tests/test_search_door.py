@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tune_lnl.reporting import writing
 from tune_lnl.search import main
-from tune_lnl.tuning import searching
 from tune_lnl.tuning.planning import SearchOptions
 
 Asked = list[SearchOptions]
@@ -26,7 +26,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
         say("a line")
         return 130
 
-    monkeypatch.setattr(searching, "search", search)
+    monkeypatch.setattr(writing, "search", search)
     return seen
 
 
@@ -42,6 +42,7 @@ def test_every_flag_arrives(asked: Asked, capsys: pytest.CaptureFixture[str]) ->
         *("--set", "tau=0.1", "--set", "search.lr.high=0.1", "--results-dir", "out", "--data-dir", "in", "--resume"),
         *("--concurrent", "2", "--gpus-per-trial", "0.5", "--cpus-per-trial", "1.5", "--sampler", "gp"),
         *("--pruner", "none", "--time-budget", "2h", "--disk-budget", "1GB", "--no-dashboard"),
+        *("--tensorboard", "--quiet"),
     ]
     assert main(arguments) == 130
     assert capsys.readouterr().out == "a line\n"
@@ -65,6 +66,8 @@ def test_every_flag_arrives(asked: Asked, capsys: pytest.CaptureFixture[str]) ->
             time_budget="2h",
             disk_budget="1GB",
             dashboard=False,
+            tensorboard=True,
+            verbosity="quiet",
             command="python -m tune_lnl.search 'my space.yaml' " + " ".join(arguments[1:]),
         )
     ]

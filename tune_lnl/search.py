@@ -13,6 +13,7 @@ from tune_lnl.doors import Parser, guarded
 def parser() -> argparse.ArgumentParser:
     p = Parser(prog="python -m tune_lnl.search", description=__doc__)
     p.add_argument("space", nargs="?", metavar="SPACE", help="a named space or the path of a YAML file")
+    p.add_argument("--runs", action="store_true", help="the runs in --results-dir: state, best and age")
     p.add_argument("--list", action="store_true", help="named spaces, one line each")
     p.add_argument(
         "--replay", metavar="RUN", help="lead sampler and pruner of a run through its recorded order, and compare"
@@ -51,7 +52,18 @@ def parser() -> argparse.ArgumentParser:
         metavar="RUN",
         help="take over the trials of a comparable run, or try the best configs of any other first",
     )
-    p.add_argument("--dashboard", action=argparse.BooleanOptionalAction, default=True, help="Ray's dashboard")
+    p.add_argument(
+        "--dashboard", action=argparse.BooleanOptionalAction, default=True, help="Ray's dashboard, and the study's"
+    )
+    p.add_argument("--tensorboard", action="store_true", help="event files per trial, in RUN/tensorboard")
+    loud = p.add_mutually_exclusive_group()
+    loud.add_argument(
+        "--quiet", action="store_const", const="quiet", dest="verbosity", help="only how it ended, and what went wrong"
+    )
+    loud.add_argument(
+        "--verbose", action="store_const", const="verbose", dest="verbosity", help="a line per epoch, too"
+    )
+    p.set_defaults(verbosity="normal")
     p.add_argument("--dry-run", action="store_true", help="print what would be run, and its cost, and stop")
     return p
 
@@ -64,11 +76,17 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.list:
         print("\n".join(list_spaces()))
         return 0
+    if arguments.runs:
+        from tune_lnl.tuning.run_list import list_runs
+
+        print("\n".join(list_runs(arguments.results_dir)))
+        return 0
     if arguments.replay is not None:
         return _replay(arguments.replay, arguments.results_dir)
     if arguments.space is None:
         parser().error("SPACE is required; --list shows the named ones")
     from tune_lnl.reporting.writing import search_and_report
+    from tune_lnl.tuning.console import Console
     from tune_lnl.tuning.dry_run import describe
     from tune_lnl.tuning.planning import SearchOptions
 
@@ -76,12 +94,12 @@ def main(argv: list[str] | None = None) -> int:
     options = SearchOptions(
         all_conditions=values.pop("conditions") == "all",
         command=shlex.join(["python", "-m", "tune_lnl.search", *(sys.argv[1:] if argv is None else argv)]),
-        **{key: value for key, value in values.items() if key not in ("list", "dry_run", "replay")},
+        **{key: value for key, value in values.items() if key not in ("list", "runs", "dry_run", "replay")},
     )
     if arguments.dry_run:
         print(describe(options))
         return 0
-    return search_and_report(options, lambda line: print(line, flush=True))
+    return search_and_report(options, Console(options.verbosity))
 
 
 def _replay(run: str, results_dir: Path) -> int:

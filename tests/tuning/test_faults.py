@@ -25,6 +25,7 @@ from tune_lnl.trainables.checkpoint import load_checkpoint, save_checkpoint
 from tune_lnl.trainables.registry import start_training
 from tune_lnl.trainables.training import Surroundings
 from tune_lnl.tuning import runner
+from tune_lnl.tuning.console import Console
 from tune_lnl.tuning.exporting import export_run
 from tune_lnl.tuning.planning import Plan
 from tune_lnl.tuning.ray_bridge import NUMBER, StudyScheduler, StudySearcher
@@ -472,7 +473,7 @@ def test_a_stop_that_takes_too_long_leaves_by_itself(prepare: Prepare, monkeypat
 
     monkeypatch.setattr(runner, "STOP_PATIENCE", 0.2)
     monkeypatch.setattr(os, "_exit", leave)
-    with runner._stopped_by_signals(plan, session, said.append):
+    with runner._stopped_by_signals(plan, session, Console(write=said.append)):
         os.kill(os.getpid(), signal.SIGTERM)
         assert gone.wait(20)
     assert left == [130]
@@ -492,7 +493,7 @@ def test_a_second_signal_leaves_whatever_the_first_one_met(prepare: Prepare, mon
     monkeypatch.setattr(os, "_exit", leave)
     session.stop("time budget")
     before = signal.getsignal(signal.SIGINT)
-    with runner._stopped_by_signals(plan, session, said.append):
+    with runner._stopped_by_signals(plan, session, Console(write=said.append)):
         signal.raise_signal(signal.SIGINT)
         with pytest.raises(Left, match="130"):
             signal.raise_signal(signal.SIGINT)

@@ -91,6 +91,19 @@ def test_from_a_ray_result() -> None:
     assert WorkerReport.from_result(result | ray_adds) == WorkerReport(3, 2, 4, 1.5, None, history=((0, 1.0),))
 
 
+def test_who_watches_hears_every_epoch_once_and_what_runs(begin: Begin) -> None:
+    heard: list[tuple[int, int, float]] = []
+    search = begin(on_epoch=lambda report: heard.append((report.number, report.epoch, report.measured()["seconds"])))
+    first, second = search.ask(), search.ask()
+    assert search.session.running() == [first.number, second.number]
+    assert search.says(first, 0, 50.0, measures='{"seconds": 1.5}')
+    stale = WorkerReport(first.number, first.attempt + 1, 1, 50.0, measures='{"seconds": 1.0}')
+    assert not search.session.heard(stale)
+    search.fails(second, DATA_ERROR)
+    assert heard == [(first.number, 0, 1.5)]
+    assert search.session.running() == [first.number]
+
+
 class TestHowMany:
     def test_no_more_at_once_than_asked(self, begin: Begin) -> None:
         search = begin(concurrent=2)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
+import os
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +24,7 @@ from tune_lnl.trainables.act import ActTraining
 from tune_lnl.tuning.files import RunFiles
 from tune_lnl.tuning.results import read_epochs
 from tune_lnl.tuning.session import WorkerReport
-from tune_lnl.tuning.worker import TrialRun
+from tune_lnl.tuning.worker import TrialRun, _captured
 
 EPOCHS = 4
 PARAMS = {"lr": 0.02, "lr_asymmetry": 2.0, "warmup_epochs": 1}
@@ -55,6 +58,10 @@ def without_times(reports: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{name: value for name, value in report.items() if name not in TIMES} for report in reports]
 
 
+def without_measured_times(reply: dict[str, Any]) -> dict[str, Any]:
+    return {**reply, "measures": without_times([json.loads(reply["measures"])])}
+
+
 def curve(run: TrialRun) -> list[float]:
     return [float(report["val_accuracy"]) for report in read_epochs(run.files.epochs(7))]
 
@@ -66,7 +73,10 @@ class TestAnEpoch:
         accuracies = curve(run)
         assert len(accuracies) == EPOCHS
         for epoch, reply in enumerate(replies):
-            assert set(reply) == {"number", "attempt", "epoch", "value", "standard_error", "history"}
+            assert set(reply) == {"number", "attempt", "epoch", "value", "standard_error", "history", "measures"}
+            measured = WorkerReport.from_result(reply).measured()
+            assert {"images_per_second", "val_accuracy"} <= set(measured)
+            assert not any(name.startswith("test_") for name in measured)
             assert (reply["number"], reply["attempt"], reply["epoch"], reply["history"]) == (7, 1, epoch, ())
             assert reply["value"] == pytest.approx(np.mean(accuracies[max(0, epoch - 1) : epoch + 1]))
             assert 0 < reply["standard_error"] < 10
@@ -251,10 +261,47 @@ class TestFailing:
         assert "trial 7: warmup_epochs must be below epochs" in reply["message"]
 
 
+def test_what_libraries_write_past_python_is_in_the_log(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    log = tmp_path / "000" / "log.txt"
+    with _captured(log):
+        print("printed")
+        os.write(1, b"from a library\n")
+        subprocess.run("echo from a child >&2", shell=True, check=True)
+        logging.getLogger("tune_lnl").info("logged")
+    print("afterwards")
+    lines = log.read_text().splitlines()
+    assert lines[:3] == ["printed", "from a library", "from a child"]
+    assert lines[3].endswith("INFO logged")
+    assert capfd.readouterr() == ("afterwards\n", "")
+
+
+class TestTensorboard:
+    @pytest.fixture(autouse=True)
+    def _installed(self) -> None:
+        pytest.importorskip("tensorboardX", reason="an extra: pip install 'tune_lnl[tensorboard]'")
+
+    def test_an_event_file_per_attempt(self, trial: Trial) -> None:
+        for attempt in (1, 2):
+            run = trial(attempt=attempt)
+            run._payload["tensorboard"] = True
+            run.step()
+            run.close()
+        folder = run.files.tensorboard(7)
+        assert folder.name == "trial-007"
+        assert sorted(path.suffix for path in folder.iterdir()) == [".1", ".2"]
+        assert all(b"val_accuracy" in path.read_bytes() for path in folder.iterdir())
+
+    def test_none_unless_asked(self, trial: Trial) -> None:
+        run = trial()
+        run.step()
+        run.close()
+        assert not run.files.tensorboard(7).exists()
+
+
 def test_test_labels_cannot_reach_the_searcher(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
     """Random test labels change what is written beside, and not a bit of what is said."""
     honest = trial(run="honest")
-    said = [honest.step() for _ in range(EPOCHS)]
+    said = [without_measured_times(honest.step()) for _ in range(EPOCHS)]
 
     def with_random_test_labels(*arguments: Any) -> NoisyData:
         noisy = load_noisy(*arguments)
@@ -263,7 +310,7 @@ def test_test_labels_cannot_reach_the_searcher(trial: Trial, monkeypatch: pytest
 
     monkeypatch.setattr(classification, "load_noisy", with_random_test_labels)
     deceived = trial(run="deceived")
-    assert [deceived.step() for _ in range(EPOCHS)] == said
+    assert [without_measured_times(deceived.step()) for _ in range(EPOCHS)] == said
 
     ours, theirs = (read_epochs(run.files.epochs(7)) for run in (honest, deceived))
     assert [report["test_accuracy"] for report in ours[2:]] != [report["test_accuracy"] for report in theirs[2:]]

@@ -218,7 +218,7 @@ class Driver:
 
     def workers(self) -> list[Process]:
         """The processes that train, in the middle of an epoch or between two."""
-        return [process for process in self.family() if process.name.startswith(("ray::TrialWork", "ray::ResourceT"))]
+        return [process for process in self.family() if process.name.startswith(("ray::TrialWork", "ray::trial-"))]
 
     def trained_workers(self) -> list[Process]:
         """Those that have finished an epoch: a trial that loses three workers in the same epoch counts as failed."""

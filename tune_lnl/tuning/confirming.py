@@ -31,6 +31,7 @@ from tune_lnl.tuning.confirmation import (
     replicate_config,
     replicate_seeds,
 )
+from tune_lnl.tuning.console import Console
 from tune_lnl.tuning.failures import DIVERGED, WORKER_DIED, DivergedError, classify
 from tune_lnl.tuning.files import RunFiles
 from tune_lnl.tuning.planning import Plan
@@ -127,7 +128,7 @@ def confirm(
         for row in rows
         for replicate in range(request.replicates)
     ]
-    with _Bench(plan, stopper, at_work, say) as bench:
+    with _Bench(plan, stopper, at_work, Console.of(say).tell) as bench:
         done = bench.train(replicates)
         if done is None:
             return None
@@ -228,11 +229,11 @@ def _confirmed_yaml(run: Run, row: TrialRow, job: Job, result: Result, found: Co
 class _Bench:
     """Runs jobs, those that have no result yet, on a Ray that is started for the first of them."""
 
-    def __init__(self, plan: Plan, stopper: Stopper, at_work: AtWork, say: Callable[[str], None]) -> None:
+    def __init__(self, plan: Plan, stopper: Stopper, at_work: AtWork, tell: Callable[[str], None]) -> None:
         self._plan = plan
         self._stopper = stopper
         self._at_work = at_work
-        self._say = say
+        self._tell = tell
         self._open: AbstractContextManager[None] | None = None
 
     def __enter__(self) -> _Bench:
@@ -250,7 +251,7 @@ class _Bench:
         if not left:
             return done
         if self._open is None:
-            self._say(f"confirming: {len(left)} trainings to do, {len(done)} done")
+            self._tell(f"confirming: {len(left)} trainings to do, {len(done)} done")
             self._open = self._at_work(self._stopper)
             self._open.__enter__()
         for job, result in self._run(left):
@@ -260,7 +261,7 @@ class _Bench:
                 self._stopper.stop("failing")
                 raise ConfirmError(f"confirming {job.name}: {result['failure']}: {result['message']}")
             done[job.name] = result
-            self._say(f"[{len(done):>3}/{len(jobs)}] {_describe(job, result)}")
+            self._tell(f"[{len(done):>3}/{len(jobs)}] {_describe(job, result)}")
         return done if len(done) == len(jobs) else None
 
     def _run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Result]]:

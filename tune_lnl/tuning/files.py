@@ -66,6 +66,10 @@ class RunFiles:
         """One line of JSON per epoch, test metrics among them; neither sampler nor pruner opens it."""
         return self.trial(number) / "epochs.jsonl"
 
+    def tensorboard(self, number: int) -> Path:
+        """Event files of a trial, with ``--tensorboard``; the folders' names are what TensorBoard shows."""
+        return self.root / "tensorboard" / f"trial-{number:03d}"
+
     @property
     def confirm(self) -> Path:
         """A confirmation's trainings: a result each, a state of those that are not done, and the winner's network."""

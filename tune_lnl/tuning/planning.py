@@ -23,6 +23,7 @@ from tune_lnl.trainables.registry import training_type
 from tune_lnl.trainables.settings import validated
 from tune_lnl.trainables.training import Surroundings, check_precision
 from tune_lnl.tuning.confirmation import ConfirmRequest
+from tune_lnl.tuning.console import Verbosity
 from tune_lnl.tuning.disk import DiskNeed, check_disk_budget, disk_need, measure_sizes
 from tune_lnl.tuning.files import RunFiles
 from tune_lnl.tuning.pruners import rungs_of
@@ -30,6 +31,7 @@ from tune_lnl.tuning.resources import Resources, plan_resources
 from tune_lnl.tuning.samplers import LEARN_FROM_COMPLETE, make_sampler
 from tune_lnl.tuning.space import PRUNERS, SAMPLERS, Budget, SearchSpace, condition_names, load_space
 from tune_lnl.tuning.study import distributions
+from tune_lnl.tuning.tensorboard import check_tensorboard
 from tune_lnl.tuning.warm_starting import WarmStart, find_other_run, plan_warm_start, remembered
 
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -69,6 +71,10 @@ class SearchOptions:
     warm_start: str | None = None
     """Another run, by name or path, whose trials are taken over or whose best configs are tried first."""
     dashboard: bool = True
+    """Ray's dashboard, and Optuna's over the same study where it is installed."""
+    tensorboard: bool = False
+    """Event files for TensorBoard, per trial."""
+    verbosity: Verbosity = "normal"
     command: str = field(default_factory=lambda: shlex.join(["python", *sys.argv]))
 
 
@@ -109,6 +115,7 @@ class Plan:
     disk_need: DiskNeed
     confirm: ConfirmRequest | None = None
     warm_start: WarmStart | None = None
+    tensorboard: bool = False
 
     @property
     def rungs(self) -> list[int]:
@@ -175,6 +182,8 @@ def _plan_one(options: SearchOptions, condition: str | None, machine: Machine) -
     time_budget = None if options.time_budget is None else seconds_of(options.time_budget)
     disk_budget = bytes_of(options.disk_budget)
     confirm = None if options.confirm is None else ConfirmRequest.parse(options.confirm)
+    if options.tensorboard:
+        check_tensorboard()
     run = _run_name(options, space)
     files = RunFiles((options.results_dir / run).resolve())
     if options.all_conditions:
@@ -214,7 +223,7 @@ def _plan_one(options: SearchOptions, condition: str | None, machine: Machine) -
         need,
         confirm,
     )
-    return replace(plan, warm_start=_warm_start(plan, options))
+    return replace(plan, warm_start=_warm_start(plan, options), tensorboard=options.tensorboard)
 
 
 def _warm_start(plan: Plan, options: SearchOptions) -> WarmStart | None:

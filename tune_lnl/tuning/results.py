@@ -303,6 +303,13 @@ def describe_value(row: TrialRow) -> str:
     return f"{row.value:.2f}{error}"
 
 
+def describe_params(params: Mapping[str, Any]) -> str:
+    """``lr=0.01 tau=0.025``: what was searched, four digits."""
+    return " ".join(
+        f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in params.items()
+    )
+
+
 def describe_state(trials: list[FrozenTrial]) -> str:
     """``8 complete, 4 pruned``: counts of the states there are."""
     words = {state: sum(trial.state == state for trial in trials) for state in TrialState}

@@ -13,11 +13,11 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from filelock import FileLock, Timeout
 from optuna.trial import TrialState
@@ -26,16 +26,22 @@ from tune_lnl.errors import InputError
 from tune_lnl.trainables.config_file import dump_yaml
 from tune_lnl.tuning.confirmation import ConfirmRequest
 from tune_lnl.tuning.confirming import ConfirmError, Stopper, confirm
+from tune_lnl.tuning.console import Console
+from tune_lnl.tuning.dashboards import LOOPBACK, ray_dashboard_line, study_dashboard
 from tune_lnl.tuning.failures import is_disk_full
 from tune_lnl.tuning.files import RunFiles
 from tune_lnl.tuning.keeping import remove_half_written, tidy
 from tune_lnl.tuning.planning import Plan
 from tune_lnl.tuning.progress import Progress
+from tune_lnl.tuning.prometheus_targets import discoverable
 from tune_lnl.tuning.results import Run, read_settings, replace_text, write_best, write_tables
-from tune_lnl.tuning.session import BUGS_TO_STOP, Session, StopReason
+from tune_lnl.tuning.session import BUGS_TO_STOP, Session, StopReason, WorkerReport
 from tune_lnl.tuning.study import ENDED, FirstTrials, SearchStudy, best_trial, read_trials
 from tune_lnl.tuning.warm_starting import first_trials
 from tune_lnl.tuning.watching import Stoppable, Watchman, local_ray_alive
+
+if TYPE_CHECKING:
+    from tune_lnl.tuning.metrics_export import MetricsExport
 
 Outcome = Literal["done", "failed", "interrupted"]
 RAY_FOLDER_PREFIX = "tune_lnl-"
@@ -61,11 +67,12 @@ def run_plan(plan: Plan, resume: bool, more_trials: int, say: Callable[[str], No
     Args:
         resume: continue the study that is there.
         more_trials: with ``resume``, trials to add to the run's total.
-        say: prints a line for the user.
+        say: prints a line for the user; a :class:`Console` does more with it.
 
     Raises:
         InputError: another driver runs it, the run is of other settings or data, or its study is damaged.
     """
+    say = Console.of(say)
     with _only_driver(plan.files, plan.run):
         if resume:
             plan = _agreeing(plan, more_trials)
@@ -78,7 +85,7 @@ def run_plan(plan: Plan, resume: bool, more_trials: int, say: Callable[[str], No
             return "failed"
 
 
-def _run_alone(plan: Plan, resume: bool, say: Callable[[str], None]) -> Outcome:
+def _run_alone(plan: Plan, resume: bool, say: Console) -> Outcome:
     """:func:`run_plan`, in the only process that writes to the run."""
     deadline = None if plan.time_budget is None else time.time() + plan.time_budget
     if plan.files.study.exists():
@@ -86,7 +93,7 @@ def _run_alone(plan: Plan, resume: bool, say: Callable[[str], None]) -> Outcome:
     replace_text(plan.files.settings, dump_yaml(plan.settings()))
     _clear_leftovers(plan.files)
     study = _open_study(plan)
-    progress = Progress(plan, study, say)
+    progress = Progress(plan, study, say, deadline)
     progress.begin(resume)
     if study.count(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL) >= plan.space.budget.trials:
         outcome: Outcome = "done"
@@ -101,7 +108,7 @@ def _run_alone(plan: Plan, resume: bool, say: Callable[[str], None]) -> Outcome:
     return outcome
 
 
-def _confirm(plan: Plan, request: ConfirmRequest, run: Run, stopper: Stopper, say: Callable[[str], None]) -> Outcome:
+def _confirm(plan: Plan, request: ConfirmRequest, run: Run, stopper: Stopper, say: Console) -> Outcome:
     if run.best is None:
         say("no trial is complete, so there is nothing to confirm")
         return "failed"
@@ -143,7 +150,8 @@ def _only_driver(files: RunFiles, run: str) -> Iterator[None]:
     files.root.mkdir(parents=True, exist_ok=True)
     lock = FileLock(files.lock)
     try:
-        lock.acquire(timeout=0)
+        # Not at once: who asks whether it is being run holds it for a moment.
+        lock.acquire(timeout=0.3, poll_interval=0.05)
     except Timeout:
         raise InputError(
             f"run {run!r} is being run by another process; wait for it, stop it, or give another --name"
@@ -198,12 +206,22 @@ def _first_trials(plan: Plan) -> FirstTrials | None:
     return None if warm_start is None else lambda: first_trials(warm_start, plan.space, plan.files)
 
 
-def _search(plan: Plan, study: SearchStudy, progress: Progress, say: Callable[[str], None]) -> Outcome:
+def _search(plan: Plan, study: SearchStudy, progress: Progress, say: Console) -> Outcome:
     os.environ.update({key: os.environ.get(key, value) for key, value in RAY_ENVIRONMENT.items()})
     tables = _TableWriter(plan, study)
+    exported: list[MetricsExport] = []
+
+    def export() -> None:
+        for metrics in exported:
+            metrics.refresh(progress.board.view)
+
+    def on_epoch(report: WorkerReport) -> None:
+        progress.epoch(report)
+        export()
 
     def on_end(number: int) -> None:
         progress.trial_ended(number)
+        export()
         tidy(plan.files, study.trials, study.mode)
         tables.refresh()
 
@@ -220,6 +238,7 @@ def _search(plan: Plan, study: SearchStudy, progress: Progress, say: Callable[[s
         deadline=None if plan.time_budget is None else time.time() + plan.time_budget,
         on_end=on_end,
         on_stop=ask_workers_to_stop,
+        on_epoch=on_epoch,
     )
     try:
         temporary = _new_ray_folder(plan.files)
@@ -227,7 +246,10 @@ def _search(plan: Plan, study: SearchStudy, progress: Progress, say: Callable[[s
             _stopped_by_signals(plan, session, say),
             _ray(plan, temporary, say),
             _watched(plan, session, say),
+            study_dashboard(plan.files, say.tell) if plan.dashboard else nullcontext(),
+            progress.showing(session.running),
         ):
+            exported.append(_metrics_export(plan))
             _fit(plan, session, temporary)
     except (KeyboardInterrupt, SystemExit):
         # A signal while Ray was starting: it handles SIGTERM in its own way there.
@@ -310,14 +332,14 @@ def _removed(folder: Path) -> bool:
 
 
 @contextmanager
-def _watched(plan: Plan, session: Stoppable, say: Callable[[str], None]) -> Iterator[None]:
+def _watched(plan: Plan, session: Stoppable, say: Console) -> Iterator[None]:
     """Have somebody look after Ray and the disk while the search runs."""
 
     def on_ray_lost() -> None:
         interrupted = session.stop_reason == "interrupted"
         lost = "interrupted" if interrupted else "Ray's own processes are gone (killed?); nothing is lost"
         goodbye = f"{lost}; continue with:\n  {plan.resume_command()}"
-        _leave_at_once(session, plan.files, 130 if interrupted else 1, lambda: say(goodbye))
+        _leave_at_once(session, plan.files, 130 if interrupted else 1, say, goodbye)
 
     watchman = Watchman(session, plan.files, plan.disk_budget, local_ray_alive, on_ray_lost)
     watchman.start()
@@ -331,6 +353,7 @@ def _fit(plan: Plan, session: Session, temporary: Path) -> None:
     from ray import tune
 
     from tune_lnl.tuning.ray_bridge import NUMBER, StudyScheduler, StudySearcher
+    from tune_lnl.tuning.trial_names import NamedTasks, trial_name
     from tune_lnl.tuning.worker import TrialWorker
 
     payload = {
@@ -338,25 +361,34 @@ def _fit(plan: Plan, session: Session, temporary: Path) -> None:
         "base": plan.space.base,
         "data_dir": None if plan.data_dir is None else str(plan.data_dir),
         "device": plan.resources.device,
+        "tensorboard": plan.tensorboard,
     }
     share = {"cpu": plan.resources.cpus_per_trial, "gpu": plan.resources.gpus_per_trial}
+    worker = tune.with_resources(TrialWorker, share)
+    worker.__name__ = worker.__qualname__ = TrialWorker.__name__  # Ray's pages would call it with_resources.<locals>...
     tuner = tune.Tuner(
-        tune.with_resources(TrialWorker, share),
+        worker,
         tune_config=tune.TuneConfig(
             search_alg=StudySearcher(session, payload),
             scheduler=StudyScheduler(session),
             num_samples=-1,
             reuse_actors=True,
-            trial_name_creator=lambda trial: f"trial-{trial.config[NUMBER]:03d}",
+            trial_name_creator=lambda trial: trial_name(trial.config[NUMBER]),
             trial_dirname_creator=lambda trial: f"trial-{trial.trial_id}",
         ),
-        run_config=tune.RunConfig(name="search", storage_path=str(temporary), verbose=0),
+        run_config=tune.RunConfig(name="search", storage_path=str(temporary), verbose=0, callbacks=[NamedTasks()]),
     )
     tuner.fit()
 
 
+def _metrics_export(plan: Plan) -> MetricsExport:
+    from tune_lnl.tuning.metrics_export import MetricsExport
+
+    return MetricsExport(plan)
+
+
 @contextmanager
-def _ray(plan: Plan, temporary: Path, say: Callable[[str], None]) -> Iterator[None]:
+def _ray(plan: Plan, temporary: Path, say: Console) -> Iterator[None]:
     """A local Ray for this search alone, gone with it."""
     import ray
 
@@ -370,18 +402,20 @@ def _ray(plan: Plan, temporary: Path, say: Callable[[str], None]) -> Iterator[No
         context = ray.init(
             num_cpus=plan.machine.cpus,
             num_gpus=plan.machine.gpus,
-            include_dashboard=plan.dashboard,
-            dashboard_host="127.0.0.1",
+            # Not True: a dashboard that cannot start would then end the search.
+            include_dashboard=None if plan.dashboard else False,
+            dashboard_host=LOOPBACK,
             log_to_driver=False,
             logging_level=logging.WARNING,
             _temp_dir=str(temporary / "ray"),
         )
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)  # Ray has put its own in place
-        if plan.dashboard and context.dashboard_url:
-            say(f"  Ray dashboard: http://{context.dashboard_url} (sign in with the output of: ray get-auth-token)")
+        if plan.dashboard:
+            say.tell(ray_dashboard_line(context.dashboard_url))
         try:
-            yield
+            with discoverable(temporary / "ray") if plan.dashboard else nullcontext():
+                yield
         finally:
             ray.shutdown()
 
@@ -402,12 +436,12 @@ def _logging_to(handler: logging.Handler, names: Sequence[str]) -> Iterator[None
 
 
 @contextmanager
-def _stopped_by_signals(plan: Plan, session: Stoppable, say: Callable[[str], None]) -> Iterator[None]:
+def _stopped_by_signals(plan: Plan, session: Stoppable, say: Console) -> Iterator[None]:
     """First SIGINT or SIGTERM: trials end at their next batch. Second, or when that takes too long: leave at once."""
 
     def leave() -> None:
         goodbye = f"interrupted; continue with:\n  {plan.resume_command()}"
-        _leave_at_once(session, plan.files, 130, lambda: say(goodbye))
+        _leave_at_once(session, plan.files, 130, say, goodbye)
 
     # A Ray that is starting on a busy machine, or ending, can be neither hurried nor relied upon.
     patience = threading.Timer(STOP_PATIENCE, leave)
@@ -435,13 +469,14 @@ def _stopped_by_signals(plan: Plan, session: Stoppable, say: Callable[[str], Non
             signal.signal(number, handler)
 
 
-def _leave_at_once(session: Stoppable, files: RunFiles, code: int, say_goodbye: Callable[[], None]) -> None:
+def _leave_at_once(session: Stoppable, files: RunFiles, code: int, say: Console, goodbye: str) -> None:
     """End this process and its Ray now, with the study in order where that is possible within seconds."""
 
     import ray
 
     session.stop("interrupted")  # or the main thread would ask for the next trial as soon as one is put back
-    _within(2.0, say_goodbye)
+    _within(2.0, say.take_table_down)
+    _within(2.0, lambda: say(goodbye))
     _within(2.0, session.put_back_running)
     _within(2.0, ray.shutdown)
     _within(3.0, lambda: _clear_leftovers(files))

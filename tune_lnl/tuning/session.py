@@ -5,6 +5,7 @@ Holds no history of its own: only which trials run now, when to stop, and whom t
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
 import time
@@ -51,10 +52,16 @@ class WorkerReport:
     stopped: bool = False
     history: tuple[tuple[int, float], ...] = ()
     """(epoch, value) of the epochs before, sent once by a continued trial: a report can be lost before a crash."""
+    measures: str = "{}"
+    """JSON of what else the epoch gave (images per second, quality of the selection), for views; no test metrics."""
 
     @classmethod
     def from_result(cls, result: dict[str, Any]) -> WorkerReport:
         return cls(**{name: result[name] for name in cls.__dataclass_fields__ if name in result})
+
+    def measured(self) -> dict[str, float]:
+        found: dict[str, float] = json.loads(self.measures)
+        return found
 
 
 @dataclass
@@ -80,6 +87,7 @@ class Session:
         deadline: float | None = None,
         on_end: Callable[[int], None] = lambda number: None,
         on_stop: Callable[[], None] = lambda: None,
+        on_epoch: Callable[[WorkerReport], None] = lambda report: None,
         stuck_seconds: float = 60.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -90,6 +98,7 @@ class Session:
         self._deadline = deadline
         self._on_end = on_end
         self._on_stop = on_stop
+        self._on_epoch = on_epoch
         self._stuck_seconds = stuck_seconds
         self._clock = clock
         self._finished_trials = study.count(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
@@ -102,6 +111,10 @@ class Session:
         self.bugs_in_a_row = 0
 
     # ---- starting trials
+
+    def running(self) -> list[int]:
+        """Numbers of the trials that workers have now. Any thread may ask."""
+        return list(self._running)
 
     @property
     def finished(self) -> bool:
@@ -179,6 +192,7 @@ class Session:
             self._failed(report.number, DIVERGED, f"the objective is not finite at epoch {report.epoch}")
             return False
         self._study.report(report.number, report.epoch, report.value)
+        self._on_epoch(report)
         if report.epoch + 1 >= self._epochs:
             self._study.complete(report.number, report.value, report.standard_error)
             self._ended_well(report.number)

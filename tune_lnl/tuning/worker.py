@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +22,7 @@ from tune_lnl.trainables.training import Report, Surroundings, Training, objecti
 from tune_lnl.tuning.failures import DivergedError, classify
 from tune_lnl.tuning.files import RunFiles
 from tune_lnl.tuning.ray_bridge import PAYLOAD
+from tune_lnl.tuning.tensorboard import EventFile
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +38,7 @@ class TrialWorker(tune.Trainable):
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._run.close()
         self._begin(new_config)
         return True
 
@@ -46,6 +50,9 @@ class TrialWorker(tune.Trainable):
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         raise NotImplementedError("trials continue from the run's own checkpoints")
+
+    def cleanup(self) -> None:
+        self._run.close()
 
     def _begin(self, config: dict[str, Any]) -> None:
         self._run = TrialRun(json.loads(config[PAYLOAD]))
@@ -62,6 +69,12 @@ class TrialRun:
         self._training: Training | None = None
         self._reports: list[Report] = []
         self._resend = False
+        self._events: EventFile | None = None
+
+    def close(self) -> None:
+        """Another trial begins in this process, or it ends."""
+        if self._events is not None:
+            self._events.close()
 
     def step(self) -> dict[str, Any]:
         """Run one epoch and say how it went."""
@@ -97,7 +110,10 @@ class TrialRun:
             report = training.run_epoch()
             self._reports.append(report)
             self._keep(training, report)
-        return self._objective_report(training) | {"history": history}
+        told = self._objective_report(training)
+        if self._events is not None:
+            self._events.epoch(told["epoch"], self._reports[-1], told["value"])
+        return told | {"history": history}
 
     def _start(self) -> Training:
         self._check_stop()
@@ -115,6 +131,9 @@ class TrialRun:
         training = start_training(config, surroundings)
         end_torn_line(self.files.epochs(self.number))
         self._continue(training)
+        if self._payload.get("tensorboard"):
+            folder = self.files.tensorboard(self.number)
+            self._events = EventFile(folder, self.attempt, training.epoch, self._payload["params"])
         logger.info(
             "trial %d, attempt %d, from epoch %d, started in %.2f s: %s",
             self.number,
@@ -159,6 +178,8 @@ class TrialRun:
             "epoch": training.epoch - 1,
             "value": objective_so_far(objective.metric, objective.average_last, self._reports),
             "standard_error": last.get(f"{objective.metric}_standard_error"),
+            # Without the test metrics: nothing that decides may see them. As text: Ray would keep statistics of each.
+            "measures": json.dumps({name: v for name, v in last.items() if not name.startswith("test_")}),
         }
 
     def _history(self, objective: ObjectiveSettings) -> tuple[tuple[int, float], ...]:
@@ -181,7 +202,7 @@ def end_torn_line(path: Path) -> None:
 
 @contextlib.contextmanager
 def _captured(path: Path) -> Iterator[None]:
-    """Send prints, warnings and logging of the trial to its log file."""
+    """Send prints, warnings and logging of the trial to its log file, and what libraries write past Python."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8", buffering=1) as file:
         handler = logging.StreamHandler(file)
@@ -191,8 +212,24 @@ def _captured(path: Path) -> Iterator[None]:
         root.addHandler(handler)
         root.setLevel(logging.INFO)
         try:
-            with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+            with _descriptors_to(file.fileno()), contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
                 yield
         finally:
             root.removeHandler(handler)
             root.setLevel(level)
+
+
+@contextlib.contextmanager
+def _descriptors_to(target: int) -> Iterator[None]:
+    """Point the process's own stdout and stderr there: a CUDA assertion or a crash report knows no ``sys.stderr``."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    before = [(descriptor, os.dup(descriptor)) for descriptor in (1, 2)]
+    try:
+        for descriptor, _ in before:
+            os.dup2(target, descriptor)
+        yield
+    finally:
+        for descriptor, saved in before:
+            os.dup2(saved, descriptor)
+            os.close(saved)

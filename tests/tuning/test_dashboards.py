@@ -1,0 +1,156 @@
+"""optuna-dashboard over a study that it cannot change."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from optuna.storages.journal import JournalFileBackend
+from tiny_search import record_run
+
+from tune_lnl.tuning import dashboards
+from tune_lnl.tuning.dashboards import ray_dashboard_line, study_dashboard
+from tune_lnl.tuning.results import Run, load_run
+from tune_lnl.tuning.study_dashboard import ReadOnlyBackend
+
+PATIENCE = 60.0
+
+
+class TestRaysLine:
+    def test_where_the_token_is(self) -> None:
+        on = {"RAY_AUTH_MODE": "token"}
+        url = "127.0.0.1:8265"
+        line = ray_dashboard_line(url, on)
+        assert line.startswith("  Ray dashboard: http://127.0.0.1:8265 (asks for a token: in ~/.ray/auth_token")
+        assert len(line) <= 104
+        assert "in /run/secrets/ray" in ray_dashboard_line(url, {**on, "RAY_AUTH_TOKEN_PATH": "/run/secrets/ray"})
+        secret = ray_dashboard_line(url, {**on, "RAY_AUTH_TOKEN": "s3cret"})
+        assert "the value of RAY_AUTH_TOKEN" in secret
+        assert "s3cret" not in secret
+
+    @pytest.mark.parametrize("environment", [{}, {"RAY_AUTH_MODE": "disabled"}])
+    def test_no_token_is_asked_for(self, environment: dict[str, str]) -> None:
+        assert ray_dashboard_line("127.0.0.1:8265", environment) == "  Ray dashboard: http://127.0.0.1:8265"
+
+    @pytest.mark.parametrize("url", [None, ""])
+    def test_it_did_not_start(self, url: str | None) -> None:
+        assert "not started" in ray_dashboard_line(url, {})
+        assert "pip install 'ray[default]'" in ray_dashboard_line(url, {})
+
+
+def test_the_package_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dashboards, "find_spec", lambda name: None)
+    lines: list[str] = []
+    run = record_run(tmp_path)
+    with study_dashboard(run.files, lines.append):
+        pass
+    (line,) = lines
+    assert "pip install 'tune_lnl[dashboard]'" in line
+    assert not run.files.driver_log.exists()
+
+
+def test_the_journal_cannot_be_written(tmp_path: Path) -> None:
+    run = record_run(tmp_path)
+    before = run.files.study.read_bytes()
+    backend = ReadOnlyBackend(str(run.files.study))
+    with pytest.raises(PermissionError, match="shown, not changed"):
+        backend.append_logs([{"op_code": 0}])
+    assert run.files.study.read_bytes() == before
+    assert list(backend.read_logs(0)) == list(JournalFileBackend(str(run.files.study)).read_logs(0))
+
+
+def ask(port: int, method: str, path: str, body: str | None = None) -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+    connection.request(method, path, body)
+    answer = connection.getresponse()
+    return answer.status, answer.read()
+
+
+def port_of(line: str) -> int:
+    return int(line.split("127.0.0.1:")[1].split()[0])
+
+
+def gone(port: int) -> bool:
+    try:
+        http.client.HTTPConnection("127.0.0.1", port, timeout=5.0).connect()
+    except OSError:
+        return True
+    return False
+
+
+def wait(condition: Callable[[], bool]) -> None:
+    until = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+
+class TestServing:
+    @pytest.fixture(autouse=True)
+    def _installed(self) -> None:
+        pytest.importorskip("optuna_dashboard", reason="an extra: pip install 'tune_lnl[dashboard]'")
+
+    @pytest.fixture
+    def run(self, tmp_path: Path) -> Run:
+        return record_run(tmp_path)
+
+    def test_it_shows_the_study_changes_nothing_and_ends(self, run: Run) -> None:
+        before = run.files.study.read_bytes()
+        lines: list[str] = []
+        with study_dashboard(run.files, lines.append):
+            port = port_of(lines[0])
+            status, body = ask(port, "GET", "/api/studies/0")
+            assert status == 200
+            shown = json.loads(body)
+            assert [trial["state"] for trial in shown["trials"]] == [
+                *("Complete", "Complete", "Pruned", "Fail", "Running", "Waiting")
+            ][: len(run.trials)]
+            assert ask(port, "GET", "/dashboard")[0] == 200
+            for method, path in (
+                ("POST", "/api/studies"),
+                ("DELETE", "/api/studies/0"),
+                ("PUT", "/api/studies/0/note"),
+                ("POST", "/api/trials/4/tell"),
+            ):
+                status, body = ask(port, method, path, "{}")
+                assert status == 403
+                assert b"read-only" in body
+            # The journal grows meanwhile: what is new is shown, and nobody waits for a lock.
+            assert not list(run.files.root.glob("study.log.lock*"))
+        assert run.files.study.read_bytes() == before
+        assert gone(port)
+
+    def test_its_port_is_taken(self, run: Run) -> None:
+        lines: list[str] = []
+        with study_dashboard(run.files, lines.append), study_dashboard(run.files, lines.append):
+            first, second = map(port_of, lines)
+            assert first != second
+            assert ask(second, "GET", "/api/studies")[0] == 200
+
+    def test_it_ends_with_a_search_that_is_killed(self, run: Run) -> None:
+        program = (
+            "import sys, time; from pathlib import Path\n"
+            "from tune_lnl.tuning.dashboards import study_dashboard\n"
+            "from tune_lnl.tuning.files import RunFiles\n"
+            "with study_dashboard(RunFiles(Path(sys.argv[1])), lambda line: print(line, flush=True)):\n"
+            "    time.sleep(600)\n"
+        )
+        process = subprocess.Popen(
+            [sys.executable, "-c", program, str(run.files.root)], stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        port = port_of(process.stdout.readline())
+        assert ask(port, "GET", "/api/studies")[0] == 200
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        wait(lambda: gone(port))
+        assert load_run(run.files.root).trials == run.trials

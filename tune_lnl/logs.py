@@ -1,0 +1,32 @@
+"""``python -m tune_lnl.logs RUN NUMBER [-f]``: everything that a trial printed, warned and logged."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from tune_lnl.doors import Parser, guarded
+
+
+def parser() -> argparse.ArgumentParser:
+    p = Parser(prog="python -m tune_lnl.logs", description=__doc__)
+    p.add_argument("run", metavar="RUN", help="name of the run, or its path")
+    p.add_argument("number", metavar="NUMBER", help="number of the trial")
+    p.add_argument("-f", "--follow", action="store_true", help="go on until the trial ends")
+    p.add_argument("--results-dir", type=Path, default=Path("results"), metavar="DIR")
+    return p
+
+
+@guarded
+def main(argv: list[str] | None = None) -> int:
+    arguments = parser().parse_args(argv)
+    from tune_lnl.tuning.trial_log import trial_log
+
+    for piece in trial_log(arguments.run, arguments.number, arguments.results_dir, arguments.follow):
+        print(piece, end="", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
