@@ -12,11 +12,14 @@ from tiny_search import EPOCHS, curve, record_run, tiny_plan, tiny_space, write_
 
 from tune_lnl.errors import InputError
 from tune_lnl.trainables.config_file import load_yaml
+from tune_lnl.trainables.registry import settings_type
 from tune_lnl.trainables.repeats import append_report, read_config
+from tune_lnl.trainables.settings import ValidationSettings
 from tune_lnl.tuning.results import (
     Run,
     TrialRow,
     config_yaml,
+    describe_held_out,
     describe_state,
     describe_value,
     find_run,
@@ -213,6 +216,13 @@ class TestBest:
         provenance = load_yaml(text, "best.yaml")["provenance"]
         assert (provenance["trial"], provenance["value"], provenance["params"]) == (0, 60.0, dict(best.params))
         assert provenance["fingerprints"] == run.settings["fingerprints"]
+
+    def test_it_says_what_was_held_out(self) -> None:
+        validation = settings_type("core").Validation
+        told = [
+            describe_held_out(held) for held in (ValidationSettings(), ValidationSettings(labels="clean"), validation())
+        ]
+        assert told == ["the held-out noisy split", "the held-out split under its true labels", "held-out persons"]
 
     def test_none_while_no_trial_is_complete(self, run: Run) -> None:
         unfinished = [trial for trial in run.trials if trial.state != TrialState.COMPLETE]

@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from tune_lnl.errors import InputError, nearest
 from tune_lnl.trainables.config_file import dump_yaml, read_mapping
 from tune_lnl.trainables.repeats import PROVENANCE
-from tune_lnl.trainables.settings import TrialConfig
+from tune_lnl.trainables.settings import HeldOut, TrialConfig, ValidationSettings
 from tune_lnl.tuning.confirmation import Confirmation, read_confirmation
 from tune_lnl.tuning.files import RunFiles
 from tune_lnl.tuning.parameters import parse_parameter
@@ -269,11 +269,20 @@ def write_best(run: Run) -> bool:
 
 def config_yaml(run: Run, row: TrialRow) -> str:
     """A trial's complete config as YAML that ``tune_lnl.train`` runs, with where it came from."""
+    config = run.config(row)
+    judged_on = describe_held_out(config.validation)
     header = (
-        f"# Trial {row.number} of run {run.name}: {run.metric} {describe_value(row)} on the held-out noisy split.\n"
+        f"# Trial {row.number} of run {run.name}: {run.metric} {describe_value(row)} on {judged_on}.\n"
         "# Train it: python -m tune_lnl.train THIS_FILE\n"
     )
-    return header + dump_yaml(run.config(row).sections() | {PROVENANCE: provenance(run, row)})
+    return header + dump_yaml(config.sections() | {PROVENANCE: provenance(run, row)})
+
+
+def describe_held_out(validation: HeldOut) -> str:
+    """What trials are judged on, in words."""
+    if not isinstance(validation, ValidationSettings):
+        return "held-out persons"
+    return "the held-out noisy split" if validation.labels == "noisy" else "the held-out split under its true labels"
 
 
 def provenance(run: Run, row: TrialRow) -> dict[str, Any]:
