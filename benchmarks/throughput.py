@@ -45,6 +45,7 @@ from tune_lnl.trainables.training import Surroundings
 BATCH = 128
 ROBUST = 1
 """An epoch after the warm-up."""
+SUBSET = 0.2
 SIDES = (1024, 2048, 4096)
 
 
@@ -61,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
 def trial_config(precision: str, threads: int) -> TrialConfig:
     sections = {
         "method": "act",
-        "dataset": {"name": "cifar80no", "subset": 0.2},
+        "dataset": {"name": "cifar80no", "subset": SUBSET},
         "objective": {"average_last": 1},
         "fixed": {
             "epochs": 4,
@@ -184,6 +185,37 @@ def augmentation_share(training: ActTraining, batches: int) -> float:
     return (time.perf_counter() - began) / whole
 
 
+def evaluation_share(training: ActTraining, robust_speed: float) -> dict[str, float]:
+    """Scoring both networks on the validation split, and on the test set, over training through a full epoch.
+
+    Both splits of the full dataset are as this subset's times the same factor; the test set is never cut.
+    """
+    data = training.data
+    rows = data.noisy.rows[data.validation]
+    training._score_all("val", data.noisy.train_images, rows[:BATCH], data.validation_labels[:BATCH])
+    began = time.perf_counter()
+    training._score_all("val", data.noisy.train_images, rows, data.validation_labels)
+    image_seconds = (time.perf_counter() - began) / len(rows)
+    epoch_seconds = len(data.train) / SUBSET / robust_speed
+    return {
+        "images/s, both networks": round(1 / image_seconds, 1),
+        "validation, share of a robust epoch": round(len(rows) / SUBSET * image_seconds / epoch_seconds, 4),
+        "test set, share of a robust epoch": round(len(data.noisy.test_rows) * image_seconds / epoch_seconds, 4),
+    }
+
+
+def start_up(config: TrialConfig, data_dir: Path | None) -> dict[str, float]:
+    """Seconds from a config to the end of its first step, in a process that has trained before."""
+    began = time.perf_counter()
+    training = start_training(config, Surroundings(data_dir=data_dir))
+    assert isinstance(training, ActTraining)
+    started = time.perf_counter()
+    training._begin_epoch(0)
+    training.train_step(next(training.batches(0)), 0, Totals())
+    ended = time.perf_counter()
+    return {"to be ready": round(started - began, 2), "first step": round(ended - started, 2)}
+
+
 def matrix_peak(dtype: torch.dtype) -> float:
     """GFLOP/s of the best square product."""
     best = 0.0
@@ -244,6 +276,8 @@ def measure(data_dir: Path | None, threads: int, batches: int, rounds: int) -> d
         "matrix peak, GFLOP/s": {name: round(value, 1) for name, value in peaks.items()},
         "arms": table,
         "loading and augmentation, share of the step": shares,
+        "evaluation": {name: evaluation_share(training, means[f"ours, {name}"]) for name, training in ours.items()},
+        "seconds to start another trial": start_up(trial_config("bf16", threads), data_dir),
     }
 
 
@@ -257,6 +291,9 @@ def main(argv: list[str] | None = None) -> int:
         shown = (row["images/s"], row["times plain"], row["share of the matrix peak"])
         print(f"{name:<20}{shown[0]:>10.1f}{shown[1]:>13.2f}{shown[2]:>13.3f}")
     print(f"loading and augmentation, share of the step: {found['loading and augmentation, share of the step']}")
+    for name, shares in found["evaluation"].items():
+        print(f"evaluation, {name}: " + ", ".join(f"{what} {value}" for what, value in shares.items()))
+    print(f"seconds to start another trial: {found['seconds to start another trial']}")
     if arguments.output is not None:
         evidence = {
             "what": "ACT's robust phase on CIFAR-80N, seven-layer CNN, batch 128; medians over rounds, arms in turn",
