@@ -21,6 +21,15 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         os.environ["TUNE_LNL_CACHE"] = before
 
 
+@pytest.fixture(autouse=True)
+def _emulated_bf16_will_do(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the processor has no bf16 torch emulates it: slower, which users are told, but good for tests of training."""
+    if request.path.parent.name == "trainables":
+        from tune_lnl.trainables import training
+
+        monkeypatch.setattr(training, "has_bf16", lambda device: True)
+
+
 ENDED: dict[str, int] = {}
 
 
