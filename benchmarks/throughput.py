@@ -36,7 +36,7 @@ from torchvision import transforms
 from tune_lnl.doors import Parser, guarded
 from tune_lnl.models.registry import build_model
 from tune_lnl.trainables.act import ActTraining
-from tune_lnl.trainables.classification import ClassifierData
+from tune_lnl.trainables.classification import Batch, ClassifierData
 from tune_lnl.trainables.networks import Totals
 from tune_lnl.trainables.registry import settings_type, start_training
 from tune_lnl.trainables.settings import TrialConfig, build_config
@@ -160,16 +160,13 @@ def images_per_second(step: Callable[[], object], batches: int) -> float:
 def our_step(training: ActTraining) -> Callable[[], object]:
     """The next batch of an endless robust phase: order, loading, augmentation, losses, updates."""
 
-    def batches() -> Iterator[Callable[[], None]]:
+    def batches() -> Iterator[Batch]:
         while True:
             training._begin_epoch(ROBUST)
-            totals = Totals()
-            for batch in training.batches(ROBUST):
-                if len(batch.labels) == BATCH:
-                    yield lambda batch=batch, totals=totals: training.train_step(batch, ROBUST, totals)
+            yield from (batch for batch in training.batches(ROBUST) if len(batch.labels) == BATCH)
 
-    ahead = batches()
-    return lambda: next(ahead)()
+    ahead, totals = batches(), Totals()
+    return lambda: training.train_step(next(ahead), ROBUST, totals)
 
 
 def augmentation_share(training: ActTraining, batches: int) -> float:
@@ -178,7 +175,7 @@ def augmentation_share(training: ActTraining, batches: int) -> float:
     training._begin_epoch(ROBUST)
     whole = BATCH * batches / images_per_second(our_step(training), batches)
     began = time.perf_counter()
-    for index in order.split(BATCH):
+    for index in torch.split(order, BATCH):
         batch = training._batch(index)
         training.weak_view(batch.images)
         training.strong_view(batch.images)

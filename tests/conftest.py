@@ -23,7 +23,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def _emulated_bf16_will_do(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the processor has no bf16 torch emulates it: slower, which users are told, but good for tests of training."""
+    """Where the processor has no bf16 torch emulates it: slower, which users are told, but good for these tests."""
     if request.path.parent.name == "trainables":
         from tune_lnl.trainables import training
 

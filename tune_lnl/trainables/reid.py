@@ -238,7 +238,8 @@ class ReidTraining(NetworkTraining[ReidBatch]):
     def _ranked(self, features: list[np.ndarray], query: _Part, gallery: _Part) -> RankedQueries:
         how = self.config.validation
         assert isinstance(how, IdentityValidation)
-        distances = reranked_distances(*features) if how.rerank else cosine_distances(*features)
+        ranked_by = reranked_distances if how.rerank else cosine_distances
+        distances = ranked_by(features[0], features[1])
         sides = (query.identities, gallery.identities, query.cameras, gallery.cameras)
         return rank_each(distances, *sides, ap=how.ap)
 
@@ -261,6 +262,7 @@ class ReidTraining(NetworkTraining[ReidBatch]):
         height, width = self.data.source.train.images.shape[1:3]
         return {
             "format": "tune_lnl model 1",
+            "task": self.settings.task,
             "model": self.model_name,
             "weights": {name: value.cpu() for name, value in self.networks[""].state_dict().items()},
             "classes": [str(number) for number in self.data.identity_numbers],

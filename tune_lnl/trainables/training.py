@@ -167,7 +167,7 @@ def check_precision(precision: str, device: str) -> None:
 def has_bf16(device: str) -> bool:
     """Whether ``cpu`` or ``cuda`` computes in bfloat16 itself: elsewhere torch emulates it, slower than float32."""
     if device == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if platform.machine() in ("x86_64", "AMD64"):
         return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
