@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import pickle
 import pty
@@ -134,6 +135,41 @@ def test_quiet_has_no_table(monkeypatch: pytest.MonkeyPatch) -> None:
             console("said")
             wait_for(shown, "said")
     assert shown() == "said\r\n"
+
+
+def seen(output: str) -> list[str]:
+    """The rows of an endless screen after all that was written to it."""
+    rows, row, column = [""], 0, 0
+    for move, text in re.findall(r"(\x1b\[\d*[A-Za-z]|\r|\n)|([^\x1b\r\n]+)", output):
+        if text:
+            rows[row] = rows[row][:column].ljust(column) + text + rows[row][column + len(text) :]
+            column += len(text)
+        elif move == "\r":
+            column = 0
+        elif move == "\n":
+            row += 1
+            rows += [""] * (row == len(rows))
+        elif move == "\x1b[1A":
+            row = max(0, row - 1)
+        elif move == "\x1b[2K":
+            rows[row] = ""
+        else:
+            assert move.endswith("m"), move
+    return rows
+
+
+def test_a_table_that_grows_and_shrinks_erases_no_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tune_lnl.tuning.console.DRAWS_PER_SECOND", 2000.0)
+    heights = itertools.cycle((1, 12, 5))
+    lines = [f"line {number}" for number in range(300)]
+    with terminal(monkeypatch) as shown:
+        console = Console()
+        with console.showing(lambda screen: Text("\n".join(["the table"] * next(heights)))):
+            for number, line in enumerate(lines):
+                (print, console, console.row)[number % 3](line)
+        console("afterwards")
+        wait_for(shown, "afterwards")
+    assert [row for row in seen(shown()) if row] == [*lines, "afterwards"]
 
 
 def test_a_process_that_leaves_at_once_leaves_no_table(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,7 +69,7 @@ def test_what_a_watched_search_shows(watched: Driver, tmp_path: Path) -> None:
     driver = watched.start()
     wait(driver, lambda: "complete" in driver.text, "a complete trial")
     self_told = driver.text
-    assert "the value of RAY_AUTH_TOKEN" in self_told
+    assert "the variable RAY_AUTH_TOKEN" in self_told
     assert "a-token-of-the-test" not in self_told
 
     ray = address(driver, "Ray dashboard")

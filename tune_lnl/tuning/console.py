@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, TextIO
@@ -31,7 +32,7 @@ class Console:
         self.verbosity = verbosity
         self._write = write
         self._screen: RichConsole | None = None
-        self._table: Live | None = None
+        self._table: _Table | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Ray makes a copy of all that its searcher can reach, which nobody reads; a screen cannot be copied."""
@@ -80,31 +81,66 @@ class Console:
             yield
             return
         screen = _Screen(highlight=False, markup=False, emoji=False, force_jupyter=False)
-        live = Live(
-            get_renderable=lambda: Constrain(draw(screen), WIDEST),
-            console=screen,
-            refresh_per_second=DRAWS_PER_SECOND,
-            transient=True,
-        )
-        with live:
-            self._screen, self._table = screen, live
-            try:
-                yield
-            finally:
-                self._screen = self._table = None
+        table = _Table(screen, draw)
+        table.begin()
+        self._screen, self._table = screen, table
+        try:
+            yield
+        finally:
+            self.take_table_down()
 
     def take_table_down(self) -> None:
-        """For a process that ends without leaving :meth:`showing`: the next prompt is to find a clean line."""
+        """Also for a process that ends without leaving :meth:`showing`: the next prompt is to find a clean line."""
         table, self._screen, self._table = self._table, None, None
         if table is not None:
-            table.stop()
+            table.end()
 
 
 class _Screen(RichConsole):
-    """A console that leaves the cursor alone: a killed search would leave the terminal without one."""
+    """A console that leaves the cursor alone, and on which one thread at a time moves it."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.whole = threading.RLock()
+        """To be held first by whatever prints: rich works out how many rows to erase before it gets to write, and a row
+        printed by another thread in between would be erased with them."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        with self.whole:
+            super().print(*objects, **options)
 
     def show_cursor(self, show: bool = True) -> bool:
+        """A killed search would leave the terminal without one."""
         return False
+
+
+class _Table(threading.Thread):
+    """Draws a table anew below whatever is printed, until it is taken down."""
+
+    def __init__(self, screen: _Screen, draw: Callable[[RichConsole], RenderableType]) -> None:
+        super().__init__(name="table", daemon=True)
+        self._screen = screen
+        self._draw = draw
+        self._live = Live(console=screen, auto_refresh=False, transient=True)
+        self._over = threading.Event()
+
+    def begin(self) -> None:
+        with self._screen.whole:
+            self._live.start()
+        self.start()
+
+    def run(self) -> None:
+        while not self._over.is_set():
+            table = Constrain(self._draw(self._screen), WIDEST)  # not while others wait to print: it may ask a driver
+            with self._screen.whole:
+                if not self._over.is_set():
+                    self._live.update(table, refresh=True)
+            self._over.wait(1.0 / DRAWS_PER_SECOND)
+
+    def end(self) -> None:
+        with self._screen.whole:
+            self._over.set()
+            self._live.stop()
 
 
 def draws_tables(stream: TextIO) -> bool:

@@ -32,12 +32,12 @@ def ray_dashboard_line(url: str | None, environment: Mapping[str, str] = os.envi
         return f"  Ray dashboard: http://{url}"
     # The order in which Ray itself looks.
     if environment.get("RAY_AUTH_TOKEN"):
-        token = "the value of RAY_AUTH_TOKEN"
+        where = "the variable RAY_AUTH_TOKEN"
     elif environment.get("RAY_AUTH_TOKEN_PATH"):
-        token = f"in {environment['RAY_AUTH_TOKEN_PATH']}"
+        where = environment["RAY_AUTH_TOKEN_PATH"]
     else:
-        token = "in ~/.ray/auth_token, or: ray get-auth-token"
-    return f"  Ray dashboard: http://{url} (asks for a token: {token})"
+        where = "~/.ray/auth_token"
+    return f"  Ray dashboard: http://{url} (sign in with the token in {where})"
 
 
 @contextmanager
