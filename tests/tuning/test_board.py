@@ -90,6 +90,15 @@ def test_time_left_at_the_pace_so_far(tmp_path: Path) -> None:
     assert view.seconds_left == pytest.approx(140.0)
 
 
+def test_until_a_trial_has_ended_the_start_of_workers_does_not_count(tmp_path: Path) -> None:
+    search = Searching(tmp_path)
+    trials = [search.start(), search.start()]
+    search.clock.now += 1000.0
+    search.epoch(trials[0], 0, 40.0, 2.0)
+    # 35 epochs are left, of 2 s each as far as one knows, and two trials run.
+    assert search.board.view().seconds_left == pytest.approx(35.0)
+
+
 def test_the_slowest_decides_when_nothing_more_starts(tmp_path: Path) -> None:
     search = Searching(tmp_path)
     for _ in range(5):

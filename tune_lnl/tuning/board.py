@@ -86,12 +86,14 @@ class Board:
         self._counts: dict[TrialState, int] = {}
         self._began = clock()
         self._progress_before = 0.0
+        self._ended_before = 0
 
     def begin(self, trials: Sequence[FrozenTrial], running: Callable[[], list[int]]) -> None:
         """The search starts or goes on, with these trials in its study."""
         self._running = running
         self.trial_ended(trials)
         self._began, self._progress_before = self._clock(), self._progress([])
+        self._ended_before = sum(self._counts.values())
 
     def epoch(self, report: WorkerReport, trials: Callable[[], Sequence[FrozenTrial]]) -> None:
         """A worker has reported; ``trials`` gives those of the study, and is asked once per trial."""
@@ -140,6 +142,8 @@ class Board:
         """At the pace so far, which has the trials that are stopped early in it."""
         now, done = self._clock(), progress - self._progress_before
         left = None if done <= 0 else (now - self._began) * (1.0 - progress) / done
+        if sum(self._counts.values()) == self._ended_before:
+            left = self._seconds_left_by_epochs(progress, running)
         known = [trial.seconds_left for trial in running if trial.seconds_left is not None]
         if known and sum(self._counts.values()) + len(known) >= self._trials:
             left = max(known)  # nothing more is to start, so the slowest decides
@@ -147,3 +151,12 @@ class Board:
             return left
         until_deadline = max(0.0, self._deadline - now)
         return until_deadline if left is None else min(left, until_deadline)
+
+    def _seconds_left_by_epochs(self, progress: float, running: Sequence[RunningTrial]) -> float | None:
+        """Until a trial has ended the pace would have the workers' start in it, which comes only once."""
+        heard = [found.epoch_seconds for trial in running if (found := self._heard.get(trial.number)) is not None]
+        seconds = [sum(recent) / len(recent) for recent in heard if recent]
+        if not seconds:
+            return None
+        epochs = (1.0 - progress) * self._trials * self._epochs
+        return epochs * sum(seconds) / len(seconds) / len(running)
