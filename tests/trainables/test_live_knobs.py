@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tune_lnl.models import registry as models
 from tune_lnl.models import reid as reid_models
-from tune_lnl.trainables.registry import method_names, settings_type
+from tune_lnl.trainables.registry import METHODS, settings_type
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ def _wide_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(reid_models.REID_MODELS, "wide", build_wide_reid)
 
 
-@pytest.mark.parametrize("method", method_names())
+@pytest.mark.parametrize("method", sorted(METHODS))
 def test_every_setting_of_every_method_is_turned_here(method: str) -> None:
     settings = settings_type(method)
     turned = {turn.name for turn in LIVE[method]}
@@ -242,7 +242,7 @@ def test_a_dead_setting_changes_nothing(method: str, given: dict[str, Any]) -> N
     assert changed == []
 
 
-@pytest.mark.parametrize("method", method_names())
+@pytest.mark.parametrize("method", sorted(METHODS))
 def test_threads_are_the_trainings_own(method: str) -> None:
     before = torch.get_num_threads()
     try:
@@ -303,7 +303,7 @@ DATA: dict[str, list[dict[str, Any]]] = {
         {"validation": {"seed": 1}},
     ],
 }
-CHANGES = [(method, changes) for method in method_names() for changes in DATA[settings_type(method).task]]
+CHANGES = [(method, changes) for method in sorted(METHODS) for changes in DATA[settings_type(method).task]]
 
 
 @pytest.mark.parametrize(("method", "changes"), CHANGES, ids=str)
@@ -316,7 +316,7 @@ def test_the_seed_of_the_persons_subset_acts() -> None:
     assert halves[0].moved(halves[1]) != set()
 
 
-@pytest.mark.parametrize("method", [method for method in method_names() if not is_reid(method)])
+@pytest.mark.parametrize("method", [method for method in sorted(METHODS) if not is_reid(method)])
 def test_validation_labels_change_what_is_judged_and_not_what_is_trained(method: str) -> None:
     noisy, clean = start(tiny(method)), start(tiny(method, validation={"labels": "clean"}))
     judged = [[report["val_loss"] for report in finish(run)] for run in (noisy, clean)]

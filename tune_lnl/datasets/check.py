@@ -18,7 +18,7 @@ from tune_lnl.datasets.options import DatasetOptions, NoiseFile, NoisyLabelOptio
 from tune_lnl.datasets.paths import cache_dir
 from tune_lnl.datasets.picture_options import FolderOptions, PictureOptions
 from tune_lnl.datasets.pictures import PictureDataset, Pictures
-from tune_lnl.datasets.registry import dataset_names, get_dataset, get_image_dataset, parse_options
+from tune_lnl.datasets.registry import DATASETS, NAMES, dataset_names, get_dataset, get_image_dataset, parse_options
 from tune_lnl.datasets.reid import (
     PersonImages,
     ReidDataset,
@@ -44,6 +44,11 @@ def list_datasets(data_dir: Path | None) -> list[str]:
     """One line per dataset: name, whether its data is here, description."""
     rows = []
     for name in dataset_names():
+        if name not in DATASETS:
+            # Not imported for a list: a broken package must not be in the way of the others.
+            packages = " and ".join(offer.package for offer in NAMES.offers(name))
+            rows.append((name, "plug-in", f"of {packages}"))
+            continue
         dataset = get_dataset(name)
         if isinstance(dataset, ImageFolder):
             state = "yours"

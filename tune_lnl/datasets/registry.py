@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
-from importlib.metadata import entry_points
 
 from pydantic import ValidationError
 
 from tune_lnl.datasets.base import Dataset, ImageDataset
 from tune_lnl.datasets.options import DatasetOptions
 from tune_lnl.errors import InputError, nearest
+from tune_lnl.plugins import Names
 
 ENTRY_POINT_GROUP = "tune_lnl.datasets"
 
@@ -32,35 +31,33 @@ DATASETS: dict[str, str] = {
 }
 
 
+NAMES = Names("dataset", ENTRY_POINT_GROUP, DATASETS)
+
+
 def dataset_names() -> list[str]:
-    """All names, sorted: the built-in ones and those of installed packages."""
-    return sorted(_locations())
+    """All names, sorted: the built-in ones and those of installed packages, none of them imported."""
+    return NAMES.all()
 
 
 def get_dataset(name: str) -> Dataset:
     """The dataset registered under `name`.
 
     Raises:
-        InputError: an unknown name (with the nearest ones), or an installed package whose dataset cannot be imported.
+        InputError: an unknown name (with the nearest ones), a name that two packages offer, or an installed package
+            whose dataset cannot be used.
     """
-    # Entry points take milliseconds to collect, and a search asks for its dataset hundreds of times.
-    locations = DATASETS if name in DATASETS else _locations()
-    if name not in locations:
-        raise InputError(f"unknown dataset {name!r}\n{nearest(name, locations)}")
-    module, _, attribute = locations[name].partition(":")
+    found = NAMES.load(name)
+    if not (isinstance(found, type) and issubclass(found, Dataset)):
+        raise NAMES.unusable(name, "must be a tune_lnl.datasets.base.Dataset")
+    if found.name != name:
+        # Its packed images and the settings of a run go by its own name.
+        raise NAMES.unusable(name, f"calls itself {found.name!r}; both names must be the same")
     try:
-        dataset_class = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+        return found()
+    except TypeError as error:
         if name in DATASETS:
             raise
-        raise InputError(
-            f"dataset {name!r} comes from {locations[name]}, which cannot be imported: {error}\n"
-            "repair or uninstall the package that provides it"
-        ) from error
-    dataset = dataset_class()
-    if not isinstance(dataset, Dataset):
-        raise InputError(f"dataset {name!r} must be a tune_lnl.datasets.base.Dataset, got {locations[name]}")
-    return dataset
+        raise NAMES.unusable(name, f"cannot be made: {error}") from error
 
 
 def get_image_dataset(name: str) -> ImageDataset:
@@ -102,8 +99,3 @@ def _explain(error: ValidationError, options_class: type[DatasetOptions]) -> lis
             rule = options_class.model_fields[key].description or problem["msg"]
             lines.setdefault(key, f"dataset.{key}: {problem['msg']}, got {problem['input']!r}\n{key} is {rule}")
     return list(lines.values())
-
-
-def _locations() -> dict[str, str]:
-    # Built-in names come last: an installed package cannot quietly replace the dataset that a published number is for.
-    return {point.name: point.value for point in entry_points(group=ENTRY_POINT_GROUP)} | DATASETS

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from importlib.metadata import entry_points
-
-from tune_lnl.errors import InputError, nearest
+from tune_lnl.plugins import Names
 from tune_lnl.trainables.settings import MethodSettings, TrialConfig
 from tune_lnl.trainables.training import Surroundings, Training
 
@@ -21,38 +18,27 @@ METHODS: dict[str, str] = {
 }
 
 ENTRY_POINTS = "tune_lnl.methods"
-
-
-def _locations() -> dict[str, str]:
-    return {point.name: point.value for point in entry_points(group=ENTRY_POINTS)} | METHODS
+NAMES = Names("method", ENTRY_POINTS, METHODS)
 
 
 def method_names() -> list[str]:
-    return sorted(_locations())
+    """All names, sorted: the built-in ones and those of installed packages, none of them imported."""
+    return NAMES.all()
 
 
 def training_type(method: str) -> type[Training]:
     """The training class of a method.
 
     Raises:
-        InputError: no such method, with the nearest name, or an installed package whose method cannot be imported.
+        InputError: no such method, with the nearest name; a name that two packages offer; or an installed package
+            whose method cannot be used.
     """
-    # Entry points take milliseconds to collect, and a search asks for its method hundreds of times.
-    locations = METHODS if method in METHODS else _locations()
-    if method not in locations:
-        raise InputError(f"unknown method {method!r}; {nearest(method, locations)}")
-    module, _, name = locations[method].partition(":")
-    try:
-        found = getattr(import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        if method in METHODS:
-            raise
-        raise InputError(
-            f"method {method!r} comes from {locations[method]}, which cannot be imported: {error}\n"
-            "repair or uninstall the package that provides it"
-        ) from None
+    found = NAMES.load(method)
     if not (isinstance(found, type) and issubclass(found, Training)):
-        raise InputError(f"method {method!r} must be a tune_lnl.trainables.training.Training, got {locations[method]}")
+        raise NAMES.unusable(method, "must be a tune_lnl.trainables.training.Training")
+    settings = getattr(found, "Settings", None)
+    if not (isinstance(settings, type) and issubclass(settings, MethodSettings)):
+        raise NAMES.unusable(method, "has no Settings, a tune_lnl.trainables.settings.MethodSettings")
     return found
 
 
@@ -60,7 +46,7 @@ def settings_type(method: str) -> type[MethodSettings]:
     """The settings a method reads.
 
     Raises:
-        InputError: no such method, with the nearest name.
+        InputError: see :func:`training_type`.
     """
     return training_type(method).Settings
 

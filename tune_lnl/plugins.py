@@ -1,0 +1,105 @@
+"""Names that stand for classes: the built-in ones, and those that installed packages add by entry point.
+
+A package is asked for its names alone; what stands behind one is imported when somebody asks for it, so that a broken
+package is in nobody's way but its own. A name that is offered twice belongs to nobody.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+
+from tune_lnl.errors import InputError, nearest
+
+BUILT_IN = "tune_lnl"
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A name that somebody offers.
+
+    Attributes:
+        location: ``module:attribute`` of what it stands for.
+        package: name and version of the installed package, or ``tune_lnl``.
+    """
+
+    location: str
+    package: str
+
+
+@dataclass(frozen=True)
+class Names:
+    """The names of one kind.
+
+    Attributes:
+        kind: what they are called in messages, e.g. "method".
+        group: the entry point group that packages add to.
+        built_in: name -> ``module:attribute``.
+    """
+
+    kind: str
+    group: str
+    built_in: Mapping[str, str]
+
+    def all(self) -> list[str]:
+        """Sorted; nothing is imported."""
+        return sorted({*self.built_in, *(name for name, _ in _installed(self.group, tuple(sys.path)))})
+
+    def offers(self, name: str) -> list[Offer]:
+        """Who offers the name; the built-in one first."""
+        own = [Offer(self.built_in[name], BUILT_IN)] if name in self.built_in else []
+        return own + [offer for offered, offer in _installed(self.group, tuple(sys.path)) if offered == name]
+
+    def load(self, name: str) -> object:
+        """What the name stands for, imported now.
+
+        Raises:
+            InputError: nobody offers it (with the nearest name), more than one do, or its package cannot be imported.
+        """
+        offers = self.offers(name)
+        if not offers:
+            raise InputError(f"unknown {self.kind} {name!r}; {nearest(name, self.all())}")
+        if len(offers) > 1:
+            raise InputError(
+                f"{self.kind} {name!r} is offered more than once, by {' and by '.join(map(_told, offers))}\n"
+                "uninstall one of the packages, or ask its author for another name"
+            )
+        module, _, attribute = offers[0].location.partition(":")
+        try:
+            found: object = import_module(module)
+            for part in attribute.split("."):
+                found = getattr(found, part)
+        except Exception as error:
+            if offers[0].package == BUILT_IN:
+                raise
+            # Whatever somebody else's module does when it is imported.
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise self.unusable(name, f"cannot be imported: {type(error).__name__}: {reason}") from error
+        return found
+
+    def unusable(self, name: str, what: str) -> InputError:
+        """The sentence for a package whose ``name`` cannot be used."""
+        return InputError(
+            f"{self.kind} {name!r} of {_told(self.offers(name)[0])} {what}\n"
+            "repair or uninstall the package that provides it"
+        )
+
+
+def _told(offer: Offer) -> str:
+    return f"{offer.package} ({offer.location})"
+
+
+@cache
+def _installed(group: str, _path: tuple[str, ...]) -> tuple[tuple[str, Offer], ...]:
+    """Every (name, offer) of installed packages, sorted. Collecting takes milliseconds, and a search asks often."""
+    # The same package can be found twice, as by an editable installation in a folder of the path.
+    found = {(point.name, Offer(point.value.replace(" ", ""), _package(point))) for point in entry_points(group=group)}
+    return tuple(sorted(found, key=lambda pair: (pair[0], pair[1].package, pair[1].location)))
+
+
+def _package(point: EntryPoint) -> str:
+    return "an installed package" if point.dist is None else f"{point.dist.name} {point.dist.version}"
