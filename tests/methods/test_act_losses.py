@@ -570,6 +570,107 @@ def test_state_of_other_data_is_refused_whole() -> None:
     assert state.counts.tolist() == [0, 0]
 
 
+# --- label distributions of which only a part is kept ----------------------------------------------------------------
+
+
+def test_the_kept_part_of_a_label_distribution_by_hand() -> None:
+    """Label 0 of four classes, two of them kept.
+
+    After the first p0: q = 0.8 (1, 0, 0, 0) + 0.2 (.1, .2, .3, .4) = (.82, .04, .06, .08), of which .04 and .06 are
+    dropped. After the second: 0.8 (.82, 0, 0, .08) + 0.2 (.05, .5, .4, .05) = (.666, .1, .08, .074).
+    """
+    state = ActState.start(torch.tensor([2, 0]), 4, kept=2)
+    assert state.label_classes is not None
+    steps: list[tuple[list[float], list[float], list[int]]] = [
+        ([0.1, 0.2, 0.3, 0.4], [0.82, 0.08], [0, 3]),
+        ([0.05, 0.5, 0.4, 0.05], [0.666, 0.1], [0, 1]),
+    ]
+    for p0, values, classes in steps:
+        rtm = LogitTable(np.log([p0]))
+        losses = run_robust(rtm, rtm, [0], ActConfig(), state, index=[1])
+        assert losses.corrected_labels.tolist() == [0]
+        np.testing.assert_allclose(state.label_ema[1].numpy(), values, rtol=1e-5)
+        assert state.label_classes[1].tolist() == classes
+    assert state.label_ema[0].tolist() == [1, 0]
+    assert state.label_classes[0].tolist() == [2, 3]
+    every = state.distributions(torch.tensor([1, 0]), 4)
+    np.testing.assert_allclose(every.numpy(), [[0.666, 0.1, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0]], rtol=1e-5)
+
+
+def test_a_class_that_is_dropped_loses_what_it_had_gathered() -> None:
+    """p0 favours class 1 over the given label 0 every time."""
+    p0 = np.log([[0.05, 0.9, 0.05]])
+    seen = {}
+    for kept in (1, 2):
+        state = ActState.start(torch.tensor([0]), 3, kept)
+        rtm, ntm = LogitTable(p0), LogitTable([[0.0, 0.0, 1.0]])
+        seen[kept] = [int(run_robust(rtm, ntm, [0], ActConfig(), state).corrected_labels) for _ in range(8)]
+    # Two kept, q_1 = 0.9 (1 - 0.8^n): .180 .324 .439 .531; q_0 = 0.8^n + 0.05 (1 - 0.8^n): .810 .658 .536 .439.
+    assert seen[2] == [0, 0, 0, 1, 1, 1, 1, 1]
+    # One kept, q_0 = 0.8 q_0 + 0.01: .81 .658 .536 .439 .361 .299 .249 .209; class 1 has 0.18 every time.
+    assert seen[1] == [0] * 8
+
+
+@pytest.mark.parametrize("kept", [None, 5, 9])
+def test_where_all_classes_are_kept_nothing_is_approximate(kept: int | None) -> None:
+    """And room for all of them but one is exact for a network that never gives that one anything."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(4, size=16).tolist()
+    exact = ActState.start(torch.tensor(labels), 5)
+    state, close = ActState.start(torch.tensor(labels), 5, kept), ActState.start(torch.tensor(labels), 5, 4)
+    assert state.label_classes is None
+    for _ in range(6):
+        z0 = np.concatenate([rng.normal(size=(16, 4)), np.full((16, 1), -200.0)], axis=1)
+        z1 = rng.normal(size=(16, 5))
+        found = [
+            run_robust(LogitTable(z0), LogitTable(z1), labels, ActConfig(), each) for each in (exact, state, close)
+        ]
+        assert torch.equal(found[0].corrected_labels, found[1].corrected_labels)
+        assert torch.equal(found[0].corrected_labels, found[2].corrected_labels)
+    assert torch.equal(exact.label_ema, state.label_ema)
+    assert state.state_dict().keys() == {"counts", "label_ema", "mining_stopped"}
+    assert torch.equal(exact.label_ema, close.distributions(torch.arange(16), 5))
+
+
+def test_a_part_of_a_distribution_is_never_above_the_whole() -> None:
+    rng = np.random.default_rng(1)
+    labels = rng.integers(20, size=32).tolist()
+    whole, part = ActState.start(torch.tensor(labels), 20), ActState.start(torch.tensor(labels), 20, 8)
+    for _ in range(12):
+        z = 2 * rng.normal(size=(32, 20))
+        for state in (whole, part):
+            run_robust(LogitTable(z), LogitTable(z), labels, ActConfig(), state)
+        assert part.label_classes is not None
+        assert (part.label_classes.sort(dim=1).values.diff(dim=1) > 0).all()  # all different
+        kept = part.distributions(torch.arange(32), 20)
+        assert (kept <= whole.label_ema + 1e-6).all()
+        assert ((kept > 0).sum(dim=1) == 8).all()
+
+
+def test_the_kept_part_survives_saving_and_is_refused_by_another_size() -> None:
+    labels = torch.tensor([0, 1, 2, 3])
+    state = ActState.start(labels, 6, 3)
+    z = LogitTable(np.random.default_rng(2).normal(size=(4, 6)))
+    run_robust(z, z, labels.tolist(), ActConfig(), state)
+    file = io.BytesIO()
+    torch.save(state.state_dict(), file)
+    file.seek(0)
+    saved = torch.load(file, weights_only=True)
+    restored = ActState.start(labels, 6, 3)
+    restored.load_state_dict(saved)
+    assert restored.label_classes is not None
+    assert torch.equal(restored.label_classes, state.state_dict()["label_classes"])
+    assert torch.equal(restored.distributions(torch.arange(4), 6), state.distributions(torch.arange(4), 6))
+    for other in (ActState.start(labels, 6, 2), ActState.start(labels, 6)):
+        with pytest.raises(ValueError, match=r"label_ema must be|entries"):
+            other.load_state_dict(saved)
+
+
+def test_something_must_be_kept() -> None:
+    with pytest.raises(ValueError, match="kept must be at least 1, got 0"):
+        ActState.start(torch.tensor([0]), 3, 0)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
