@@ -12,12 +12,11 @@ import struct
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow.parquet as pq
 import pytest
 import toy_runs
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from toy_runs import TOY, local_session, open_run, run_locally, toy_plan, worker, write_toy
 
@@ -31,7 +30,7 @@ from tune_lnl.tuning.planning import Plan
 from tune_lnl.tuning.ray_bridge import NUMBER, StudyScheduler, StudySearcher
 from tune_lnl.tuning.results import load_run, write_tables
 from tune_lnl.tuning.session import RETRIED_ALONE, STOP_SECONDS, Session, WorkerReport
-from tune_lnl.tuning.study import FAILURE, MESSAGE, SearchStudy, read_trials
+from tune_lnl.tuning.study import FAILURE, MESSAGE, SearchStudy, WholeLinesBackend, read_trials
 from tune_lnl.tuning.worker import TrialRun
 
 EPOCHS = 5
@@ -225,9 +224,9 @@ def test_a_full_disk_under_the_log_of_a_trial(prepare: Prepare, monkeypatch: pyt
     assert [t.state.name for t in study.trials] == ["WAITING", "WAITING"]
 
 
-def half_a_record(backend: JournalFileBackend, logs: list[dict[str, Any]]) -> None:
-    with Path(backend._file_path).open("ab") as file:
-        file.write(json.dumps(logs[0]).encode()[:20])
+def half_a_record(journal: WholeLinesBackend, file: BinaryIO, records: bytes) -> None:
+    file.write(records[:20])
+    file.flush()
     no_room()
 
 
@@ -237,7 +236,7 @@ def test_a_full_disk_leaves_no_half_record_in_the_study(prepare: Prepare, monkey
     trial = study.ask()
     before = plan.files.study.read_bytes()
     with monkeypatch.context() as patched:
-        patched.setattr(JournalFileBackend, "append_logs", half_a_record)
+        patched.setattr(WholeLinesBackend, "_write", half_a_record)
         with pytest.raises(OSError, match="No space"):
             study.report(trial.number, 0, 1.0)
     assert plan.files.study.read_bytes() == before
@@ -261,7 +260,7 @@ def test_a_full_disk_under_the_study_ends_the_search_in_order(
     config = searcher.suggest("a")
     assert config[NUMBER] == 0
     trial: Any = RayTrial(0)
-    monkeypatch.setattr(JournalFileBackend, "append_logs", half_a_record)
+    monkeypatch.setattr(WholeLinesBackend, "_write", half_a_record)
     if call == "report":
         report = {"number": 0, "attempt": 1, "epoch": 0, "value": 1.0}
         assert scheduler.on_trial_result(None, trial, report) == "STOP"
@@ -271,6 +270,22 @@ def test_a_full_disk_under_the_study_ends_the_search_in_order(
         assert searcher.suggest("b") is None
     assert session.stop_reason == "disk full"
     assert searcher.suggest("c") == "FINISHED"
+
+
+def test_a_trial_whose_end_finds_no_room_is_put_back(prepare: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = prepare("none")
+    study = open_run(plan)
+    session = local_session(plan, study)
+    scheduler, searcher = StudyScheduler(session), StudySearcher(session, {})
+    searcher.suggest("a")
+    with monkeypatch.context() as patched:
+        patched.setattr(study._study, "tell", no_room)
+        last = {"number": 0, "attempt": 1, "epoch": EPOCHS - 1, "value": 1.0}
+        trial: Any = RayTrial(0)
+        assert scheduler.on_trial_result(None, trial, last) == "STOP"
+    assert session.stop_reason == "disk full"
+    session.put_back_running()
+    assert [trial.state.name for trial in read_trials(plan.files.study)] == ["WAITING"]
 
 
 @pytest.mark.parametrize("where", ["_fit", "write_tables", "_open_study"])

@@ -65,6 +65,52 @@ def test_distributions(spec: dict[str, Any], expected: Any) -> None:
     assert distribution(parse_parameter(spec, "x")) == expected
 
 
+class TestWaitingForTheDisk:
+    """Each wait takes milliseconds, ten of which would be most of what a short trial costs."""
+
+    @pytest.fixture
+    def waits(self, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+        """The size of the file at every wait."""
+        sizes: list[int] = []
+        monkeypatch.setattr(os, "fsync", lambda descriptor: sizes.append(os.fstat(descriptor).st_size))
+        return sizes
+
+    def test_once_per_call_and_for_all_it_wrote(self, path: Path, study: SearchStudy, waits: list[int]) -> None:
+        calls = (
+            study.ask,
+            lambda: study.report(0, 0, 1.0),
+            lambda: study.complete(0, 1.0, 0.5),
+            study.ask,
+            lambda: study.fail(1, "bug", "no"),
+        )
+        for call in calls:
+            before = path.stat().st_size
+            waits.clear()
+            call()
+            assert waits == [path.stat().st_size]
+            assert waits[0] > before
+
+    def test_what_is_not_waited_for_yet_is_in_the_file(self, path: Path, study: SearchStudy, waits: list[int]) -> None:
+        number = study.ask().number
+        waits.clear()
+        with study._journal.together():
+            study.report(number, 0, 1.0)
+            assert seen_by_optuna(path).trials[number].intermediate_values == {0: 1.0}
+            with study._journal.together():
+                study.report(number, 1, 2.0)
+            assert seen_by_optuna(path).trials[number].intermediate_values == {0: 1.0, 1: 2.0}
+            assert waits == []
+        assert waits == [path.stat().st_size]
+
+    def test_an_error_inside_leaves_the_next_records_waited_for(self, study: SearchStudy, waits: list[int]) -> None:
+        number = study.ask().number
+        with pytest.raises(ZeroDivisionError), study._journal.together():
+            raise ZeroDivisionError
+        waits.clear()
+        study.report(number, 0, 1.0)
+        assert len(waits) == 1
+
+
 class TestAsking:
     def test_start_points_come_first_and_in_order(self, study: SearchStudy) -> None:
         assert [study.ask().params for _ in range(2)] == TINY["start"]

@@ -10,14 +10,16 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal._file import get_lock_file
 from optuna.trial import FrozenTrial, TrialState
 
 from tune_lnl.errors import CorruptDataError
@@ -79,8 +81,9 @@ def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
 class SearchStudy:
     """Asking and telling, over a journal file in the run's folder."""
 
-    def __init__(self, study: optuna.Study, space: SearchSpace) -> None:
+    def __init__(self, study: optuna.Study, space: SearchSpace, journal: WholeLinesBackend) -> None:
         self._study = study
+        self._journal = journal
         self._epochs = space.epochs
         self._distributions = distributions(space)
         self._live: dict[int, optuna.Trial] = {}
@@ -97,13 +100,14 @@ class SearchStudy:
         trials = (first or (lambda: start_points(space.start)))()
         # Another stream than the run had whose trials are taken over: the same draws again would repeat them.
         seed += sum(TAKEN_FROM in trial.user_attrs for trial in trials)
-        study = new_study(_storage(path), space)
+        journal = WholeLinesBackend(str(path))
+        study = new_study(optuna.storages.JournalStorage(journal), space)
         start_sampler(study, space, {"seed": seed, "trials": space.budget.trials})
         with experimental_allowed():
             # Only a label in optuna-dashboard.
             study.set_metric_names([str(space.base["objective"]["metric"])])
         _put_first(study, lambda: trials)
-        return cls(study, space)
+        return cls(study, space, journal)
 
     @classmethod
     def reopen(cls, path: Path, space: SearchSpace, seed: int, first: FirstTrials | None = None) -> SearchStudy:
@@ -115,16 +119,17 @@ class SearchStudy:
         repair_journal(path)
         if path.stat().st_size == 0:
             return cls.create(path, space, seed, first)
+        journal = WholeLinesBackend(str(path))
         study = optuna.load_study(
             study_name=STUDY_NAME,
-            storage=_storage(path),
+            storage=optuna.storages.JournalStorage(journal),
             pruner=pruner_of(space),
         )
         # Another stream than the starts before had: the same draws again would repeat their suggestions.
         seed += len(study.get_trials(deepcopy=False))
         start_sampler(study, space, {"seed": seed, "trials": space.budget.trials})
         _put_first(study, first or (lambda: start_points(space.start)))
-        reopened = cls(study, space)
+        reopened = cls(study, space, journal)
         for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             reopened._set_waiting(trial._trial_id)
         return reopened
@@ -143,12 +148,13 @@ class SearchStudy:
 
     def ask(self) -> Suggestion:
         """The next trial: a waiting one first, else a new suggestion."""
-        trial = self._study.ask(self._distributions)
-        self._live[trial.number] = trial
-        attempt = int(trial.user_attrs.get(ATTEMPTS, 0)) + 1
-        trial.set_user_attr(ATTEMPTS, attempt)
-        if attempt == 1:
-            trial.set_user_attr(STARTED, time.time())
+        with self._journal.together():
+            trial = self._study.ask(self._distributions)
+            self._live[trial.number] = trial
+            attempt = int(trial.user_attrs.get(ATTEMPTS, 0)) + 1
+            trial.set_user_attr(ATTEMPTS, attempt)
+            if attempt == 1:
+                trial.set_user_attr(STARTED, time.time())
         return Suggestion(trial.number, dict(trial.params), attempt)
 
     def restart(self, number: int) -> Suggestion:
@@ -190,21 +196,24 @@ class SearchStudy:
 
     def fail(self, number: int, failure: str, message: str) -> None:
         """End a trial that failed, with the class of the failure and its first useful line."""
-        trial = self._live[number]
-        trial.set_user_attr(FAILURE, failure)
-        trial.set_user_attr(MESSAGE, message)
-        self._end(number, TrialState.FAIL, None, None)
+        with self._journal.together():
+            self._live[number].set_user_attr(FAILURE, failure)
+            self._live[number].set_user_attr(MESSAGE, message)
+            self._end(number, TrialState.FAIL, None, None)
 
     def wait(self, number: int) -> None:
         """Put a running trial back: :meth:`ask` will give it again, same number, same settings."""
         self._set_waiting(self._live.pop(number)._trial_id)
 
     def _end(self, number: int, state: TrialState, value: float | None, standard_error: float | None) -> None:
-        trial = self._live.pop(number)
-        if standard_error is not None and math.isfinite(standard_error):
-            trial.set_user_attr(STANDARD_ERROR, standard_error)
-        trial.set_user_attr(FINISHED, time.time())
-        self._study.tell(trial, values=value, state=state)
+        trial = self._live[number]
+        with self._journal.together():
+            if standard_error is not None and math.isfinite(standard_error):
+                trial.set_user_attr(STANDARD_ERROR, standard_error)
+            trial.set_user_attr(FINISHED, time.time())
+            self._study.tell(trial, values=value, state=state)
+        # Last: a trial whose end finds no room on the disk is still to be put back.
+        del self._live[number]
 
     def _set_waiting(self, trial_id: int) -> None:
         self._study._storage.set_trial_state_values(trial_id, TrialState.WAITING)
@@ -250,16 +259,45 @@ def _put_first(study: optuna.Study, first: FirstTrials) -> None:
 
 
 class WholeLinesBackend(JournalFileBackend):
-    """A journal that a full disk leaves as it was: half a record would make the next one unreadable, and itself."""
+    """A journal that a full disk leaves as it was: half a record would make the next one unreadable, and itself.
+
+    Every record is handed to the system at once, so that a driver that is killed loses none. To wait until the disk has
+    it, which matters where the machine itself goes down, takes milliseconds; records that are written
+    :meth:`together` are waited for once.
+    """
+
+    def __init__(self, file_path: str) -> None:
+        super().__init__(file_path)
+        self._groups = 0
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What is written inside is on the disk when this ends; groups may hold groups."""
+        self._groups += 1
+        try:
+            yield
+        finally:
+            self._groups -= 1
+        if self._groups == 0:
+            with Path(self._file_path).open("rb") as file:
+                os.fsync(file.fileno())
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         path = Path(self._file_path)
+        records = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
         size = path.stat().st_size
         try:
-            super().append_logs(logs)
+            with get_lock_file(self._lock), path.open("ab") as file:
+                self._write(file, records.encode())
         except OSError:
             os.truncate(path, size)
             raise
+
+    def _write(self, file: BinaryIO, records: bytes) -> None:
+        file.write(records)
+        file.flush()
+        if self._groups == 0:
+            os.fsync(file.fileno())
 
 
 def _storage(path: Path) -> optuna.storages.JournalStorage:
