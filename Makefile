@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo lint types test test-slow test-kill test-gpu ablation docs clean
+.PHONY: help install demo lint types test test-slow test-kill test-gpu ablation baselines docs clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -47,6 +47,9 @@ test-gpu: $(STAMP)  ## the tests that need a CUDA device
 
 ablation: $(STAMP)  ## ACT's modules one by one on the digits, five seeds each
 	$(BIN)/python benchmarks/ablation.py
+
+baselines: $(STAMP)  ## cross-entropy, Co-teaching, JoCoR and ACT on the digits, five seeds each
+	$(BIN)/python benchmarks/baselines.py
 
 docs: $(STAMP)  ## docs/settings.md and docs/commands.md again, from the code
 	$(BIN)/python docs/make_settings.py

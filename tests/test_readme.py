@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import shlex
 from collections.abc import Callable
@@ -13,7 +14,8 @@ import pytest
 from tune_lnl import data, export, logs, report, search, train
 from tune_lnl.tuning.named_spaces import space_files
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
 PARSERS: dict[str, Callable[[], argparse.ArgumentParser]] = {
     "search": search.parser,
     "export": export.parser,
@@ -38,6 +40,17 @@ def test_every_command_in_readme_parses(door: str, arguments: str) -> None:
 
 
 def test_make_targets_in_readme_exist() -> None:
-    makefile = (Path(__file__).parents[1] / "Makefile").read_text()
+    makefile = (ROOT / "Makefile").read_text()
     for target in set(re.findall(r"make ([a-z-]+)", README)):
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
+
+
+def test_the_comparison_of_methods_is_the_reference_result() -> None:
+    rows = json.loads((ROOT / "results" / "reference" / "baselines_digits8no.json").read_text())["rows"]
+    table = README[README.index("## What ACT buys") : README.index("## Data")]
+    told = re.findall(r"^\| .+ \| (\d+\.\d+ ± \d+\.\d+) \| (.+) \|$", table, flags=re.MULTILINE)
+    expected = []
+    for row in rows.values():
+        kept = [f"{row[name]:.1f}" for name in ("selection_precision", "selection_recall") if name in row]
+        expected.append((f"{row['mean']:.2f} ± {row['std']:.2f}", " / ".join(kept) or "all of them"))
+    assert told == expected
