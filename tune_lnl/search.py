@@ -36,7 +36,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--data-dir", type=Path, metavar="DIR", help="where datasets lie (only read)")
     p.add_argument("--resume", action="store_true", help="continue the run")
     p.add_argument("--concurrent", type=int, metavar="N", help="trials at once (default: as many as fit)")
-    p.add_argument("--gpus-per-trial", type=float, metavar="F", help="1 or 1/k (default: 1 where there is a GPU)")
+    p.add_argument(
+        "--gpus-per-trial",
+        type=_share,
+        metavar="auto|F",
+        help="1 or 1/k, or auto: measured (default: 1 where there is a GPU)",
+    )
     p.add_argument("--cpus-per-trial", type=float, metavar="F", help="cores per trial (default: 1)")
     p.add_argument("--sampler", metavar="NAME", help="tpe, random, qmc, cmaes or gp")
     p.add_argument("--pruner", metavar="NAME", help="asha, hyperband, median or none")
@@ -66,6 +71,13 @@ def parser() -> argparse.ArgumentParser:
     p.set_defaults(verbosity="normal")
     p.add_argument("--dry-run", action="store_true", help="print what would be run, and its cost, and stop")
     return p
+
+
+def _share(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 @guarded

@@ -152,6 +152,7 @@ def test_a_training_that_was_cut_short_goes_on_from_its_last_epoch(
             "scores_test": False,
             "data_dir": None,
             "device": "cpu",
+            "memory_fraction": None,
         }
     )
     whole = json.loads(train_job(payload))

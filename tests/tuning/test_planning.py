@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from tiny_search import TINY, tiny_plan, write_space
@@ -13,8 +13,11 @@ from tune_lnl.datasets import cifar
 from tune_lnl.errors import InputError
 from tune_lnl.search import main
 from tune_lnl.trainables.config_file import dump_yaml, load_yaml
+from tune_lnl.tuning import planning
 from tune_lnl.tuning.planning import Machine, SearchOptions, bytes_of, plan_search, seconds_of
+from tune_lnl.tuning.probing import Question
 from tune_lnl.tuning.resources import Resources
+from tune_lnl.tuning.sharing import Reading, Sharing, choose_sharing
 
 CPU = Machine(cpus=2, gpus=0)
 CIFAR_DATA = "act_cifar80no"
@@ -123,6 +126,8 @@ class TestBadFlags:
             (["act_digits8no", "--concurrent", "0"], ["--concurrent is at least 1, got 0"]),
             (["act_digits8no", "--cpus-per-trial", "1000"], ["--cpus-per-trial 1000 asks for more than"]),
             (["act_digits8no", "--gpus-per-trial", "0.3"], ["1 or 1/k", "got 0.3; nearest: 0.25 and 0.333333"]),
+            (["act_digits8no", "--gpus-per-trial", "1.5"], ["1 or 1/k", "got 1.5; nearest: 0.5 and 1"]),
+            (["act_digits8no", "--gpus-per-trial", "half"], ["--gpus-per-trial is auto, 1 or 1/k, got 'half'"]),
             (["act_digits8no", "--name", "../run"], ["--name is made of letters", "got '../run'"]),
             (["act_digits8no", "--name", ".run"], ["--name is made of letters", "got '.run'"]),
             (["act_digits8no", "--name", ""], ["--name is made of letters", "got ''"]),
@@ -333,6 +338,97 @@ class TestPlan:
         (plan,) = plan_search(options, Machine(cpus=16, gpus=2))
         assert plan.resources == Resources(4.0, 0.5, 4, 4)
         assert plan.resources.device == "cuda"
+        assert plan.gpu_memory_fraction == 0.5
+
+    @pytest.mark.parametrize(("machine", "options"), [(CPU, {}), (Machine(cpus=16, gpus=2), {})])
+    def test_who_has_a_device_to_itself_has_no_cap(
+        self, machine: Machine, options: dict[str, Any], tmp_path: Path
+    ) -> None:
+        (plan,) = plan_search(SearchOptions(str(write_space(tmp_path)), **options), machine)
+        assert plan.gpu_memory_fraction is None
+
+    def test_a_quarter_is_for_a_machine_that_has_a_gpu(self, tmp_path: Path) -> None:
+        options = SearchOptions(str(write_space(tmp_path)), gpus_per_trial=0.25)
+        (plan,) = plan_search(options, Machine(cpus=16, gpus=1))
+        assert plan.resources == Resources(4.0, 0.25, 4, 4)
+        with pytest.raises(InputError, match=r"--gpus-per-trial 0\.25 needs a GPU, and this machine has none"):
+            plan_search(options, CPU)
+
+
+class TestMeasuredShare:
+    """``--gpus-per-trial auto`` with a measurement of its own."""
+
+    GPUS = Machine(cpus=16, gpus=2)
+
+    @pytest.fixture
+    def asked(self) -> list[Question]:
+        return []
+
+    @pytest.fixture
+    def measure(self, asked: list[Question]) -> Callable[[Question], Sharing]:
+        def measure(question: Question) -> Sharing:
+            asked.append(question)
+            readings = [Reading(k, 100.0 * k, 2 * 10**9, 5 * 10**8) for k in (1, 2, 4)]
+            return choose_sharing(readings, "a device", 80 * 10**9, 79 * 10**9, on_gpu=question.gpus > 0)
+
+        return measure
+
+    def options(self, folder: Path, **changes: Any) -> SearchOptions:
+        return SearchOptions(str(write_space(folder)), gpus_per_trial="auto", **changes)
+
+    def test_on_gpus(self, tmp_path: Path, asked: list[Question], measure: Callable[[Question], Sharing]) -> None:
+        (plan,) = plan_search(self.options(tmp_path), self.GPUS, measure)
+        assert plan.resources == Resources(2.0, 0.25, 8, 2)
+        assert plan.space.base["fixed"]["threads"] == 2
+        assert plan.gpu_memory_fraction == pytest.approx(0.25 - 0.5 / 80)
+        assert "4 is the fewest within a tenth of the best: each gets 1/4 GPU, at most 19.5 GB" in plan.remarks()[1]
+        (question,) = asked
+        assert (question.cpus, question.gpus, question.cpus_per_trial, question.threads) == (16, 2, None, None)
+        assert question.wanted == 6  # trials of the space
+        assert [config.flat()["batch_size"] for config in question.configs] == [64]
+
+    def test_on_cpus(self, tmp_path: Path, measure: Callable[[Question], Sharing]) -> None:
+        (plan,) = plan_search(self.options(tmp_path), Machine(cpus=8, gpus=0), measure)
+        assert plan.resources == Resources(2.0, 0.0, 4, 2)
+        assert plan.space.base["fixed"]["threads"] == 2
+        assert plan.gpu_memory_fraction is None
+
+    def test_what_was_asked_for_stays(
+        self, tmp_path: Path, asked: list[Question], measure: Callable[[Question], Sharing]
+    ) -> None:
+        options = self.options(tmp_path, cpus_per_trial=1.0, concurrent=3, overrides=["threads=1"])
+        (plan,) = plan_search(options, self.GPUS, measure)
+        assert plan.resources == Resources(1.0, 0.25, 3, 1)
+        assert (asked[0].cpus_per_trial, asked[0].threads, asked[0].wanted) == (1.0, 1, 3)
+
+    def test_nothing_is_measured_for_a_search_that_cannot_be(
+        self, tmp_path: Path, asked: list[Question], measure: Callable[[Question], Sharing]
+    ) -> None:
+        for options in ({"concurrent": 0}, {"overrides": ["dataset.name=cifar80no"]}, {"cpus_per_trial": 17.0}):
+            with pytest.raises(InputError):
+                plan_search(self.options(tmp_path, **options), self.GPUS, measure)
+        assert asked == []
+
+    def test_a_resumed_run_keeps_its_share(
+        self,
+        tmp_path: Path,
+        asked: list[Question],
+        measure: Callable[[Question], Sharing],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(planning, "device_name", lambda device: "a device")
+        (plan,) = plan_search(self.options(tmp_path), self.GPUS, measure)
+        plan.files.root.mkdir(parents=True)
+        plan.files.settings.write_text(dump_yaml(plan.settings()))
+        (again,) = plan_search(self.options(tmp_path, resume=True), self.GPUS, measure)
+        assert again.resources == plan.resources
+        assert again.space == plan.space
+        assert len(asked) == 1
+
+    def test_no_other_word(self, tmp_path: Path) -> None:
+        options = replace(self.options(tmp_path), gpus_per_trial=cast(Any, "half"))
+        with pytest.raises(InputError, match="--gpus-per-trial is auto, 1 or 1/k, got 'half'"):
+            plan_search(options, CPU)
 
 
 @pytest.mark.parametrize(

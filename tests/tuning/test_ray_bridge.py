@@ -31,11 +31,15 @@ class ScriptedSession:
     deaths: list[int] = field(default_factory=list)
     stop_reasons: list[str] = field(default_factory=list)
     without_worker: list[int] = field(default_factory=list)
+    alone: list[int] = field(default_factory=list)
 
     def next_trial(self) -> Suggestion | None:
         if self.raises is not None:
             raise self.raises
         return self.suggestions.pop(0)
+
+    def runs_alone(self, number: int) -> bool:
+        return number in self.alone
 
     def heard(self, report: WorkerReport) -> bool:
         if self.raises is not None:
@@ -87,7 +91,12 @@ class TestSearcher:
             "number": 3,
             "params": {"lr": 0.1, "model": None},
             "attempt": 2,
+            "alone": False,
         }
+
+    def test_one_that_has_the_machine_to_itself_is_told_so(self) -> None:
+        session = ScriptedSession([Suggestion(3, {}, 2)], alone=[3])
+        assert json.loads(searcher(session).suggest("id")[PAYLOAD])["alone"] is True
 
     def test_no_room_now(self) -> None:
         session = ScriptedSession([None, Suggestion(0, {}, 1)])

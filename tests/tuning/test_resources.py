@@ -24,10 +24,10 @@ from tune_lnl.tuning.resources import Resources, plan_resources
         (16, 1, {}, Resources(16.0, 1.0, 1, 16)),
         (16, 2, {}, Resources(8.0, 1.0, 2, 8)),
         (16, 8, {}, Resources(2.0, 1.0, 8, 2)),
-        (4, 8, {}, Resources(1.0, 1.0, 4, 1)),
+        (4, 8, {}, Resources(0.5, 1.0, 8, 1)),
         (16, 1, {"gpus_per_trial": 0.5}, Resources(8.0, 0.5, 2, 8)),
         (16, 2, {"gpus_per_trial": 0.25}, Resources(2.0, 0.25, 8, 2)),
-        (16, 8, {"gpus_per_trial": 1 / 3}, Resources(1.0, 1 / 3, 16, 1)),
+        (16, 8, {"gpus_per_trial": 1 / 3}, Resources(0.6666, 1 / 3, 24, 1)),
         (16, 1, {"gpus_per_trial": 0.25, "cpus_per_trial": 1.0}, Resources(1.0, 0.25, 4, 1)),
         (16, 1, {"gpus_per_trial": 0.25, "concurrent": 2}, Resources(4.0, 0.25, 2, 4)),
     ],
@@ -54,10 +54,23 @@ def test_the_device_follows_the_share() -> None:
         (2, 0, {"gpus_per_trial": 0.5}, r"needs a GPU, and this machine has none; leave it out"),
         (2, 0, {"cpus_per_trial": 0.0}, r"--cpus-per-trial is above 0, got 0"),
         (2, 0, {"cpus_per_trial": math.nan}, r"--cpus-per-trial is above 0, got nan"),
-        (2, 0, {"cpus_per_trial": 3.0}, r"asks for more than the 2 CPUs here; lower it"),
+        (2, 0, {"gpus_per_trial": 0.15}, r"is 1 or 1/k .*got 0\.15; nearest: 0\.142857 and 0\.166667"),
+        (2, 1, {"gpus_per_trial": 1.5}, r"got 1\.5; nearest: 0\.5 and 1"),
+        (2, 0, {"cpus_per_trial": 3.0}, r"asks for more than the 2 CPUs here, 1 too many; lower it"),
         (2, 0, {"concurrent": 0}, r"--concurrent is at least 1, got 0"),
-        (2, 0, {"concurrent": 3}, r"--concurrent 3 does not fit: 2 of 1 CPU fit on 2 CPUs; lower it"),
-        (16, 1, {"concurrent": 2}, r"--concurrent 2 does not fit: 1 of 16 CPU fit"),
+        (
+            2,
+            0,
+            {"concurrent": 3},
+            r"--concurrent 3 does not fit: it needs 3 CPUs \(3 x 1\), 1 more than the 2 here; low",
+        ),
+        (
+            16,
+            2,
+            {"gpus_per_trial": 0.25, "concurrent": 9, "cpus_per_trial": 1.0},
+            r"2\.25 GPUs \(9 x 0\.25\), 0\.25 more",
+        ),
+        (16, 1, {"concurrent": 2}, r"needs 2 GPUs \(2 x 1\), 1 more than the 1 here and 32 CPUs \(2 x 16\), 16 more"),
     ],
 )
 def test_refused(cpus: int, gpus: int, asked: dict[str, Any], told: str) -> None:
@@ -69,7 +82,7 @@ def test_refused(cpus: int, gpus: int, asked: dict[str, Any], told: str) -> None
 def test_a_share_typed_with_six_digits_tiles_a_gpu(k: int) -> None:
     resources = plan_resources(64, 2, gpus_per_trial=float(f"{1 / k:g}"))
     assert resources.gpus_per_trial == 1 / k
-    assert resources.concurrent == min(2 * k, 64)
+    assert resources.concurrent == 2 * k
 
 
 @given(share=st.floats(0.03, 1.0))
@@ -86,7 +99,7 @@ def test_the_shares_that_a_refusal_names_are_accepted(share: float) -> None:
 @given(cpus=st.integers(1, 128), gpus=st.integers(0, 8), k=st.integers(1, 8))
 def test_what_runs_at_once_fits(cpus: int, gpus: int, k: int) -> None:
     resources = plan_resources(cpus, gpus, gpus_per_trial=1 / k if gpus else None)
-    assert resources.concurrent >= 1
+    assert resources.concurrent == (gpus * k if gpus else cpus)  # no share of a GPU waits for a core
     assert resources.concurrent * resources.cpus_per_trial <= cpus
     assert resources.concurrent * resources.gpus_per_trial <= gpus + 1e-9
     assert 1 <= resources.threads <= max(1, resources.cpus_per_trial)

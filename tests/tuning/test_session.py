@@ -266,11 +266,13 @@ class TestFailures:
     def test_out_of_memory_is_tried_once_more_and_alone(self, begin: Begin) -> None:
         search = begin(trials=5, concurrent=2)
         hungry, other = search.ask(), search.ask()
+        assert not search.session.runs_alone(hungry.number)
         assert not search.fails(hungry, OUT_OF_MEMORY)
         assert search.session.next_trial() is None  # not beside the other one
         search.runs(other, 50.0)
         alone = search.ask()
         assert (alone.number, alone.params, alone.attempt) == (hungry.number, hungry.params, 2)
+        assert search.session.runs_alone(alone.number)
         assert search.session.next_trial() is None  # and nobody beside it
         search.fails(alone, OUT_OF_MEMORY, "no")
         stored = search.trials[hungry.number]
@@ -278,6 +280,7 @@ class TestFailures:
         search.ask()
         search.ask()
         assert search.ended == [other.number, hungry.number]
+        assert not search.session.runs_alone(hungry.number)
 
     def test_a_full_disk_ends_the_search_and_no_trial(self, begin: Begin) -> None:
         search = begin()

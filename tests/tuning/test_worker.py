@@ -21,6 +21,8 @@ from tune_lnl.datasets.noisy import NoisyData, load_noisy
 from tune_lnl.errors import InputError
 from tune_lnl.trainables import classification
 from tune_lnl.trainables.act import ActTraining
+from tune_lnl.trainables.training import Training
+from tune_lnl.tuning import worker
 from tune_lnl.tuning.files import RunFiles
 from tune_lnl.tuning.results import read_epochs
 from tune_lnl.tuning.session import WorkerReport
@@ -124,6 +126,25 @@ class TestAnEpoch:
         run.step()
         assert "a word from inside" in run.files.log(7).read_text()
         assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(("alone", "expected"), [(False, 0.25), (True, None)])
+def test_its_memory_is_capped_before_it_allocates_any_unless_it_runs_alone(
+    trial: Trial, monkeypatch: pytest.MonkeyPatch, alone: bool, expected: float | None
+) -> None:
+    calls: list[object] = []
+    monkeypatch.setattr(worker, "cap_memory", lambda device, fraction: calls.append((device, fraction)))
+    start = worker.start_training
+
+    def started(*arguments: Any) -> Training:
+        calls.append("started")
+        return start(*arguments)
+
+    monkeypatch.setattr(worker, "start_training", started)
+    run = trial()
+    run._payload |= {"memory_fraction": 0.25, "alone": alone}
+    run.step()
+    assert calls == [("cpu", expected), "started"]
 
 
 class TestContinuing:

@@ -1,4 +1,4 @@
-"""Which device a single training run uses."""
+"""Which device a single training run uses, and how much of it."""
 
 from __future__ import annotations
 
@@ -17,3 +17,17 @@ def choose_device(device: str) -> str:
     if device == "cuda" and not available:
         raise InputError("--device cuda needs a CUDA GPU, and torch sees none here; use --device auto or cpu")
     return ("cuda" if available else "cpu") if device == "auto" else device
+
+
+def cap_memory(device: str, fraction: float | None) -> None:
+    """Limit what this process may allocate of its GPU's memory; on a CPU nothing is limited.
+
+    Beyond it an allocation fails as if the GPU were full, so that a trial cannot take its neighbours' memory. To be called
+    before the first allocation. It limits, and changes no number.
+
+    Args:
+        device: ``cpu`` or ``cuda``.
+        fraction: share of the GPU's whole memory, in (0, 1]; ``None``: all of it.
+    """
+    if device == "cuda":
+        torch.cuda.set_per_process_memory_fraction(1.0 if fraction is None else fraction)

@@ -19,6 +19,7 @@ from typing import Any
 from tune_lnl.metrics.classification import mean_and_std
 from tune_lnl.trainables.checkpoint import DamagedCheckpointError, load_checkpoint, save_checkpoint, write_whole
 from tune_lnl.trainables.config_file import dump_yaml
+from tune_lnl.trainables.devices import cap_memory
 from tune_lnl.trainables.registry import settings_type, start_training
 from tune_lnl.trainables.repeats import PROVENANCE
 from tune_lnl.trainables.settings import TrialConfig, build_config
@@ -295,6 +296,8 @@ class _Bench:
             "scores_test": job.scores_test,
             "data_dir": None if self._plan.data_dir is None else str(self._plan.data_dir),
             "device": self._plan.resources.device,
+            # The last one trains alone, with nobody to protect.
+            "memory_fraction": None if job.scores_test else self._plan.gpu_memory_fraction,
         }
 
 
@@ -326,6 +329,7 @@ def train_job(payload: str) -> str:
     result: dict[str, Any]
     try:
         check_stop()
+        cap_memory(asked["device"], asked["memory_fraction"])
         result = {"config": config.flat(), **_trained(job, files, surroundings)}
     except StopRequested:
         return json.dumps({"stopped": True})

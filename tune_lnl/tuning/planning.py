@@ -8,12 +8,12 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -26,9 +26,12 @@ from tune_lnl.tuning.confirmation import ConfirmRequest
 from tune_lnl.tuning.console import Verbosity
 from tune_lnl.tuning.disk import DiskNeed, check_disk_budget, disk_need, measure_sizes
 from tune_lnl.tuning.files import RunFiles
+from tune_lnl.tuning.probing import Question, measure_sharing
 from tune_lnl.tuning.pruners import rungs_of
-from tune_lnl.tuning.resources import Resources, plan_resources
+from tune_lnl.tuning.resources import Resources, plan_resources, shared_resources
+from tune_lnl.tuning.results import read_settings
 from tune_lnl.tuning.samplers import LEARN_FROM_COMPLETE, make_sampler
+from tune_lnl.tuning.sharing import Sharing, heavy_configs
 from tune_lnl.tuning.space import PRUNERS, SAMPLERS, Budget, SearchSpace, condition_names, load_space
 from tune_lnl.tuning.study import distributions
 from tune_lnl.tuning.tensorboard import check_tensorboard
@@ -60,7 +63,8 @@ class SearchOptions:
     data_dir: Path | None = None
     resume: bool = False
     concurrent: int | None = None
-    gpus_per_trial: float | None = None
+    gpus_per_trial: float | Literal["auto"] | None = None
+    """``"auto"``: measured; without a GPU the CPUs are then shared by measurement."""
     cpus_per_trial: float | None = None
     sampler: str | None = None
     pruner: str | None = None
@@ -116,6 +120,8 @@ class Plan:
     confirm: ConfirmRequest | None = None
     warm_start: WarmStart | None = None
     tensorboard: bool = False
+    sharing: Sharing | None = None
+    """What was measured, where the share was not given."""
 
     @property
     def rungs(self) -> list[int]:
@@ -124,9 +130,16 @@ class Plan:
     def resume_command(self) -> str:
         return f"{self.command} --resume" if "--resume" not in self.command else self.command
 
+    @property
+    def gpu_memory_fraction(self) -> float | None:
+        """What a trial may take of its GPU's memory; ``None``: all of it, or there is no GPU."""
+        if self.sharing is not None:
+            return self.sharing.memory_fraction
+        return self.resources.gpus_per_trial if 0 < self.resources.gpus_per_trial < 1 else None
+
     def remarks(self) -> list[str]:
         """What the user should know about the chosen combination."""
-        budget, remarks = self.space.budget, []
+        budget, remarks = self.space.budget, [] if self.sharing is None else self.sharing.lines()
         if budget.sampler in LEARN_FROM_COMPLETE and budget.pruner != "none":
             remarks.append(
                 f"sampler {budget.sampler} learns from complete trials only; with pruner {budget.pruner} they are few"
@@ -160,8 +173,14 @@ class Plan:
         }
 
 
-def plan_search(options: SearchOptions, machine: Machine) -> list[Plan]:
+Measure = Callable[[Question], Sharing]
+
+
+def plan_search(options: SearchOptions, machine: Machine, measure: Measure = measure_sharing) -> list[Plan]:
     """One plan per study (several with ``all_conditions``).
+
+    Args:
+        measure: finds out how many trials share a device, where that is asked for.
 
     Raises:
         InputError: anything that cannot work, before any worker starts and with nothing written but the dataset cache.
@@ -173,10 +192,10 @@ def plan_search(options: SearchOptions, machine: Machine) -> list[Plan]:
         conditions = [*condition_names(options.space)]
         if not conditions:
             raise InputError(f"--conditions all: the space {options.space!r} has no conditions")
-    return [_plan_one(options, condition, machine) for condition in conditions]
+    return [_plan_one(options, condition, machine, measure) for condition in conditions]
 
 
-def _plan_one(options: SearchOptions, condition: str | None, machine: Machine) -> Plan:
+def _plan_one(options: SearchOptions, condition: str | None, machine: Machine, measure: Measure) -> Plan:
     space = load_space(options.space, condition, options.epochs, options.overrides)
     space = replace(space, budget=_budget(space, options))
     time_budget = None if options.time_budget is None else seconds_of(options.time_budget)
@@ -189,16 +208,21 @@ def _plan_one(options: SearchOptions, condition: str | None, machine: Machine) -
     if options.all_conditions:
         _check_conditions_folder(RunFiles(files.root.parent), options.resume)
     _check_run_folder(files, run, options.resume and not (options.all_conditions and not files.root.exists()))
-    threads = space.base["fixed"].get("threads")
-    cpus_per_trial = options.cpus_per_trial if options.cpus_per_trial is not None or not threads else float(threads)
-    resources = plan_resources(machine.cpus, machine.gpus, cpus_per_trial, options.gpus_per_trial, options.concurrent)
-    space, seed = _complete_base(space, options, resources)
+    division = _Division(_with_share_of_run(options, files), space, machine)
+    resources = division.resources(None)
+    unshared, (space, seed) = space, _complete_base(space, options, resources)
     make_sampler(space.budget.sampler, seed, space.budget.trials, distributions(space))
     config = space.config(next(space.corners())[1])
     check_precision(config.settings.precision, resources.device)
     data_dir = None if options.data_dir is None else options.data_dir.resolve()
     surroundings = Surroundings(data_dir=data_dir, device=resources.device)
     fingerprints = training_type(config.method).prepare(config, surroundings)
+    sharing = None
+    if division.is_measured:
+        # Only now that all else is known to be right, and the data packed: it takes a minute, and many processes.
+        sharing = measure(division.question(space, data_dir))
+        resources = division.resources(sharing)
+        space, seed = _complete_base(unshared, options, resources)
     need = disk_need(
         measure_sizes(config, data_dir),
         resources.concurrent,
@@ -222,8 +246,61 @@ def _plan_one(options: SearchOptions, condition: str | None, machine: Machine) -
         options.command,
         need,
         confirm,
+        sharing=sharing,
     )
     return replace(plan, warm_start=_warm_start(plan, options), tensorboard=options.tensorboard)
+
+
+def _with_share_of_run(options: SearchOptions, files: RunFiles) -> SearchOptions:
+    """A run that is resumed goes on with the share that was measured for it: its threads are part of every config."""
+    if options.gpus_per_trial != "auto" or not (options.resume and files.settings.exists()):
+        return options
+    before = read_settings(files.settings).get("resources", {})
+    return replace(
+        options,
+        gpus_per_trial=before.get("gpus_per_trial") or None,
+        cpus_per_trial=before.get("cpus_per_trial") if options.cpus_per_trial is None else options.cpus_per_trial,
+    )
+
+
+class _Division:
+    """How the machine is divided, as far as the user and the space say."""
+
+    def __init__(self, options: SearchOptions, space: SearchSpace, machine: Machine) -> None:
+        self._share, self._concurrent = options.gpus_per_trial, options.concurrent
+        if isinstance(self._share, str) and self._share != "auto":
+            raise InputError(f"--gpus-per-trial is auto, 1 or 1/k, got {self._share!r}")
+        self._machine = machine
+        self._trials = space.budget.trials
+        self._threads: int | None = space.base["fixed"].get("threads")
+        given = options.cpus_per_trial
+        self._cpus_per_trial = float(self._threads) if given is None and self._threads else given
+
+    @property
+    def is_measured(self) -> bool:
+        return self._share == "auto"
+
+    def question(self, space: SearchSpace, data_dir: Path | None) -> Question:
+        """What is to be measured."""
+        return Question(
+            tuple(heavy_configs(space)),
+            data_dir,
+            self._machine.cpus,
+            self._machine.gpus,
+            self._cpus_per_trial,
+            self._threads,
+            self._trials if self._concurrent is None else min(self._trials, self._concurrent),
+        )
+
+    def resources(self, sharing: Sharing | None) -> Resources:
+        """Before a share is measured: what one trial at a time has."""
+        cpus, gpus = self._machine.cpus, self._machine.gpus
+        if sharing is not None:
+            return shared_resources(sharing, cpus, gpus, self._cpus_per_trial, self._concurrent)
+        if isinstance(self._share, str):
+            one = None if self._concurrent is None else min(1, self._concurrent)
+            return plan_resources(cpus, gpus, self._cpus_per_trial, None, one)
+        return plan_resources(cpus, gpus, self._cpus_per_trial, self._share, self._concurrent)
 
 
 def _warm_start(plan: Plan, options: SearchOptions) -> WarmStart | None:

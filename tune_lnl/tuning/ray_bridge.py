@@ -54,6 +54,7 @@ class StudySearcher(Searcher):
             "number": suggestion.number,
             "params": suggestion.params,
             "attempt": suggestion.attempt,
+            "alone": self._session.runs_alone(suggestion.number),
         }
         # As text: Ray would take dots and lists inside a config for a search space of its own.
         return {NUMBER: suggestion.number, PAYLOAD: json.dumps(trial)}

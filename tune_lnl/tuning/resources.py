@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tune_lnl.errors import InputError
+from tune_lnl.tuning.sharing import Sharing
 
 SHARE_TOLERANCE = 1e-4
 """Six digits of 1/k, as the refusal of any other share prints them, are close enough."""
+RAY_UNITS = 10_000
+"""Ray counts resources in ten-thousandths."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +45,10 @@ def plan_resources(
     Args:
         cpus: cores of the machine.
         gpus: CUDA devices of the machine.
-        cpus_per_trial: default one core, or the cores divided among the GPU shares.
+        cpus_per_trial: default one core, or the cores divided among the GPU shares, so that none of these waits for
+            a core.
         gpus_per_trial: 1 or 1/k; default a whole GPU where there is one.
-        concurrent: upper bound on trials at once; default as many as fit.
+        concurrent: trials at once; default as many as fit.
 
     Raises:
         InputError: a share that does not tile a GPU, or more than the machine has.
@@ -57,25 +61,74 @@ def plan_resources(
         # 0.166667 as typed: six of it would not fit on one GPU.
         gpus_per_trial = 1 / shares
         slots = gpus * shares
-        cpus_per_trial = max(1.0, cpus // slots) if cpus_per_trial is None else cpus_per_trial
+        cpus_per_trial = _cpu_share(cpus, slots) if cpus_per_trial is None else cpus_per_trial
     else:
         cpus_per_trial = 1.0 if cpus_per_trial is None else cpus_per_trial
-        slots = cpus
+        slots = None
     if not (math.isfinite(cpus_per_trial) and cpus_per_trial > 0):
         raise InputError(f"--cpus-per-trial is above 0, got {cpus_per_trial:g}")
     if cpus_per_trial > cpus:
-        raise InputError(f"--cpus-per-trial {cpus_per_trial:g} asks for more than the {cpus} CPUs here; lower it")
-    fitting = min(slots, int(cpus / cpus_per_trial + 1e-9)) if gpus_per_trial else int(cpus / cpus_per_trial + 1e-9)
+        raise InputError(
+            f"--cpus-per-trial {cpus_per_trial:g} asks for more than the {cpus} CPUs here, "
+            f"{cpus_per_trial - cpus:g} too many; lower it"
+        )
+    fed = int(cpus / cpus_per_trial + 1e-9)
+    fitting = fed if slots is None else min(slots, fed)
     if concurrent is not None:
         if concurrent < 1:
             raise InputError(f"--concurrent is at least 1, got {concurrent}")
         if concurrent > fitting:
-            raise InputError(
-                f"--concurrent {concurrent} does not fit: {fitting} of {cpus_per_trial:g} CPU fit on {cpus} CPUs; "
-                "lower it, or --cpus-per-trial"
-            )
+            raise InputError(_shortfall(concurrent, cpus, gpus, cpus_per_trial, gpus_per_trial))
         fitting = concurrent
     return Resources(cpus_per_trial, gpus_per_trial, fitting, max(1, int(cpus_per_trial)))
+
+
+def shared_resources(
+    sharing: Sharing, cpus: int, gpus: int, cpus_per_trial: float | None = None, concurrent: int | None = None
+) -> Resources:
+    """Divide a machine as its measurement says.
+
+    Args:
+        sharing: of one GPU, the smallest; without GPUs, of the CPUs.
+        cpus: cores of the machine.
+        gpus: CUDA devices of the machine.
+        cpus_per_trial: as asked for; default the cores divided among the shares.
+        concurrent: upper bound on trials at once.
+
+    Raises:
+        InputError: more than the machine has.
+    """
+    if gpus:
+        resources = plan_resources(cpus, gpus, cpus_per_trial, 1 / sharing.trials)
+        most = resources.concurrent
+    else:
+        resources = plan_resources(
+            cpus, 0, _cpu_share(cpus, sharing.trials) if cpus_per_trial is None else cpus_per_trial
+        )
+        most = min(sharing.trials, resources.concurrent)
+    if concurrent is not None and concurrent < 1:
+        raise InputError(f"--concurrent is at least 1, got {concurrent}")
+    return replace(resources, concurrent=most if concurrent is None else min(most, concurrent))
+
+
+def _cpu_share(cpus: int, slots: int) -> float:
+    """Whole cores where there are enough; else a part of one, rounded down to what Ray can count."""
+    return float(cpus // slots) if cpus >= slots else max(1, cpus * RAY_UNITS // slots) / RAY_UNITS
+
+
+def _shortfall(concurrent: int, cpus: int, gpus: int, cpus_per_trial: float, gpus_per_trial: float) -> str:
+    """What so many trials at once want that is not here."""
+    wanted = [
+        (concurrent * gpus_per_trial, gpus, "GPU", gpus_per_trial),
+        (concurrent * cpus_per_trial, cpus, "CPU", cpus_per_trial),
+    ]
+    short = [
+        f"{total:g} {unit}s ({concurrent} x {share:g}), {total - here:g} more than the {here} here"
+        for total, here, unit, share in wanted
+        if total > here + 1e-9
+    ]
+    lower = "--gpus-per-trial or --cpus-per-trial" if gpus_per_trial else "--cpus-per-trial"
+    return f"--concurrent {concurrent} does not fit: it needs {' and '.join(short)}; lower it, or {lower}"
 
 
 def _check_gpu_share(share: float, gpus: int) -> None:

@@ -361,6 +361,7 @@ def _fit(plan: Plan, session: Session, temporary: Path) -> None:
         "base": plan.space.base,
         "data_dir": None if plan.data_dir is None else str(plan.data_dir),
         "device": plan.resources.device,
+        "memory_fraction": plan.gpu_memory_fraction,
         "tensorboard": plan.tensorboard,
     }
     share = {"cpu": plan.resources.cpus_per_trial, "gpu": plan.resources.gpus_per_trial}

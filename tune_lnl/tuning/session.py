@@ -116,6 +116,10 @@ class Session:
         """Numbers of the trials that workers have now. Any thread may ask."""
         return list(self._running)
 
+    def runs_alone(self, number: int) -> bool:
+        """Whether this running trial has the machine to itself."""
+        return number in self._running and self._running[number].alone
+
     @property
     def finished(self) -> bool:
         """Nothing more will be started."""

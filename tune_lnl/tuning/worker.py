@@ -15,6 +15,7 @@ from typing import Any
 from ray import tune
 
 from tune_lnl.trainables.checkpoint import DamagedCheckpointError, load_checkpoint, save_checkpoint, write_whole
+from tune_lnl.trainables.devices import cap_memory
 from tune_lnl.trainables.registry import settings_type, start_training
 from tune_lnl.trainables.repeats import append_report
 from tune_lnl.trainables.settings import ObjectiveSettings, build_config
@@ -128,6 +129,8 @@ class TrialRun:
             test_from=config.settings.epochs - config.objective.average_last,
             between_batches=self._check_stop,
         )
+        # With nothing beside it there is nobody to protect: the share that was too small is lifted.
+        cap_memory(surroundings.device, None if self._payload.get("alone") else self._payload.get("memory_fraction"))
         training = start_training(config, surroundings)
         end_torn_line(self.files.epochs(self.number))
         self._continue(training)
