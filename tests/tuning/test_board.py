@@ -69,6 +69,10 @@ def test_a_running_trial(tmp_path: Path) -> None:
     # Four epochs of (3 + 5) / 2 s, and one second of the next is over.
     search.clock.now += 1.0
     assert search.board.view().running[0].seconds_left == pytest.approx(15.0)
+    # One that hangs has three to go however long it hangs.
+    search.clock.now += 1000.0
+    assert search.board.view().running[0].seconds_left == pytest.approx(12.0)
+    search.clock.now -= 1000.0
     assert search.board.view().progress == pytest.approx(2 / EPOCHS / 6)
 
 

@@ -131,7 +131,9 @@ class Board:
         recent = list(heard.epoch_seconds)
         if recent:
             epoch_seconds = sum(recent) / len(recent)
-            left = max(0.0, (self._epochs - epochs) * epoch_seconds - (self._clock() - heard.at))
+            # An epoch that takes longer than those before it is nearly over at best; those after it are still to come.
+            left = (self._epochs - epochs) * epoch_seconds - min(self._clock() - heard.at, epoch_seconds)
+            left = max(0.0, left)
         return RunningTrial(number, epochs, heard.report.value, left, heard.params, heard.report.measured())
 
     def _progress(self, running: Sequence[RunningTrial]) -> float:
