@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tune_lnl.datasets.split import split_validation, stratified_subset
+from tune_lnl.datasets.split import split_folds, split_validation, stratified_subset
 from tune_lnl.errors import InputError
 
 
@@ -100,3 +100,32 @@ def test_smaller_subset_lies_inside_a_larger_one() -> None:
 def test_subset_share_out_of_range() -> None:
     with pytest.raises(InputError, match=r"dataset\.subset must be in"):
         stratified_subset(np.array([0, 1]), 0.0, seed=0)
+
+
+# ---- folds
+
+
+def test_folds_are_stratified_and_of_one_size() -> None:
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(7), [2, 3, 11, 40, 5, 2, 38]))
+    fold = split_folds(labels, 5, seed=3)
+    assert np.ptp(np.bincount(fold, minlength=5)) <= 1
+    for label in range(7):
+        assert np.ptp(np.bincount(fold[labels == label], minlength=5)) <= 1
+    assert np.array_equal(fold, split_folds(labels, 5, seed=3))
+    assert not np.array_equal(fold, split_folds(labels, 5, seed=4))
+
+
+def test_the_only_sample_of_a_label_is_never_held_out() -> None:
+    labels = np.array([0] * 6 + [1] + [2] * 4)
+    fold = split_folds(labels, 2, seed=0)
+    assert np.flatnonzero(fold < 0).tolist() == [6]
+    for number in range(2):
+        assert set(labels[fold != number]) == {0, 1, 2}
+
+
+@pytest.mark.parametrize(
+    ("labels", "folds", "said"), [([0, 0, 1], 1, "at least 2 folds, got 1"), ([0, 0, 1, 1], 5, "5 folds need .* got 4")]
+)
+def test_folds_that_cannot_be(labels: list[int], folds: int, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        split_folds(np.array(labels), folds, seed=0)

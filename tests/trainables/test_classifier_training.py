@@ -10,17 +10,20 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_runs import EPOCHS, finish, start, tiny, weights, without_times
+from tiny_runs import EPOCHS, WARMUP, finish, start, tiny, weights, without_times
 
 from tune_lnl.datasets.augmentation import augment, normalise
 from tune_lnl.datasets.noisy import NoisyData, load_noisy
+from tune_lnl.datasets.split import split_folds
 from tune_lnl.errors import InputError
 from tune_lnl.models.cnn_digits import DigitsCNN
 from tune_lnl.trainables import classification
+from tune_lnl.trainables.act import ActTraining
 from tune_lnl.trainables.classification import ClassifierTraining
 from tune_lnl.trainables.networks import Totals
 from tune_lnl.trainables.randomness import stream
 from tune_lnl.trainables.registry import start_training
+from tune_lnl.trainables.settings import Fold
 from tune_lnl.trainables.training import Surroundings
 
 
@@ -296,3 +299,59 @@ def test_the_time_of_an_epoch_is_estimated_from_its_first_batches(method: str, b
     training = classifier(method, batch_size=batch_size)
     for epoch in (0, EPOCHS - 1):
         assert 0 <= training.seconds_per_epoch(epoch, batches) < math.inf
+
+
+# ---- folds, and what they predict
+
+
+def test_a_fold_is_held_out_and_not_scored_along_the_way() -> None:
+    config = dataclasses.replace(tiny("standard", validation={"fraction": 0.0}), fold=Fold(1, 3))
+    training = start(config)
+    assert isinstance(training, ClassifierTraining)
+    data = training.data
+    fold = split_folds(data.noisy.given_labels, 3, config.validation.seed)
+    assert data.validation.tolist() == np.flatnonzero(fold == 1).tolist()
+    assert sorted([*data.train, *data.validation]) == list(range(len(fold)))
+    assert not any(name.startswith("val_") for report in finish(training) for name in report)
+
+
+@pytest.mark.parametrize("method", ["act", "standard"])
+def test_probabilities_are_the_softmax_of_each_network(method: str) -> None:
+    training = classifier(method)
+    training.run_epoch()
+    data = training.data
+    found = training.probabilities(data.validation)
+    assert found.keys() == training.networks.keys()
+    images = training.images(data.noisy.train_images, data.noisy.rows[data.validation])
+    for suffix, network in training.networks.items():
+        with torch.inference_mode():
+            expected = network.eval()(training.normalised(images)).softmax(dim=1)
+        assert found[suffix] == pytest.approx(expected.numpy(), abs=1e-6)
+
+
+def test_what_training_mirrors_is_seen_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
+    training = classifier()
+    samples = training.data.validation
+    plain = training.probabilities(samples)[""]
+    monkeypatch.setattr(classification, "mirrors", lambda name: True)
+    both = training.probabilities(samples)[""]
+    images = training.images(training.data.noisy.train_images, training.data.noisy.rows[samples])
+    with torch.inference_mode():
+        mirrored = training.networks[""].eval()(training.normalised(images.flip(3))).softmax(dim=1)
+    assert both == pytest.approx((plain + mirrored.numpy()) / 2, abs=1e-6)
+
+
+def test_a_method_without_a_record_believes_its_network() -> None:
+    training = classifier()
+    assert training.selected_shares() is None
+    assert np.array_equal(training.beliefs(), training.probabilities(training.data.train)[""])
+
+
+def test_act_believes_its_label_distributions_and_counts_selections_after_the_warmup() -> None:
+    training = classifier("act")
+    finish(training)
+    assert isinstance(training, ActTraining)
+    counts = training.state.counts.numpy()
+    assert training.selected_shares() == pytest.approx((counts - WARMUP) / (EPOCHS - WARMUP))
+    assert counts.min() == WARMUP < counts.max() <= EPOCHS
+    assert np.array_equal(training.beliefs(), training.state.label_ema.numpy())

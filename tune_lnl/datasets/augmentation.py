@@ -58,6 +58,7 @@ PADDED_SHARE = 8
 DIGITS_PADDING = 1
 DIGITS_DEGREES = 15.0
 DIGITS_HOLE = 2
+MIRRORING = ("cifar_", "padded_", "crop_")
 
 
 def augment(name: str, images: Tensor | SizedImages, generator: torch.Generator) -> Tensor:
@@ -84,6 +85,11 @@ def augment(name: str, images: Tensor | SizedImages, generator: torch.Generator)
 def augmentation_names() -> list[str]:
     """The names :func:`augment` knows, sorted."""
     return sorted([*AUGMENTATIONS, *CROPPING])
+
+
+def mirrors(name: str) -> bool:
+    """Whether the augmentation called `name` mirrors images: whether a mirrored image is of the same class."""
+    return name.startswith(MIRRORING)
 
 
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:

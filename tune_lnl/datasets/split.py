@@ -1,6 +1,7 @@
-"""Stratified choices over a training set: the held-out validation split and `dataset.subset`.
+"""Stratified choices over a training set: the held-out validation split, the folds of a cross-validation and
+`dataset.subset`.
 
-Both use the legacy RandomState, whose stream numpy has frozen: a split must be the same on every numpy version, because
+All use the legacy RandomState, whose stream numpy has frozen: a split must be the same on every numpy version, because
 it is part of a config that reproduces.
 """
 
@@ -63,6 +64,34 @@ def stratified_subset(classes: NDArray[np.int64], share: float, seed: int) -> ND
     groups = _shuffled_groups(classes, seed)
     sizes = np.array([len(group) for group in groups], dtype=np.int64)
     return _first_of_each(groups, _apportion(sizes, share, least=np.ones_like(sizes), most=sizes))
+
+
+def split_folds(labels: NDArray[np.int64], folds: int, seed: int) -> NDArray[np.int64]:
+    """Which fold each sample is held out in: int64 (n,) in 0..folds - 1, or -1 for one that is in none.
+
+    Stratified by label: folds, and the samples of each label among them, differ in number by one at most. A label with
+    one sample is never held out, since nothing else could teach it.
+
+    Args:
+        labels: (n,) given (noisy) labels.
+        folds: at least 2.
+        seed: 0 to 2**32 - 1.
+
+    Raises:
+        InputError: fewer than two folds, or too few samples to fill them.
+    """
+    if folds < 2:
+        raise InputError(f"out-of-sample predictions need at least 2 folds, got {folds}\n5 are usual")
+    fold = np.full(len(labels), -1, dtype=np.int64)
+    dealt = 0
+    for group in _shuffled_groups(labels, seed):
+        if len(group) > 1:
+            # Dealt on from where the last label ended: many small labels still make folds of one size.
+            fold[group] = (dealt + np.arange(len(group))) % folds
+            dealt += len(group)
+    if dealt < folds:
+        raise InputError(f"{folds} folds need as many samples under labels that have more than one, got {dealt}")
+    return fold
 
 
 def _shuffled_groups(labels: NDArray[np.int64], seed: int) -> list[NDArray[np.int64]]:

@@ -17,13 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tune_lnl.datasets.augmentation import SizedImages, augment
+from tune_lnl.datasets.augmentation import SizedImages, augment, mirrors
 from tune_lnl.datasets.base import Dataset, ImageRows
 from tune_lnl.datasets.noisy import NoisyData, load_noisy
 from tune_lnl.datasets.paths import cache_dir
 from tune_lnl.datasets.picture_store import PictureRows
 from tune_lnl.datasets.registry import get_dataset
-from tune_lnl.datasets.split import split_validation
+from tune_lnl.datasets.split import split_folds, split_validation
 from tune_lnl.errors import InputError
 from tune_lnl.metrics.classification import standard_error
 from tune_lnl.models.registry import build_model
@@ -71,7 +71,7 @@ class ClassifierData:
     def load(cls, config: TrialConfig, surroundings: Surroundings) -> ClassifierData:
         noisy = load_noisy(config.dataset, surroundings.data_dir)
         assert isinstance(config.validation, ValidationSettings)
-        train, held_out = split_validation(noisy.given_labels, config.validation.fraction, config.validation.seed)
+        train, held_out = _split(config, noisy.given_labels)
         labels = noisy.given_labels
         if config.validation.labels == "clean":
             labels = _true_labels_or_refuse(noisy)
@@ -89,6 +89,14 @@ class ClassifierData:
     def fingerprints(self) -> dict[str, str]:
         split = sha256(np.ascontiguousarray(self.train).tobytes() + b"|" + self.validation.tobytes())
         return self.noisy.fingerprints | {"split": split.hexdigest()}
+
+
+def _split(config: TrialConfig, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Positions that are trained on, and that are held out."""
+    if config.fold is None:
+        return split_validation(labels, config.validation.fraction, config.validation.seed)
+    fold = split_folds(labels, config.fold.folds, config.validation.seed)
+    return np.flatnonzero(fold != config.fold.number), np.flatnonzero(fold == config.fold.number)
 
 
 def _true_labels_or_refuse(noisy: NoisyData) -> np.ndarray:
@@ -149,7 +157,12 @@ class ClassifierTraining(NetworkTraining[Batch]):
         data = ClassifierData.load(config, surroundings)
         name, weights = model_choice(config, data.noisy)
         build_model(name, data.noisy.num_classes, data.noisy.form.image_shape, weights)
-        return data.fingerprints | _weights_fingerprint(weights)
+        return data.fingerprints | _weights_fingerprint(weights) | cls.method_fingerprints(config, data)
+
+    @classmethod
+    def method_fingerprints(cls, config: TrialConfig, data: ClassifierData) -> dict[str, str]:
+        """What of a method depends on the size of the data, beside its settings."""
+        return {}
 
     # ---- training
 
@@ -217,7 +230,8 @@ class ClassifierTraining(NetworkTraining[Batch]):
 
     def evaluate(self, epoch: int) -> Report:
         report: Report = {}
-        if len(self.data.validation):
+        # Of a fold its predictions in the last epochs are all that is asked for.
+        if len(self.data.validation) and self.config.fold is None:
             report |= self._score_all("val", self.data.noisy.train_images, self._validation_rows(), self._val_labels())
         test_from = self.surroundings.test_from
         noisy = self.data.noisy
@@ -268,27 +282,293 @@ class ClassifierTraining(NetworkTraining[Batch]):
         error = float(every.std(correction=1)) / math.sqrt(len(rows)) if len(rows) > 1 else math.nan
         return int(correct), float(every.mean()), error
 
+    @torch.inference_mode()
+    def probabilities(self, samples: np.ndarray) -> dict[str, np.ndarray]:
+        """What each network, by its suffix, predicts for samples of the training set: float32 (n, C).
+
+        Images that training mirrors are seen both ways.
+        """
+        found: dict[str, list[np.ndarray]] = {suffix: [] for suffix in self.networks}
+        noisy = self.data.noisy
+        size = evaluation_batch(noisy.train_images.shape)
+        for network in self.networks.values():
+            network.eval()
+        for start in range(0, len(samples), size):
+            self.surroundings.between_batches()
+            pixels = self.normalised(self.images(noisy.train_images, noisy.rows[samples[start : start + size]]))
+            views = [pixels, pixels.flip(3)] if mirrors(self.form.weak_augmentation) else [pixels]
+            for suffix, network in self.networks.items():
+                with self.autocast():
+                    logits = [network(view) for view in views]
+                mean = torch.stack([one.float().softmax(dim=1) for one in logits]).mean(dim=0)
+                found[suffix].append(mean.cpu().numpy())
+        empty = np.empty((0, noisy.num_classes), dtype=np.float32)
+        return {suffix: np.concatenate([empty, *parts]) for suffix, parts in found.items()}
+
+    def selected_shares(self) -> np.ndarray | None:
+        """How often each training sample's label was taken for clean, as a share of its chances, float32 (N,).
+
+        None for a method that selects nothing.
+        """
+        return None
+
+    def beliefs(self) -> np.ndarray:
+        """What the training samples' labels are taken for, float32 (N, C): a method's own record where it keeps one."""
+        return self.probabilities(self.data.train)[""]
+
+    def images(self, images: ImageRows, rows: np.ndarray) -> Tensor:
+        return super().images(cast(np.ndarray, images), rows)
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        split = sha256(np.ascontiguousarray(self.train).tobytes() + b"|" + self.validation.tobytes())
+        return self.noisy.fingerprints | {"split": split.hexdigest()}
+
+
+def _split(config: TrialConfig, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Positions that are trained on, and that are held out."""
+    if config.fold is None:
+        return split_validation(labels, config.validation.fraction, config.validation.seed)
+    fold = split_folds(labels, config.fold.folds, config.validation.seed)
+    return np.flatnonzero(fold != config.fold.number), np.flatnonzero(fold == config.fold.number)
+
+
+def _true_labels_or_refuse(noisy: NoisyData) -> np.ndarray:
+    if noisy.true_labels is None:
+        raise InputError("validation.labels: clean needs true labels, and this dataset has none; set it to noisy")
+    return noisy.true_labels
+
+
+def model_choice(config: TrialConfig, noisy: NoisyData) -> tuple[str, Path | None]:
+    """(name of the network asked for or the dataset's own, file of the weights it starts from or None).
+
+    Raises:
+        InputError: the weights are not to be had.
+    """
+    assert isinstance(config.settings, ClassifierSettings)
+    choice = config.settings.model
+    name = choice.name or noisy.form.default_model
+    weights = default_weights(name) if choice.weights is None else choice.weights
+    return name, weights_file(name, weights, cache_dir())
+
+
+def _require_known_weights(config: TrialConfig) -> None:
+    """Without a network the weights are missing at once; reading a dataset can take minutes."""
+    assert isinstance(config.settings, ClassifierSettings)
+    choice = config.settings.model
+    if choice.name is not None:
+        weights_file(choice.name, choice.weights or default_weights(choice.name), cache_dir())
+
+
+def _weights_fingerprint(weights: Path | None) -> dict[str, str]:
+    return {} if weights is None else {"weights": _digest(weights, weights.stat().st_mtime_ns)}
+
+
+@lru_cache(maxsize=8)
+def _digest(path: Path, _changed: int) -> str:
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
+
+
+class ClassifierTraining(NetworkTraining[Batch]):
+    """A method that trains classifiers of the same shape, the first of them reported."""
+
+    settings: ClassifierSettings
+
+    def _load_data(self) -> None:
+        self.data = ClassifierData.load(self.config, self.surroundings)
+        self.dataset = self.data.dataset
+        self.form = self.data.noisy.form
+        self.model_name, self.weights = model_choice(self.config, self.data.noisy)
+        self.given_labels = torch.from_numpy(self.data.noisy.given_labels[self.data.train]).to(self.device)
+        clean = self.data.clean
+        self.clean = None if clean is None else torch.from_numpy(clean).to(self.device)
+
+    @classmethod
+    def prepare(cls, config: TrialConfig, surroundings: Surroundings) -> dict[str, str]:
+        assert isinstance(config.settings, ClassifierSettings)
+        _require_known_weights(config)
+        data = ClassifierData.load(config, surroundings)
+        name, weights = model_choice(config, data.noisy)
+        build_model(name, data.noisy.num_classes, data.noisy.form.image_shape, weights)
+        return data.fingerprints | _weights_fingerprint(weights) | cls.method_fingerprints(config, data)
+
+    @classmethod
+    def method_fingerprints(cls, config: TrialConfig, data: ClassifierData) -> dict[str, str]:
+        """What of a method depends on the size of the data, beside its settings."""
+        return {}
+
+    # ---- training
+
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        """As inherited; files are read and decoded a few batches ahead."""
+        images = self.data.noisy.train_images
+        if not isinstance(images, PictureRows):
+            yield from super().batches(epoch)
+            return
+        order = torch.randperm(self.images_per_epoch(), generator=stream(self.settings.seed, epoch, "data order"))
+        waiting: deque[tuple[Tensor, Future[list[np.ndarray]]]] = deque()
+        reader = ThreadPoolExecutor(max_workers=1)
+        try:
+            for index in self.split(order):
+                waiting.append((index, reader.submit(images.uncropped, self._rows(index))))
+                if len(waiting) > BATCHES_AHEAD:
+                    yield self._batch_of(*waiting.popleft())
+            while waiting:
+                yield self._batch_of(*waiting.popleft())
+        finally:
+            reader.shutdown(wait=True, cancel_futures=True)
+
+    def _batch_of(self, index: Tensor, reading: Future[list[np.ndarray]]) -> Batch:
+        on_device = index.to(self.device)
+        return Batch(on_device, self._together(reading.result()), self.given_labels[on_device])
+
+    def _batch(self, index: Tensor) -> Batch:
+        images = self.data.noisy.train_images
+        on_device, rows = index.to(self.device), self._rows(index)
+        pixels: Pixels
+        if isinstance(images, PictureRows):
+            pixels = self._together(images.uncropped(rows))
+        else:
+            pixels = self.images(images, rows)
+        return Batch(on_device, pixels, self.given_labels[on_device])
+
+    def _rows(self, index: Tensor) -> np.ndarray:
+        return cast(np.ndarray, self.data.noisy.rows[self.data.train[index.numpy()]])
+
+    def _together(self, images: list[np.ndarray]) -> Pixels:
+        """Images (h, w, C) of one size as a tensor; of different sizes in the corners of the largest."""
+        sizes = np.array([image.shape[:2] for image in images], dtype=np.int64)
+        height, width = sizes.max(axis=0)
+        crop = self.form.image_shape[0]
+        canvas = np.zeros((len(images), height, width, images[0].shape[2]), dtype=np.uint8)
+        for place, image in zip(canvas, images, strict=True):
+            place[: image.shape[0], : image.shape[1]] = image
+        pixels = torch.from_numpy(canvas).to(self.device).permute(0, 3, 1, 2)
+        return pixels if self._has_one_size() else SizedImages(pixels, torch.from_numpy(sizes), crop)
+
+    def _has_one_size(self) -> bool:
+        images = self.data.noisy.train_images
+        return not isinstance(images, PictureRows) or images.size.square
+
+    def weak_view(self, images: Pixels) -> Tensor:
+        return self._view(self.form.weak_augmentation, images, self.weak)
+
+    def strong_view(self, images: Pixels) -> Tensor:
+        return self._view(self.form.strong_augmentation, images, self.strong)
+
+    def images_per_epoch(self) -> int:
+        return len(self.data.train)
+
+    # ---- evaluation
+
+    def evaluate(self, epoch: int) -> Report:
+        report: Report = {}
+        # Of a fold its predictions in the last epochs are all that is asked for.
+        if len(self.data.validation) and self.config.fold is None:
+            report |= self._score_all("val", self.data.noisy.train_images, self._validation_rows(), self._val_labels())
+        test_from = self.surroundings.test_from
+        noisy = self.data.noisy
+        # A folder of the user's need not have a test set: then there are no test metrics.
+        if test_from is not None and epoch >= test_from and len(noisy.test_rows):
+            report |= self._score_all("test", noisy.test_images, noisy.test_rows, noisy.test_labels)
+        return report
+
+    def _validation_rows(self) -> np.ndarray:
+        return cast(np.ndarray, self.data.noisy.rows[self.data.validation])
+
+    def _val_labels(self) -> np.ndarray:
+        return self.data.validation_labels
+
+    def _score_all(self, split: str, images: ImageRows, rows: np.ndarray, labels: np.ndarray) -> Report:
+        report: Report = {}
+        for suffix, network in self.networks.items():
+            correct, loss, loss_error = self._score(network, images, rows, labels)
+            # The argmax of NaN is a class: a network that has diverged would score like one that always guesses it.
+            accuracy = correct / len(labels) if math.isfinite(loss) else math.nan
+            report[f"{split}_accuracy{suffix}"] = 100.0 * accuracy
+            report[f"{split}_loss{suffix}"] = loss
+            if suffix == "":
+                accuracy_error = standard_error(accuracy, len(labels)) if math.isfinite(accuracy) else math.nan
+                report[f"{split}_accuracy_standard_error"] = 100.0 * accuracy_error
+                report[f"{split}_loss_standard_error"] = loss_error
+        return report
+
+    @torch.inference_mode()
+    def _score(
+        self, network: nn.Module, images: ImageRows, rows: np.ndarray, labels: np.ndarray
+    ) -> tuple[int, float, float]:
+        """Correct predictions, mean cross-entropy and its standard error over the given rows."""
+        network.eval()
+        correct = torch.zeros((), dtype=torch.int64, device=self.device)
+        losses = []
+        size = evaluation_batch(images.shape)
+        for start in range(0, len(rows), size):
+            self.surroundings.between_batches()
+            part = slice(start, start + size)
+            target = torch.from_numpy(labels[part]).to(self.device)
+            with self.autocast():
+                logits = network(self.normalised(self.images(images, rows[part])))
+            logits = logits.float()
+            correct += (logits.argmax(dim=1) == target).sum()
+            losses.append(F.cross_entropy(logits, target, reduction="none"))
+        every = torch.cat(losses).double()
+        error = float(every.std(correction=1)) / math.sqrt(len(rows)) if len(rows) > 1 else math.nan
+        return int(correct), float(every.mean()), error
+
+    @torch.inference_mode()
+    def probabilities(self, samples: np.ndarray) -> dict[str, np.ndarray]:
+        """What each network, by its suffix, predicts for samples of the training set: float32 (n, C).
+
+        Images that training mirrors are seen both ways.
+        """
+        found: dict[str, list[np.ndarray]] = {suffix: [] for suffix in self.networks}
+        noisy = self.data.noisy
+        size = evaluation_batch(noisy.train_images.shape)
+        for network in self.networks.values():
+            network.eval()
+        for start in range(0, len(samples), size):
+            self.surroundings.between_batches()
+            pixels = self.normalised(self.images(noisy.train_images, noisy.rows[samples[start : start + size]]))
+            views = [pixels, pixels.flip(3)] if mirrors(self.form.weak_augmentation) else [pixels]
+            for suffix, network in self.networks.items():
+                with self.autocast():
+                    logits = [network(view) for view in views]
+                mean = torch.stack([one.float().softmax(dim=1) for one in logits]).mean(dim=0)
+                found[suffix].append(mean.cpu().numpy())
+        empty = np.empty((0, noisy.num_classes), dtype=np.float32)
+        return {suffix: np.concatenate([empty, *parts]) for suffix, parts in found.items()}
+
+    def selected_shares(self) -> np.ndarray | None:
+        """How often each training sample's label was taken for clean, as a share of its chances, float32 (N,).
+
+        None for a method that selects nothing.
+        """
+        return None
+
+    def beliefs(self) -> np.ndarray:
+        """What the training samples' labels are taken for, float32 (N, C): a method's own record where it keeps one."""
+        return self.probabilities(self.data.train)[""]
+
     def images(self, images: ImageRows, rows: np.ndarray) -> Tensor:
         return super().images(cast(np.ndarray, images), rows)
 
     def model_file(self) -> dict[str, Any]:
-        dataset = self.data.dataset
+        """What :mod:`tune_lnl.trainables.model_files` says."""
         return {
-            "format": "tune_lnl model 1",
+            "format": FORMAT,
+            "task": self.settings.task,
             "model": self.model_name,
             "weights": {name: value.cpu() for name, value in self.networks[""].state_dict().items()},
             "classes": list(self.data.noisy.class_names[: self.data.noisy.num_classes]),
-            "preprocessing": {
-                "image_shape": list(self.form.image_shape),
-                "mean": list(dataset.mean),
-                "std": list(dataset.std),
-            },
+            "preprocessing": preprocessing_of(self.data.noisy.train_images, self.form, self.data.dataset),
             "config": self.config.flat(),
         }
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        return self.data.fingerprints | _weights_fingerprint(self.weights)
+        own = self.method_fingerprints(self.config, self.data)
+        return self.data.fingerprints | _weights_fingerprint(self.weights) | own
 
     # ---- pieces
 

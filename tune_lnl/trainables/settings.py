@@ -227,6 +227,15 @@ def plan_spec(decay: str | DecayShape) -> str | Mapping[str, Any]:
 
 
 @dataclass(frozen=True)
+class Fold:
+    """One fold of a stratified cross-validation of the training set: it is held out, the others are trained on."""
+
+    number: int
+    """0-based."""
+    folds: int
+
+
+@dataclass(frozen=True)
 class TrialConfig:
     """Everything that decides a trial's numbers (with the data's content)."""
 
@@ -235,6 +244,8 @@ class TrialConfig:
     validation: HeldOut
     objective: ObjectiveSettings
     settings: MethodSettings
+    fold: Fold | None = None
+    """Held out instead of the share ``validation.fraction``; no setting, made where labels are judged."""
 
     def sections(self) -> dict[str, Any]:
         """Nested plain values, as written to YAML; reads back through :func:`build_config`."""

@@ -1,0 +1,265 @@
+"""Which given labels are wrong, and what they should be: from predictions by networks that have not seen them, and from
+how often training took them for clean.
+
+Out of sample. Image i is of class k with probability p_i[k], what a network says that was not trained on it. Class k is
+filed under label j with probability T[k, j], whatever the image. So the given label y_i has the likelihood
+
+    P(y_i | image i) = sum_k p_i[k] T[k, y_i]                                                                   (1)
+
+and, the label being known, the image is of class k with probability
+
+    r_i[k] = p_i[k] T[k, y_i] / sum_l p_i[l] T[l, y_i].                                                         (2)
+
+T is estimated by expectation maximisation, (2) and
+
+    T[k, j] = (sum over i with y_i = j of r_i[k] + m[k, j]) / (sum over i of r_i[k] + m)                        (3)
+
+in turn (Dawid & Skene 1979, with the images' predictions as the classes' prior), where m[k, j] are PSEUDO_SAMPLES
+samples per class that are labelled as the whole dataset is on average: rare classes borrow from the others.
+
+Networks are too sure of themselves or, trained on noisy labels, not sure enough. So p_i is what the network says to
+the power of an exponent b, normalised; b is the one under which the given labels are likeliest by (1).
+
+In training. s_i is the share of its chances in which a sample was selected as clean, over all trainings it was in. How
+often right and wrong labels have such a share, h_right and h_wrong, is counted in bins of equally many samples, each
+sample counting as wrong as it looks, and one more in every bin. It weighs the classes anew,
+
+    r'_i[k] ~ r_i[k] h_right(s_i) for k = y_i,  r_i[k] h_wrong(s_i) for the others,                             (4)
+
+and looks as wrong as w_i = 1 - r'_i[y_i] says; (4) and the counting are repeated until nothing changes. p and s are
+taken for independent given whether the label is right, which they are only roughly: w orders well and is too sure. A
+method that selects nothing has r' = r.
+
+The verdict on sample i:
+
+- ``keep`` where the label is likelier right than wrong, w_i <= 1/2, and where no other network can judge it;
+- else ``relabel``, to the likeliest other class,
+- or ``open_set`` where the image looks like none. Its fit is the largest class probability of all networks' mean. The
+  share of kept images with at most this fit is its p-value: uniform for images of the closed classes, small for
+  others. The share of closed ones among the m judged wrong is estimated from the upper half, pi = 2 #{p > 1/2} / m
+  (Storey 2002). From the bottom, tenth by tenth, images are open-set as long as a tenth holds more than twice the
+  pi m / 10 closed ones that are expected there: as long as most of it is open-set (a local false discovery rate below
+  1/2, Efron 2004).
+
+No threshold comes from true labels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+Verdict = Literal["keep", "relabel", "open_set"]
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+KEEP, RELABEL, OPEN_SET = range(3)
+
+EXPONENTS = tuple(float(b) for b in np.geomspace(0.25, 8.0, 21))
+PSEUDO_SAMPLES = 10.0
+"""Per class, of the average labelling."""
+SHARE_BINS = 10
+FIT_BINS = 10
+ROUNDS = 50
+TOLERANCE = 1e-6
+SMALLEST = 1e-12
+
+
+@dataclass(frozen=True)
+class NoiseModel:
+    """How labels came about, by (1) to (3).
+
+    Attributes:
+        matrix: (C, C), T; rows sum to 1.
+        exponent: b.
+        log_likelihood: mean of log P(y_i | image i), natural logarithm.
+    """
+
+    matrix: NDArray[np.float64]
+    exponent: float
+    log_likelihood: float
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """One entry per sample, n in all.
+
+    Attributes:
+        verdict: int64, place in :data:`VERDICTS`.
+        corrected: int64, the given label where it is kept, else the likeliest other class, of open-set samples too.
+        confidence: float64, the corrected label's probability r'; NaN where there is nothing to judge by.
+        wrong: float64, w; 0 where there is nothing to judge by.
+        model: what was estimated on the way.
+    """
+
+    verdict: NDArray[np.int64]
+    corrected: NDArray[np.int64]
+    confidence: NDArray[np.float64]
+    wrong: NDArray[np.float64]
+    model: NoiseModel
+
+
+def judge_labels(
+    probabilities: NDArray[np.float32],
+    given: NDArray[np.int64],
+    selected_share: NDArray[np.float32] | None = None,
+    every_network: NDArray[np.float32] | None = None,
+) -> Judgement:
+    """The verdict on every given label.
+
+    Args:
+        probabilities: (n, C) of images that the network was not trained on; rows of NaN where there are none.
+        given: int64 (n,) in 0..C-1.
+        selected_share: (n,) in [0, 1]; None for a method that selects nothing.
+        every_network: (n, C), the mean over all networks that predict; None: there is one.
+
+    Raises:
+        ValueError: shapes that do not fit, or nothing to judge by.
+    """
+    if probabilities.ndim != 2 or given.shape != probabilities.shape[:1]:
+        raise ValueError(f"need probabilities (n, C) and labels (n,), got {probabilities.shape} and {given.shape}")
+    known = ~np.isnan(probabilities).any(axis=1)
+    if not known.any():
+        raise ValueError("no sample has predictions by a network that has not seen it")
+    seen, labels = probabilities[known].astype(np.float64), given[known]
+    model = fit_noise_model(seen, labels)
+    posterior = label_posterior(sharpened(seen, model.exponent), labels, model.matrix)
+    if selected_share is not None:
+        posterior = with_selection(posterior, labels, selected_share[known])
+    wrong = 1.0 - posterior[np.arange(len(labels)), labels]
+    kept = wrong <= 0.5
+    corrected = np.where(kept, labels, _likeliest_other(posterior, labels))
+    fit = (seen if every_network is None else every_network[known]).max(axis=1)
+    verdict = np.where(kept, KEEP, np.where(looks_like_none(fit, kept), OPEN_SET, RELABEL))
+    return Judgement(
+        verdict=_spread(known, verdict, np.full(len(given), KEEP)),
+        corrected=_spread(known, corrected, given),
+        confidence=_spread(known, posterior[np.arange(len(labels)), corrected], np.full(len(given), np.nan)),
+        wrong=_spread(known, wrong, np.zeros(len(given))),
+        model=model,
+    )
+
+
+def judge_in_sample(belief: NDArray[np.float32], given: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The verdict by what one training on all samples takes the labels for, places in :data:`VERDICTS`, int64 (n,).
+
+    The likeliest class of the belief (n, C) replaces the given label, which is kept among equals; open-set as above,
+    with the belief's largest entry as the fit.
+    """
+    own = belief[np.arange(len(given)), given]
+    kept = own >= belief.max(axis=1)
+    return np.where(kept, KEEP, np.where(looks_like_none(belief.max(axis=1), kept), OPEN_SET, RELABEL))
+
+
+def fit_noise_model(probabilities: NDArray[np.float64], given: NDArray[np.int64]) -> NoiseModel:
+    """The exponent of :data:`EXPONENTS` and the matrix under which the given labels are likeliest; of equals the first.
+
+    Args:
+        probabilities: (n, C), rows sum to 1.
+        given: int64 (n,).
+    """
+    fits = [_fit_matrix(sharpened(probabilities, exponent), given, exponent) for exponent in EXPONENTS]
+    return max(fits, key=lambda fit: fit.log_likelihood)
+
+
+def sharpened(probabilities: NDArray[np.float64], exponent: float) -> NDArray[np.float64]:
+    """(n, C) to a power, rows normalised again."""
+    logs = exponent * np.log(np.maximum(probabilities, SMALLEST))
+    powers = np.exp(logs - logs.max(axis=1, keepdims=True))
+    return _normalised(powers)
+
+
+def label_posterior(
+    probabilities: NDArray[np.float64], given: NDArray[np.int64], matrix: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """r by (2): (n, C)."""
+    return _normalised(np.maximum(probabilities * matrix[:, given].T, SMALLEST))
+
+
+def with_selection(
+    posterior: NDArray[np.float64], given: NDArray[np.int64], selected_share: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """r' by (4): (n, C)."""
+    edges = np.unique(np.quantile(selected_share, np.arange(1, SHARE_BINS) / SHARE_BINS))
+    # Samples of one share are in one bin, so there may be fewer.
+    bins = np.searchsorted(edges, selected_share, side="right")
+    own = np.zeros(posterior.shape, dtype=np.bool_)
+    own[np.arange(len(given)), given] = True
+    wrong, result = 1.0 - posterior[own], posterior
+    for _ in range(ROUNDS):
+        right_share = _bin_shares(bins, 1.0 - wrong, len(edges) + 1)
+        wrong_share = _bin_shares(bins, wrong, len(edges) + 1)
+        result = _normalised(posterior * np.where(own, right_share[bins][:, None], wrong_share[bins][:, None]))
+        before, wrong = wrong, 1.0 - result[own]
+        if float(np.abs(wrong - before).max()) < TOLERANCE:
+            break
+    return result
+
+
+def looks_like_none(fit: NDArray[Any], kept: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Which of the samples that are not kept look like no class: (n,).
+
+    Args:
+        fit: (n,), how well each image fits the class it fits best.
+        kept: (n,).
+    """
+    judged = np.flatnonzero(~kept)
+    if not len(judged) or not kept.any():
+        return np.zeros(len(fit), dtype=np.bool_)
+    p_values = np.searchsorted(np.sort(fit[kept]), fit[judged], side="right") / int(kept.sum())
+    tenths = np.minimum((p_values * FIT_BINS).astype(np.int64), FIT_BINS - 1)
+    closed = min(1.0, 2.0 * float((p_values > 0.5).mean()))
+    crowded = np.bincount(tenths, minlength=FIT_BINS) > 2.0 * closed * len(judged) / FIT_BINS
+    odd = np.zeros(len(fit), dtype=np.bool_)
+    odd[judged] = np.logical_and.accumulate(crowded)[tenths]
+    return odd
+
+
+def _fit_matrix(probabilities: NDArray[np.float64], given: NDArray[np.int64], exponent: float) -> NoiseModel:
+    count, classes = probabilities.shape
+    labelled = np.zeros((count, classes))
+    labelled[np.arange(count), given] = 1.0
+    responsibilities = probabilities
+    matrix, before, fit = np.full((classes, classes), 1.0 / classes), -np.inf, -np.inf
+    for _ in range(ROUNDS):
+        counts = responsibilities.T @ labelled
+        matrix = _normalised(counts + PSEUDO_SAMPLES * _average(counts))
+        fit = float(np.log(np.maximum((probabilities * matrix[:, given].T).sum(axis=1), SMALLEST)).mean())
+        if fit - before < TOLERANCE:
+            break
+        before = fit
+        responsibilities = label_posterior(probabilities, given, matrix)
+    return NoiseModel(matrix, exponent, fit)
+
+
+def _average(counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The labelling of all classes taken together: one share of right labels, the wrong ones spread evenly."""
+    classes = len(counts)
+    right = float(np.trace(counts) / counts.sum())
+    average = np.full((classes, classes), (1.0 - right) / (classes - 1))
+    np.fill_diagonal(average, right)
+    return average
+
+
+def _bin_shares(bins: NDArray[np.int64], weights: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+    counts = np.bincount(bins, weights=weights, minlength=count) + 1.0
+    shares: NDArray[np.float64] = counts / counts.sum()
+    return shares
+
+
+def _likeliest_other(posterior: NDArray[np.float64], given: NDArray[np.int64]) -> NDArray[np.int64]:
+    others = posterior.copy()
+    others[np.arange(len(given)), given] = -1.0
+    return others.argmax(axis=1)
+
+
+def _normalised(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    result: NDArray[np.float64] = values / values.sum(axis=1, keepdims=True)
+    return result
+
+
+def _spread(known: NDArray[np.bool_], values: NDArray[Any], elsewhere: NDArray[Any]) -> NDArray[Any]:
+    whole = elsewhere.astype(values.dtype)
+    whole[known] = values
+    return whole

@@ -1,0 +1,99 @@
+"""How well a verdict on given labels finds the wrong ones, where the true labels are known. Fractions in [0, 1].
+
+A sample is found where its verdict is not "keep"; what is to be found are the samples whose true label is not the given
+one, open-set samples among them. A ratio over nothing is None, never 0 or NaN, as in :mod:`tune_lnl.metrics.selection`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tune_lnl.metrics.selection import selection_quality
+
+
+@dataclass(frozen=True)
+class LabelQuality:
+    """Of one verdict on one training set.
+
+    Attributes:
+        found, wrong, found_and_wrong: how many samples.
+        precision: share of the found samples whose label is wrong.
+        recall: share of the wrong labels that were found.
+        f1: harmonic mean of the two.
+        auroc: probability that a wrong label has a higher score than a right one, ties counted half.
+        given_accuracy: share of given labels that are true, open-set samples left out.
+        corrected_accuracy: the same of the corrected labels.
+    """
+
+    found: int
+    wrong: int
+    found_and_wrong: int
+    precision: float | None
+    recall: float | None
+    f1: float | None
+    auroc: float | None
+    given_accuracy: float | None
+    corrected_accuracy: float | None
+
+
+def label_quality(
+    true: NDArray[np.int64],
+    given: NDArray[np.int64],
+    corrected: NDArray[np.int64],
+    found: NDArray[np.bool_],
+    score: NDArray[np.float64],
+    num_classes: int,
+) -> LabelQuality:
+    """The quality of a verdict on n samples.
+
+    Args:
+        true: (n,) true classes; num_classes and above for open-set samples.
+        given, corrected: (n,) in 0..num_classes - 1.
+        found: (n,) whether the label was called wrong.
+        score: (n,) how wrong it looked; any scale.
+        num_classes: closed classes.
+
+    Raises:
+        ValueError: arrays of different lengths.
+    """
+    lengths = {len(values) for values in (true, given, corrected, found, score)}
+    if len(lengths) != 1:
+        raise ValueError(f"all arrays must have one entry per sample, got lengths {sorted(lengths)}")
+    wrong = true != given
+    both = int((found & wrong).sum())
+    quality = selection_quality(int(found.sum()), int(wrong.sum()), both)
+    closed = true < num_classes
+    return LabelQuality(
+        found=int(found.sum()),
+        wrong=int(wrong.sum()),
+        found_and_wrong=both,
+        precision=quality.precision,
+        recall=quality.recall,
+        f1=quality.f1,
+        auroc=auroc(score, wrong),
+        given_accuracy=_share(given[closed] == true[closed]),
+        corrected_accuracy=_share(corrected[closed] == true[closed]),
+    )
+
+
+def auroc(score: NDArray[np.float64], positive: NDArray[np.bool_]) -> float | None:
+    """Area under the ROC curve by ranks (Mann-Whitney U), ties counted half; None without both kinds.
+
+    ValueError for a score that is NaN.
+    """
+    if np.isnan(score).any():
+        raise ValueError("a score must be a number, got NaN")
+    count = int(positive.sum())
+    if count in (0, len(positive)):
+        return None
+    _, group, sizes = np.unique(score, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(sizes) - (sizes - 1) / 2.0)[group]
+    above = float(ranks[positive].sum()) - count * (count + 1) / 2.0
+    return above / (count * (len(positive) - count))
+
+
+def _share(right: NDArray[np.bool_]) -> float | None:
+    return float(right.mean()) if len(right) else None
