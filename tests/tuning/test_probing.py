@@ -103,8 +103,22 @@ class TestWhatIsKept:
 
         for overrides in ([], ["seed=5"], ["dataset.noise=asymmetric"], ["batch_size=32"]):
             configs = [*heavy_configs(tiny_space(tmp_path, overrides))]
-            measure_sharing(question(tmp_path, configs=configs), measure=measure)
+            measure_sharing(question(tmp_path, configs=configs), measure=measure, load=lambda: 0.0)
         assert len(taken) == 2
+
+    @pytest.mark.parametrize(("load", "times"), [(1.0, 1), (1.1, 2)])
+    def test_on_busy_cpus_nothing_is_kept(self, tmp_path: Path, load: float, times: int) -> None:
+        taken = []
+
+        def measure(asked: Question, gpu: Gpu | None, room: int) -> list[Reading]:
+            taken.append(asked)
+            return readings(1000)
+
+        for _ in range(2):
+            sharing = measure_sharing(question(tmp_path, cpus=2), measure=measure, load=lambda: load)
+        assert len(taken) == times
+        assert sharing.quiet == (times == 1)
+        assert ("measures again" in sharing.lines()[-1]) == (times == 2)
 
     def test_on_a_gpu_that_others_use_nothing_is_kept_and_the_room_is_what_is_left(self, tmp_path: Path) -> None:
         busy = replace(CARD, free=5 * GB)

@@ -21,7 +21,9 @@ from tune_lnl.datasets.noisy import NoisyData, load_noisy
 from tune_lnl.errors import InputError
 from tune_lnl.trainables import classification
 from tune_lnl.trainables.act import ActTraining
-from tune_lnl.trainables.training import Training
+from tune_lnl.trainables.registry import start_training
+from tune_lnl.trainables.settings import TrialConfig
+from tune_lnl.trainables.training import Surroundings, Training
 from tune_lnl.tuning import worker
 from tune_lnl.tuning.files import RunFiles
 from tune_lnl.tuning.results import read_epochs
@@ -134,11 +136,10 @@ def test_its_memory_is_capped_before_it_allocates_any_unless_it_runs_alone(
 ) -> None:
     calls: list[object] = []
     monkeypatch.setattr(worker, "cap_memory", lambda device, fraction: calls.append((device, fraction)))
-    start = worker.start_training
 
-    def started(*arguments: Any) -> Training:
+    def started(config: TrialConfig, surroundings: Surroundings) -> Training:
         calls.append("started")
-        return start(*arguments)
+        return start_training(config, surroundings)
 
     monkeypatch.setattr(worker, "start_training", started)
     run = trial()

@@ -18,7 +18,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -40,6 +40,8 @@ PATIENCE = 600.0
 """Seconds within which a process must have started, or taken its reading."""
 IDLE = 0.95
 """Share of a GPU's memory that is free on one that nobody else uses; only then a reading is worth keeping."""
+BUSY = 0.5
+"""Load per core above which CPUs count as used by others; the search's own start loads one of them for seconds."""
 FOLDER = "shares"
 FORMAT = 1
 NOT_COSTLY = ("seed", "threads", "validation.seed", "dataset.noise", "dataset.noise_seed", "dataset.subset_seed")
@@ -93,6 +95,7 @@ def measure_sharing(
     say: Callable[[str], None] = lambda line: None,
     gpus: Callable[[], list[Gpu]] | None = None,
     measure: Callable[[Question, Gpu | None, int], list[Reading]] | None = None,
+    load: Callable[[], float] | None = None,
 ) -> Sharing:
     """How many trials share one device of this machine: the smallest GPU, or without any the CPUs.
 
@@ -100,6 +103,7 @@ def measure_sharing(
         say: is told that it takes a minute, where it does.
         gpus: lists the CUDA devices.
         measure: takes the readings of a question on a device (``None``: the CPUs) with so many free bytes.
+        load: the machine's load average.
 
     Raises:
         InputError: one trial alone does not fit, or (:class:`ProbeError`) it cannot be measured.
@@ -114,13 +118,19 @@ def measure_sharing(
     name, total, room = _device(found)
     key = _key(question, name, total)
     path = cache_dir() / FOLDER / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]}.json"
-    readings = read_kept(path, key)
+    readings, quiet = read_kept(path, key), True
     if readings is None:
         say("measuring how many trials share the device best; this takes about a minute and is kept for later")
+        quiet = room >= IDLE * total if gpu is not None else (load or _load)() <= BUSY * question.cpus
         readings = (measure or take)(question, gpu, room)
-        if gpu is None or room >= IDLE * total:
+        if quiet:
             keep(path, key, readings)
-    return choose_sharing(readings, name, total, room, on_gpu=gpu is not None)
+    return replace(choose_sharing(readings, name, total, room, on_gpu=gpu is not None), quiet=quiet)
+
+
+def _load() -> float:
+    """Processes that wanted a core, on average over the last minute; 0 where the system does not tell."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
 
 
 def _device(gpus: Sequence[Gpu]) -> tuple[str, int, int]:

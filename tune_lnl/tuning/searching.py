@@ -10,6 +10,7 @@ from tune_lnl.errors import InputError
 from tune_lnl.tuning.console import Console
 from tune_lnl.tuning.named_spaces import find_space
 from tune_lnl.tuning.planning import Machine, SearchOptions, plan_search
+from tune_lnl.tuning.probing import measure_sharing
 from tune_lnl.tuning.results import Run, load_run
 from tune_lnl.tuning.runner import Outcome, run_plan
 
@@ -29,7 +30,7 @@ def search(options: SearchOptions, say: Callable[[str], None]) -> int:
         InputError: nothing was started and nothing written.
     """
     console = say if isinstance(say, Console) else Console(options.verbosity, say)
-    plans = plan_search(options, Machine.here())
+    plans = plan_search(options, Machine.here(), lambda question: measure_sharing(question, console.tell))
     more = int(options.trials[1:]) if options.trials is not None and options.trials.startswith("+") else 0
     codes = []
     for plan in plans:

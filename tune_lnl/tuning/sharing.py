@@ -57,6 +57,8 @@ class Sharing:
     room: int
     """Bytes of it that were free."""
     on_gpu: bool
+    quiet: bool = True
+    """Whether nobody else used the device meanwhile."""
 
     @property
     def need(self) -> int:
@@ -85,6 +87,7 @@ class Sharing:
             f"{_gb(self.need)} with a margin of {MARGIN:.0%}: {fitting} fit into {_gb(self.room)}",
             f"images/s by trials at once: {speeds}; {self.trials} is the fewest within a tenth of the best: "
             f"each gets {share}{cap}",
+            *([] if self.quiet else ["others used the device meanwhile, so the next search measures again"]),
         ]
 
 
