@@ -33,7 +33,7 @@ def modules_of(room: str) -> list[str]:
 
 def test_rooms_below_the_search_know_neither_ray_nor_optuna() -> None:
     """Every module of them, and the doors that use nothing else."""
-    names = [name for room in ROOMS for name in modules_of(room)] + ["tune_lnl.train", "tune_lnl.data"]
+    names = [name for room in ROOMS for name in modules_of(room)] + ["tune_lnl.train", "tune_lnl.data", "tune_lnl.predict"]
     assert len(names) > 20
     loaded = modules_after("\n".join(f"import {name}" for name in names))
     assert "torch" in loaded
@@ -52,7 +52,7 @@ def test_what_the_package_offers() -> None:
         _ = tune_lnl.run_serach
 
 
-@pytest.mark.parametrize("door", ["search", "train", "export", "report", "data"])
+@pytest.mark.parametrize("door", ["search", "train", "export", "report", "data", "logs", "predict"])
 def test_help_is_at_hand_at_once(door: str) -> None:
     code = (
         f"from tune_lnl.{door} import main\n"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tune_lnl import data, export, logs, report, search, train
+from tune_lnl import data, export, logs, predict, report, search, train
 from tune_lnl.tuning.named_spaces import space_files
 
 ROOT = Path(__file__).parents[1]
@@ -22,6 +22,7 @@ PARSERS: dict[str, Callable[[], argparse.ArgumentParser]] = {
     "train": train.parser,
     "data": data.parser,
     "logs": logs.parser,
+    "predict": predict.parser,
     "report": report.parser,
 }
 COMMANDS = re.findall(r"^python -m tune_lnl\.(\w+) (.*)$", README, flags=re.MULTILINE)

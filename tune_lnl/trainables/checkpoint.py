@@ -83,7 +83,7 @@ def load_checkpoint(path: Path, training: Training) -> list[Report]:
 
 def _read(path: Path, device: torch.device) -> dict[str, Any]:
     try:
-        content = _checked_load(path, device)
+        content = checked_load(path, device)
     except torch.OutOfMemoryError:  # a RuntimeError that says nothing against the file
         raise
     except UNREADABLE as error:
@@ -94,7 +94,13 @@ def _read(path: Path, device: torch.device) -> dict[str, Any]:
     return content
 
 
-def _checked_load(path: Path, device: torch.device) -> Any:
+def checked_load(path: Path, device: torch.device) -> Any:
+    """What ``torch.save`` wrote, tensors and plain values alone; nothing in the file is run.
+
+    Raises:
+        pickle.UnpicklingError: it holds other objects.
+        Exception: any of UNREADABLE, where it is damaged.
+    """
     # torch.load does not compare checksums: a flipped bit would just be another weight.
     with zipfile.ZipFile(path) as archive:
         damaged = archive.testzip()

@@ -28,6 +28,7 @@ from tune_lnl.errors import InputError
 from tune_lnl.metrics.classification import standard_error
 from tune_lnl.models.registry import build_model
 from tune_lnl.models.weights import default_weights, weights_file
+from tune_lnl.trainables.model_files import FORMAT, preprocessing_of
 from tune_lnl.trainables.networks import NetworkTraining
 from tune_lnl.trainables.randomness import stream, stream_seed
 from tune_lnl.trainables.settings import ClassifierSettings, TrialConfig, ValidationSettings
@@ -320,17 +321,14 @@ class ClassifierTraining(NetworkTraining[Batch]):
         return super().images(cast(np.ndarray, images), rows)
 
     def model_file(self) -> dict[str, Any]:
-        dataset = self.data.dataset
+        """What :mod:`tune_lnl.trainables.model_files` says."""
         return {
-            "format": "tune_lnl model 1",
+            "format": FORMAT,
+            "task": self.settings.task,
             "model": self.model_name,
             "weights": {name: value.cpu() for name, value in self.networks[""].state_dict().items()},
             "classes": list(self.data.noisy.class_names[: self.data.noisy.num_classes]),
-            "preprocessing": {
-                "image_shape": list(self.form.image_shape),
-                "mean": list(dataset.mean),
-                "std": list(dataset.std),
-            },
+            "preprocessing": preprocessing_of(self.data.noisy.train_images, self.form, self.data.dataset),
             "config": self.config.flat(),
         }
 
