@@ -47,7 +47,7 @@ def test_the_package_itself_imports_nothing_heavy() -> None:
 def test_what_the_package_offers() -> None:
     assert set(tune_lnl.__all__) == {"__version__", "load_run", "run_search"}
     assert all(getattr(tune_lnl, name) is not None for name in tune_lnl.__all__)
-    assert tune_lnl.run_search.__module__ == "tune_lnl.tuning.searching"
+    assert tune_lnl.run_search.__module__ == "tune_lnl.api"
     with pytest.raises(AttributeError, match="has no attribute 'run_serach'"):
         _ = tune_lnl.run_serach
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -34,6 +34,9 @@ from tune_lnl.tuning.study import (
     ranked,
     read_trials,
 )
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,24 @@ class Run:
     def epoch_reports(self, number: int) -> list[dict[str, Any]]:
         """The trial's per-epoch metrics, as far as they are written."""
         return read_epochs(self.files.epochs(number))
+
+    def trials_frame(self) -> DataFrame:
+        """A row per trial, by number."""
+        from tune_lnl.tuning.frames import trials_frame  # pandas: not for those who only read a config
+
+        return trials_frame(self)
+
+    def epochs_frame(self) -> DataFrame:
+        """A row per trial and epoch, test metrics included."""
+        from tune_lnl.tuning.frames import epochs_frame
+
+        return epochs_frame(self)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        from tune_lnl.tuning.frames import run_html
+
+        return run_html(self)
 
 
 def load_run(run: str | Path, results_dir: str | Path = "results") -> Run:
@@ -210,12 +231,13 @@ def _replace_table(path: Path, table: pa.Table) -> None:
 
 def write_tables(run: Run) -> None:
     """``trials.parquet`` (a row per trial, by number) and ``epochs.parquet`` (a row per trial and epoch)."""
+    _replace_table(run.files.trials_table, trials_table(run))
+    _replace_table(run.files.epochs_table, epochs_table(run))
+
+
+def trials_table(run: Run) -> pa.Table:
+    """A row per trial, by number; settings are columns ``params.NAME``."""
     rows = sorted(run.rows(), key=lambda row: row.number)
-    _replace_table(run.files.trials_table, _trials_table(rows, run))
-    _replace_table(run.files.epochs_table, _epochs_table(run))
-
-
-def _trials_table(rows: list[TrialRow], run: Run) -> pa.Table:
     columns: dict[str, pa.Array] = {
         "number": pa.array([row.number for row in rows], pa.int64()),
         "state": pa.array([row.state for row in rows], pa.string()),
@@ -237,7 +259,8 @@ def _trials_table(rows: list[TrialRow], run: Run) -> pa.Table:
     return pa.table(columns)
 
 
-def _epochs_table(run: Run) -> pa.Table:
+def epochs_table(run: Run) -> pa.Table:
+    """A row per trial and epoch: the objective so far, and every metric."""
     records = list(_epoch_records(run))
     names = dict.fromkeys(name for record in records for name in record)
     names.pop("number", None)

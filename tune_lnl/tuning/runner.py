@@ -9,6 +9,7 @@ import re
 import secrets
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -438,7 +439,10 @@ def _logging_to(handler: logging.Handler, names: Sequence[str]) -> Iterator[None
 
 @contextmanager
 def _stopped_by_signals(plan: Plan, session: Stoppable, say: Console) -> Iterator[None]:
-    """First SIGINT or SIGTERM: trials end at their next batch. Second, or when that takes too long: leave at once."""
+    """First SIGINT or SIGTERM: trials end at their next batch. Second, or when that takes too long: leave at once.
+
+    A notebook or a Python prompt is never left: it holds the user's other work. There a second SIGINT gives up waiting.
+    """
 
     def leave() -> None:
         goodbye = f"interrupted; continue with:\n  {plan.resume_command()}"
@@ -447,14 +451,22 @@ def _stopped_by_signals(plan: Plan, session: Stoppable, say: Console) -> Iterato
     # A Ray that is starting on a busy machine, or ending, can be neither hurried nor relied upon.
     patience = threading.Timer(STOP_PATIENCE, leave)
     patience.daemon = True
+    stays = in_interactive_session()
+    asked = False
 
     def on_signal(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if stays and asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
         if patience.is_alive():
             leave()
-        patience.start()
+        asked = True
+        if not stays or number != signal.SIGINT:
+            patience.start()
         session.stop("interrupted")
         # In a thread: the interrupted main thread may be in the middle of printing, which cannot be entered twice.
-        message = "stopping: running trials end at their next batch (again to leave at once)"
+        again = "give up waiting" if stays else "leave at once"
+        message = f"stopping: running trials end at their next batch (again to {again})"
         threading.Thread(target=say, args=(message,)).start()
 
     if threading.current_thread() is not threading.main_thread():
@@ -468,6 +480,12 @@ def _stopped_by_signals(plan: Plan, session: Stoppable, say: Console) -> Iterato
         patience.cancel()
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def in_interactive_session() -> bool:
+    """Whether this process is a notebook's kernel, or Python's or IPython's prompt."""
+    get_ipython = getattr(sys.modules.get("IPython"), "get_ipython", None)
+    return hasattr(sys, "ps1") or (get_ipython is not None and get_ipython() is not None)
 
 
 def _leave_at_once(session: Stoppable, files: RunFiles, code: int, say: Console, goodbye: str) -> None:
