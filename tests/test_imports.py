@@ -33,7 +33,11 @@ def modules_of(room: str) -> list[str]:
 
 def test_rooms_below_the_search_know_neither_ray_nor_optuna() -> None:
     """Every module of them, and the doors that use nothing else."""
-    names = [name for room in ROOMS for name in modules_of(room)] + ["tune_lnl.train", "tune_lnl.data", "tune_lnl.predict"]
+    names = [name for room in ROOMS for name in modules_of(room)] + [
+        "tune_lnl.train",
+        "tune_lnl.data",
+        "tune_lnl.predict",
+    ]
     assert len(names) > 20
     loaded = modules_after("\n".join(f"import {name}" for name in names))
     assert "torch" in loaded
