@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo lint types test test-slow test-kill test-gpu ablation baselines docs clean
+.PHONY: help install demo lint types test test-slow test-kill test-gpu ablation baselines bench bench-gpu docs clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -50,6 +50,15 @@ ablation: $(STAMP)  ## ACT's modules one by one on the digits, five seeds each
 
 baselines: $(STAMP)  ## cross-entropy, Co-teaching, JoCoR and ACT on the digits, five seeds each
 	$(BIN)/python benchmarks/baselines.py
+
+bench: $(STAMP)  ## speed on the CPU: a training step, the engine, ranking, memory; wants an otherwise idle machine
+	$(BIN)/python benchmarks/throughput.py --output results/reference/throughput.json
+	$(BIN)/python benchmarks/engine_cost.py
+	$(BIN)/python benchmarks/ranking.py
+	$(BIN)/python benchmarks/memory_sharing.py
+
+bench-gpu: $(STAMP)  ## speed and peak memory on a CUDA device
+	$(BIN)/python benchmarks/throughput_gpu.py
 
 docs: $(STAMP)  ## docs/settings.md and docs/commands.md again, from the code
 	$(BIN)/python docs/make_settings.py

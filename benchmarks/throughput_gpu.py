@@ -1,0 +1,142 @@
+"""ACT's robust phase on a CUDA device: images per second, seconds an epoch, peak memory, share of the matrix peak.
+
+    python benchmarks/throughput_gpu.py [--data-dir DIR] [--batches 40] [--rounds 3] [--output FILE]
+
+A trial's own training step on CIFAR-80N, loading and augmentation included, in every precision that the card has. The
+peak is the best product of square matrices in the same precision; an image costs three forward and three backward
+passes of the seven-layer CNN, counted by torch. Evaluation is both networks on the validation split.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import shlex
+import statistics
+import sys
+import time
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from tune_lnl.doors import Parser, guarded
+from tune_lnl.errors import InputError
+from tune_lnl.models.registry import build_model
+from tune_lnl.trainables.act import ActTraining
+from tune_lnl.trainables.registry import settings_type, start_training
+from tune_lnl.trainables.settings import build_config
+from tune_lnl.trainables.training import Surroundings, has_bf16
+
+ROOT = Path(__file__).resolve().parents[1]
+ROBUST = 1
+"""An epoch after the warm-up."""
+SIDES = (4096, 8192, 16384)
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def parser() -> argparse.ArgumentParser:
+    p = Parser(prog="benchmarks/throughput_gpu.py", description=__doc__)
+    p.add_argument("--data-dir", type=Path)
+    p.add_argument("--batches", type=int, default=40, help="batches of each round")
+    p.add_argument("--rounds", type=int, default=3)
+    p.add_argument("--output", type=Path, default=ROOT / "results" / "reference" / "throughput_gpu.json")
+    return p
+
+
+def started(precision: str, data_dir: Path | None) -> ActTraining:
+    sections = {
+        "method": "act",
+        "dataset": {"name": "cifar80no"},
+        "objective": {"average_last": 1},
+        "fixed": {"epochs": 4, "warmup_epochs": ROBUST, "lr": 0.01, "lr1": 0.08, "precision": precision},
+    }
+    config = build_config(sections, settings_type, "throughput_gpu")
+    training = start_training(config, Surroundings(data_dir=data_dir, device="cuda"))
+    assert isinstance(training, ActTraining)
+    return training
+
+
+def matrix_peak(dtype: torch.dtype) -> float:
+    """TFLOP/s of the best square product."""
+    best = 0.0
+    for side in SIDES:
+        a, b = (torch.randn(side, side, device="cuda").to(dtype) for _ in range(2))
+        for _ in range(4):
+            torch.cuda.synchronize()
+            began = time.perf_counter()
+            a @ b
+            torch.cuda.synchronize()
+            best = max(best, 2 * side**3 / (time.perf_counter() - began) / 1e12)
+    return best
+
+
+def gflop_per_image(training: ActTraining) -> float:
+    """Three forward and three backward passes of the network."""
+    height, width, channels = training.form.image_shape
+    network = build_model("cnn7", training.data.noisy.num_classes, training.form.image_shape)
+    with FlopCounterMode(display=False) as counter:
+        network(torch.randn(8, channels, height, width)).sum().backward()
+    return 3 * cast(float, counter.get_total_flops()) / 8 / 1e9
+
+
+def measure(precision: str, data_dir: Path | None, batches: int, rounds: int) -> dict[str, Any]:
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    training = started(precision, data_dir)
+    training.seconds_per_epoch(ROBUST, batches)  # pays for what is set up once
+    epochs = [training.seconds_per_epoch(ROBUST, batches) for _ in range(rounds)]
+    seconds = statistics.median(epochs)
+    training.evaluate(ROBUST)
+    torch.cuda.synchronize()
+    began = time.perf_counter()
+    training.evaluate(ROBUST)
+    torch.cuda.synchronize()
+    scoring = time.perf_counter() - began
+    speed = training.images_per_epoch() / seconds
+    achieved = speed * gflop_per_image(training) / 1e3
+    return {
+        "images/s": round(speed, 1),
+        "seconds of a robust epoch": round(seconds, 2),
+        "each round": [round(each, 2) for each in epochs],
+        "validation of both networks, share of an epoch": round(scoring / seconds, 4),
+        "TFLOP/s": round(achieved, 2),
+        "share of the matrix peak": round(achieved / matrix_peak(DTYPES[precision]), 4),
+        "peak memory, MB": round(torch.cuda.max_memory_allocated() / 1e6, 1),
+    }
+
+
+@guarded
+def main(argv: list[str] | None = None) -> int:
+    arguments = parser().parse_args(argv)
+    if not torch.cuda.is_available():
+        raise InputError("this benchmark needs a CUDA device, and torch sees none; make bench measures the CPU")
+    precisions = ["fp32", *(["bf16"] if has_bf16("cuda") else []), "fp16"]
+    found = {name: measure(name, arguments.data_dir, arguments.batches, arguments.rounds) for name in precisions}
+    print(f"{'':<6}{'images/s':>10}{'s/epoch':>9}{'evaluation':>12}{'of peak':>9}{'memory':>11}")
+    for name, row in found.items():
+        print(
+            f"{name:<6}{row['images/s']:>10.0f}{row['seconds of a robust epoch']:>9.2f}"
+            f"{row['validation of both networks, share of an epoch']:>12.3f}{row['share of the matrix peak']:>9.3f}"
+            f"{row['peak memory, MB']:>8.0f} MB"
+        )
+    evidence = {
+        "what": "ACT's robust phase on CIFAR-80N, cnn7, batch 128, loading and augmentation included",
+        "command": shlex.join(["python", "benchmarks/throughput_gpu.py", *(sys.argv[1:] if argv is None else argv)]),
+        "date": datetime.now(UTC).date().isoformat(),
+        "device": torch.cuda.get_device_name(),
+        "versions": {name: version(name) for name in ("tune_lnl", "torch", "numpy")}
+        | {"python": platform.python_version(), "cuda": torch.version.cuda},
+        "precisions": found,
+    }
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(json.dumps(evidence, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
