@@ -378,7 +378,14 @@ def _fit(plan: Plan, session: Session, temporary: Path) -> None:
             trial_name_creator=lambda trial: trial_name(trial.config[NUMBER]),
             trial_dirname_creator=lambda trial: f"trial-{trial.trial_id}",
         ),
-        run_config=tune.RunConfig(name="search", storage_path=str(temporary), verbose=0, callbacks=[NamedTasks()]),
+        run_config=tune.RunConfig(
+            name="search",
+            storage_path=str(temporary),
+            verbose=0,
+            callbacks=[NamedTasks()],
+            # The run has its own; a request for one, which says nothing, would stand between any two trials.
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+        ),
     )
     tuner.fit()
 
@@ -402,6 +409,7 @@ def _ray(plan: Plan, temporary: Path, say: Console) -> Iterator[None]:
     logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
     with _logging_to(log, names):
         context = ray.init(
+            address="local",  # whatever RAY_ADDRESS says: this search shares nobody's cluster
             num_cpus=plan.machine.cpus,
             num_gpus=plan.machine.gpus,
             # Not True: a dashboard that cannot start would then end the search.
