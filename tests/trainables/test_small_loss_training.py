@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tiny_runs import finish, start, tiny
@@ -142,3 +143,13 @@ def test_warmup_is_over_when_the_full_share_is_forgotten(method: str) -> None:
     assert settings(method, warmup_epochs=0, num_gradual=3).warmup_length() == 3
     assert settings(method, warmup_epochs=2, num_gradual=1).warmup_length() == 2
     assert settings(method, warmup_epochs=0, num_gradual=10).warmup_length() == 3
+
+
+def test_selected_shares_are_of_the_epochs_with_the_full_share(method: str) -> None:
+    """The share grows over three epochs, so that the last two have it in full: chosen in 0, 1 or 2 of them."""
+    training = begin(method, forget_rate=0.5, num_gradual=3)
+    reports = finish(training)
+    shares = training.selected_shares()
+    assert shares.dtype == np.float32
+    assert set(shares) == {0.0, 0.5, 1.0}
+    assert 2 * shares.sum() == reports[2]["selected"] + reports[3]["selected"]

@@ -35,4 +35,4 @@ class CoTeachingTraining(SmallLossTraining):
         losses = {"": found.first, "_peer": found.second}
         self.step(losses)
         logits = {"": found.first_logits, "_peer": found.second_logits}
-        self.count(batch, losses, logits, found.first_selected, totals)
+        self.count(batch, epoch, losses, logits, found.first_selected, totals)

@@ -44,4 +44,4 @@ class JocorTraining(SmallLossTraining):
             )
         self.step_together(found.loss)
         logits = {"": found.first_logits, "_peer": found.second_logits}
-        self.count(batch, {"": found.loss, "_peer": found.loss}, logits, found.selected, totals)
+        self.count(batch, epoch, {"": found.loss, "_peer": found.loss}, logits, found.selected, totals)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -14,8 +15,15 @@ from tune_lnl.methods.schedules import reads_warmup_lr
 from tune_lnl.metrics.selection import selection_percentages
 from tune_lnl.trainables.classification import Batch, ClassifierTraining
 from tune_lnl.trainables.networks import Totals
-from tune_lnl.trainables.settings import EPOCHS, ClassifierSettings, DecayShape, MethodSettings, plan_spec
-from tune_lnl.trainables.training import Report
+from tune_lnl.trainables.settings import (
+    EPOCHS,
+    ClassifierSettings,
+    DecayShape,
+    MethodSettings,
+    TrialConfig,
+    plan_spec,
+)
+from tune_lnl.trainables.training import Report, Surroundings
 
 BETA1 = 0.9
 """Of adam, where nothing else is asked for."""
@@ -89,6 +97,11 @@ class SmallLossTraining(ClassifierTraining):
     settings: SmallLossSettings
     lr_names: Mapping[str, str] = {"": "lr", "_peer": "lr"}
 
+    def __init__(self, config: TrialConfig, surroundings: Surroundings) -> None:
+        super().__init__(config, surroundings)
+        self.counts = torch.zeros(self.images_per_epoch(), dtype=torch.int32, device=self.device)
+        """(N,), how often the reported network was trained on each sample, in the epochs of the final share."""
+
     def _set_learning_rates(self, epoch: int) -> None:
         super()._set_learning_rates(epoch)
         for optimizer in self.optimizers.values():
@@ -97,9 +110,17 @@ class SmallLossTraining(ClassifierTraining):
                     group["betas"] = (self.settings.beta1(epoch), group["betas"][1])
 
     def count(
-        self, batch: Batch, losses: Mapping[str, Tensor], logits: Mapping[str, Tensor], selected: Tensor, totals: Totals
+        self,
+        batch: Batch,
+        epoch: int,
+        losses: Mapping[str, Tensor],
+        logits: Mapping[str, Tensor],
+        selected: Tensor,
+        totals: Totals,
     ) -> None:
         """Add a batch to the epoch's sums; ``selected`` (B,) is what the reported network was trained on."""
+        if self._remembers_the_final_share(epoch):
+            self.counts.index_add_(0, batch.index, selected.to(self.counts.dtype))
         for suffix, loss in losses.items():
             totals.add(f"train_loss{suffix}", loss * len(batch.labels))
             totals.add(f"train_accuracy{suffix}", (logits[suffix].argmax(dim=1) == batch.labels).sum())
@@ -117,3 +138,19 @@ class SmallLossTraining(ClassifierTraining):
 
     def train_epoch(self, epoch: int) -> Report:
         return super().train_epoch(epoch) | {"remember_rate": self.settings.remember_rate(epoch)}
+
+    def _remembers_the_final_share(self, epoch: int) -> bool:
+        return self.settings.remember_rate(epoch) == self.settings.remember_rate(self.settings.epochs - 1)
+
+    def selected_shares(self) -> np.ndarray:
+        """Of the epochs in which the share that is left out has grown to its full."""
+        chances = sum(self._remembers_the_final_share(epoch) for epoch in range(self.epoch))
+        shares: np.ndarray = (self.counts.double() / max(1, chances)).cpu().numpy().astype(np.float32)
+        return shares
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"counts": self.counts}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.counts.copy_(state["counts"])
