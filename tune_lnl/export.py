@@ -1,4 +1,4 @@
-"""``python -m tune_lnl.export RUN``: take the best configs of a run away."""
+"""``python -m tune_lnl.export RUN``: take the best configs of a run away, or (--labels) its verdict on every label."""
 
 from __future__ import annotations
 
@@ -7,6 +7,14 @@ import sys
 from pathlib import Path
 
 from tune_lnl.doors import Parser, guarded
+
+LABEL_FLAGS = {
+    "folds": "--folds",
+    "epochs": "--epochs",
+    "overrides": "--set",
+    "data_dir": "--data-dir",
+    "device": "--device",
+}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -20,6 +28,23 @@ def parser() -> argparse.ArgumentParser:
         help="args: the argument line of the published script",
     )
     p.add_argument("--output", type=Path, metavar="FILE", help="write there instead of to stdout")
+    p.add_argument(
+        "--labels",
+        type=Path,
+        metavar="FILE",
+        help="judge every training label by the best config, and write a .csv or .parquet file and a page beside it",
+    )
+    p.add_argument("--folds", type=int, metavar="K", help="with --labels: folds of the cross-validation (default 5)")
+    p.add_argument("--epochs", type=int, metavar="N", help="with --labels: train at another length")
+    p.add_argument(
+        "--set",
+        action="append",
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help="with --labels: override a setting by its dotted name; may be repeated",
+    )
+    p.add_argument("--data-dir", type=Path, metavar="DIR", help="with --labels: where datasets lie")
+    p.add_argument("--device", choices=["auto", "cpu", "cuda"], help="with --labels (default auto)")
     p.add_argument("--results-dir", type=Path, default=Path("results"), metavar="DIR")
     return p
 
@@ -27,6 +52,14 @@ def parser() -> argparse.ArgumentParser:
 @guarded
 def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
+    given = {name: getattr(arguments, name) for name in LABEL_FLAGS if getattr(arguments, name) is not None}
+    if arguments.labels is not None:
+        from tune_lnl.reporting.label_export import LabelOptions, export_labels
+
+        options = LabelOptions(arguments.run, arguments.results_dir, arguments.labels, **given)
+        return export_labels(options, lambda line: print(line, flush=True))
+    if given:
+        parser().error(f"{', '.join(LABEL_FLAGS[name] for name in given)} only with --labels FILE")
     from tune_lnl.tuning.exporting import export_run, save_export
     from tune_lnl.tuning.results import load_run
 

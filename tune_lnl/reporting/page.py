@@ -70,7 +70,7 @@ def run_page(view: RunView, written: datetime) -> str:
         _state(view),
         _facts(view, written),
     ]
-    return _document(title, header, sections)
+    return document(title, header, sections)
 
 
 def comparison_page(views: Sequence[RunView], links: Sequence[str | None], written: datetime) -> str:
@@ -96,13 +96,19 @@ def comparison_page(views: Sequence[RunView], links: Sequence[str | None], writt
     sections.append(_section("settings", "Settings that differ", [], before=told))
     title = "Comparison of " + ", ".join(labels[:4]) + (f" and {len(labels) - 4} more" if len(labels) > 4 else "")
     header = [el("h1", title), el("p", f"{len(views)} runs. Written {_moment(written)}.")]
-    return _document(title, header, sections)
+    return document(title, header, sections)
 
 
 # ---- the frame
 
 
-def _document(title: str, header: Sequence[Html | None], sections: Sequence[tuple[str, str, Html]]) -> str:
+MADE = "Made by tune_lnl from the study and the epoch files; works offline, runs no script."
+
+
+def document(
+    title: str, header: Sequence[Html | None], sections: Sequence[tuple[str, str, Html]], footer: str = MADE
+) -> str:
+    """A whole page; each section is its id, its name in the contents, and its markup."""
     style = files("tune_lnl.reporting").joinpath("style.css").read_text(encoding="utf-8")
     contents = [el("li", el("a", name, href=f"#{key}")) for key, name, _ in sections]
     head = el(
@@ -125,7 +131,7 @@ def _document(title: str, header: Sequence[Html | None], sections: Sequence[tupl
         el("header", *header),
         el("nav", el("ul", *contents), aria_label="Contents"),
         el("main", *(content for _, _, content in sections), id="content"),
-        el("footer", el("p", "Made by tune_lnl from the study and the epoch files; works offline, runs no script.")),
+        el("footer", el("p", footer)),
     )
     return f"<!DOCTYPE html>\n{el('html', head, body, lang='en')}\n"
 

@@ -7,6 +7,7 @@ it was in. What the evidence means is said by :mod:`tune_lnl.methods.label_verdi
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import json
@@ -30,10 +31,13 @@ from tune_lnl.trainables.training import Report, Surroundings, check_precision
 
 FORM = 1
 """Raise it when what a result file holds changes."""
-FEWEST_SAMPLES_OF_A_LABEL = 2
 HELD_OUT, SELECTED, BELIEF = "held_out", "selected", "belief"
 
 OnEpoch = Callable[[int, int, Report], None]
+
+
+class DivergedError(Exception):
+    """A training lost its network, so that there is nothing to judge labels by."""
 
 
 @dataclass(frozen=True)
@@ -80,10 +84,11 @@ def gather_evidence(
         folds: K, at least 2.
         surroundings: where and on what; no test set is scored.
         folder: of the result files, made here. A file of another config, data or number of folds is not used.
-        on_epoch: called with (training, trainings, report) after every epoch; the last training is the one on all samples.
+        on_epoch: called with (training, trainings, report) after every epoch; the last training is on all samples.
 
     Raises:
-        InputError: data or settings that cannot be used, or a training that diverged.
+        InputError: data or settings that cannot be used.
+        DivergedError: a training diverged.
     """
     check_precision(config.settings.precision, surroundings.device)
     surroundings = replace(surroundings, test_from=None)
@@ -97,7 +102,7 @@ def gather_evidence(
         path = folder / ("all.npz" if number == folds else f"fold-{number + 1}-of-{folds}.npz")
         found = _read(path, key)
         if found is None:
-            found = _train(part, surroundings, lambda report, number=number: on_epoch(number, folds + 1, report))
+            found = _train(part, surroundings, functools.partial(on_epoch, number, folds + 1))
             _write(path, key, found)
         results.append(found)
     return data, _together(results, data, fold)
@@ -112,7 +117,7 @@ def _train(config: TrialConfig, surroundings: Surroundings, on_epoch: Callable[[
         report = training.run_epoch()
         failure = training.diverged(report)
         if failure is not None:
-            raise InputError(f"{failure} in epoch {training.epoch}: there is nothing to judge labels by\nlower the lr")
+            raise DivergedError(f"{failure} in epoch {training.epoch}; lower the lr: --set lr=...")
         if config.fold is not None and training.epoch > config.settings.epochs - averaged:
             for suffix, values in training.probabilities(training.data.validation).items():
                 sums[suffix] = sums.get(suffix, 0.0) + values.astype(np.float64) / averaged

@@ -1,0 +1,113 @@
+"""``export RUN --labels FILE``: judge every given label of the run's dataset by its best config."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from tune_lnl.errors import InputError
+from tune_lnl.reporting.label_page import label_page
+from tune_lnl.reporting.label_table import judge, require_label_file, summary_lines, write_label_file
+from tune_lnl.trainables.config_file import parse_overrides
+from tune_lnl.trainables.devices import choose_device
+from tune_lnl.trainables.label_evidence import DivergedError, gather_evidence, label_config
+from tune_lnl.trainables.repeats import resolve_config
+from tune_lnl.trainables.settings import TrialConfig
+from tune_lnl.trainables.training import Report, Surroundings, check_precision
+from tune_lnl.tuning.results import Run, load_run, replace_text
+
+EVIDENCE = "labels"
+"""Folder of a run with what its finished label trainings have left."""
+SHOWN = ("train_loss", "train_accuracy", "selection_precision", "selection_recall")
+
+
+@dataclass(frozen=True)
+class LabelOptions:
+    """The command's arguments.
+
+    Attributes:
+        run: name under `results_dir`, or path.
+        labels: FILE.csv or FILE.parquet.
+        folds: of the cross-validation.
+        epochs: train at another length; None: the config's.
+        overrides: KEY=VALUE.
+        data_dir: where the dataset lies; None: where the search found it.
+        device: auto, cpu or cuda.
+    """
+
+    run: str
+    results_dir: Path
+    labels: Path
+    folds: int = 5
+    epochs: int | None = None
+    overrides: Sequence[str] = ()
+    data_dir: Path | None = None
+    device: str = "auto"
+
+
+def export_labels(options: LabelOptions, say: Callable[[str], None]) -> int:
+    """Train, judge, write the file and the page beside it, and tell what was found.
+
+    Returns:
+        0, or 1 where a training diverged.
+
+    Raises:
+        InputError: run, flags, file, settings or data that cannot be used.
+    """
+    require_label_file(options.labels)
+    run = load_run(options.run, options.results_dir)
+    config = label_config(_best_config(run, options))
+    device = choose_device(options.device)
+    check_precision(config.settings.precision, device)
+    stored = run.settings.get("data_dir")
+    surroundings = Surroundings(options.data_dir or (None if stored is None else Path(stored)), device)
+    say(
+        f"labels of {config.dataset.name} by {config.method}, the best config of {run.name}: {options.folds} folds and "
+        f"one training on all, {config.settings.epochs} epochs each, {device}"
+    )
+
+    def on_epoch(number: int, trainings: int, report: Report) -> None:
+        say(_epoch_line(number, trainings, report))
+
+    try:
+        data, evidence = gather_evidence(config, options.folds, surroundings, run.files.root / EVIDENCE, on_epoch)
+    except DivergedError as error:
+        say(f"failed: {error}")
+        return 1
+    except KeyboardInterrupt:
+        say("interrupted; the same command goes on after the last finished training")
+        raise
+    table = judge(data, evidence)
+    page = options.labels.with_suffix(".html")
+    write_label_file(table, options.labels)
+    try:
+        replace_text(page, label_page(table, run.name, options.labels.name, datetime.now()))
+    except OSError as error:
+        raise InputError(f"{page} cannot be written: {error.strerror}; name another file") from None
+    say("")
+    for line in summary_lines(table):
+        say(line)
+    if data.root is not None:
+        say(f"paths are relative to {data.root}")
+    say(f"files: {options.labels} and {page} (the most suspicious images)")
+    return 0
+
+
+def _best_config(run: Run, options: LabelOptions) -> TrialConfig:
+    best = run.best
+    if best is None:
+        raise InputError(
+            f"run {run.name} has no complete trial yet, so there is no best config to judge labels by\n"
+            "let the search go on, or look at its trials with --format csv"
+        )
+    return resolve_config(
+        run.config(best).sections(), parse_overrides(options.overrides), options.epochs, f"run {run.name}"
+    )
+
+
+def _epoch_line(number: int, trainings: int, report: Report) -> str:
+    what = "all samples" if number == trainings - 1 else f"fold {number + 1} of {trainings - 1}"
+    parts = [f"{name} {report[name]:.4g}" for name in SHOWN if name in report]
+    return f"{what}, epoch {int(report['epoch']) + 1:>3}: {', '.join(parts)}, {report['seconds']:.1f} s"

@@ -1,0 +1,114 @@
+"""The page of the most suspicious labels: a thumbnail each, by the label they were given."""
+
+from __future__ import annotations
+
+import base64
+import io
+from datetime import datetime
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tune_lnl.methods.label_verdicts import VERDICTS
+from tune_lnl.reporting.label_table import LabelTable
+from tune_lnl.reporting.markup import Html, Table, el, joined
+from tune_lnl.reporting.page import document
+
+THUMBNAILS, MOST_PER_CLASS, LEAST_PER_CLASS = 600, 12, 2
+"""On a page, at most about; and per given label."""
+SIDE = 112
+"""Larger images are brought to this longer side, pixels; the page stays below 5 MB."""
+LOSSLESS_SIDE = 48
+
+
+def label_page(table: LabelTable, run: str, file: str, written: datetime) -> str:
+    """The page as the text of an HTML file.
+
+    Args:
+        table: what was found.
+        run: name of the run whose best config judged the labels.
+        file: name of the file with the whole table.
+    """
+    classes = table.data.num_classes
+    each = max(LEAST_PER_CLASS, min(MOST_PER_CLASS, THUMBNAILS // classes))
+    sections = [("overview", "By given label", _overview(table))]
+    for label in range(classes):
+        samples = most_suspicious(table, label, each)
+        if len(samples):
+            sections.append((f"label-{label}", table.class_name(label), _gallery(table, label, samples)))
+    found = int(table.found.sum())
+    header = [
+        el("h1", "Suspicious labels"),
+        el(
+            "p",
+            f"{found:,} of {len(table):,} labels are likelier wrong than right, by the best config of {run}. Of each "
+            f"given label the {each} most suspicious images are shown; all are in {file}. "
+            f"Written {written:%Y-%m-%d %H:%M}.",
+        ),
+    ]
+    sections = [
+        (
+            key,
+            name,
+            el("section", el("h2", name, id=f"{key}-title"), content, id=key, aria_labelledby=f"{key}-title"),
+        )
+        for key, name, content in sections
+    ]
+    return document("Suspicious labels", header, sections, "Made by tune_lnl; works offline, runs no script.")
+
+
+def most_suspicious(table: LabelTable, label: int, count: int) -> NDArray[np.int64]:
+    """Samples under this given label that are called wrong, the likeliest first; of equals the earlier one."""
+    samples = np.flatnonzero((table.data.given_labels == label) & table.found)
+    order = np.argsort(-table.judgement.wrong[samples], kind="stable")
+    return samples[order[:count]].astype(np.int64)
+
+
+def _overview(table: LabelTable) -> Html:
+    rows = []
+    for label in range(table.data.num_classes):
+        verdicts = table.judgement.verdict[table.data.given_labels == label]
+        counts = np.bincount(verdicts, minlength=len(VERDICTS))
+        rows.append([table.class_name(label), f"{len(verdicts):,}", *(f"{count:,}" for count in counts)])
+    return Table(["given label", "samples", *VERDICTS], rows).html("Verdicts by given label")
+
+
+def _gallery(table: LabelTable, label: int, samples: NDArray[np.int64]) -> Html:
+    wrong = int((table.found & (table.data.given_labels == label)).sum())
+    all_of_it = int((table.data.given_labels == label).sum())
+    images = table.data.train_images[table.data.rows[samples]]
+    cards = [_card(table, int(sample), image) for sample, image in zip(samples, images, strict=True)]
+    return joined(
+        [
+            el("p", f"{wrong:,} of {all_of_it:,} labels are called wrong.", class_="note"),
+            el("ul", *cards, class_="thumbnails"),
+        ]
+    )
+
+
+def _card(table: LabelTable, sample: int, image: NDArray[np.uint8]) -> Html:
+    judged = table.judgement
+    given = table.class_name(int(table.data.given_labels[sample]))
+    verdict = VERDICTS[int(judged.verdict[sample])]
+    other = table.class_name(int(judged.corrected[sample]))
+    told = f"rather {other}" if verdict == "relabel" else f"no class (nearest: {other})"
+    return el(
+        "li",
+        el("img", src=data_uri(image), alt=f"labelled {given}, {told}", loading="lazy"),
+        el("strong", told),
+        el("span", f"wrong: {100 * judged.wrong[sample]:.1f}%"),
+        el("span", str(table.sample_name(sample)), class_="file"),
+    )
+
+
+def data_uri(image: NDArray[np.uint8]) -> str:
+    """An image uint8 (H, W, 1 or 3) as a data: URI, small ones without loss."""
+    from PIL import Image
+
+    picture = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
+    if max(picture.size) > SIDE:
+        picture.thumbnail((SIDE, SIDE))
+    kind = "PNG" if max(picture.size) <= LOSSLESS_SIDE else "JPEG"
+    memory = io.BytesIO()
+    picture.save(memory, kind)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(memory.getvalue()).decode()}"
