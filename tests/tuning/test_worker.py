@@ -25,6 +25,7 @@ from tune_lnl.trainables.registry import start_training
 from tune_lnl.trainables.settings import TrialConfig
 from tune_lnl.trainables.training import Surroundings, Training
 from tune_lnl.tuning import worker
+from tune_lnl.tuning.failures import OUT_OF_MEMORY
 from tune_lnl.tuning.files import RunFiles
 from tune_lnl.tuning.results import read_epochs
 from tune_lnl.tuning.session import WorkerReport
@@ -146,6 +147,18 @@ def test_its_memory_is_capped_before_it_allocates_any_unless_it_runs_alone(
     run._payload |= {"memory_fraction": 0.25, "alone": alone}
     run.step()
     assert calls == [("cpu", expected), "started"]
+
+
+@pytest.mark.gpu
+def test_a_share_that_is_too_small_is_out_of_memory_and_lifted_when_it_runs_alone(trial: Trial) -> None:
+    def on_gpu(alone: bool) -> dict[str, Any]:
+        run = trial(run=f"alone-{alone}")
+        run._payload |= {"device": "cuda", "memory_fraction": 0.0, "alone": alone}
+        return run.step()
+
+    torch.cuda.empty_cache()
+    assert on_gpu(alone=False)["failure"] == OUT_OF_MEMORY
+    assert "failure" not in on_gpu(alone=True)
 
 
 class TestContinuing:
