@@ -217,6 +217,17 @@ class TestRunSearch:
         assert run.best == load_run("mine", tmp_path / "out").best
 
     @pytest.mark.slow
+    def test_relative_paths_mean_the_folder_it_was_started_in(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        np.save("labels.npy", np.arange(1258) % 8)
+        space = write_space(tmp_path, {"dataset": {"name": "digits8no", "noise": {"file": "labels.npy"}}})
+        run = run_search(space, trials=1, quiet=True, dashboard=False)
+        assert (run.rows()[0].state, run.rows()[0].message) == ("COMPLETE", None)
+        assert run.files.root == Path("results") / "tiny"
+
+    @pytest.mark.slow
     def test_failures_of_every_trial(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         """The labels vanish after the plan was made: each trial says so, and the search has failed."""
         labels = tmp_path / "labels.npy"

@@ -59,6 +59,7 @@ RAY_ENVIRONMENT = {
     "TUNE_MAX_PENDING_TRIALS_PG": "1",  # the session decides how many run
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000",  # Ray's own experiment state is never read
     "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths (of a folder, a label file) mean the same in the workers as here
 }
 
 
