@@ -103,7 +103,7 @@ def test_files_that_cannot_be_read_are_named_and_counted(
     told = capsys.readouterr()
     assert len(rows(told.out)) == 3
     first, second, more, total = told.err.splitlines()
-    assert first.startswith(f"{pictures / 'broken0.png'}: cannot identify image file")
+    assert first == f"{pictures / 'broken0.png'}: cannot identify image file"
     assert second.startswith(str(pictures / "broken1.png"))
     assert more == "... and 2 more"
     assert total == "3 images predicted, 4 files could not be read"
@@ -112,7 +112,7 @@ def test_files_that_cannot_be_read_are_named_and_counted(
 def test_nothing_readable_is_a_failure(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "text.jpg").write_text("no image")
     assert main([str(model), str(tmp_path / "text.jpg")]) == 1
-    assert capsys.readouterr().err.endswith("0 images predicted, 1 files could not be read\n")
+    assert capsys.readouterr().err.endswith("0 images predicted, 1 file could not be read\n")
 
 
 def test_names_in_any_script_and_encoding(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

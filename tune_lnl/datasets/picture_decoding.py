@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -206,4 +207,6 @@ def _thumbnail(image: Image.Image) -> Images:
 
 
 def _reason(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].replace("<_io.BytesIO object", "<the file")
+    said = (str(error).splitlines() or [type(error).__name__])[0]
+    # Pillow names the buffer that the file was read into, with its address.
+    return re.sub(r" <_io\.BytesIO object[^>]*>", "", said)

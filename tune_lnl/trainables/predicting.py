@@ -121,11 +121,15 @@ def _predict_all(
     if unreadable > NAMES_TOLD:
         note(f"... and {unreadable - NAMES_TOLD:,} more")
     note(
-        f"{readable:,} images predicted"
-        + (f", {unreadable:,} files could not be read" if unreadable else "")
+        f"{_counted(readable, 'image')} predicted"
+        + (f", {_counted(unreadable, 'file')} could not be read" if unreadable else "")
         + ("" if output is None else f"; written to {output}")
     )
     return 0 if readable else 1
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 # ---- from Python
