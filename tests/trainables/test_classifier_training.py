@@ -68,6 +68,25 @@ def test_a_batch_holds_the_images_and_given_labels_of_its_index() -> None:
         assert batch.images.is_contiguous(memory_format=torch.channels_last)
 
 
+def test_images_that_stay_on_the_device_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    copied = classifier("act")
+    with monkeypatch.context() as patched:
+        patched.setattr(classification, "keeps_resident", lambda device: True)
+        resident = classifier("act")
+        patched.setattr(classification, "RESIDENT_BYTES", 1000)
+        too_many = classifier("act")
+    assert copied._resident is None
+    assert too_many._resident is None
+    assert resident._resident is not None
+    assert resident._resident.shape == (len(resident.data.train), 8, 8, 1)
+    for ours, theirs in zip(resident.batches(0), copied.batches(0), strict=True):
+        assert isinstance(ours.images, torch.Tensor)
+        assert isinstance(theirs.images, torch.Tensor)
+        assert torch.equal(ours.images, theirs.images)
+        assert torch.equal(ours.labels, theirs.labels)
+    assert resident.train_epoch(2) == copied.train_epoch(2)
+
+
 def test_training_and_validation_share_no_image() -> None:
     data = classifier().data
     assert set(data.train.tolist()).isdisjoint(data.validation.tolist())

@@ -155,7 +155,9 @@ def crop_weak(images: SizedImages, generator: torch.Generator) -> Tensor:
         raise ValueError(f"a crop of {crop} x {crop} does not fit into images of {images.sizes.tolist()}")
     draws = torch.rand((len(images.sizes), 2), generator=generator, device=generator.device, dtype=torch.float64)
     places = images.sizes - crop + 1
-    offsets = torch.minimum(torch.floor(draws.cpu() * places).to(torch.int64), places - 1).to(images.pixels.device)
+    offsets = torch.minimum(torch.floor(draws.cpu() * places).to(torch.int64), places - 1).to(
+        images.pixels.device, non_blocking=True
+    )
     flipped = _coins(images.pixels, generator)
     return _window(images.pixels, crop, crop, offsets[:, 0], offsets[:, 1], flipped)
 
@@ -175,9 +177,8 @@ def digits_strong(images: Tensor, generator: torch.Generator) -> Tensor:
     """A turn uniform within 15 degrees either way, a shift as in ``digits_weak``, with p 0.5 a 2x2 square of zeros."""
     batch, _, height, width = images.shape
     uniform = torch.rand((batch,), generator=generator, device=generator.device, dtype=torch.float64)
-    turned = sample_cubic(
-        images, rotation_maps((2 * uniform - 1) * DIGITS_DEGREES, height, width).to(images.device), fill=0
-    )
+    maps = rotation_maps((2 * uniform - 1) * DIGITS_DEGREES, height, width)
+    turned = sample_cubic(images, maps.to(images.device, non_blocking=True), fill=0)
     return _with_holes(digits_weak(turned, generator), DIGITS_HOLE, generator)
 
 
@@ -200,7 +201,7 @@ CROPPING: dict[str, Callable[[SizedImages, torch.Generator], Tensor]] = {
 def _draw_below(limit: int, images: Tensor, generator: torch.Generator) -> Tensor:
     """One whole number from 0 to limit - 1 for each image, on the images' device."""
     draws = torch.randint(limit, (images.shape[0],), generator=generator, device=generator.device)
-    return draws.to(images.device)
+    return draws.to(images.device, non_blocking=True)
 
 
 def _coins(images: Tensor, generator: torch.Generator) -> Tensor:

@@ -373,8 +373,8 @@ def apply_in_place(images: Tensor, kinds: Tensor, magnitudes: Tensor, operations
     # Grouping on the CPU and sending the order across once spares a GPU a wait for every kind of operation.
     order = torch.argsort(kinds, stable=True)
     sizes = torch.bincount(kinds, minlength=len(operations)).tolist()
-    magnitudes = magnitudes[order].to(images.device)
-    order = order.to(images.device)
+    magnitudes = magnitudes[order].to(images.device, non_blocking=True)
+    order = order.to(images.device, non_blocking=True)
     start = 0
     for operation, size in zip(operations, sizes, strict=False):
         if size > 0:

@@ -85,7 +85,7 @@ def rand_augment(images: Tensor, generator: torch.Generator) -> Tensor:
         apply_in_place(result, kinds, magnitudes, tuple(TABLE.values()))
         cut = torch.nonzero(kinds == KINDS.index(CUTOUT)).flatten()
         if len(cut):
-            chosen = cut.to(images.device)
+            chosen = cut.to(images.device, non_blocking=True)
             result[chosen] = cutout(result[chosen], magnitudes[cut], draw.centres[cut, place])
     return result
 
@@ -102,5 +102,5 @@ def cutout(images: Tensor, side: Tensor, centre: Tensor) -> Tensor:
     down, across = torch.arange(height), torch.arange(width)
     rows = (down >= middle[:, :1] - half) & (down < middle[:, :1] + half)
     columns = (across >= middle[:, 1:] - half) & (across < middle[:, 1:] + half)
-    inside = (rows[:, :, None] & columns[:, None, :])[:, None].to(images.device)
+    inside = (rows[:, :, None] & columns[:, None, :])[:, None].to(images.device, non_blocking=True)
     return images.masked_fill(inside, FILL)

@@ -37,6 +37,8 @@ from tune_lnl.trainables.training import Report, Surroundings
 EVALUATION_BATCH = 1000
 EVALUATION_PIXELS = 4_000_000
 """Images of one evaluation batch times their pixels: 79 images of 224 x 224."""
+RESIDENT_BYTES = 2**30
+"""Training images up to this size stay on the GPU: CIFAR's take 150 MB."""
 BATCHES_AHEAD = 2
 """Batches whose files are decoded while the network is busy."""
 
@@ -150,6 +152,17 @@ class ClassifierTraining(NetworkTraining[Batch]):
         self.given_labels = torch.from_numpy(self.data.noisy.given_labels[self.data.train]).to(self.device)
         clean = self.data.clean
         self.clean = None if clean is None else torch.from_numpy(clean).to(self.device)
+        self._resident = self._resident_images()
+
+    def _resident_images(self) -> Tensor | None:
+        """Training images uint8 (N, H, W, C) on a GPU, where they are small enough to stay there; else ``None``."""
+        images = self.data.noisy.train_images
+        if not keeps_resident(self.device) or isinstance(images, PictureRows):
+            return None
+        if len(self.data.train) * math.prod(images.shape[1:]) > RESIDENT_BYTES:
+            return None
+        rows = self.data.noisy.rows[self.data.train]
+        return torch.from_numpy(np.ascontiguousarray(images[rows])).to(self.device)
 
     @classmethod
     def prepare(cls, config: TrialConfig, surroundings: Surroundings) -> dict[str, str]:
@@ -192,13 +205,14 @@ class ClassifierTraining(NetworkTraining[Batch]):
 
     def _batch(self, index: Tensor) -> Batch:
         images = self.data.noisy.train_images
-        on_device, rows = index.to(self.device), self._rows(index)
-        pixels: Pixels
+        on_device = index.to(self.device, non_blocking=True)
+        if self._resident is not None:
+            pixels = self._resident.index_select(0, on_device).permute(0, 3, 1, 2)
+            return Batch(on_device, pixels, self.given_labels[on_device])
+        rows = self._rows(index)
         if isinstance(images, PictureRows):
-            pixels = self._together(images.uncropped(rows))
-        else:
-            pixels = self.images(images, rows)
-        return Batch(on_device, pixels, self.given_labels[on_device])
+            return Batch(on_device, self._together(images.uncropped(rows)), self.given_labels[on_device])
+        return Batch(on_device, self.images(images, rows), self.given_labels[on_device])
 
     def _rows(self, index: Tensor) -> np.ndarray:
         return cast(np.ndarray, self.data.noisy.rows[self.data.train[index.numpy()]])
@@ -367,6 +381,11 @@ class ClassifierTraining(NetworkTraining[Batch]):
 
     def _view(self, policy: str, images: Pixels, generator: torch.Generator) -> Tensor:
         return self.normalised(augment(policy, images, generator))
+
+
+def keeps_resident(device: torch.device) -> bool:
+    """Whether copying batch by batch to this device would cost time."""
+    return device.type == "cuda"
 
 
 def evaluation_batch(shape: tuple[int, ...]) -> int:

@@ -113,8 +113,10 @@ class NetworkTraining(Training, Generic[B]):
         self._set_learning_rates(epoch)
         for network in self.networks.values():
             network.train()
-        self.weak = stream(self.settings.seed, epoch, "weak augmentation", self.device)
-        self.strong = stream(self.settings.seed, epoch, "strong augmentation", self.device)
+        # On the CPU wherever the images are: what is drawn decides which operations are launched, and asking a GPU for
+        # it would wait for everything before it. So the views are the same on every device, too.
+        self.weak = stream(self.settings.seed, epoch, "weak augmentation")
+        self.strong = stream(self.settings.seed, epoch, "strong augmentation")
 
     def summarise(self, means: Report) -> Report:
         """Turn an epoch's sums per image into its report."""

@@ -18,6 +18,6 @@ def stream_seed(seed: int, epoch: int, purpose: str) -> int:
     return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def stream(seed: int, epoch: int, purpose: str, device: torch.device | str = "cpu") -> torch.Generator:
-    """A fresh generator for one purpose in one epoch."""
-    return torch.Generator(device=device).manual_seed(stream_seed(seed, epoch, purpose))
+def stream(seed: int, epoch: int, purpose: str) -> torch.Generator:
+    """A fresh generator for one purpose in one epoch, on the CPU."""
+    return torch.Generator().manual_seed(stream_seed(seed, epoch, purpose))
