@@ -1,0 +1,154 @@
+"""The verdict on given labels held against confident learning on the same out-of-sample predictions.
+
+    python benchmarks/labels.py CONFIG.yaml --work DIR [--folds 5] [--epochs N] [--set KEY=VALUE]... [--data-dir DIR]
+        [--output FILE.json]
+
+CONFIG is of a dataset whose true labels are known; `python -m tune_lnl.export RUN` writes one. Needs the extra
+`benchmark` (cleanlab). Trainings that are done are kept in DIR, and an interrupted run goes on there. Confident
+learning (cleanlab's find_label_issues) gets the reported network's predictions, with each of its filters; its ranking is its own
+label quality score, its corrected label the network's prediction.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tune_lnl.doors import Parser, guarded
+from tune_lnl.errors import InputError
+from tune_lnl.methods.label_verdicts import KEEP, OPEN_SET, Judgement, judge_labels
+from tune_lnl.metrics.label_quality import LabelQuality, label_quality
+from tune_lnl.reporting.label_table import REPORTED, LabelTable, judge
+from tune_lnl.trainables.devices import choose_device
+from tune_lnl.trainables.label_evidence import LabelEvidence, gather_evidence, label_config
+from tune_lnl.trainables.repeats import read_config
+from tune_lnl.trainables.training import Report, Surroundings
+
+FILTERS = ("prune_by_noise_rate", "both", "confident_learning", "prune_by_class", "predicted_neq_given")
+"""Of cleanlab; the first is its default."""
+
+
+def parser() -> argparse.ArgumentParser:
+    p = Parser(prog="benchmarks/labels.py", description=__doc__)
+    p.add_argument("config", type=Path, metavar="CONFIG.yaml")
+    p.add_argument("--work", type=Path, required=True, metavar="DIR", help="of finished trainings")
+    p.add_argument("--folds", type=int, default=5)
+    p.add_argument("--epochs", type=int)
+    p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
+    p.add_argument("--data-dir", type=Path)
+    p.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    p.add_argument("--output", type=Path, metavar="FILE.json")
+    return p
+
+
+def cleanlab_qualities(table: LabelTable, probabilities: NDArray[np.float32]) -> dict[str, LabelQuality]:
+    """Of each of its filters, on the samples that have predictions."""
+    from cleanlab.filter import find_label_issues
+    from cleanlab.rank import get_label_quality_scores
+
+    data, true = table.data, table.data.true_labels
+    assert true is not None, "refused before"
+    known = ~np.isnan(probabilities).any(axis=1)
+    given = data.given_labels[known]
+    predicted = probabilities[known].astype(np.float64)
+    predicted /= predicted.sum(axis=1, keepdims=True)
+    score = 1.0 - np.asarray(get_label_quality_scores(given, predicted))
+    found = {}
+    for name in FILTERS:
+        issues = np.asarray(find_label_issues(given, predicted, filter_by=name, n_jobs=1), dtype=np.bool_)
+        corrected = np.where(issues, predicted.argmax(axis=1), given)
+        found[name] = label_quality(true[known], given, corrected, issues, score, data.num_classes)
+    return found
+
+
+def own_quality(table: LabelTable, judged: Judgement) -> LabelQuality:
+    data = table.data
+    assert data.true_labels is not None, "refused before"
+    found = judged.verdict != KEEP
+    return label_quality(data.true_labels, data.given_labels, judged.corrected, found, judged.wrong, data.num_classes)
+
+
+def open_set_quality(table: LabelTable) -> dict[str, float | int] | None:
+    """Of the verdict open_set; None where no sample is."""
+    data = table.data
+    if data.true_labels is None or not (data.true_labels >= data.num_classes).any():
+        return None
+    open_set, called = data.true_labels >= data.num_classes, table.judgement.verdict == OPEN_SET
+    both = int((open_set & called).sum())
+    return {"open_set": int(open_set.sum()), "called": int(called.sum()), "both": both}
+
+
+def qualities(table: LabelTable, evidence: LabelEvidence) -> dict[str, LabelQuality]:
+    """Ours, then cleanlab's."""
+    known = table.quality()
+    assert known is not None, "refused before"
+    rows = {"verdict": known[0], "verdict_in_sample": known[1]}
+    if evidence.selected_share is not None:
+        alone = judge_labels(evidence.held_out[REPORTED], table.data.given_labels)
+        rows["verdict, predictions alone"] = own_quality(table, alone)
+    reported = cleanlab_qualities(table, evidence.held_out[REPORTED])
+    return rows | {f"cleanlab {name}": quality for name, quality in reported.items()}
+
+
+@guarded
+def main(argv: list[str] | None = None) -> int:
+    a = parser().parse_args(argv)
+    config = label_config(read_config(a.config, a.overrides, a.epochs))
+
+    def on_epoch(number: int, trainings: int, report: Report) -> None:
+        print(f"training {number + 1} of {trainings}, epoch {int(report['epoch']) + 1}", flush=True)
+
+    device = choose_device(a.device)
+    data, evidence = gather_evidence(config, a.folds, Surroundings(a.data_dir, device), a.work, on_epoch)
+    if data.true_labels is None:
+        raise InputError(f"{config.dataset.name} has no true labels to hold verdicts against; use a dataset that has")
+    table = judge(data, evidence)
+    rows = qualities(table, evidence)
+    print(f"{'':<32}{'found':>7}{'precision':>11}{'recall':>8}{'F1':>8}{'AUROC':>8}{'accuracy of labels':>21}")
+    for name, one in rows.items():
+        change = f"{_percent(one.given_accuracy)} -> {_percent(one.corrected_accuracy)}"
+        print(
+            f"{name:<32}{one.found:>7}{_percent(one.precision):>11}{_percent(one.recall):>8}{_percent(one.f1):>8}"
+            f"{_percent(one.auroc):>8}{change:>21}"
+        )
+    if a.output is not None:
+        a.output.write_text(json.dumps(_evidence(config.flat(), a.folds, device, table, rows), indent=2) + "\n")
+    return 0
+
+
+def _evidence(
+    config: dict[str, Any], folds: int, device: str, table: LabelTable, rows: dict[str, LabelQuality]
+) -> dict[str, Any]:
+    model = table.judgement.model
+    return {
+        "what": "Wrong labels found, fractions: ours, and cleanlab on the same out-of-sample predictions",
+        "date": datetime.now(UTC).date().isoformat(),
+        "device": f"{device}, {platform.machine()}",
+        "versions": {name: version(name) for name in ("tune_lnl", "torch", "numpy", "cleanlab")},
+        "config": {name: value for name, value in config.items() if name != "dataset.root"},
+        "folds": folds,
+        "samples": len(table),
+        "classes": table.data.num_classes,
+        "fingerprints": table.data.fingerprints,
+        "estimated": {"exponent": model.exponent, "right_labels": float(np.diag(model.matrix).mean())},
+        "open_set": open_set_quality(table),
+        "rows": {name: asdict(one) for name, one in rows.items()},
+    }
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
