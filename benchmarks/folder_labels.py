@@ -3,8 +3,8 @@
     python benchmarks/folder_labels.py FOLDER [--data-dir DIR] [--classes 10] [--per-class 500] [--ratio 0.3]
         [--noise asymmetric|symmetric] [--seed 0]
 
-Writes FOLDER/images/<given class>/<number>.<jpg|png>, every other file a PNG, and FOLDER/images/test/<class>/...; beside
-it FOLDER/labels.csv, path, label, true_label and split of the same files: what was found can be judged on the table.
+Writes FOLDER/images/<given class>/<number>.<jpg|png>, every other file a PNG, and FOLDER/images/test/<class>/...;
+beside it FOLDER/labels.csv, path, label, true_label and split of the same files: what was found can be judged on it.
 """
 
 from __future__ import annotations

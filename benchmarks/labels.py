@@ -5,8 +5,8 @@
 
 CONFIG is of a dataset whose true labels are known; `python -m tune_lnl.export RUN` writes one. Needs the extra
 `benchmark` (cleanlab). Trainings that are done are kept in DIR, and an interrupted run goes on there. Confident
-learning (cleanlab's find_label_issues) gets the reported network's predictions, with each of its filters; its ranking is its own
-label quality score, its corrected label the network's prediction.
+learning (cleanlab's find_label_issues) gets the reported network's predictions, with each of its filters; its ranking
+is its own label quality score, its corrected label the network's prediction.
 """
 
 from __future__ import annotations
