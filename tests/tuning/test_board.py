@@ -36,9 +36,7 @@ class Searching:
         self.clock.now += seconds
         self.study.report(trial.number, epoch, value)
         told = json.dumps({"seconds": seconds, **measures})
-        self.board.epoch(
-            WorkerReport(trial.number, trial.attempt, epoch, value, measures=told), lambda: self.study.trials
-        )
+        self.board.epoch(WorkerReport(trial.number, trial.attempt, epoch, value, measures=told), self.study.trial)
 
     def end(self, trial: Suggestion, value: float | None) -> None:
         if value is None:
@@ -46,7 +44,7 @@ class Searching:
         else:
             self.study.complete(trial.number, value, 1.5)
         self.running.remove(trial.number)
-        self.board.trial_ended(self.study.trials)
+        self.board.trial_ended(self.study.trial(trial.number), self.study.best)
 
 
 def test_before_anything_is_known(tmp_path: Path) -> None:

@@ -274,6 +274,52 @@ def test_the_view_leaves_the_study_alone() -> None:
     assert view.direction == study.direction
 
 
+def test_tried_points_that_grow_are_those_that_are_read_at_once() -> None:
+    study = new_study(optuna.samplers.RandomSampler())
+    growing = TriedPoints(SPACE)
+    generator = np.random.default_rng(0)
+    waiting: list[optuna.Trial] = []
+    for step in range(60):
+        growing.update(study.trials, -1)
+        waiting.append(study.ask(dict(SPACE)))
+        if step % 3:
+            trial = waiting.pop(int(generator.integers(len(waiting))))
+            if step % 4 == 1:
+                trial.set_user_attr(FAILURE, DIVERGED)
+                study.tell(trial, state=TrialState.FAIL)
+            else:
+                study.tell(trial, 1.0)
+    growing.update(study.trials, -1)
+    whole = TriedPoints(SPACE)
+    whole.update(study.trials, -1)
+    for trial in study.trials:
+        assert growing.has_near(trial.params)
+    for _ in range(50):
+        point = {name: study.trials[-1].params[name] for name in SPACE}
+        point["lr"] = float(generator.uniform(0.002, 0.2))
+        assert growing.has_near(point) == whole.has_near(point)
+        assert growing.nearest_diverged(point) == whole.nearest_diverged(point)
+
+
+def test_ranks_that_are_kept_are_those_that_are_formed_anew() -> None:
+    """Of trials that run nothing is kept: they will stand elsewhere."""
+    study = optuna.create_study(direction="maximize")
+    generator = np.random.default_rng(0)
+    running: list[optuna.Trial] = []
+    ranks: dict[int, tuple[int, float, float]] = {}
+    states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
+    for step in range(460):
+        running.append(study.ask(dict(SPACE)))
+        if step % 10:
+            study.tell(running.pop(int(generator.integers(len(running)))), float(generator.normal()))
+        if step > 400 and step % 5 == 0:
+            with_memory = SeenByTpe(study, ranks)._get_trials(deepcopy=False, states=states)
+            without = SeenByTpe(study)._get_trials(deepcopy=False, states=states)
+            assert [trial.number for trial in with_memory] == [trial.number for trial in without]
+    assert len(ranks) > 400
+    assert not ranks.keys() & {trial.number for trial in running}
+
+
 @pytest.mark.parametrize("direction", [StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE])
 @pytest.mark.parametrize("complete", [5, 300])
 def test_of_many_trials_tpe_sees_all_the_good_ones_and_an_even_share_of_the_others(

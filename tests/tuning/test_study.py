@@ -347,6 +347,34 @@ def ended(number: int, state: TrialState, value: float | None, **intermediate: f
     return trial
 
 
+def test_what_is_counted_along_the_way_is_what_the_trials_say(path: Path, study: SearchStudy) -> None:
+    values = [50.0, 70.0, None, 70.0, 60.0]
+    for number, value in enumerate(values):
+        study.ask()
+        study.report(number, 0, 1.0)
+        if value is None:
+            study.prune(number, None)
+        else:
+            study.complete(number, value, None)
+        self_said = (study.best, study.count(TrialState.COMPLETE), study.count(TrialState.PRUNED))
+        trials = study.trials
+        states = [trial.state for trial in trials]
+        assert self_said == (
+            best_trial(trials, "max"),
+            states.count(TrialState.COMPLETE),
+            states.count(TrialState.PRUNED),
+        )
+        assert study.trial(number) == trials[number]
+    study.ask()
+    study.fail(5, "bug", "no")
+    again = reopen(path)
+    for each in (study, again):
+        assert each.best is not None
+        assert each.best.number == 1
+        assert each.count(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL) == 6
+        assert each.count(TrialState.FAIL) == 1
+
+
 class TestBest:
     TRIALS = (
         ended(0, TrialState.FAIL, None, e0=99.0),

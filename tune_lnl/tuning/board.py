@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from tune_lnl.tuning.planning import Plan
 from tune_lnl.tuning.results import TrialRow
 from tune_lnl.tuning.session import WorkerReport
-from tune_lnl.tuning.study import TAKEN_FROM, best_trial
+from tune_lnl.tuning.study import ENDED, TAKEN_FROM, best_trial
 
 RECENT_EPOCHS = 5
 """A trial's time left is told from its last few epochs: those of a warm-up are shorter than those after it."""
@@ -91,30 +91,30 @@ class Board:
     def begin(self, trials: Sequence[FrozenTrial], running: Callable[[], list[int]]) -> None:
         """The search starts or goes on, with these trials in its study."""
         self._running = running
-        self.trial_ended(trials)
+        own = [trial.state for trial in trials if TAKEN_FROM not in trial.user_attrs]
+        self._counts = {state: own.count(state) for state in ENDED}
+        best = best_trial(trials, self._mode)
+        self._best = None if best is None else TrialRow.of(best)
         self._began, self._progress_before = self._clock(), self._progress([])
         self._ended_before = sum(self._counts.values())
 
-    def epoch(self, report: WorkerReport, trials: Callable[[], Sequence[FrozenTrial]]) -> None:
-        """A worker has reported; ``trials`` gives those of the study, and is asked once per trial."""
+    def epoch(self, report: WorkerReport, trial: Callable[[int], FrozenTrial]) -> None:
+        """A worker has reported; ``trial`` gives the study's by number, and is asked once for each."""
         now, before = self._clock(), self._heard.get(report.number)
         if before is None or before.report.attempt != report.attempt:
             seconds = report.measured().get("seconds")
             recent = deque([] if seconds is None else [seconds], maxlen=RECENT_EPOCHS)
-            params = dict(trials()[report.number].params)
+            params = dict(trial(report.number).params)
         else:
             recent, params = before.epoch_seconds, before.params
             recent.append(now - before.at)
         self._heard[report.number] = _Heard(report, now, params, recent)
 
-    def trial_ended(self, trials: Sequence[FrozenTrial]) -> None:
-        """A trial has ended; ``trials`` are those of the study."""
-        own = [trial.state for trial in trials if TAKEN_FROM not in trial.user_attrs]
-        self._counts = {s: own.count(s) for s in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)}
-        best = best_trial(trials, self._mode)
+    def trial_ended(self, trial: FrozenTrial, best: FrozenTrial | None) -> None:
+        """A trial of this run has ended, and ``best`` is the best of the study now."""
+        self._counts[trial.state] = self._counts.get(trial.state, 0) + 1
         self._best = None if best is None else TrialRow.of(best)
-        for number in [number for number in self._heard if trials[number].state.is_finished()]:
-            del self._heard[number]
+        self._heard.pop(trial.number, None)
 
     def view(self) -> View:
         running = [self._running_trial(number) for number in sorted(self._running())]

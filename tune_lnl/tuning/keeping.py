@@ -13,13 +13,22 @@ KEPT_MODELS = 3
 
 
 def tidy(files: RunFiles, trials: Sequence[FrozenTrial], mode: str) -> None:
-    """Delete the states of ended trials and the networks of all but the best :data:`KEPT_MODELS`."""
-    kept = {trial.number for trial in ranked(trials, mode)[:KEPT_MODELS] if trial.state == TrialState.COMPLETE}
-    ended = {trial.number for trial in trials if trial.state.is_finished()}
-    for path in files.checkpoints.glob("[0-9]*.pt"):
-        number = files.number_of(path)
-        if number in ended and (path != files.model(number) or number not in kept):
-            path.unlink(missing_ok=True)
+    """Delete the states of ended trials and the networks of all but the best :data:`KEPT_MODELS`.
+
+    Args:
+        trials: those of the study, by number.
+    """
+    # Only trials that have files are looked at, which are few: a network that was deleted never comes back.
+    owners = {path: files.number_of(path) for path in files.checkpoints.glob("[0-9]*.pt")}
+    ended = {path: number for path, number in owners.items() if number < len(trials) and _ended(trials[number])}
+    networks = [trials[number] for path, number in ended.items() if path == files.model(number)]
+    best = [trial.number for trial in ranked(networks, mode)[:KEPT_MODELS] if trial.state == TrialState.COMPLETE]
+    for path in ended.keys() - {files.model(number) for number in best}:
+        path.unlink(missing_ok=True)
+
+
+def _ended(trial: FrozenTrial) -> bool:
+    return bool(trial.state.is_finished())
 
 
 def remove_half_written(files: RunFiles) -> None:

@@ -72,15 +72,14 @@ class Progress:
         return f"kept {ended}, continued {continued}, re-queued {len(started) - continued}"
 
     def epoch(self, report: WorkerReport) -> None:
-        self.board.epoch(report, lambda: self._study.trials)
+        self.board.epoch(report, self._study.trial)
         epoch = f"{report.epoch + 1}/{self._plan.space.epochs}"
         self._console.detail(f"trial {report.number} epoch {epoch} {self._metric} {report.value:.2f}")
 
     def trial_ended(self, number: int) -> None:
-        trials = self._study.trials
-        self.board.trial_ended(trials)
-        row = TrialRow.of(trials[number])
-        best = best_trial(trials, self._mode)
+        trial, best = self._study.trial(number), self._study.best
+        self.board.trial_ended(trial, best)
+        row = TrialRow.of(trial)
         ended = self._study.count(*ENDED)
         outcome = f"{row.failure}: {row.message}" if row.state == "FAIL" else describe_value(row)
         # Before the settings: those are what a narrow terminal cuts off.

@@ -9,6 +9,7 @@ start with instead of 10 by 0.07 [-0.18, 0.34], 0.06 [-0.09, 0.23] and 0.05 [-0.
 from __future__ import annotations
 
 import copy
+import heapq
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -109,6 +110,7 @@ class WholePointSampler(optuna.samplers.BaseSampler):
         # The optimum of a Gaussian process is no draw: asked again it would be, slowly, the same.
         self._proposers = [inner] * (1 if name == "gp" else 1 + REDRAWS) + [self._random] * REDRAWS
         self._tried = TriedPoints(self._searched)
+        self._tpe_ranks: dict[int, TpeRank] = {}
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return dict(self._searched)
@@ -119,7 +121,7 @@ class WholePointSampler(optuna.samplers.BaseSampler):
         known = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
         if known.keys() >= self._searched.keys():
             return {}
-        seen = cast(optuna.Study, SeenByTpe(study)) if self._name == "tpe" else study
+        seen = cast(optuna.Study, SeenByTpe(study, self._tpe_ranks)) if self._name == "tpe" else study
         if known:
             return self._draw(self._inner, seen, trial)
         self._tried.update(study._get_trials(deepcopy=False, use_cache=True), trial.number)
@@ -152,16 +154,28 @@ class TriedPoints:
         self._searched = searched
         self._choice = np.array([isinstance(range_, CategoricalDistribution) for range_ in searched.values()])
         self._tolerance = np.array([NEAR if _is_continuous(range_) else 1e-9 for range_ in searched.values()])
-        self._rows: dict[int, list[float]] = {}
+        self._numbers: list[int] = []
+        self._known: set[int] = set()
+        self._rows = np.empty((0, len(searched)))
         self._diverged: set[int] = set()
+        self._settled = 0
+        """So many trials, from the first on, have ended and are known: nothing about them can change."""
 
     def update(self, trials: Sequence[FrozenTrial], but: int) -> None:
         """Take in what is new; ``but`` is the number of the trial that is being asked for."""
-        for trial in trials:
-            if trial.number not in self._rows and trial.number != but and self._searched.keys() <= trial.params.keys():
-                self._rows[trial.number] = self._row(trial.params)
+        new = []
+        settled = True
+        for trial in trials[self._settled :]:
+            if trial.number not in self._known and trial.number != but and self._searched.keys() <= trial.params.keys():
+                self._known.add(trial.number)
+                self._numbers.append(trial.number)
+                new.append(self._row(trial.params))
             if has_diverged(trial):
                 self._diverged.add(trial.number)
+            settled = settled and trial.state.is_finished()
+            self._settled += settled
+        if new:
+            self._rows = np.concatenate([self._rows, np.array(new).reshape(-1, len(self._searched))])
 
     def has_near(self, point: Mapping[str, Any]) -> bool:
         """Is the point a near-duplicate of one of them?"""
@@ -172,12 +186,11 @@ class TriedPoints:
         if not self._diverged:
             return False
         nearest = int(np.square(self._apart(point)).sum(axis=1).argmin())
-        return list(self._rows)[nearest] in self._diverged
+        return self._numbers[nearest] in self._diverged
 
     def _apart(self, point: Mapping[str, Any]) -> np.ndarray:
         """(N, axes) distances."""
-        rows = np.array(list(self._rows.values())).reshape(-1, len(self._searched))
-        apart: np.ndarray = np.abs(rows - np.array(self._row(point)))
+        apart: np.ndarray = np.abs(self._rows - np.array(self._row(point)))
         apart[:, self._choice] = apart[:, self._choice] > 0
         return apart
 
@@ -223,11 +236,18 @@ class SeenByTpe:
     worst value, TPE's good tenth would be filled up with them where they are many. Measured on eight seeds, of 160
     suggestions after four diverged trials in one half of the lr range 117 fall there with TPE as it is, 45 where only
     those next to a diverged trial are drawn again, 23 with this view too; after 60 diverged trials 120, 24 and 2.
+
+    Made anew for every suggestion, during which the study stands still: what has been looked at is not looked at again.
+
+    Args:
+        ranks: where trials that have ended stand in TPE's order, by number; kept from suggestion to suggestion.
     """
 
-    def __init__(self, study: optuna.Study) -> None:
+    def __init__(self, study: optuna.Study, ranks: dict[int, TpeRank] | None = None) -> None:
         self._study = study
         self._storage = _Deaf()
+        self._ranks = {} if ranks is None else ranks
+        self._looked: dict[tuple[bool, tuple[TrialState, ...] | None], list[FrozenTrial]] = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._study, name)
@@ -235,20 +255,36 @@ class SeenByTpe:
     def _get_trials(
         self, deepcopy: bool = True, states: Sequence[TrialState] | None = None, use_cache: bool = False
     ) -> list[FrozenTrial]:
-        trials = self._study._get_trials(deepcopy=deepcopy, use_cache=use_cache)
-        seen = [_as_running(trial) if has_diverged(trial) else trial for trial in trials]
-        wanted = [trial for trial in seen if states is None or trial.state in states]
-        return self._thinned(wanted) if len(wanted) > MOST_SEEN else wanted
+        look = (deepcopy, None if states is None else tuple(states))
+        if look not in self._looked:
+            trials = self._study._get_trials(deepcopy=deepcopy, use_cache=use_cache)
+            seen = [_as_running(trial) if has_diverged(trial) else trial for trial in trials]
+            wanted = [trial for trial in seen if states is None or trial.state in states]
+            self._looked[look] = self._thinned(wanted) if len(wanted) > MOST_SEEN else wanted
+        return list(self._looked[look])
 
     def _thinned(self, trials: list[FrozenTrial]) -> list[FrozenTrial]:
         """At most ``MOST_SEEN``: the good ones, and others evenly by number."""
-        order = sorted(range(len(trials)), key=lambda place: _tpe_rank(trials[place], self._study.direction))
-        good, others = order[:MOST_GOOD], sorted(order[MOST_GOOD:])
+        direction = self._study.direction
+        ranks = [self._rank(trial, direction) for trial in trials]
+        good = heapq.nsmallest(MOST_GOOD, range(len(trials)), key=ranks.__getitem__)
+        others = sorted(set(range(len(trials))) - set(good))
         kept = np.linspace(0, len(others) - 1, MOST_SEEN - MOST_GOOD).round().astype(int)
         return [trials[place] for place in sorted([*good, *(others[each] for each in kept)])]
 
+    def _rank(self, trial: FrozenTrial, direction: StudyDirection) -> TpeRank:
+        rank = self._ranks.get(trial.number)
+        if rank is None:
+            rank = _tpe_rank(trial, direction)
+            if trial.state.is_finished():
+                self._ranks[trial.number] = rank
+        return rank
 
-def _tpe_rank(trial: FrozenTrial, direction: StudyDirection) -> tuple[int, float, float]:
+
+TpeRank = tuple[int, float, float]
+
+
+def _tpe_rank(trial: FrozenTrial, direction: StudyDirection) -> TpeRank:
     """TPE's order, best first: COMPLETE by value, PRUNED by last step and then value, all others."""
     sign = 1.0 if direction == StudyDirection.MINIMIZE else -1.0
     if trial.state == TrialState.COMPLETE and trial.value is not None:

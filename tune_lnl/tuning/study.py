@@ -10,6 +10,7 @@ import json
 import math
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -87,6 +88,12 @@ class SearchStudy:
         self._epochs = space.epochs
         self._distributions = distributions(space)
         self._live: dict[int, optuna.Trial] = {}
+        # Counted once and kept up to date: to go through all trials at every trial's end would cost more and more.
+        trials = self.trials
+        self._best = best_trial(trials, self.mode)
+        self._ended = Counter(
+            trial.state for trial in trials if trial.state.is_finished() and TAKEN_FROM not in trial.user_attrs
+        )
 
     @classmethod
     def create(cls, path: Path, space: SearchSpace, seed: int, first: FirstTrials | None = None) -> SearchStudy:
@@ -142,8 +149,19 @@ class SearchStudy:
     def trials(self) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False)
 
+    @property
+    def best(self) -> FrozenTrial | None:
+        """What :func:`best_trial` says."""
+        return self._best
+
+    def trial(self, number: int) -> FrozenTrial:
+        storage, study_id = self._study._storage, self._study._study_id
+        return storage.get_trial(storage.get_trial_id_from_study_id_trial_number(study_id, number))
+
     def count(self, *states: TrialState) -> int:
         """Trials of this run in these states; those taken over from another run are left out."""
+        if all(state in ENDED for state in states):
+            return sum(self._ended[state] for state in states)
         return sum(trial.state in states and TAKEN_FROM not in trial.user_attrs for trial in self.trials)
 
     def ask(self) -> Suggestion:
@@ -214,6 +232,9 @@ class SearchStudy:
             self._study.tell(trial, values=value, state=state)
         # Last: a trial whose end finds no room on the disk is still to be put back.
         del self._live[number]
+        ended = self.trial(number)
+        self._ended[ended.state] += 1
+        self._best = best_trial([trial for trial in (self._best, ended) if trial is not None], self.mode)
 
     def _set_waiting(self, trial_id: int) -> None:
         self._study._storage.set_trial_state_values(trial_id, TrialState.WAITING)
@@ -398,8 +419,8 @@ def ranked(trials: Sequence[FrozenTrial], mode: str) -> list[FrozenTrial]:
 
 def best_trial(trials: Sequence[FrozenTrial], mode: str) -> FrozenTrial | None:
     """The best trial, or ``None`` while none is COMPLETE."""
-    first = next(iter(ranked(trials, mode)), None)
-    return first if first is not None and first.state == TrialState.COMPLETE else None
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    return next(iter(ranked(complete, mode)), None)
 
 
 def last_value(trial: FrozenTrial) -> float | None:
