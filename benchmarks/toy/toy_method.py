@@ -108,7 +108,9 @@ class ToyTraining(Training):
         if self.settings.fault == "nan_weights" and epoch == self.settings.fault_epoch:
             self.weight *= math.nan
         self._trace("end", epoch)
-        return {"train_loss": 1.0 - float(self.weight)}
+        weight = float(self.weight)
+        selection = {f"selection_{name}": 100.0 * weight for name in ("precision", "recall", "f1")}
+        return {"train_loss": 1.0 - weight, **selection}
 
     def evaluate(self, epoch: int) -> Report:
         value = value_of(float(self.weight), self.settings.x)

@@ -65,6 +65,7 @@ def address(driver: Driver, of: str) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_what_a_watched_search_shows(watched: Driver, tmp_path: Path) -> None:
     driver = watched.start()
     wait(driver, lambda: "complete" in driver.text, "a complete trial")
@@ -113,6 +114,7 @@ def test_a_search_goes_on_without_what_rays_dashboard_needs(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_real_prometheus_gets_the_figures(watched: Driver, tmp_path: Path) -> None:
     program = shutil.which("prometheus")
     if program is None:

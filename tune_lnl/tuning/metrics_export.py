@@ -90,7 +90,10 @@ class MetricsExport:
                 self._places[self._places.index(None)] = number
 
     def _update_place(self, place: str, trial: RunningTrial | None) -> None:
-        """An empty place, and what its trial has not told yet, is not a number; a gauge would keep its last one."""
+        """An empty place, and what its trial has not told yet, is not a number.
+
+        A gauge would keep its last one; Ray's endpoint leaves out what is not a number.
+        """
         measures = {} if trial is None else trial.measures
         self._set("tune_lnl_trial_number", math.nan if trial is None else trial.number, place=place)
         self._set("tune_lnl_trial_epoch", math.nan if trial is None else trial.epochs, place=place)
