@@ -292,8 +292,8 @@ def test_tried_points_that_grow_are_those_that_are_read_at_once() -> None:
     growing.update(study.trials, -1)
     whole = TriedPoints(SPACE)
     whole.update(study.trials, -1)
-    for trial in study.trials:
-        assert growing.has_near(trial.params)
+    for tried in study.trials:
+        assert growing.has_near(tried.params)
     for _ in range(50):
         point = {name: study.trials[-1].params[name] for name in SPACE}
         point["lr"] = float(generator.uniform(0.002, 0.2))
