@@ -55,23 +55,19 @@ def test_sharpened_by_hand() -> None:
 
 
 def test_selection_by_hand() -> None:
-    """Two bins; one round of counting gives the weights of the next, until they stand still."""
-    posterior = np.tile([[0.5, 0.5]], (4, 1))
+    """Two bins: shares of 1 and of 0, two samples in each."""
     given = np.array([0, 1, 0, 1])
-    found = with_selection(posterior, given, np.array([1.0, 1.0, 0.0, 0.0], dtype=np.float32))
-    # Nothing tells right from wrong at the start, so the shares say nothing either.
-    assert found == pytest.approx(posterior)
-    leaning = np.array([[0.9, 0.1], [0.1, 0.9], [0.1, 0.9], [0.9, 0.1]])
-    found = with_selection(leaning, given, np.array([1.0, 1.0, 0.0, 0.0], dtype=np.float32))
-    wrong = 1 - found[np.arange(4), given]
-    high, low = wrong[0], wrong[2]
-    # A fixed point: odds of (4) with the counts that these probabilities give, one more in each bin.
-    right_high, wrong_high = (
-        (2 * (1 - high) + 1) / (4 - 2 * high - 2 * low + 2),
-        (2 * high + 1) / (2 * high + 2 * low + 2),
-    )
-    assert high / (1 - high) == pytest.approx(0.1 / 0.9 * wrong_high / right_high, rel=1e-3)
-    assert high < 0.1 < 0.9 < low
+    share = np.array([1.0, 1.0, 0.0, 0.0], dtype=np.float32)
+    even = np.tile([[0.5, 0.5]], (4, 1))
+    assert with_selection(even, given, share) == pytest.approx(even), "nothing tells right from wrong"
+    leaning = np.array([[0.9, 0.1], [0.2, 0.8], [0.1, 0.9], [0.8, 0.2]])
+    found = with_selection(leaning, given, share)
+    # Right: 1.7 in the upper bin, 0.3 in the lower one; wrong: 0.3 and 1.7; one more in each.
+    right, wrong = np.array([1.3, 2.7]) / 4, np.array([2.7, 1.3]) / 4
+    for sample, place in enumerate((1, 1, 0, 0)):
+        own = leaning[sample, given[sample]]
+        expected = own * right[place] / (own * right[place] + (1 - own) * wrong[place])
+        assert found[sample, given[sample]] == pytest.approx(expected)
 
 
 def test_open_set_by_hand() -> None:
@@ -140,7 +136,7 @@ def test_images_of_no_class_are_open_set() -> None:
     right = np.concatenate([given == true, np.zeros(600, dtype=np.bool_)])
     share = np.where(right, stream.beta(8, 2, 4600), stream.beta(2, 8, 4600)).astype(np.float32)
     found = judge_labels(everything.astype(np.float32), labels, share)
-    assert (found.verdict[4000:] == OPEN_SET).mean() > 0.9
+    assert (found.verdict[4000:] == OPEN_SET).mean() > 0.8
     assert (found.verdict[:4000] == OPEN_SET).mean() < 0.05
 
 

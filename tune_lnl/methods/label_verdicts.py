@@ -26,9 +26,10 @@ sample counting as wrong as it looks, and one more in every bin. It weighs the c
 
     r'_i[k] ~ r_i[k] h_right(s_i) for k = y_i,  r_i[k] h_wrong(s_i) for the others,                             (4)
 
-and looks as wrong as w_i = 1 - r'_i[y_i] says; (4) and the counting are repeated until nothing changes. p and s are
-taken for independent given whether the label is right, which they are only roughly: w orders well and is too sure. A
-method that selects nothing has r' = r.
+and the label looks wrong with probability w_i = 1 - r'_i[y_i]. The counting uses r, once: repeated with r', networks
+that cannot tell confirm themselves (on ten classes of CIFAR-100 and a network that is right in half of the cases,
+precision fell from 0.51 to 0.49). p and s are taken for independent given whether the label is right, which they are
+only roughly: w orders well and is too sure. A method that selects nothing has r' = r.
 
 The verdict on sample i:
 
@@ -186,15 +187,10 @@ def with_selection(
     bins = np.searchsorted(edges, selected_share, side="right")
     own = np.zeros(posterior.shape, dtype=np.bool_)
     own[np.arange(len(given)), given] = True
-    wrong, result = 1.0 - posterior[own], posterior
-    for _ in range(ROUNDS):
-        right_share = _bin_shares(bins, 1.0 - wrong, len(edges) + 1)
-        wrong_share = _bin_shares(bins, wrong, len(edges) + 1)
-        result = _normalised(posterior * np.where(own, right_share[bins][:, None], wrong_share[bins][:, None]))
-        before, wrong = wrong, 1.0 - result[own]
-        if float(np.abs(wrong - before).max()) < TOLERANCE:
-            break
-    return result
+    wrong = 1.0 - posterior[own]
+    right_share = _bin_shares(bins, 1.0 - wrong, len(edges) + 1)
+    wrong_share = _bin_shares(bins, wrong, len(edges) + 1)
+    return _normalised(posterior * np.where(own, right_share[bins][:, None], wrong_share[bins][:, None]))
 
 
 def looks_like_none(fit: NDArray[Any], kept: NDArray[np.bool_]) -> NDArray[np.bool_]:
