@@ -98,7 +98,9 @@ def test_a_path_that_is_none(choice: str, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_model_without_imagenet_weights_says_so(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"reid_small has no ImageNet weights \(reid_resnet50 have\)"):
+    with pytest.raises(
+        InputError, match=r"reid_small has no ImageNet weights \(reid_resnet50, resnet18, resnet50 have\)"
+    ):
         weights_file("reid_small", "imagenet", tmp_path)
 
 

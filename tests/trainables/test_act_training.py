@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,22 @@ def test_the_networks_are_alike_and_start_apart() -> None:
 
 def test_the_reported_network_starts_where_standard_training_starts() -> None:
     assert torch.equal(weights(training())[""], weights(start(tiny("standard")))[""])
+
+
+def test_masks_and_channels_last_give_the_plain_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the benchmark of accuracy compares with: samples picked by index, float32, the usual memory order."""
+    monkeypatch.syspath_prepend(Path(__file__).resolve().parents[2] / "benchmarks")
+    plain = importlib.import_module("parity").PlainActTraining(tiny("act"), surroundings(tiny("act")))
+    fast = training()
+    for _ in range(EPOCHS):
+        theirs, ours = plain.run_epoch(), fast.run_epoch()
+        assert ours.keys() == theirs.keys()
+        for suffix in ("", "_ntm"):
+            torch.testing.assert_close(weights(fast)[suffix], weights(plain)[suffix], rtol=1e-4, atol=1e-4)
+        assert ours["train_loss"] == pytest.approx(theirs["train_loss"], abs=1e-4)
+        assert ours.get("selected") == theirs.get("selected")
+    assert torch.equal(fast.state.counts, plain.state.counts)
+    torch.testing.assert_close(fast.state.label_ema, plain.state.label_ema, rtol=1e-4, atol=1e-4)
 
 
 def test_both_networks_are_reported() -> None:

@@ -235,7 +235,7 @@ def test_a_search_space_is_no_config(capsys: pytest.CaptureFixture[str]) -> None
         ({"warmup_epochs": 4}, "warmup_epochs must be below epochs, got 4 with epochs 4"),
         ({"objective": {"average_last": 9}}, "objective.average_last must not exceed epochs, got 9 with epochs 4"),
         ({"lr_decay": "cosin:3"}, "lr_decay: unknown lr plan 'cosin:3': did you mean 'cosine:'?"),
-        ({"dataset": {"name": "digits8n"}}, "unknown dataset 'digits8n'\ndid you mean 'digits8no'?"),
+        ({"dataset": {"name": "digits8n"}}, "unknown dataset 'digits8n'; did you mean 'digits8no'?"),
         ({"dataset": {"subset": 2.0}}, "dataset: subset"),
         ({"dataset": {"noise": {"file": "no.npy"}}}, "no.npy"),
         ({"model": "cnn77"}, "There is no model 'cnn77'; did you mean 'cnn7'?"),

@@ -134,7 +134,7 @@ class TestOverrides:
         ({"serach": {}}, r"tiny\.yaml: unknown section 'serach'; did you mean 'search'"),
         ({"method": "atc"}, r"unknown method 'atc'; did you mean 'act'"),
         ({"method": None}, r"tiny\.yaml: 'method' is required"),
-        ({"dataset": {"name": "digit8no"}}, r"unknown dataset 'digit8no'\ndid you mean 'digits8no'"),
+        ({"dataset": {"name": "digit8no"}}, r"unknown dataset 'digit8no'; did you mean 'digits8no'"),
         ({"dataset": {"name": "digits8no", "subst": 0.1}}, r"tiny\.yaml: dataset: unknown key 'subst'.*'subset'"),
         ({"dataset": {"name": "digits8no", "subset": 2}}, r"tiny\.yaml: dataset: subset .*got 2"),
         ({"dataset": None}, r"tiny\.yaml: dataset: 'name' is required"),

@@ -22,8 +22,8 @@ def choose_device(device: str) -> str:
 def cap_memory(device: str, fraction: float | None) -> None:
     """Limit what this process may allocate of its GPU's memory; on a CPU nothing is limited.
 
-    Beyond it an allocation fails as if the GPU were full, so that a trial cannot take its neighbours' memory. To be called
-    before the first allocation. It limits, and changes no number.
+    Beyond it an allocation fails as if the GPU were full, so that a trial cannot take its neighbours' memory. To be
+    called before the first allocation. It limits, and changes no number.
 
     Args:
         device: ``cpu`` or ``cuda``.
