@@ -20,9 +20,10 @@ from tune_lnl.methods.label_verdicts import (
 )
 
 Floats = NDArray[np.float64]
+Labels = NDArray[np.int64]
 
 
-def drawn(count: int, classes: int, ratio: float, sharpness: float, seed: int = 0) -> tuple[Floats, Floats, Floats]:
+def drawn(count: int, classes: int, ratio: float, sharpness: float, seed: int = 0) -> tuple[Floats, Labels, Labels]:
     """Predictions, given and true labels: class k is filed under k + 1 with probability `ratio`.
 
     The predictions are calibrated by construction: the true class is drawn from them.

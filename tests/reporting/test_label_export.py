@@ -162,6 +162,7 @@ def test_verdict_by_hand() -> None:
     table = table_of()
     wrong = np.arange(40) % 5 == 0
     assert np.array_equal(table.found, wrong)
+    assert table.data.true_labels is not None
     assert np.array_equal(table.judgement.corrected, table.data.true_labels)
     assert table.disagreement is None
     quality = table.quality()

@@ -120,7 +120,7 @@ def judge_labels(
     """
     if probabilities.ndim != 2 or given.shape != probabilities.shape[:1]:
         raise ValueError(f"need probabilities (n, C) and labels (n,), got {probabilities.shape} and {given.shape}")
-    known = ~np.isnan(probabilities).any(axis=1)
+    known: NDArray[np.bool_] = np.logical_not(np.isnan(probabilities).any(axis=1))
     if not known.any():
         raise ValueError("no sample has predictions by a network that has not seen it")
     seen, labels = probabilities[known].astype(np.float64), given[known]
@@ -247,7 +247,8 @@ def _bin_shares(bins: NDArray[np.int64], weights: NDArray[np.float64], count: in
 def _likeliest_other(posterior: NDArray[np.float64], given: NDArray[np.int64]) -> NDArray[np.int64]:
     others = posterior.copy()
     others[np.arange(len(given)), given] = -1.0
-    return others.argmax(axis=1)
+    likeliest: NDArray[np.int64] = others.argmax(axis=1)
+    return likeliest
 
 
 def _normalised(values: NDArray[np.float64]) -> NDArray[np.float64]:

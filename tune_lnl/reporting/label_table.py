@@ -54,7 +54,8 @@ class LabelTable:
     @property
     def found(self) -> NDArray[np.bool_]:
         """(n,) whose label is called wrong."""
-        return self.judgement.verdict != KEEP
+        found: NDArray[np.bool_] = self.judgement.verdict != KEEP
+        return found
 
     def class_name(self, label: int) -> str:
         return printable(self.data.class_names[label])

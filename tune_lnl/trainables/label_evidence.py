@@ -175,7 +175,8 @@ def _read(path: Path, key: str) -> dict[str, Any] | None:
 def _write(path: Path, key: str, result: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     memory = io.BytesIO()
-    np.savez_compressed(memory, key=np.array(key), **{name: np.asarray(value) for name, value in result.items()})
+    arrays: dict[str, Any] = {name: np.asarray(value) for name, value in result.items()}
+    np.savez_compressed(memory, key=np.array(key), **arrays)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     with beside.open("wb") as file:
         file.write(memory.getvalue())
