@@ -27,8 +27,7 @@ sample counting as wrong as it looks, and one more in every bin. It weighs the c
     r'_i[k] ~ r_i[k] h_right(s_i) for k = y_i,  r_i[k] h_wrong(s_i) for the others,                             (4)
 
 and the label looks wrong with probability w_i = 1 - r'_i[y_i]. The counting uses r, once: repeated with r', networks
-that cannot tell confirm themselves (on ten classes of CIFAR-100 and a network that is right in half of the cases,
-precision fell from 0.51 to 0.49). p and s are taken for independent given whether the label is right, which they are
+that cannot tell would confirm themselves. p and s are taken for independent given whether the label is right, which they are
 only roughly: w orders well and is too sure. A method that selects nothing has r' = r.
 
 The verdict on sample i:
