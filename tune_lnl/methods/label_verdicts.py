@@ -27,8 +27,8 @@ sample counting as wrong as it looks, and one more in every bin. It weighs the c
     r'_i[k] ~ r_i[k] h_right(s_i) for k = y_i,  r_i[k] h_wrong(s_i) for the others,                             (4)
 
 and the label looks wrong with probability w_i = 1 - r'_i[y_i]. The counting uses r, once: repeated with r', networks
-that cannot tell would confirm themselves. p and s are taken for independent given whether the label is right, which they are
-only roughly: w orders well and is too sure. A method that selects nothing has r' = r.
+that cannot tell would confirm themselves. p and s are taken for independent given whether the label is right, which
+they are only roughly: w orders well and is too sure. A method that selects nothing has r' = r.
 
 The verdict on sample i:
 
