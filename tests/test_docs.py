@@ -7,8 +7,11 @@ import contextlib
 import importlib
 import io
 import json
+import os
 import re
 import shlex
+import subprocess
+import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -312,6 +315,53 @@ def test_what_a_snippet_prints_is_what_the_page_says(monkeypatch: pytest.MonkeyP
 def test_snippets_that_search_run(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     exec(compile(block.text, name_of(block.page), "exec"), {})
+
+
+FOLLOWED = {
+    "README.md": ("act_digits8no", "results/act_digits8no"),
+    "docs/tutorial_folder.md": ("folder", "mine"),
+}
+"""Pages that need no data but what they make; their commands that name one of these are followed in order."""
+NOT_FOLLOWED = ("core_sprites", "--trials 36", "--epochs 100")
+"""Another run, what a picture shows, and the long form of a search whose short form follows."""
+SHORTER = {
+    "search": ["--epochs", "4", "--trials", "2", "--no-dashboard"],
+    "search --confirm": ["--confirm", "1x2"],
+    "train": ["--epochs", "4", "--seeds", "0"],
+    "export --labels": ["--folds", "2", "--epochs", "2"],
+}
+"""Last flags win: the commands as they are written, at another length."""
+
+
+def shortened(command: str) -> list[str]:
+    words = shlex.split(command, comments=True)
+    door = words[2].removeprefix("tune_lnl.")
+    kinds = [door, *(f"{door} {flag}" for flag in words if flag.startswith("--"))]
+    return words[1:] + [flag for kind in kinds if "--dry-run" not in words for flag in SHORTER.get(kind, [])]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", FOLLOWED)
+def test_a_reader_can_follow_the_page(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = ROOT / name
+    monkeypatch.chdir(tmp_path)
+    for block in blocks(page):
+        if block.language == "python" and "run_search" not in block.text and not block.file:
+            exec(compile(block.text, name, "exec"), {})
+    doors = [command for followed, command in DOORS if followed == page]
+    commands = [command for command in doors if any(word in command for word in FOLLOWED[name])]
+    commands = [command for command in commands if not any(part in command for part in NOT_FOLLOWED)]
+    assert len(commands) >= 5
+    for command in commands:
+        ended = subprocess.run(
+            [sys.executable, *shortened(command)],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert ended.returncode == 0, f"{command}\n{ended.stdout[-2000:]}\n{ended.stderr[-2000:]}"
 
 
 # ---- figures
