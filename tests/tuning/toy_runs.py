@@ -6,6 +6,7 @@ Only processes that a :class:`Driver` has started are ever touched: its descenda
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import shutil
 import signal
@@ -221,11 +222,17 @@ class Driver:
         return [process for process in self.family() if process.name.startswith(("ray::TrialWork", "ray::trial-"))]
 
     def trained_workers(self) -> list[Process]:
-        """Those that have finished an epoch: a trial that loses three workers in the same epoch counts as failed."""
+        """Those that have begun another epoch of their trial, so that the one before is kept.
+
+        A trial that loses three workers in the same epoch counts as failed, and an epoch that has ended is not kept
+        yet: on a slow disk that takes a while.
+        """
 
         def has_trained(process: Process) -> bool:
             events = self.events / f"{process.pid}.jsonl"
-            return events.exists() and '"end"' in events.read_text()
+            whole = events.read_text().split("\n")[:-1] if events.exists() else []
+            records = [json.loads(line) for line in whole]
+            return sum(r["x"] == records[-1]["x"] and r["event"] == "begin" for r in records) > 1
 
         return [process for process in self.workers() if has_trained(process)]
 
