@@ -232,7 +232,7 @@ class Driver:
             events = self.events / f"{process.pid}.jsonl"
             whole = events.read_text().split("\n")[:-1] if events.exists() else []
             records = [json.loads(line) for line in whole]
-            return sum(r["x"] == records[-1]["x"] and r["event"] == "begin" for r in records) > 1
+            return sum((r["x"], r["event"]) == (records[-1]["x"], "begin") for r in records) > 1
 
         return [process for process in self.workers() if has_trained(process)]
 
