@@ -67,3 +67,11 @@ def test_an_unknown_run(tmp_path: Path) -> None:
     assert ended.returncode == 2
     assert ended.stdout == ""
     assert ended.stderr.startswith("error: no run 'mine' under 'results' or at that path; there are no runs yet")
+
+
+@pytest.mark.parametrize(("flag", "value"), [("--top", "3"), ("--format", "csv"), ("--output", "best.yaml")])
+def test_labels_refuse_what_they_would_not_read(flag: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["a_run", "--labels", "labels.csv", flag, value])
+    assert ended.value.code == 2
+    assert f"{flag} not with --labels FILE" in capsys.readouterr().err

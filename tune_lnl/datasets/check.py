@@ -27,9 +27,9 @@ from tune_lnl.datasets.reid import (
     training_size,
 )
 from tune_lnl.datasets.reid_data import ReidData, load_reid, matchable_queries
-from tune_lnl.datasets.reid_layouts import DISTRACTOR, ReidFiles, shown
+from tune_lnl.datasets.reid_layouts import DISTRACTOR, ReidFiles
 from tune_lnl.datasets.reid_options import ReidOptions
-from tune_lnl.errors import CorruptDataError, InputError
+from tune_lnl.errors import CorruptDataError, InputError, shown
 
 
 @dataclass(frozen=True)

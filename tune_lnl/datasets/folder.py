@@ -30,8 +30,7 @@ from tune_lnl.datasets.picture_list import (
 from tune_lnl.datasets.picture_options import FolderOptions, PictureOptions
 from tune_lnl.datasets.picture_store import Survey
 from tune_lnl.datasets.pictures import PictureDataset
-from tune_lnl.datasets.reid_layouts import shown
-from tune_lnl.errors import InputError
+from tune_lnl.errors import InputError, shown
 
 TRAIN_FOLDER = "train"
 TABLES = (".csv", ".tsv", ".parquet")

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tune_lnl.datasets.base import Labels
-from tune_lnl.datasets.reid_layouts import IMAGE_SUFFIXES, shown
-from tune_lnl.errors import CorruptDataError, InputError
+from tune_lnl.datasets.reid_layouts import IMAGE_SUFFIXES
+from tune_lnl.errors import CorruptDataError, InputError, shown
 
 UNKNOWN = -1
 NAMES_PER_CHUNK = 65536

@@ -38,9 +38,8 @@ from tune_lnl.datasets.picture_decoding import (
     stored_size,
 )
 from tune_lnl.datasets.picture_list import NAMES_TOLD, Names, PictureList
-from tune_lnl.datasets.reid_layouts import shown
 from tune_lnl.datasets.store import SourceFiles, map_array, open_or_build, store_path, write_through
-from tune_lnl.errors import CorruptDataError
+from tune_lnl.errors import CorruptDataError, shown
 
 # Part of the store's form: raise it when the decoding or the files change.
 PACKING_VERSION = 1

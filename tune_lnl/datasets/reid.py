@@ -37,11 +37,10 @@ from tune_lnl.datasets.reid_layouts import (
     ReidFiles,
     find_layout,
     read_layout,
-    shown,
 )
 from tune_lnl.datasets.reid_options import Cuhk03Options, ReidOptions
 from tune_lnl.datasets.store import SourceFiles, map_array, open_or_build, write_through
-from tune_lnl.errors import CorruptDataError, InputError
+from tune_lnl.errors import CorruptDataError, InputError, shown
 
 # Part of the store's form: raise it when the decoding or the arrays change.
 PACKING_VERSION = 1

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tune_lnl.errors import CorruptDataError, InputError
+from tune_lnl.errors import CorruptDataError, InputError, shown
 
 JUNK = -1
 """Identity of a detection that shows nobody in full; in no split."""
@@ -203,11 +203,6 @@ def read_layout(root: Path, layout: Layout, schemes: Sequence[NameScheme], train
     reader = _Reader(root.resolve(), layout, tuple(schemes), skip=on_error == "skip")
     splits = {split: reader.read(split, layout.split_folder(split, training)) for split in SPLITS}
     return ReidFiles(root, layout, **splits, junk=reader.junk, skipped=tuple(sorted(reader.skipped)))
-
-
-def shown(name: str) -> str:
-    """A file name for a message: what is not printable ASCII is escaped."""
-    return ascii(name)[1:-1]
 
 
 class _OddFileError(Exception):

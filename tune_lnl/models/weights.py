@@ -18,6 +18,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -53,6 +54,21 @@ class HasBackbone(Protocol):
 
     @property
     def backbone(self) -> nn.Module: ...
+
+
+def weights_fingerprint(weights: Path | None) -> dict[str, str]:
+    """``{"weights": SHA-256}`` of a file that a network starts from, read once while it is unchanged; else empty.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    return {} if weights is None else {"weights": _digest(weights, weights.stat().st_mtime_ns)}
+
+
+@lru_cache(maxsize=8)
+def _digest(path: Path, _changed: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def default_weights(model_name: str) -> str:

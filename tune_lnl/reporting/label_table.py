@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tune_lnl.csv_cells import no_formula
 from tune_lnl.datasets.noisy import NoisyData
-from tune_lnl.errors import InputError
+from tune_lnl.errors import InputError, shown
 from tune_lnl.methods.label_verdicts import KEEP, VERDICTS, Judgement, judge_in_sample, judge_labels
 from tune_lnl.metrics.label_quality import LabelQuality, label_quality
 from tune_lnl.trainables.label_evidence import LabelEvidence
+from tune_lnl.whole_files import whole_file
 
 REPORTED = ""
 SUFFIXES = (".csv", ".parquet")
-FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r")
-"""A spreadsheet takes a cell that begins with one of these for a formula."""
 LINES_OF_CLASSES = 40
 
 
@@ -126,15 +126,11 @@ def write_label_file(table: LabelTable, path: Path) -> None:
     Raises:
         InputError: it cannot be written.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    write = _write_parquet if path.suffix.lower() == ".parquet" else _write_csv
     try:
-        if path.suffix.lower() == ".parquet":
-            _write_parquet(table, beside)
-        else:
-            _write_csv(table, beside)
-        beside.replace(path)
+        with whole_file(path) as beside:
+            write(table, beside)
     except OSError as error:
-        beside.unlink(missing_ok=True)
         raise InputError(f"--labels {path} cannot be written: {error.strerror or error}; name another file") from None
 
 
@@ -175,11 +171,7 @@ def _write_csv(table: LabelTable, path: Path) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
         for row in zip(*columns.values(), strict=True):
-            writer.writerow([_not_a_formula(cell) if isinstance(cell, str) else cell for cell in row])
-
-
-def _not_a_formula(cell: str) -> str:
-    return f"'{cell}" if cell.startswith(FORMULA_SIGNS) else cell
+            writer.writerow([no_formula(cell) if isinstance(cell, str) else cell for cell in row])
 
 
 # ---- text
@@ -192,14 +184,14 @@ def summary_lines(table: LabelTable) -> Iterator[str]:
     np.add.at(counts, (given, verdict), 1)
     # The most suspicious ones where not all have room, in the order of the classes.
     suspicious = np.argsort(-(1.0 - counts[:, KEEP] / np.maximum(counts.sum(axis=1), 1)), kind="stable")
-    shown = np.sort(suspicious[:LINES_OF_CLASSES])
-    names = [_on_screen(table.class_name(label)) for label in shown]
+    listed = np.sort(suspicious[:LINES_OF_CLASSES])
+    names = [shown(table.class_name(label)) for label in listed]
     width = max([len("given label"), *map(len, names)])
     yield f"{'given label':<{width}}  samples" + "".join(f"{name:>10}" for name in VERDICTS)
-    for name, row in zip(names, counts[shown], strict=True):
+    for name, row in zip(names, counts[listed], strict=True):
         yield f"{name:<{width}}  {row.sum():>7,}" + "".join(f"{count:>10,}" for count in row)
-    if len(shown) < classes:
-        yield f"... and {classes - len(shown):,} classes with a smaller share of suspicious labels"
+    if len(listed) < classes:
+        yield f"... and {classes - len(listed):,} classes with a smaller share of suspicious labels"
     yield f"{'all':<{width}}  {len(given):>7,}" + "".join(f"{count:>10,}" for count in counts.sum(axis=0))
     unknown = int(np.isnan(table.judgement.confidence).sum())
     if unknown:
@@ -224,8 +216,3 @@ def _quality_lines(quality: Sequence[LabelQuality]) -> Iterator[str]:
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.2f}"
-
-
-def _on_screen(name: str) -> str:
-    """A name that cannot steer a terminal."""
-    return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in name)

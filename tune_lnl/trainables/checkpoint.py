@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import struct
 import zipfile
@@ -14,6 +13,7 @@ import torch
 
 from tune_lnl.errors import InputError
 from tune_lnl.trainables.training import Report, Training
+from tune_lnl.whole_files import whole_file
 
 UNREADABLE = (
     OSError,
@@ -32,12 +32,8 @@ UNREADABLE = (
 def write_whole(path: Path, content: dict[str, Any]) -> None:
     """``torch.save`` that a crash leaves either done or not begun: written beside, flushed, then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    with beside.open("wb") as file:
-        torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    with whole_file(path, durable=True) as beside:
+        torch.save(content, beside)
 
 
 def save_checkpoint(path: Path, training: Training, reports: list[Report]) -> None:

@@ -7,8 +7,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
-from hashlib import file_digest, sha256
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,7 +26,7 @@ from tune_lnl.datasets.split import split_folds, split_validation
 from tune_lnl.errors import InputError
 from tune_lnl.metrics.classification import standard_error
 from tune_lnl.models.registry import build_model
-from tune_lnl.models.weights import default_weights, weights_file
+from tune_lnl.models.weights import default_weights, weights_file, weights_fingerprint
 from tune_lnl.trainables.model_files import FORMAT, preprocessing_of
 from tune_lnl.trainables.networks import NetworkTraining
 from tune_lnl.trainables.randomness import stream, stream_seed
@@ -129,16 +128,6 @@ def _require_known_weights(config: TrialConfig) -> None:
         weights_file(choice.name, choice.weights or default_weights(choice.name), cache_dir())
 
 
-def _weights_fingerprint(weights: Path | None) -> dict[str, str]:
-    return {} if weights is None else {"weights": _digest(weights, weights.stat().st_mtime_ns)}
-
-
-@lru_cache(maxsize=8)
-def _digest(path: Path, _changed: int) -> str:
-    with path.open("rb") as file:
-        return file_digest(file, "sha256").hexdigest()
-
-
 class ClassifierTraining(NetworkTraining[Batch]):
     """A method that trains classifiers of the same shape, the first of them reported."""
 
@@ -171,7 +160,7 @@ class ClassifierTraining(NetworkTraining[Batch]):
         data = ClassifierData.load(config, surroundings)
         name, weights = model_choice(config, data.noisy)
         build_model(name, data.noisy.num_classes, data.noisy.form.image_shape, weights)
-        return data.fingerprints | _weights_fingerprint(weights) | cls.method_fingerprints(config, data)
+        return data.fingerprints | weights_fingerprint(weights) | cls.method_fingerprints(config, data)
 
     @classmethod
     def method_fingerprints(cls, config: TrialConfig, data: ClassifierData) -> dict[str, str]:
@@ -349,7 +338,7 @@ class ClassifierTraining(NetworkTraining[Batch]):
     @property
     def fingerprints(self) -> dict[str, str]:
         own = self.method_fingerprints(self.config, self.data)
-        return self.data.fingerprints | _weights_fingerprint(self.weights) | own
+        return self.data.fingerprints | weights_fingerprint(self.weights) | own
 
     # ---- pieces
 

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import io
 import json
-import os
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -28,6 +26,7 @@ from tune_lnl.trainables.classification import ClassifierTraining
 from tune_lnl.trainables.registry import start_training, training_type
 from tune_lnl.trainables.settings import Fold, TrialConfig
 from tune_lnl.trainables.training import Report, Surroundings, check_precision
+from tune_lnl.whole_files import whole_file
 
 FORM = 1
 """Raise it when what a result file holds changes."""
@@ -174,12 +173,6 @@ def _read(path: Path, key: str) -> dict[str, Any] | None:
 
 def _write(path: Path, key: str, result: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    memory = io.BytesIO()
     arrays: dict[str, Any] = {name: np.asarray(value) for name, value in result.items()}
-    np.savez_compressed(memory, key=np.array(key), **arrays)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    with beside.open("wb") as file:
-        file.write(memory.getvalue())
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    with whole_file(path, durable=True) as beside, beside.open("wb") as file:
+        np.savez_compressed(file, key=np.array(key), **arrays)

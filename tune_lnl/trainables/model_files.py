@@ -33,8 +33,7 @@ from tune_lnl.datasets.augmentation import normalise
 from tune_lnl.datasets.base import Dataset, ImageRows, TrainingForm
 from tune_lnl.datasets.picture_decoding import WorkingSize
 from tune_lnl.datasets.picture_store import PictureRows
-from tune_lnl.datasets.reid_layouts import shown
-from tune_lnl.errors import CorruptDataError, InputError
+from tune_lnl.errors import CorruptDataError, InputError, shown
 from tune_lnl.models.registry import build_model
 from tune_lnl.trainables.checkpoint import UNREADABLE, checked_load
 

@@ -16,21 +16,21 @@ from typing import Any, TextIO
 
 import numpy as np
 import torch
+from PIL import Image
 
+from tune_lnl.csv_cells import FORMULA_SIGNS, no_formula
 from tune_lnl.datasets.base import Images
 from tune_lnl.datasets.picture_decoding import UnreadableImageError, decode_pixels, middle
 from tune_lnl.datasets.picture_list import ListBuilder
-from tune_lnl.datasets.reid_layouts import shown
-from tune_lnl.errors import InputError
+from tune_lnl.errors import InputError, shown
 from tune_lnl.trainables.classification import evaluation_batch
 from tune_lnl.trainables.devices import choose_device
 from tune_lnl.trainables.model_files import ImageClassifier, load_classifier
+from tune_lnl.whole_files import whole_file
 
 SUFFIXES = (".csv", ".parquet")
 NAMES_TOLD = 20
 """Files that could not be read and are named; the others are counted."""
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""What a spreadsheet takes a cell for a formula by."""
 
 
 @dataclass(frozen=True)
@@ -190,9 +190,8 @@ def _pixels(classifier: ImageClassifier, file: Path) -> Images | str:
 
 
 def grey(pixels: Images) -> Images:
-    """Luma of ITU-R BT.601, as Pillow's ``convert("L")``: uint8 (H, W, 3) -> (H, W, 1). Grey stays as it is."""
-    weights = np.array([19595, 38470, 7471], dtype=np.uint32)
-    return ((pixels.astype(np.uint32) @ weights + 0x8000) >> 16).astype(np.uint8)[..., None]
+    """Luma of ITU-R BT.601: uint8 (H, W, 3) -> (H, W, 1). Grey stays as it is."""
+    return np.asarray(Image.fromarray(pixels).convert("L"))[..., None]
 
 
 def _batch(
@@ -234,18 +233,7 @@ def _cells(found: Prediction) -> list[str | float]:
 def _text(path: Path) -> str:
     """What is not UTF-8 in a file's name is escaped, and no relative path looks like a formula."""
     text = os.fsencode(path).decode("utf-8", "backslashreplace")
-    return f"./{text}" if text.startswith(FORMULA) else text
-
-
-def _harmless(cell: str | float) -> str | float:
-    """A cell that no spreadsheet takes for a formula. Numbers are left as they are."""
-    if isinstance(cell, float) or not cell.startswith(FORMULA):
-        return f"{cell:.6f}" if isinstance(cell, float) else cell
-    try:
-        float(cell)
-    except ValueError:
-        return f"'{cell}"
-    return cell
+    return f"./{text}" if text.startswith(FORMULA_SIGNS) else text
 
 
 def _check_output(file: Path, suffixes: Sequence[str]) -> None:
@@ -264,17 +252,13 @@ def _table(output: Path | None, top: int) -> Iterator[Callable[[Prediction], Non
     if output is None:
         yield _csv_rows(sys.stdout, top)
         return
-    beside = output.with_name(f".{output.name}.{os.getpid()}")
-    try:
+    with whole_file(output) as beside:
         if output.suffix.lower() == ".csv":
             with beside.open("w", encoding="utf-8", newline="") as file:
                 yield _csv_rows(file, top)
         else:
             with _parquet_rows(beside, top) as write:
                 yield write
-        beside.replace(output)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _csv_rows(file: TextIO, top: int) -> Callable[[Prediction], None]:
@@ -282,7 +266,7 @@ def _csv_rows(file: TextIO, top: int) -> Callable[[Prediction], None]:
     writer.writerow(columns(top))
 
     def write(found: Prediction) -> None:
-        writer.writerow([_harmless(cell) for cell in _cells(found)])
+        writer.writerow([no_formula(cell) if isinstance(cell, str) else f"{cell:.6f}" for cell in _cells(found)])
 
     return write
 

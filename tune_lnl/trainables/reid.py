@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
-from hashlib import file_digest
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -25,7 +23,7 @@ from tune_lnl.datasets.reid_options import ReidOptions
 from tune_lnl.errors import InputError
 from tune_lnl.metrics.reid import RankedQueries, cosine_distances, mean_ap_standard_error, rank_each, reranked_distances
 from tune_lnl.models.reid import ReidNetwork, build_reid_model
-from tune_lnl.models.weights import default_weights, weights_file
+from tune_lnl.models.weights import default_weights, weights_file, weights_fingerprint
 from tune_lnl.trainables.networks import NetworkTraining, Totals
 from tune_lnl.trainables.randomness import stream_seed
 from tune_lnl.trainables.settings import EPOCHS, SHORTHAND, GradientSettings, HeldOut, Settings, TrialConfig
@@ -157,11 +155,11 @@ class ReidTraining(NetworkTraining[ReidBatch]):
         name, weights = _network(config.settings, dataset)
         _, data = _load(config, surroundings)
         build_reid_model(name, data.num_classes, weights)
-        return data.fingerprints | _weights_fingerprint(weights)
+        return data.fingerprints | weights_fingerprint(weights)
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        return self.data.fingerprints | _weights_fingerprint(self.weights)
+        return self.data.fingerprints | weights_fingerprint(self.weights)
 
     # ---- training
 
@@ -336,13 +334,3 @@ def _network(settings: object, dataset: ReidDataset) -> tuple[str, Path | None]:
     name = settings.model.name or dataset.default_model
     choice = default_weights(name) if settings.model.weights is None else settings.model.weights
     return name, weights_file(name, choice, cache_dir())
-
-
-def _weights_fingerprint(weights: Path | None) -> dict[str, str]:
-    return {} if weights is None else {"weights": _digest(weights, weights.stat().st_mtime_ns)}
-
-
-@lru_cache(maxsize=8)
-def _digest(path: Path, _changed: int) -> str:
-    with path.open("rb") as file:
-        return file_digest(file, "sha256").hexdigest()

@@ -217,6 +217,14 @@ class ClassifierSettings(GradientSettings):
             dead["warmup_lr"] = f"the plan {self.lr_decay!r} ignores the warm-up"
         return dead
 
+    def dead_delay(self) -> dict[str, str]:
+        """``warmup_epochs``, where a method that only delays its lr decay by them does not even do that."""
+        if not reads_warmup_lr(plan_spec(self.lr_decay)):
+            return {"warmup_epochs": f"the plan {self.lr_decay!r} ignores the warm-up"}
+        if self.warmup_lr is None and isinstance(self.lr_decay, DecayShape) and self.lr_decay.shape == "constant":
+            return {"warmup_epochs": "warm-up and the rest have the same lr"}
+        return {}
+
     def _reads_warmup_lr(self) -> bool:
         return reads_warmup_lr(plan_spec(self.lr_decay))
 

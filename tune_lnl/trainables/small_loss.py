@@ -11,17 +11,14 @@ from pydantic import Field
 from torch import Tensor
 
 from tune_lnl.methods.co_teaching import remember_rate
-from tune_lnl.methods.schedules import reads_warmup_lr
 from tune_lnl.metrics.selection import selection_percentages
 from tune_lnl.trainables.classification import Batch, ClassifierTraining
 from tune_lnl.trainables.networks import Totals
 from tune_lnl.trainables.settings import (
     EPOCHS,
     ClassifierSettings,
-    DecayShape,
     MethodSettings,
     TrialConfig,
-    plan_spec,
 )
 from tune_lnl.trainables.training import Report, Surroundings
 
@@ -71,11 +68,7 @@ class SmallLossSettings(ClassifierSettings):
         return self.late_beta1 if late and self.late_beta1 is not None else BETA1
 
     def dead(self) -> dict[str, str]:
-        dead = super().dead()
-        if not reads_warmup_lr(plan_spec(self.lr_decay)):
-            dead["warmup_epochs"] = f"the plan {self.lr_decay!r} ignores the warm-up"
-        elif self.warmup_lr is None and isinstance(self.lr_decay, DecayShape) and self.lr_decay.shape == "constant":
-            dead["warmup_epochs"] = "warm-up and the rest have the same lr"
+        dead = super().dead() | self.dead_delay()
         if self.forget_rate == 0:
             dead |= dict.fromkeys(("num_gradual", "exponent"), "nothing is forgotten")
         elif self.num_gradual == 1:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +33,7 @@ from tune_lnl.tuning.study import (
     ranked,
     read_trials,
 )
+from tune_lnl.whole_files import whole_file
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -218,15 +218,13 @@ def read_epochs(path: Path) -> list[dict[str, Any]]:
 
 def replace_text(path: Path, text: str) -> None:
     """Write a file so that readers see the old content or the new, never a part."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)
+    with whole_file(path) as beside:
+        beside.write_text(text, encoding="utf-8")
 
 
 def _replace_table(path: Path, table: pa.Table) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    pq.write_table(table, beside)
-    beside.replace(path)
+    with whole_file(path) as beside:
+        pq.write_table(table, beside)
 
 
 def write_tables(run: Run) -> None:

@@ -8,7 +8,6 @@ after the space's own: trial 0 stays the published setting, whatever else was tr
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -29,6 +28,7 @@ from tune_lnl.tuning.parameters import Int, Parameter
 from tune_lnl.tuning.results import Run, TrialRow, describe_state, load_run, replace_text
 from tune_lnl.tuning.space import SearchSpace
 from tune_lnl.tuning.study import FAILURE, TAKEN_FROM, distributions, start_points
+from tune_lnl.whole_files import whole_file
 
 BEST_CONFIGS = 5
 """So many of the other run's best are tried where its trials cannot be taken over."""
@@ -308,6 +308,5 @@ def _copy_files(other: Run, theirs: int, files: RunFiles, ours: int) -> None:
 
 def _copy_whole(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(f".{target.name}.{os.getpid()}")
-    shutil.copyfile(source, beside)
-    beside.replace(target)
+    with whole_file(target) as beside:
+        shutil.copyfile(source, beside)

@@ -1,0 +1,44 @@
+"""Writing a file whole."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tune_lnl.whole_files import whole_file
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_the_old_content_stands_until_the_end(tmp_path: Path, durable: bool) -> None:
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with whole_file(path, durable=durable) as beside:
+        beside.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failure_leaves_the_old_content_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+
+    def fail(beside: Path) -> None:
+        beside.write_text("half")
+        raise OSError("No space left on device")
+
+    with pytest.raises(OSError, match="No space"), whole_file(path) as beside:
+        fail(beside)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_disk_has_it_before_it_takes_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file.txt"
+    there: list[bool] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: there.append(path.exists()))
+    with whole_file(path, durable=True) as beside:
+        beside.write_text("new")
+    assert there == [False]
