@@ -51,6 +51,10 @@ def main(argv: list[str] | None = None) -> int:
     for label, values in figures.items():
         each = ", ".join(f"{value:.1f}" for value in values)
         print(f"  {label:<20} {statistics.fmean(values):6.2f} ± {statistics.stdev(values):.2f}   ({each})")
+    print(
+        "± is over the seeds. Trials that run at once teach the sampler in the order they end, so another demo may find"
+    )
+    print("another config; configs this close on the held-out split differ by several points here from demo to demo.")
     print(f"\nfiles: {load_run(name, RESULTS).files.root}")
     print(f"  export it:      {sys.executable} -m tune_lnl.export {name}")
     print(f"  train it again: {sys.executable} -m tune_lnl.train {RESULTS / name / 'best.yaml'}")
