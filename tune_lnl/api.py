@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import shlex
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from tune_lnl.doors import flags
 from tune_lnl.errors import InputError, nearest
 from tune_lnl.reporting.writing import search_and_report
 from tune_lnl.search import parser
@@ -75,23 +75,4 @@ def command_line(space: str, options: dict[str, Any]) -> list[str]:
     >>> shlex.join(command_line("act_digits8no", {"trials": "4", "resume": True, "dashboard": False}))
     'python -m tune_lnl.search act_digits8no --trials 4 --resume --no-dashboard'
     """
-    words = ["python", "-m", "tune_lnl.search", space]
-    flags = {action.dest: action for action in parser()._actions if action.option_strings}
-    for name, value in options.items():
-        if name == "verbosity":
-            words += [] if value == "normal" else [f"--{value}"]
-        elif name in flags and value is not None and value != flags[name].default:
-            words += _flag(flags[name], value)
-    return words
-
-
-def _flag(action: argparse.Action, value: Any) -> list[str]:
-    if isinstance(action, argparse.BooleanOptionalAction):
-        return [action.option_strings[0 if value else 1]]
-    if action.nargs == 0:
-        return [action.option_strings[-1]]
-    return [
-        word
-        for each in (value if isinstance(value, list | tuple) else [value])
-        for word in (action.option_strings[-1], str(each))
-    ]
+    return ["python", "-m", "tune_lnl.search", space, *flags(parser(), options)]

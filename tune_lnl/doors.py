@@ -6,7 +6,7 @@ import argparse
 import functools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from tune_lnl.errors import InputError
@@ -22,6 +22,32 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message}\nsee: {self.prog} --help\n")
+
+
+def flags(parser: argparse.ArgumentParser, values: Mapping[str, Any]) -> list[str]:
+    """The words that ask ``parser`` for ``values``, by their names in its namespace; defaults are left out.
+
+    Names that the parser does not have are passed over.
+    """
+    known = {action.dest: action for action in parser._actions if action.option_strings}
+    words = []
+    for name, value in values.items():
+        if name in known and value is not None and value != parser.get_default(name):
+            words += _flag(known[name], value, [action for action in parser._actions if action.dest == name])
+    return words
+
+
+def _flag(action: argparse.Action, value: Any, same: Sequence[argparse.Action]) -> list[str]:
+    if isinstance(action, argparse.BooleanOptionalAction):
+        return [action.option_strings[0 if value else 1]]
+    if action.nargs == 0:
+        # Of several flags for one value, such as --quiet and --verbose, the one that stands for this.
+        return [next(each.option_strings[-1] for each in same if each.const == value)]
+    return [
+        word
+        for each in (value if isinstance(value, list | tuple) else [value])
+        for word in (action.option_strings[-1], str(each))
+    ]
 
 
 def guarded(main: Main) -> Callable[..., int]:

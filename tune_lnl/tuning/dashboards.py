@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from tune_lnl.tuning.files import RunFiles
+from tune_lnl.tuning.ray_token import token_place
 
 LOOPBACK = "127.0.0.1"
 STUDY_PORT = 8080
@@ -30,14 +31,7 @@ def ray_dashboard_line(url: str | None, environment: Mapping[str, str] = os.envi
         return "  Ray dashboard: not started; pip install 'ray[default]' brings what it needs (or see search.log)"
     if environment.get("RAY_AUTH_MODE", "").lower() != "token":
         return f"  Ray dashboard: http://{url}"
-    # The order in which Ray itself looks.
-    if environment.get("RAY_AUTH_TOKEN"):
-        where = "the variable RAY_AUTH_TOKEN"
-    elif environment.get("RAY_AUTH_TOKEN_PATH"):
-        where = environment["RAY_AUTH_TOKEN_PATH"]
-    else:
-        where = "~/.ray/auth_token"
-    return f"  Ray dashboard: http://{url} (sign in with the token in {where})"
+    return f"  Ray dashboard: http://{url} (sign in with the token in {token_place(environment)})"
 
 
 @contextmanager

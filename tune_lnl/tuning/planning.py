@@ -185,6 +185,26 @@ def plan_search(options: SearchOptions, machine: Machine, measure: Measure = mea
     Raises:
         InputError: anything that cannot work, before any worker starts and with nothing written but the dataset cache.
     """
+    return [_plan_one(options, asked, machine, measure) for asked in asked_searches(options)]
+
+
+@dataclass(frozen=True)
+class AskedSearch:
+    """One study as it was asked for, checked as far as neither data nor a device is needed."""
+
+    run: str
+    space: SearchSpace
+    time_budget: float | None
+    disk_budget: int
+    confirm: ConfirmRequest | None
+
+
+def asked_searches(options: SearchOptions) -> list[AskedSearch]:
+    """One per study. Reads the space and nothing else, so it can be asked on another machine than the search's own.
+
+    Raises:
+        InputError: what cannot work wherever it runs.
+    """
     conditions: list[str | None] = [options.condition]
     if options.all_conditions:
         if options.condition is not None:
@@ -192,18 +212,22 @@ def plan_search(options: SearchOptions, machine: Machine, measure: Measure = mea
         conditions = [*condition_names(options.space)]
         if not conditions:
             raise InputError(f"--conditions all: the space {options.space!r} has no conditions")
-    return [_plan_one(options, condition, machine, measure) for condition in conditions]
+    return [_asked_search(options, condition) for condition in conditions]
 
 
-def _plan_one(options: SearchOptions, condition: str | None, machine: Machine, measure: Measure) -> Plan:
+def _asked_search(options: SearchOptions, condition: str | None) -> AskedSearch:
     space = load_space(options.space, condition, options.epochs, options.overrides)
     space = replace(space, budget=_budget(space, options))
     time_budget = None if options.time_budget is None else seconds_of(options.time_budget)
     disk_budget = bytes_of(options.disk_budget)
     confirm = None if options.confirm is None else ConfirmRequest.parse(options.confirm)
+    return AskedSearch(_run_name(options, space), space, time_budget, disk_budget, confirm)
+
+
+def _plan_one(options: SearchOptions, asked: AskedSearch, machine: Machine, measure: Measure) -> Plan:
+    run, space, confirm = asked.run, asked.space, asked.confirm
     if options.tensorboard:
         check_tensorboard()
-    run = _run_name(options, space)
     files = RunFiles((options.results_dir / run).resolve())
     if options.all_conditions:
         _check_conditions_folder(RunFiles(files.root.parent), options.resume)
@@ -230,7 +254,7 @@ def _plan_one(options: SearchOptions, condition: str | None, machine: Machine, m
         space.epochs,
         0 if confirm is None else confirm.trainings,
     )
-    check_disk_budget(need, disk_budget)
+    check_disk_budget(need, asked.disk_budget)
     plan = Plan(
         run,
         files,
@@ -240,8 +264,8 @@ def _plan_one(options: SearchOptions, condition: str | None, machine: Machine, m
         resources,
         fingerprints,
         data_dir,
-        time_budget,
-        disk_budget,
+        asked.time_budget,
+        asked.disk_budget,
         options.dashboard,
         options.command,
         need,
