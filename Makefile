@@ -51,11 +51,8 @@ ablation: $(STAMP)  ## ACT's modules one by one on the digits, five seeds each
 baselines: $(STAMP)  ## cross-entropy, Co-teaching, JoCoR and ACT on the digits, five seeds each
 	$(BIN)/python benchmarks/baselines.py
 
-bench: $(STAMP)  ## speed on the CPU: a training step, the engine, ranking, memory; wants an otherwise idle machine
-	$(BIN)/python benchmarks/throughput.py --output results/reference/throughput.json
-	$(BIN)/python benchmarks/engine_cost.py
-	$(BIN)/python benchmarks/ranking.py
-	$(BIN)/python benchmarks/memory_sharing.py
+bench: $(STAMP)  ## speed on the CPU, one table: a training step, the engine, ranking, memory; wants an otherwise idle machine
+	$(BIN)/python benchmarks/bench.py
 
 bench-gpu: $(STAMP)  ## speed and peak memory on a CUDA device
 	$(BIN)/python benchmarks/throughput_gpu.py

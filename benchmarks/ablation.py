@@ -9,15 +9,13 @@ agreed samples; +ASM, mining; +DSRW, re-weighting; +CR, pseudo labels on the str
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import statistics
 import sys
 import tempfile
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from evidence import evidence, write_evidence
 
 from tune_lnl.doors import Parser, guarded
 from tune_lnl.trainables.config_file import dump_yaml
@@ -77,16 +75,14 @@ def main(argv: list[str] | None = None) -> int:
         spread = f" ± {table[name]['std']:.2f}" if table[name]["std"] is not None else ""
         print(f"{name:<18} {table[name]['mean']:6.2f}{spread}", flush=True)
     if arguments.output is not None:
-        evidence = {
+        content = {
             "what": "ACT module by module, test accuracy (%) on true labels, mean of the last ten epochs",
-            "date": datetime.now(UTC).date().isoformat(),
-            "device": f"cpu, {platform.machine()}",
-            "versions": {name: version(name) for name in ("tune_lnl", "torch", "numpy")},
+            **evidence(("torch", "numpy")),
             "config": full.flat(),
             "seeds": seeds,
             "rows": table,
         }
-        arguments.output.write_text(json.dumps(evidence, indent=2) + "\n")
+        write_evidence(arguments.output, content)
     return 0
 
 

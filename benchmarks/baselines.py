@@ -10,15 +10,12 @@ shorter run. Nothing is tuned.
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import shlex
 import statistics
 import sys
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from evidence import evidence, write_evidence
 
 from tune_lnl.doors import Parser, guarded
 from tune_lnl.trainables.repeats import resolve_config, train_seeds
@@ -82,16 +79,13 @@ def main(argv: list[str] | None = None) -> int:
             chosen += f"recall {figures['selection_recall']:.1f}"
         print(f"{title:<38} {figures['mean']:6.2f}{spread}{chosen}", flush=True)
     if arguments.output is not None:
-        evidence = {
+        content = {
             "what": "test accuracy (%) on true labels, mean of the last ten epochs; selection of the last epoch",
-            "date": datetime.now(UTC).date().isoformat(),
-            "device": f"cpu, {platform.machine()}",
-            "versions": {name: version(name) for name in ("tune_lnl", "torch", "numpy")},
-            "command": shlex.join(["python", "benchmarks/baselines.py", *(argv if argv is not None else sys.argv[1:])]),
+            **evidence(("torch", "numpy")),
             "seeds": seeds,
             "rows": {title: {**table[title], "config": without_seed(configs[title])} for title in configs},
         }
-        arguments.output.write_text(json.dumps(evidence, indent=2) + "\n")
+        write_evidence(arguments.output, content)
     return 0
 
 

@@ -16,8 +16,6 @@ import argparse
 import cProfile
 import json
 import os
-import platform
-import shlex
 import statistics
 import subprocess
 import sys
@@ -26,13 +24,12 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
+from evidence import evidence, write_evidence
 from scipy import stats
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -247,16 +244,10 @@ def main() -> int:
         print(show(result), flush=True)
     content = {
         "what": "searches of trials that train nothing, through the whole engine",
-        "command": shlex.join(["python", "benchmarks/engine_cost.py", *sys.argv[1:]]),
-        "date": date.today().isoformat(),
-        "device": f"cpu, {platform.machine()}",
-        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "versions": {name: version(name) for name in ("tune_lnl", "ray", "optuna", "torch")}
-        | {"python": platform.python_version()},
+        **evidence(("ray", "optuna", "torch")),
         "searches": results,
     }
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(content, indent=2) + "\n")
+    write_evidence(arguments.output, content)
     return 0
 
 

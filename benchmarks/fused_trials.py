@@ -16,24 +16,21 @@ worth having from 1.3 times packed trials on.
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import os
 import platform
-import shlex
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from datetime import date
 from functools import partial
-from importlib.metadata import version
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
+from evidence import evidence, write_evidence
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
 
@@ -471,16 +468,12 @@ def main() -> int:
     print(verdict)
     content = {
         "what": "images per second of all trials together, ACT's robust phase, loading and augmentation included",
-        "command": shlex.join(["python", "benchmarks/fused_trials.py", *sys.argv[1:]]),
-        "date": date.today().isoformat(),
-        "device": f"cpu, {platform.machine()}, {arguments.threads} threads",
-        "versions": {name: version(name) for name in ("tune_lnl", "torch")} | {"python": platform.python_version()},
+        **evidence(("torch",), f"cpu, {platform.machine()}, {arguments.threads} threads"),
         "verdict": verdict,
         f"weights after {COMPARED} steps, fused against alone, fp32": equal,
         "results": results,
     }
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(content, indent=2) + "\n")
+    write_evidence(arguments.output, content)
     return 0
 
 

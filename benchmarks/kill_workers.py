@@ -6,18 +6,15 @@ python benchmarks/kill_workers.py [--trials 500] [--kills 50] [--seed 0] [--outp
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import random
-import shlex
 import sys
 import tempfile
 import time
 from collections import Counter
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from evidence import evidence, write_evidence
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "tests" / "tuning"))
@@ -113,15 +110,10 @@ def main() -> int:
             print(f"{name}:")
             print("\n".join(f"  {key}: {value}" for key, value in found[name].items()), flush=True)
     content = {
-        "command": shlex.join(["python", "benchmarks/kill_workers.py", *sys.argv[1:]]),
-        "date": date.today().isoformat(),
-        "cpus": slots(),
-        "versions": {name: version(name) for name in ("ray", "optuna", "torch")}
-        | {"python": platform.python_version()},
+        **evidence(("ray", "optuna", "torch")),
         "searches": found,
     }
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(content, indent=2) + "\n")
+    write_evidence(arguments.output, content)
     return 0
 
 

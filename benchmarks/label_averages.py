@@ -13,19 +13,14 @@ an epoch where the published one takes minutes.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
-import shlex
 import statistics
 import sys
 from dataclasses import dataclass
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from evidence import evidence, write_evidence
 from scipy import stats
 from torch import Tensor
 
@@ -207,17 +202,12 @@ def main() -> int:
             )
     content = {
         "what": "ACT with label distributions stored in shorter forms, against exact ones",
-        "command": shlex.join(["python", "benchmarks/label_averages.py", *sys.argv[1:]]),
-        "date": date.today().isoformat(),
-        "device": f"cpu, {platform.machine()}, {os.cpu_count()} cores",
-        "versions": {name: version(name) for name in ("tune_lnl", "torch", "numpy")}
-        | {"python": platform.python_version()},
+        **evidence(("torch", "numpy")),
         "settings": SETS,
         "MB": sizes,
         "results": results,
     }
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(content, indent=2) + "\n")
+    write_evidence(arguments.output, content)
     return 0
 
 

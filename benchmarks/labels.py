@@ -16,12 +16,11 @@ import json
 import platform
 import sys
 from dataclasses import asdict
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from evidence import evidence
 from numpy.typing import NDArray
 
 from tune_lnl.doors import Parser, guarded
@@ -132,9 +131,7 @@ def _evidence(
     model = table.judgement.model
     return {
         "what": "Wrong labels found, fractions: ours, and cleanlab on the same out-of-sample predictions",
-        "date": datetime.now(UTC).date().isoformat(),
-        "device": f"{device}, {platform.machine()}",
-        "versions": {name: version(name) for name in ("tune_lnl", "torch", "numpy", "cleanlab")},
+        **evidence(("torch", "numpy", "cleanlab"), f"{device}, {platform.machine()}"),
         "config": {name: value for name, value in config.items() if name != "dataset.root"},
         "folds": folds,
         "samples": len(table),

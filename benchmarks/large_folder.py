@@ -13,18 +13,16 @@ import argparse
 import io
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from evidence import evidence, write_evidence
 from PIL import Image
 
 from tune_lnl.doors import Parser, guarded
@@ -128,16 +126,14 @@ def main(argv: list[str] | None = None) -> int:
     for name, row in rows.items():
         print(f"{name:<8} " + ", ".join(f"{key} {value:.2f}" for key, value in row.items()), flush=True)
     if a.output is not None:
-        evidence = {
+        content = {
             "what": f"{a.files} JPEG files of {SIDE} x {SIDE} pixels in {a.classes} class folders; packed into the "
             "cache, and decoded anew whenever they are needed (cache_budget 0)",
-            "date": datetime.now(UTC).date().isoformat(),
-            "device": f"cpu, {platform.machine()}, {os.cpu_count()} cores, 1-minute load {os.getloadavg()[0]:.1f}",
-            "versions": {name: version(name) for name in ("tune_lnl", "torch", "numpy", "pillow")},
+            **evidence(("torch", "numpy", "pillow")),
             "writing_seconds": written,
             "rows": rows,
         }
-        a.output.write_text(json.dumps(evidence, indent=2) + "\n")
+        write_evidence(a.output, content)
     return 0
 
 

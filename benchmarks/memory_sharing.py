@@ -11,21 +11,16 @@ trials hold where each loads the images into memory of its own. Linux only.
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
-import os
-import platform
-import shlex
 import sys
 from collections import defaultdict
 from dataclasses import replace
-from datetime import date
-from importlib.metadata import version
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from evidence import evidence, write_evidence
 
 from tune_lnl.errors import InputError
 from tune_lnl.trainables.act import ActTraining
@@ -137,15 +132,10 @@ def main() -> int:
         )
     content = {
         "what": "memory of trials of ACT on CIFAR-80N, cnn7, after reading every training and validation image once",
-        "command": shlex.join(["python", "benchmarks/memory_sharing.py", *sys.argv[1:]]),
-        "date": date.today().isoformat(),
-        "device": f"cpu, {platform.machine()}, {os.cpu_count()} cores",
-        "versions": {name: version(name) for name in ("tune_lnl", "torch", "numpy")}
-        | {"python": platform.python_version()},
+        **evidence(("torch", "numpy")),
         "rows": rows,
     }
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(content, indent=2) + "\n")
+    write_evidence(arguments.output, content)
     return 0
 
 

@@ -11,18 +11,16 @@ between the arms, paired by seed, with its 95% interval by Student's t.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import platform
 import statistics
 import sys
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 import yaml
+from evidence import evidence, write_evidence
 from scipy import stats
 from torch import Tensor, nn
 
@@ -166,19 +164,16 @@ def main(argv: list[str] | None = None) -> int:
             f"{arm} minus {arms[-1]}: {differences[arm]['mean']:+.2f} points of test accuracy [{low:+.2f}, {high:+.2f}]"
         )
     if arguments.output is not None:
-        evidence = {
+        content = {
             "what": "ACT's fast step against a plain float32 step: figures of each seed, means of the last epochs, "
             "percent; differences of test accuracy paired by seed, 95% interval by Student's t",
-            "date": datetime.now(UTC).date().isoformat(),
-            "device": f"cpu, {platform.machine()}, {arguments.threads} threads",
-            "versions": {name: version(name) for name in ("tune_lnl", "torch", "numpy", "scipy")},
-            "command": "python benchmarks/parity.py " + " ".join(sys.argv[1:] if argv is None else argv),
+            **evidence(("torch", "numpy", "scipy"), f"cpu, {platform.machine()}, {arguments.threads} threads"),
             "config": config_of(arguments, "bf16", seeds[0]).flat(),
             "seeds": seeds,
             "arms": found,
             "differences": differences,
         }
-        arguments.output.write_text(json.dumps(evidence, indent=2) + "\n")
+        write_evidence(arguments.output, content)
     return 0
 
 

@@ -11,17 +11,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import resource
-import shlex
 import sys
 import time
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+from evidence import evidence, write_evidence
 
 from tune_lnl.metrics.reid import cosine_distances, rank_metrics
 
@@ -70,19 +66,14 @@ def main() -> int:
     slowest = max(rows, key=lambda row: row["together"])
     content = {
         "what": f"{QUERIES} queries x {GALLERY} gallery images, {DIMENSIONS} dimensions; seconds of the slowest repeat",
-        "command": shlex.join(["python", "benchmarks/ranking.py", *sys.argv[1:]]),
-        "date": date.today().isoformat(),
-        "device": f"cpu, {platform.machine()}",
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "versions": {name: version(name) for name in ("tune_lnl", "numpy")} | {"python": platform.python_version()},
+        **evidence(("numpy",)),
         "seconds": {name: round(value, 3) for name, value in slowest.items()},
         "repeats": [{name: round(value, 3) for name, value in row.items()} for row in rows],
         "peak_memory_gb": {"features_alone": round(before, 3), "ranking": round(peak_gigabytes(), 3)},
         "ranked": {"rank1": round(float(cmc[0]), 4), "map": round(mean_ap, 4)},
     }
     print(json.dumps(content, indent=2))
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(content, indent=2) + "\n")
+    write_evidence(arguments.output, content)
     return 0
 
 

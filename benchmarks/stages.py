@@ -10,14 +10,12 @@ row. The lr of the baselines drops where it drops in CORE. A seed is a training 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import statistics
 import sys
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from evidence import evidence, write_evidence
 
 from tune_lnl.doors import Parser, guarded
 from tune_lnl.trainables.core import CoreSettings
@@ -95,17 +93,14 @@ def main(argv: list[str] | None = None) -> int:
         table[name] = row_figures(resolve_config(full.sections(), changes, None, name), seeds, surroundings)
         print(line(name, table[name]), flush=True)
     if arguments.output is not None:
-        evidence = {
+        content = {
             "what": "CORE stage by stage, percent; mean of the last epochs of each seed, mean and deviation over seeds",
-            "date": datetime.now(UTC).date().isoformat(),
-            "device": f"cpu, {platform.machine()}",
-            "versions": {name: version(name) for name in ("tune_lnl", "torch", "numpy")},
-            "command": "python benchmarks/stages.py " + " ".join(sys.argv[1:] if argv is None else argv),
+            **evidence(("torch", "numpy")),
             "config": full.flat(),
             "seeds": seeds,
             "rows": table,
         }
-        arguments.output.write_text(json.dumps(evidence, indent=2) + "\n")
+        write_evidence(arguments.output, content)
     return 0
 
 

@@ -11,19 +11,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import random
 import re
-import shlex
 import subprocess
 import sys
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from evidence import evidence, write_evidence
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path += [str(ROOT / "benchmarks" / "toy"), str(ROOT / "tests" / "tuning")]
@@ -333,15 +331,11 @@ def main() -> int:
         restores = compare_restores(Path(place) / "restores", arguments.tries)
         print(table(f"kill -9 of everything, then restored once; {len(sound_points())} trials", restores), flush=True)
     content = {
-        "command": shlex.join(["python", "benchmarks/stock_engine.py", *sys.argv[1:]]),
-        "date": date.today().isoformat(),
-        "versions": {name: version(name) for name in ("ray", "optuna", "torch")}
-        | {"python": platform.python_version()},
+        **evidence(("ray", "optuna", "torch")),
         "states": states,
         "restores": restores,
     }
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(content, indent=2) + "\n")
+    write_evidence(arguments.output, content)
     return 0
 
 

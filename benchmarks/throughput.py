@@ -12,20 +12,18 @@ phase (three forward and three backward passes of the seven-layer CNN, counted b
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from evidence import evidence, write_evidence
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -40,7 +38,7 @@ from tune_lnl.trainables.classification import Batch, ClassifierData
 from tune_lnl.trainables.networks import Totals
 from tune_lnl.trainables.registry import settings_type, start_training
 from tune_lnl.trainables.settings import TrialConfig, build_config
-from tune_lnl.trainables.training import Surroundings
+from tune_lnl.trainables.training import Surroundings, has_bf16
 
 BATCH = 128
 ROBUST = 1
@@ -243,7 +241,8 @@ def started(precision: str, threads: int, data_dir: Path | None) -> ActTraining:
 
 def measure(data_dir: Path | None, threads: int, batches: int, rounds: int) -> dict[str, Any]:
     torch.set_num_threads(threads)
-    ours = {name: started(name, threads, data_dir) for name in ("bf16", "fp32")}
+    precisions = ("bf16", "fp32") if has_bf16("cpu") else ("fp32",)
+    ours = {name: started(name, threads, data_dir) for name in precisions}
     data = ours["fp32"].data
     arms: dict[str, Callable[[], object]] = {f"ours, {name}": our_step(training) for name, training in ours.items()}
     arms |= {f"plain, {workers} workers": Plain(data, workers).step for workers in (0, 2)}
@@ -292,15 +291,14 @@ def main(argv: list[str] | None = None) -> int:
         print(f"evaluation, {name}: " + ", ".join(f"{what} {value}" for what, value in shares.items()))
     print(f"seconds to start another trial: {found['seconds to start another trial']}")
     if arguments.output is not None:
-        evidence = {
+        content = {
             "what": "ACT's robust phase on CIFAR-80N, seven-layer CNN, batch 128; medians over rounds, arms in turn",
-            "date": datetime.now(UTC).date().isoformat(),
-            "device": f"cpu, {platform.machine()}, {arguments.threads} threads",
-            "versions": {name: version(name) for name in ("tune_lnl", "torch", "torchvision", "numpy", "pillow")},
-            "command": "python benchmarks/throughput.py " + " ".join(sys.argv[1:] if argv is None else argv),
+            **evidence(
+                ("torch", "torchvision", "numpy", "pillow"), f"cpu, {platform.machine()}, {arguments.threads} threads"
+            ),
             **found,
         }
-        arguments.output.write_text(json.dumps(evidence, indent=2) + "\n")
+        write_evidence(arguments.output, content)
     return 0
 
 

@@ -10,18 +10,14 @@ passes of the seven-layer CNN, counted by torch. Evaluation is both networks on 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import shlex
 import statistics
 import sys
 import time
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from evidence import evidence, write_evidence
 from torch.utils.flop_counter import FlopCounterMode
 
 from tune_lnl.doors import Parser, guarded
@@ -124,17 +120,13 @@ def main(argv: list[str] | None = None) -> int:
             f"{row['validation of both networks, share of an epoch']:>12.3f}{row['share of the matrix peak']:>9.3f}"
             f"{row['peak memory, MB']:>8.0f} MB"
         )
-    evidence = {
+    content = {
         "what": "ACT's robust phase on CIFAR-80N, cnn7, batch 128, loading and augmentation included",
-        "command": shlex.join(["python", "benchmarks/throughput_gpu.py", *(sys.argv[1:] if argv is None else argv)]),
-        "date": datetime.now(UTC).date().isoformat(),
-        "device": torch.cuda.get_device_name(),
-        "versions": {name: version(name) for name in ("tune_lnl", "torch", "numpy")}
-        | {"python": platform.python_version(), "cuda": torch.version.cuda},
+        **evidence(("torch", "numpy"), torch.cuda.get_device_name()),
+        "cuda": torch.version.cuda,
         "precisions": found,
     }
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(evidence, indent=2) + "\n")
+    write_evidence(arguments.output, content)
     return 0
 
 

@@ -1,0 +1,54 @@
+"""What every reference file says about where its figures come from."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+PRIVATE = ("--output", "--data-dir", "--work")
+"""Options that say where files lie on one machine: no part of how a figure came about."""
+LOAD = os.getloadavg()[0]
+"""Of the machine when the script began, before it made one of its own."""
+
+
+def evidence(packages: Sequence[str] = ("torch", "numpy"), device: str | None = None) -> dict[str, Any]:
+    """Command, date, device and versions of the script that is running.
+
+    Args:
+        packages: whose versions matter, beside tune_lnl's and Python's.
+        device: default the CPU with all its cores.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *public(sys.argv[1:])]),
+        "date": datetime.now(UTC).date().isoformat(),
+        "device": device or f"cpu, {platform.machine()}, {cores} cores",
+        "load before": round(LOAD, 2),
+        "versions": {name: version(name) for name in ("tune_lnl", *packages)} | {"python": platform.python_version()},
+    }
+
+
+def public(arguments: Sequence[str]) -> list[str]:
+    """The arguments without those of :data:`PRIVATE`."""
+    kept: list[str] = []
+    skip = False
+    for argument in arguments:
+        private = argument.split("=", 1)[0] in PRIVATE
+        if not (private or skip):
+            kept.append(argument)
+        skip = private and "=" not in argument
+    return kept
+
+
+def write_evidence(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a reference file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=2) + "\n")
