@@ -1,7 +1,7 @@
 """The verdict on given labels held against confident learning on the same out-of-sample predictions.
 
-    python benchmarks/labels.py CONFIG.yaml --work DIR [--folds 5] [--epochs N] [--set KEY=VALUE]... [--data-dir DIR]
-        [--output FILE.json]
+    python benchmarks/labels.py CONFIG.yaml --work DIR [--folds 5] [--epochs N] [--set KEY=VALUE]...
+        [--noise-seeds 1,2,3] [--data-dir DIR] [--output FILE.json]
 
 CONFIG is of a dataset whose true labels are known; `python -m tune_lnl.export RUN` writes one. Needs the extra
 `benchmark` (cleanlab). Trainings that are done are kept in DIR, and an interrupted run goes on there. Confident
@@ -12,15 +12,16 @@ is its own label quality score, its corrected label the network's prediction.
 from __future__ import annotations
 
 import argparse
-import json
 import platform
+import statistics
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from evidence import evidence
+from evidence import evidence, write_evidence
 from numpy.typing import NDArray
 
 from tune_lnl.doors import Parser, guarded
@@ -35,6 +36,8 @@ from tune_lnl.trainables.training import Report, Surroundings
 
 FILTERS = ("prune_by_noise_rate", "both", "confident_learning", "prune_by_class", "predicted_neq_given")
 """Of cleanlab; the first is its default."""
+SHOWN = {"precision": 11, "recall": 8, "f1": 8, "auroc": 8}
+"""Columns of the printed table, and their widths."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -44,6 +47,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--folds", type=int, default=5)
     p.add_argument("--epochs", type=int)
     p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
+    p.add_argument("--noise-seeds", metavar="1,2,3", help="each draw of the noise; then their means, too")
     p.add_argument("--data-dir", type=Path)
     p.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     p.add_argument("--output", type=Path, metavar="FILE.json")
@@ -102,31 +106,62 @@ def qualities(table: LabelTable, evidence: LabelEvidence) -> dict[str, LabelQual
 @guarded
 def main(argv: list[str] | None = None) -> int:
     a = parser().parse_args(argv)
-    config = label_config(read_config(a.config, a.overrides, a.epochs))
+    device = choose_device(a.device)
+    if a.noise_seeds is None:
+        content = hold_against(a, a.overrides, a.work, device)
+    else:
+        draws = {
+            seed: hold_against(a, [*a.overrides, f"dataset.noise_seed={int(seed)}"], a.work / f"noise-{seed}", device)
+            for seed in a.noise_seeds.split(",")
+        }
+        content = {**next(iter(draws.values())), "rows": {seed: draw["rows"] for seed, draw in draws.items()}}
+        content["open_set"] = {seed: draw["open_set"] for seed, draw in draws.items()}
+        for of_one_draw in ("fingerprints", "estimated"):
+            del content[of_one_draw]
+        content["means"] = means(list(content["rows"].values()))
+        print("means over the draws of the noise")
+        show(content["means"])
+    if a.output is not None:
+        write_evidence(a.output, content)
+    return 0
+
+
+def hold_against(a: argparse.Namespace, overrides: list[str], work: Path, device: str) -> dict[str, Any]:
+    """One draw of the noise: trained, judged, compared."""
+    config = label_config(read_config(a.config, overrides, a.epochs))
 
     def on_epoch(number: int, trainings: int, report: Report) -> None:
         print(f"training {number + 1} of {trainings}, epoch {int(report['epoch']) + 1}", flush=True)
 
-    device = choose_device(a.device)
-    data, evidence = gather_evidence(config, a.folds, Surroundings(a.data_dir, device), a.work, on_epoch)
+    data, found = gather_evidence(config, a.folds, Surroundings(a.data_dir, device), work, on_epoch)
     if data.true_labels is None:
         raise InputError(f"{config.dataset.name} has no true labels to hold verdicts against; use a dataset that has")
-    table = judge(data, evidence)
-    rows = qualities(table, evidence)
+    table = judge(data, found)
+    rows = {name: asdict(one) for name, one in qualities(table, found).items()}
+    show(rows)
+    return _evidence(config.flat(), a.folds, device, table, rows)
+
+
+def show(rows: Mapping[str, Mapping[str, float | None]]) -> None:
     print(f"{'':<32}{'found':>7}{'precision':>11}{'recall':>8}{'F1':>8}{'AUROC':>8}{'accuracy of labels':>21}")
     for name, one in rows.items():
-        change = f"{_percent(one.given_accuracy)} -> {_percent(one.corrected_accuracy)}"
-        print(
-            f"{name:<32}{one.found:>7}{_percent(one.precision):>11}{_percent(one.recall):>8}{_percent(one.f1):>8}"
-            f"{_percent(one.auroc):>8}{change:>21}"
-        )
-    if a.output is not None:
-        a.output.write_text(json.dumps(_evidence(config.flat(), a.folds, device, table, rows), indent=2) + "\n")
-    return 0
+        shares = "".join(f"{_percent(one[key]):>{width}}" for key, width in SHOWN.items())
+        change = f"{_percent(one['given_accuracy'])} -> {_percent(one['corrected_accuracy'])}"
+        print(f"{name:<32}{one['found']:>7.0f}{shares}{change:>21}")
+
+
+def means(draws: Sequence[Mapping[str, Mapping[str, float | None]]]) -> dict[str, dict[str, float | None]]:
+    """Of every figure over the draws of the noise; None where a draw has none."""
+
+    def mean(values: Sequence[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return statistics.fmean(known) if len(known) == len(values) else None
+
+    return {name: {key: mean([draw[name][key] for draw in draws]) for key in row} for name, row in draws[0].items()}
 
 
 def _evidence(
-    config: dict[str, Any], folds: int, device: str, table: LabelTable, rows: dict[str, LabelQuality]
+    config: dict[str, Any], folds: int, device: str, table: LabelTable, rows: dict[str, dict[str, Any]]
 ) -> dict[str, Any]:
     model = table.judgement.model
     return {
@@ -139,7 +174,7 @@ def _evidence(
         "fingerprints": table.data.fingerprints,
         "estimated": {"exponent": model.exponent, "right_labels": float(np.diag(model.matrix).mean())},
         "open_set": open_set_quality(table),
-        "rows": {name: asdict(one) for name, one in rows.items()},
+        "rows": rows,
     }
 
 
