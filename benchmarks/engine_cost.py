@@ -90,12 +90,13 @@ class Stopwatch:
 def run_one(folder: Path, trials: int, epochs: int, profile: Path | None) -> dict[str, Any]:
     """One search in this process."""
     from tune_lnl.tuning import runner
+    from tune_lnl.tuning.journal import WholeLinesBackend
     from tune_lnl.tuning.metrics_export import MetricsExport
     from tune_lnl.tuning.planning import SearchOptions
     from tune_lnl.tuning.progress import Progress
     from tune_lnl.tuning.results import load_run
     from tune_lnl.tuning.searching import search
-    from tune_lnl.tuning.study import FINISHED, STARTED, SearchStudy, WholeLinesBackend
+    from tune_lnl.tuning.study import FINISHED, STARTED, SearchStudy
 
     watch = Stopwatch()
     watch.watch("asking", SearchStudy, "ask")

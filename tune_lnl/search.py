@@ -35,6 +35,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--results-dir", type=Path, default=Path("results"), metavar="DIR")
     p.add_argument("--data-dir", type=Path, metavar="DIR", help="where datasets lie (only read)")
     p.add_argument("--resume", action="store_true", help="continue the run")
+    p.add_argument(
+        "--storage",
+        metavar="URL",
+        help="keep the study in a database, postgresql://USER@HOST/DATABASE or mysql://...; the password comes from "
+        "TUNE_LNL_STORAGE_PASSWORD (default: the study is a file of the run)",
+    )
     p.add_argument("--concurrent", type=int, metavar="N", help="trials at once (default: as many as fit)")
     p.add_argument(
         "--gpus-per-trial",

@@ -26,11 +26,12 @@ from tune_lnl.trainables.training import Surroundings
 from tune_lnl.tuning import runner
 from tune_lnl.tuning.console import Console
 from tune_lnl.tuning.exporting import export_run
+from tune_lnl.tuning.journal import WholeLinesBackend, read_trials
 from tune_lnl.tuning.planning import Plan
 from tune_lnl.tuning.ray_bridge import NUMBER, StudyScheduler, StudySearcher
 from tune_lnl.tuning.results import load_run, write_tables
 from tune_lnl.tuning.session import RETRIED_ALONE, STOP_SECONDS, Session, WorkerReport
-from tune_lnl.tuning.study import FAILURE, MESSAGE, SearchStudy, WholeLinesBackend, read_trials
+from tune_lnl.tuning.study import FAILURE, MESSAGE, SearchStudy
 from tune_lnl.tuning.worker import TrialRun
 
 EPOCHS = 5

@@ -13,7 +13,7 @@ from toy_runs import TOY, local_session, open_run, run_locally, spread, toy_plan
 from tune_lnl import export, search
 from tune_lnl.errors import CorruptDataError
 from tune_lnl.tuning.files import RunFiles
-from tune_lnl.tuning.study import read_trials
+from tune_lnl.tuning.journal import read_trials
 
 EPOCHS = 3
 

@@ -36,9 +36,9 @@ def test_a_running_one_is_held_by_its_driver(run: Run) -> None:
     assert run_state(run) == "interrupted"
     driver = FileLock(run.files.lock)
     with driver:
-        assert is_driven(run.files)
+        assert is_driven(run)
         assert run_state(run) == "running"
-    assert not is_driven(run.files)
+    assert not is_driven(run)
     with FileLock(run.files.lock, timeout=0):
         pass
 

@@ -13,8 +13,9 @@ from optuna.trial import FrozenTrial, TrialState
 from tiny_search import EPOCHS, curve, tiny_space
 
 from tune_lnl.tuning.failures import BUG, DATA_ERROR, DISK_FULL, DIVERGED, OUT_OF_MEMORY, STUCK, WORKER_DIED
+from tune_lnl.tuning.journal import read_trials
 from tune_lnl.tuning.session import BUGS_TO_STOP, DEATHS_WITHOUT_PROGRESS, Session, WorkerReport
-from tune_lnl.tuning.study import ATTEMPTS, FAILURE, MESSAGE, STANDARD_ERROR, SearchStudy, Suggestion, read_trials
+from tune_lnl.tuning.study import ATTEMPTS, FAILURE, MESSAGE, STANDARD_ERROR, SearchStudy, Suggestion
 
 
 @dataclass

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import threading
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +14,26 @@ from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from study_servers import KINDS, SECRET, StudyServer, database
 from tiny_search import EPOCHS, TINY, curve, tiny_space
 
+from tune_lnl.tuning.database import StudyDatabase
+from tune_lnl.tuning.journal import JournalFile, read_trials, repair_journal
 from tune_lnl.tuning.parameters import parse_parameter
+from tune_lnl.tuning.space import SearchSpace
+from tune_lnl.tuning.storage_password import PASSWORD
 from tune_lnl.tuning.study import (
     ATTEMPTS,
     FAILURE,
     MESSAGE,
     STANDARD_ERROR,
-    STUDY_NAME,
     SearchStudy,
     best_trial,
     distribution,
     last_value,
     ranked,
-    read_trials,
-    repair_journal,
 )
+from tune_lnl.tuning.study_place import StudyPlace
 
 
 @pytest.fixture
@@ -36,9 +41,61 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "study.log"
 
 
+class Kept:
+    """A study wherever it is kept, and how its users and plain Optuna see it."""
+
+    def __init__(self, folder: Path, new_place: Callable[[], StudyPlace]) -> None:
+        self.folder = folder
+        self.new_place = new_place
+        self.place = new_place()
+
+    def create(self, space: SearchSpace | None = None, seed: int = 0) -> SearchStudy:
+        return SearchStudy.create(self.place, space or tiny_space(self.folder), seed)
+
+    def reopen(self, seed: int = 0) -> SearchStudy:
+        """As by the next driver, after this one is gone."""
+        self.place.close()
+        self.place = self.new_place()
+        return SearchStudy.reopen(self.place, tiny_space(self.folder), seed)
+
+    def read(self) -> list[FrozenTrial]:
+        return self.new_place().read_trials()
+
+    def seen_by_optuna(self) -> optuna.Study:
+        if isinstance(self.place, StudyDatabase):
+            storage = optuna.storages.RDBStorage(self.place.url.set(password=SECRET).render_as_string(False))
+            return optuna.load_study(study_name=self.place.name, storage=storage)
+        return seen_by_optuna(self.folder / "study.log")
+
+
+@pytest.fixture(params=["journal", *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS)])
+def kept(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    study_server: Callable[[str], StudyServer],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Kept]:
+    if request.param == "journal":
+        yield Kept(tmp_path, lambda: JournalFile(tmp_path / "study.log"))
+        return
+    monkeypatch.setenv(PASSWORD, SECRET)
+    url, name = study_server(request.param).shared_database(), uuid.uuid4().hex
+    kept = Kept(tmp_path, lambda: database(url, name))
+    yield kept
+    kept.place.close()
+
+
 @pytest.fixture
-def study(tmp_path: Path, path: Path) -> SearchStudy:
-    return SearchStudy.create(path, tiny_space(tmp_path), seed=0)
+def study(kept: Kept) -> SearchStudy:
+    return kept.create()
+
+
+class InAFile:
+    """Tests of what only a journal file has."""
+
+    @pytest.fixture
+    def kept(self, tmp_path: Path) -> Kept:
+        return Kept(tmp_path, lambda: JournalFile(tmp_path / "study.log"))
 
 
 def reopen(path: Path, seed: int = 0) -> SearchStudy:
@@ -65,7 +122,7 @@ def test_distributions(spec: dict[str, Any], expected: Any) -> None:
     assert distribution(parse_parameter(spec, "x")) == expected
 
 
-class TestWaitingForTheDisk:
+class TestWaitingForTheDisk(InAFile):
     """Each wait takes milliseconds, ten of which would be most of what a short trial costs."""
 
     @pytest.fixture
@@ -93,10 +150,10 @@ class TestWaitingForTheDisk:
     def test_what_is_not_waited_for_yet_is_in_the_file(self, path: Path, study: SearchStudy, waits: list[int]) -> None:
         number = study.ask().number
         waits.clear()
-        with study._journal.together():
+        with study.place.together():
             study.report(number, 0, 1.0)
             assert seen_by_optuna(path).trials[number].intermediate_values == {0: 1.0}
-            with study._journal.together():
+            with study.place.together():
                 study.report(number, 1, 2.0)
             assert seen_by_optuna(path).trials[number].intermediate_values == {0: 1.0, 1: 2.0}
             assert waits == []
@@ -104,7 +161,7 @@ class TestWaitingForTheDisk:
 
     def test_an_error_inside_leaves_the_next_records_waited_for(self, study: SearchStudy, waits: list[int]) -> None:
         number = study.ask().number
-        with pytest.raises(ZeroDivisionError), study._journal.together():
+        with pytest.raises(ZeroDivisionError), study.place.together():
             raise ZeroDivisionError
         waits.clear()
         study.report(number, 0, 1.0)
@@ -133,38 +190,38 @@ class TestAsking:
         assert drawn[0][:2] == drawn[2][:2]
         assert drawn[0][2:] != drawn[2][2:]
 
-    def test_a_trial_put_back_is_given_again(self, path: Path, study: SearchStudy) -> None:
+    def test_a_trial_put_back_is_given_again(self, kept: Kept, study: SearchStudy) -> None:
         for _ in range(3):
             study.ask()
         third = study.ask()
         study.report(third.number, 0, 10.0)
         study.wait(third.number)
-        assert read_trials(path)[third.number].state == TrialState.WAITING
+        assert kept.read()[third.number].state == TrialState.WAITING
         again = study.ask()
         assert (again.number, again.params, again.attempt) == (third.number, third.params, 2)
         study.report(again.number, 0, 99.0)
         study.report(again.number, 1, 11.0)
-        assert read_trials(path)[third.number].intermediate_values == {0: 10.0, 1: 11.0}
+        assert kept.read()[third.number].intermediate_values == {0: 10.0, 1: 11.0}
 
-    def test_a_further_attempt_at_a_running_trial(self, path: Path, study: SearchStudy) -> None:
+    def test_a_further_attempt_at_a_running_trial(self, kept: Kept, study: SearchStudy) -> None:
         first = study.ask()
         again = study.restart(first.number)
         assert (again.number, again.params, again.attempt) == (first.number, first.params, 2)
-        trial = read_trials(path)[first.number]
+        trial = kept.read()[first.number]
         assert (trial.state, trial.user_attrs[ATTEMPTS]) == (TrialState.RUNNING, 2)
 
-    def test_notes_stay(self, path: Path, study: SearchStudy) -> None:
+    def test_notes_stay(self, kept: Kept, study: SearchStudy) -> None:
         number = study.ask().number
         assert not study.noted(number, "seen")
         study.note(number, "seen")
         study.wait(number)
-        again = reopen(path)
+        again = kept.reopen()
         assert again.ask().number == number
         assert again.noted(number, "seen")
 
 
 class TestTelling:
-    def test_every_end_as_plain_optuna_sees_it(self, path: Path, study: SearchStudy) -> None:
+    def test_every_end_as_plain_optuna_sees_it(self, kept: Kept, study: SearchStudy) -> None:
         for _ in range(5):
             study.ask()
         for number in range(4):
@@ -175,8 +232,8 @@ class TestTelling:
         study.fail(2, "diverged", "not finite at epoch 3")
         study.wait(3)
 
-        plain = seen_by_optuna(path)
-        assert plain.study_name == STUDY_NAME
+        plain = kept.seen_by_optuna()
+        assert plain.study_name == kept.place.name
         assert plain.direction == optuna.study.StudyDirection.MAXIMIZE
         assert plain.metric_names == ["val_accuracy"]
         trials = plain.trials
@@ -188,25 +245,26 @@ class TestTelling:
         assert [trial.user_attrs.get(STANDARD_ERROR) for trial in trials[:3]] == [1.25, 2.5, None]
         assert (trials[2].user_attrs[FAILURE], trials[2].user_attrs[MESSAGE]) == ("diverged", "not finite at epoch 3")
 
-    def test_a_report_sent_twice_is_recorded_once(self, path: Path, study: SearchStudy) -> None:
+    def test_a_report_sent_twice_is_recorded_once(self, kept: Kept, study: SearchStudy) -> None:
         number = study.ask().number
         study.report(number, 0, 1.0)
-        size = path.stat().st_size
+        journal = kept.folder / "study.log"
+        before = journal.read_bytes() if journal.exists() else b""
         study.report(number, 0, 2.0)
-        assert path.stat().st_size == size
-        assert read_trials(path)[number].intermediate_values == {0: 1.0}
+        assert (journal.read_bytes() if journal.exists() else b"") == before
+        assert kept.read()[number].intermediate_values == {0: 1.0}
         assert study.epochs(number) == 1
 
-    def test_an_error_that_is_not_finite_is_left_out(self, path: Path, study: SearchStudy) -> None:
+    def test_an_error_that_is_not_finite_is_left_out(self, kept: Kept, study: SearchStudy) -> None:
         number = study.ask().number
         study.report(number, 0, 1.0)
         study.complete(number, 1.0, float("nan"))
-        assert STANDARD_ERROR not in read_trials(path)[number].user_attrs
+        assert STANDARD_ERROR not in kept.read()[number].user_attrs
 
-    def test_minimising(self, tmp_path: Path, path: Path) -> None:
+    def test_minimising(self, tmp_path: Path, kept: Kept) -> None:
         space = tiny_space(tmp_path, objective={"metric": "val_loss", "mode": "min", "average_last": 1})
-        SearchStudy.create(path, space, 0)
-        assert seen_by_optuna(path).direction == optuna.study.StudyDirection.MINIMIZE
+        kept.create(space)
+        assert kept.seen_by_optuna().direction == optuna.study.StudyDirection.MINIMIZE
 
     def test_stopping_is_the_studys_pruner(self, study: SearchStudy) -> None:
         for _ in range(2):
@@ -228,12 +286,12 @@ class TestTelling:
 
 
 class TestReopening:
-    def test_what_ran_waits_under_its_number_and_settings(self, path: Path, study: SearchStudy) -> None:
+    def test_what_ran_waits_under_its_number_and_settings(self, kept: Kept, study: SearchStudy) -> None:
         asked = [study.ask() for _ in range(4)]
         study.report(1, 0, 5.0)
         study.report(0, 0, 5.0)
         study.complete(0, 5.0, None)
-        again = reopen(path)
+        again = kept.reopen()
         states = [trial.state for trial in again.trials]
         assert states == [TrialState.COMPLETE, *[TrialState.WAITING] * 3]
         for before in asked[1:]:
@@ -242,14 +300,16 @@ class TestReopening:
         assert again.ask().number == 4
         assert again.trials[1].intermediate_values == {0: 5.0}
 
-    def test_the_sampler_does_not_repeat_itself(self, path: Path, study: SearchStudy) -> None:
+    def test_the_sampler_does_not_repeat_itself(self, kept: Kept, study: SearchStudy) -> None:
         drawn = [study.ask().params for _ in range(6)]
         for number in range(6):
             study.report(number, 0, 1.0)
             study.prune(number, None)
-        further = reopen(path)
+        further = kept.reopen()
         assert all(further.ask().params not in drawn for _ in range(4))
 
+
+class TestDyingAtTheBeginning(InAFile):
     @pytest.mark.parametrize("records", [0, 1, 2, 3, 4, 5, 6])
     def test_a_driver_that_died_while_it_began(self, path: Path, study: SearchStudy, records: int) -> None:
         """Whatever was written by then, the start points come first, once, and in order."""
@@ -261,20 +321,20 @@ class TestReopening:
         assert asked[2] not in TINY["start"]
 
 
-class TestRepair:
+class TestRepair(InAFile):
     def write_two(self, study: SearchStudy) -> None:
         for number in range(2):
             study.ask()
             study.report(number, 0, float(number))
 
-    @pytest.mark.parametrize("kept", [1, 10, -1])
+    @pytest.mark.parametrize("left", [1, 10, -1])
     def test_a_torn_tail_is_cut_so_that_the_next_append_is_read(
-        self, path: Path, study: SearchStudy, kept: int
+        self, path: Path, study: SearchStudy, left: int
     ) -> None:
         self.write_two(study)
         whole = path.read_bytes()
         last = whole.splitlines(keepends=True)[-1]
-        path.write_bytes(whole + last[:kept])
+        path.write_bytes(whole + last[:left])
         assert [trial.intermediate_values for trial in read_trials(path)] == [{0: 0.0}, {0: 1.0}]
 
         repair_journal(path)
@@ -302,7 +362,7 @@ class TestRepair:
         assert study.ask().number == 0  # would wait half a minute for the lock
 
 
-class TestReading:
+class TestReading(InAFile):
     def test_while_it_is_written(self, path: Path, study: SearchStudy) -> None:
         """A reader sees whole records only, ever more of them, and takes no lock."""
         done = threading.Event()
@@ -347,7 +407,7 @@ def ended(number: int, state: TrialState, value: float | None, **intermediate: f
     return trial
 
 
-def test_what_is_counted_along_the_way_is_what_the_trials_say(path: Path, study: SearchStudy) -> None:
+def test_what_is_counted_along_the_way_is_what_the_trials_say(kept: Kept, study: SearchStudy) -> None:
     values = [50.0, 70.0, None, 70.0, 60.0]
     for number, value in enumerate(values):
         study.ask()
@@ -367,7 +427,7 @@ def test_what_is_counted_along_the_way_is_what_the_trials_say(path: Path, study:
         assert study.trial(number) == trials[number]
     study.ask()
     study.fail(5, "bug", "no")
-    again = reopen(path)
+    again = kept.reopen()
     for each in (study, again):
         assert each.best is not None
         assert each.best.number == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -10,9 +11,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tune_lnl.tuning.files import RunFiles
 from tune_lnl.tuning.ray_token import token_place
+from tune_lnl.tuning.storage_password import storage_password
+
+if TYPE_CHECKING:
+    from tune_lnl.tuning.database import StudyDatabase
 
 LOOPBACK = "127.0.0.1"
 STUDY_PORT = 8080
@@ -35,10 +41,15 @@ def ray_dashboard_line(url: str | None, environment: Mapping[str, str] = os.envi
 
 
 @contextmanager
-def study_dashboard(files: RunFiles, tell: Callable[[str], None]) -> Iterator[None]:
+def study_dashboard(
+    files: RunFiles, tell: Callable[[str], None], database: StudyDatabase | None = None
+) -> Iterator[None]:
     """optuna-dashboard over the run's study while the context lasts, where that package is installed.
 
     A process of its own that cannot write the study; it ends with this one, even where this one is killed.
+
+    Args:
+        database: that holds the study, if it is no file of the run; all studies there are then shown.
     """
     if find_spec("optuna_dashboard") is None:
         tell("  study dashboard: pip install 'tune_lnl[dashboard]' shows the study in the browser, too")
@@ -46,7 +57,8 @@ def study_dashboard(files: RunFiles, tell: Callable[[str], None]) -> Iterator[No
         return
     process = None
     with suppress(OSError), _listening(STUDY_PORT) as listening, files.driver_log.open("ab") as log:
-        process = _start(files.study, listening, log.fileno())
+        study = str(files.study) if database is None else database.url.render_as_string()
+        process = _start(study, None if database is None else storage_password(), listening, log.fileno())
         tell(f"  study dashboard: http://{LOOPBACK}:{listening.getsockname()[1]} (Optuna's, to look at)")
     if process is None:
         tell("  study dashboard: could not be started")
@@ -69,17 +81,22 @@ def _listening(port: int) -> socket.socket:
     return found
 
 
-def _start(study: Path, listening: socket.socket, log: int) -> subprocess.Popen[bytes]:
+def _start(study: str, password: str | None, listening: socket.socket, log: int) -> subprocess.Popen[bytes]:
     program = Path(__file__).with_name("study_dashboard.py")
-    return subprocess.Popen(
+    process = subprocess.Popen(
         # As a file, without its folder on the path: it needs nothing of this package.
-        [sys.executable, "-P", str(program), str(study), str(listening.fileno())],
+        [sys.executable, "-P", str(program), study, str(listening.fileno())],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=log,
         pass_fds=(listening.fileno(),),
         start_new_session=True,  # Ctrl-C is for the search, which then ends this
     )
+    # Not among the arguments or in the environment, where others could read it.
+    assert process.stdin is not None
+    process.stdin.write(f"{json.dumps(password)}\n".encode())
+    process.stdin.flush()
+    return process
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

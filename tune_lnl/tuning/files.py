@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from tune_lnl.tuning.study import STUDY_FILE
+from tune_lnl.tuning.journal import STUDY_FILE
 
 _NUMBER = re.compile(r"(\d+)[.-]")
 

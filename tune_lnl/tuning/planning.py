@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import secrets
 import shlex
 import subprocess
 import sys
@@ -13,12 +14,12 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from tune_lnl.errors import InputError, nearest
-from tune_lnl.trainables.config_file import parse_overrides
+from tune_lnl.trainables.config_file import parse_overrides, read_mapping
 from tune_lnl.trainables.registry import training_type
 from tune_lnl.trainables.settings import validated
 from tune_lnl.trainables.training import Surroundings, check_precision
@@ -26,6 +27,7 @@ from tune_lnl.tuning.confirmation import ConfirmRequest
 from tune_lnl.tuning.console import Verbosity
 from tune_lnl.tuning.disk import DiskNeed, check_disk_budget, disk_need, measure_sizes
 from tune_lnl.tuning.files import RunFiles
+from tune_lnl.tuning.journal import JournalFile
 from tune_lnl.tuning.probing import Question, measure_sharing
 from tune_lnl.tuning.pruners import rungs_of
 from tune_lnl.tuning.resources import Resources, plan_resources, shared_resources
@@ -34,8 +36,12 @@ from tune_lnl.tuning.samplers import LEARN_FROM_COMPLETE, make_sampler
 from tune_lnl.tuning.sharing import Sharing, heavy_configs
 from tune_lnl.tuning.space import PRUNERS, SAMPLERS, Budget, SearchSpace, condition_names, load_space
 from tune_lnl.tuning.study import distributions
+from tune_lnl.tuning.study_place import StudyPlace
 from tune_lnl.tuning.tensorboard import check_tensorboard
 from tune_lnl.tuning.warm_starting import WarmStart, find_other_run, plan_warm_start, remembered
+
+if TYPE_CHECKING:
+    from tune_lnl.tuning.database import StudyDatabase
 
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
@@ -74,6 +80,9 @@ class SearchOptions:
     """``"3x5"``: the top 3 trials on 5 fresh replicates each, once the search has finished."""
     warm_start: str | None = None
     """Another run, by name or path, whose trials are taken over or whose best configs are tried first."""
+    storage: str | None = None
+    """``postgresql://USER@HOST/DATABASE`` or ``mysql://...``: the study is kept there; the password comes from the
+    environment. With ``resume`` the run knows."""
     dashboard: bool = True
     """Ray's dashboard, and Optuna's over the same study where it is installed."""
     tensorboard: bool = False
@@ -122,6 +131,13 @@ class Plan:
     tensorboard: bool = False
     sharing: Sharing | None = None
     """What was measured, where the share was not given."""
+    database: StudyDatabase | None = None
+    """Where the study is kept, if not in the run's folder."""
+
+    @property
+    def place(self) -> StudyPlace:
+        """Where the study is kept."""
+        return JournalFile(self.files.study) if self.database is None else self.database
 
     @property
     def rungs(self) -> list[int]:
@@ -170,6 +186,7 @@ class Plan:
             "versions": {name: version(name) for name in VERSIONED} | {"python": platform.python_version()},
             "git_commit": git_commit(),
             "warm_start": None if self.warm_start is None else self.warm_start.to_dict(),
+            "storage": self.place.to_dict(),
         }
 
 
@@ -221,6 +238,10 @@ def _asked_search(options: SearchOptions, condition: str | None) -> AskedSearch:
     time_budget = None if options.time_budget is None else seconds_of(options.time_budget)
     disk_budget = bytes_of(options.disk_budget)
     confirm = None if options.confirm is None else ConfirmRequest.parse(options.confirm)
+    if options.storage is not None:
+        from tune_lnl.tuning.database import parse_storage  # SQLAlchemy: not for those who have a file
+
+        parse_storage(options.storage)
     return AskedSearch(_run_name(options, space), space, time_budget, disk_budget, confirm)
 
 
@@ -232,6 +253,7 @@ def _plan_one(options: SearchOptions, asked: AskedSearch, machine: Machine, meas
     if options.all_conditions:
         _check_conditions_folder(RunFiles(files.root.parent), options.resume)
     _check_run_folder(files, run, options.resume and not (options.all_conditions and not files.root.exists()))
+    database = _database(options, files, run)
     division = _Division(_with_share_of_run(options, files), space, machine)
     resources = division.resources(None)
     unshared, (space, seed) = space, _complete_base(space, options, resources)
@@ -271,8 +293,43 @@ def _plan_one(options: SearchOptions, asked: AskedSearch, machine: Machine, meas
         need,
         confirm,
         sharing=sharing,
+        database=database,
     )
     return replace(plan, warm_start=_warm_start(plan, options), tensorboard=options.tensorboard)
+
+
+def _database(options: SearchOptions, files: RunFiles, run: str) -> StudyDatabase | None:
+    """Where a run keeps its study; of one that is resumed, where it has kept it so far."""
+    begun = options.resume and files.settings.exists()
+    stored: dict[str, str] | None = read_mapping(files.settings).get("storage") if begun else None
+    address = options.storage or (None if stored is None else stored["url"])
+    if address is None:
+        return None
+    from tune_lnl.tuning.database import StudyDatabase, parse_storage, shown_url
+
+    url = parse_storage(address)
+    if begun and options.storage is not None:
+        before = "a file of the run" if stored is None else stored["url"]
+        if before != shown_url(url):
+            raise InputError(
+                f"--resume: this run keeps its study in {before}, now it is given --storage {shown_url(url)}; leave "
+                f"the flag out (where a database has moved, change its address in {files.settings})"
+            )
+    if stored is None:
+        database = StudyDatabase(url, run, secrets.token_hex(8))
+    else:
+        database = StudyDatabase(url, stored["study"], stored["run_id"])
+    check_database(database, options.resume, files)
+    return database
+
+
+def check_database(database: StudyDatabase, resume: bool, files: RunFiles) -> None:
+    """Whether a database fits what is in the run's folder.
+
+    Raises:
+        InputError: its study is another run's, or missing; or it cannot be reached.
+    """
+    database.check(resume and files.settings.exists(), any((files.root / "trials").glob("*")))
 
 
 def _with_share_of_run(options: SearchOptions, files: RunFiles) -> SearchOptions:

@@ -18,16 +18,19 @@ from ray.tune.search import Searcher
 
 from tune_lnl.tuning.failures import is_disk_full
 from tune_lnl.tuning.session import Session, WorkerReport
+from tune_lnl.tuning.study_place import StudyLostError
 
 NUMBER = "number"
 PAYLOAD = "payload"
 
 
 @contextmanager
-def _full_disk_ends_search(session: Session) -> Iterator[None]:
-    """A study that cannot be written to ends the search in order; Ray would make a traceback of it."""
+def _unwritable_study_ends_search(session: Session) -> Iterator[None]:
+    """A full disk, or a database that is gone, ends the search in order; Ray would make a traceback of it."""
     try:
         yield
+    except StudyLostError:
+        session.stop("study lost")
     except OSError as error:
         if not is_disk_full(error):
             raise
@@ -46,7 +49,7 @@ class StudySearcher(Searcher):
         if self._session.finished:
             return Searcher.FINISHED
         suggestion = None
-        with _full_disk_ends_search(self._session):
+        with _unwritable_study_ends_search(self._session):
             suggestion = self._session.next_trial()
         if suggestion is None:
             return None
@@ -80,12 +83,12 @@ class StudyScheduler(TrialScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         goes_on = False
-        with _full_disk_ends_search(self._session):
+        with _unwritable_study_ends_search(self._session):
             goes_on = self._session.heard(WorkerReport.from_result(result))
         return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
-        with _full_disk_ends_search(self._session):
+        with _unwritable_study_ends_search(self._session):
             self._session.worker_died(trial.config[NUMBER])
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:

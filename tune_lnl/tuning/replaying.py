@@ -56,7 +56,8 @@ def replay(run: Run) -> Replay:
     whose trial went back to waiting.
 
     Raises:
-        InputError: there is no study to replay, or it was written by a version that did not record its samplers.
+        InputError: there is no study to replay, or it was written by a version that did not record its samplers, or to
+            a database.
         CorruptDataError: its journal cannot be read.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -72,6 +73,11 @@ def replay(run: Run) -> Replay:
 
 def _entries(run: Run) -> list[Entry]:
     path = run.files.study
+    if run.settings.get("storage") is not None:
+        raise InputError(
+            f"the study of run {run.name} is in a database, which keeps what was said but not in which order; only a "
+            "study in a journal file can be replayed"
+        )
     if not path.is_file():
         raise InputError(f"run {run.name} has no study yet ({path}); start it first")
     try:

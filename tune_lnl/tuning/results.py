@@ -18,6 +18,7 @@ from tune_lnl.trainables.repeats import PROVENANCE
 from tune_lnl.trainables.settings import HeldOut, TrialConfig, ValidationSettings
 from tune_lnl.tuning.confirmation import Confirmation, read_confirmation
 from tune_lnl.tuning.files import RunFiles
+from tune_lnl.tuning.journal import JournalFile
 from tune_lnl.tuning.parameters import parse_parameter
 from tune_lnl.tuning.space import Budget, SearchSpace
 from tune_lnl.tuning.study import (
@@ -31,8 +32,8 @@ from tune_lnl.tuning.study import (
     best_trial,
     last_value,
     ranked,
-    read_trials,
 )
+from tune_lnl.tuning.study_place import StudyPlace
 from tune_lnl.whole_files import whole_file
 
 if TYPE_CHECKING:
@@ -93,6 +94,11 @@ class Run:
         return str(self.settings["run"])
 
     @property
+    def place(self) -> StudyPlace:
+        """Where its study is."""
+        return study_place(self.files, self.settings)
+
+    @property
     def metric(self) -> str:
         return str(self.space.base["objective"]["metric"])
 
@@ -145,13 +151,28 @@ def load_run(run: str | Path, results_dir: str | Path = "results") -> Run:
     """Read a run by name (under ``results_dir``) or path.
 
     Raises:
-        InputError: no such run, or one that holds several conditions (which are then named).
+        InputError: no such run, or one that holds several conditions (which are then named), or its study is in a
+            database that cannot be reached.
     """
     root = find_run(run, Path(results_dir))
     files = RunFiles(root)
     settings = read_settings(files.settings)
     space = space_from_settings(settings, str(files.settings))
-    return Run(files, settings, space, read_trials(files.study) if files.study.exists() else [])
+    return Run(files, settings, space, study_place(files, settings).read_trials())
+
+
+def study_place(files: RunFiles, settings: Mapping[str, Any]) -> StudyPlace:
+    """Where the study of a run is, from its run.yaml.
+
+    Raises:
+        InputError: in a database, and what is needed to reach it is not installed.
+    """
+    stored = settings.get("storage")
+    if stored is None:
+        return JournalFile(files.study)
+    from tune_lnl.tuning.database import StudyDatabase, parse_storage  # SQLAlchemy: not for those who have a file
+
+    return StudyDatabase(parse_storage(stored["url"]), stored["study"], stored["run_id"])
 
 
 def find_run(run: str | Path, results_dir: Path) -> Path:

@@ -74,7 +74,8 @@ def _line(root: Path, name: str) -> RunLine:
         return RunLine(name, f"damaged: {why}")
     own = [trial for trial in run.trials if TAKEN_FROM not in trial.user_attrs]
     best = NOTHING if run.best is None else f"{describe_value(run.best)} (trial {run.best.number})"
-    last = (files.study if files.study.exists() else files.settings).stat().st_mtime
+    written = next(path for path in (files.study, files.trials_table, files.settings) if path.exists())
+    last = written.stat().st_mtime
     return RunLine(
         name,
         state,
@@ -86,7 +87,7 @@ def _line(root: Path, name: str) -> RunLine:
 
 def run_state(run: Run) -> str:
     """``running``, ``finished``, ``failed`` or ``interrupted``."""
-    if is_driven(run.files):
+    if is_driven(run):
         return "running"
     ended = sum(trial.state in ENDED and TAKEN_FROM not in trial.user_attrs for trial in run.trials)
     if ended < run.space.budget.trials:
@@ -94,8 +95,13 @@ def run_state(run: Run) -> str:
     return "failed" if run.best is None else "finished"
 
 
-def is_driven(files: RunFiles) -> bool:
-    """Whether a driver on this machine runs it now. Asking disturbs nobody for longer than the question takes."""
+def is_driven(run: Run) -> bool:
+    """Whether a driver runs it now: one on this machine, or one that holds its study in a database. Asking disturbs
+    nobody for longer than the question takes."""
+    return _holds_folder(run.files) or run.place.is_driven()
+
+
+def _holds_folder(files: RunFiles) -> bool:
     try:
         with files.lock.open("rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -32,12 +32,14 @@ from tune_lnl.tuning.dashboards import LOOPBACK, ray_dashboard_line, study_dashb
 from tune_lnl.tuning.failures import is_disk_full
 from tune_lnl.tuning.files import RunFiles
 from tune_lnl.tuning.keeping import remove_half_written, tidy
-from tune_lnl.tuning.planning import Plan
+from tune_lnl.tuning.planning import Plan, check_database
 from tune_lnl.tuning.progress import Progress
 from tune_lnl.tuning.prometheus_targets import discoverable
 from tune_lnl.tuning.results import Run, read_settings, replace_text, write_best, write_tables
 from tune_lnl.tuning.session import BUGS_TO_STOP, Session, StopReason, WorkerReport
-from tune_lnl.tuning.study import ENDED, FirstTrials, SearchStudy, best_trial, read_trials
+from tune_lnl.tuning.storage_password import password_hidden
+from tune_lnl.tuning.study import ENDED, FirstTrials, SearchStudy, best_trial
+from tune_lnl.tuning.study_place import StudyLostError
 from tune_lnl.tuning.warm_starting import first_trials
 from tune_lnl.tuning.watching import Stoppable, Watchman, local_ray_alive
 
@@ -72,10 +74,11 @@ def run_plan(plan: Plan, resume: bool, more_trials: int, say: Callable[[str], No
         say: prints a line for the user; a :class:`Console` does more with it.
 
     Raises:
-        InputError: another driver runs it, the run is of other settings or data, or its study is damaged.
+        InputError: another driver runs it, the run is of other settings or data, or its study is damaged or in a
+            database that cannot be written.
     """
     say = Console.of(say)
-    with _only_driver(plan.files, plan.run):
+    with _only_writer(plan, resume), _only_driver(plan.files, plan.run):
         if resume:
             plan = _agreeing(plan, more_trials)
         try:
@@ -85,13 +88,18 @@ def run_plan(plan: Plan, resume: bool, more_trials: int, say: Callable[[str], No
                 raise
             _say_disk_full(plan, say)
             return "failed"
+        except StudyLostError as error:
+            say(
+                f"stopped: {error}\nwhat it holds is whole; once it can be written, continue with:\n  "
+                f"{plan.resume_command()}"
+            )
+            return "failed"
 
 
 def _run_alone(plan: Plan, resume: bool, say: Console) -> Outcome:
     """:func:`run_plan`, in the only process that writes to the run."""
     deadline = None if plan.time_budget is None else time.time() + plan.time_budget
-    if plan.files.study.exists():
-        read_trials(plan.files.study)  # a damaged study is refused before anything is written
+    plan.place.read_trials()  # a damaged study is refused before anything is written
     replace_text(plan.files.settings, dump_yaml(plan.settings()))
     _clear_leftovers(plan.files)
     study = _open_study(plan)
@@ -147,6 +155,22 @@ def _confirm(plan: Plan, request: ConfirmRequest, run: Run, stopper: Stopper, sa
 
 
 @contextmanager
+def _only_writer(plan: Plan, resume: bool) -> Iterator[None]:
+    """Hold a study in a database for this process, before the run has a folder: what is refused leaves nothing."""
+    if plan.database is None:
+        yield
+        return
+    plan.database.open()
+    try:
+        # Once more: what was seen when this was planned may have changed until now, and no longer does.
+        check_database(plan.database, resume, plan.files)
+        with password_hidden():
+            yield
+    finally:
+        plan.database.close()
+
+
+@contextmanager
 def _only_driver(files: RunFiles, run: str) -> Iterator[None]:
     """Hold the run for this process; two drivers would write one study."""
     files.root.mkdir(parents=True, exist_ok=True)
@@ -198,9 +222,8 @@ def _unequal(place: str, before: Any, now: Any) -> Iterator[tuple[str, Any, Any]
 
 
 def _open_study(plan: Plan) -> SearchStudy:
-    if plan.files.study.exists() and plan.files.study.stat().st_size:
-        return SearchStudy.reopen(plan.files.study, plan.space, plan.seed, _first_trials(plan))
-    return SearchStudy.create(plan.files.study, plan.space, plan.seed, _first_trials(plan))
+    begin = SearchStudy.reopen if plan.place.exists() else SearchStudy.create
+    return begin(plan.place, plan.space, plan.seed, _first_trials(plan))
 
 
 def _first_trials(plan: Plan) -> FirstTrials | None:
@@ -248,7 +271,7 @@ def _search(plan: Plan, study: SearchStudy, progress: Progress, say: Console) ->
             _stopped_by_signals(plan, session, say),
             _ray(plan, temporary, say),
             _watched(plan, session, say),
-            study_dashboard(plan.files, say.tell) if plan.dashboard else nullcontext(),
+            study_dashboard(plan.files, say.tell, plan.database) if plan.dashboard else nullcontext(),
             progress.showing(session.running),
         ):
             exported.append(_metrics_export(plan))
@@ -265,8 +288,10 @@ def _let_go(session: Session, files: RunFiles) -> None:
     """Whatever runs waits again, and nothing is left that only this process needed."""
     try:
         session.put_back_running()
-    except OSError as error:
+    except StudyLostError:
         # What still reads as running waits again when the search is resumed.
+        session.stop("study lost")
+    except OSError as error:
         if not is_disk_full(error):
             raise
         session.stop("disk full")
@@ -288,6 +313,8 @@ def _outcome(plan: Plan, session: Session, study: SearchStudy, say: Callable[[st
             say(f"stopped: {BUGS_TO_STOP} trials in a row ended with a bug; tracebacks in {plan.files.root / 'trials'}")
         case "disk full":
             _say_disk_full(plan, say)
+        case "study lost":
+            pass  # said where the tables, too, find that they cannot be read
         case "disk budget":
             say(
                 f"stopped: the run uses more than its {plan.disk_budget / 1e9:.1f} GB; raise --disk-budget or lower "

@@ -31,7 +31,7 @@ STUCK_FACTOR = 5.0
 STOP_SECONDS = 9.0
 """A worker that was asked to end at its next batch and is silent for so long will not reach it in time."""
 
-StopReason = Literal["interrupted", "time budget", "failing", "disk full", "disk budget"]
+StopReason = Literal["interrupted", "time budget", "failing", "disk full", "disk budget", "study lost"]
 
 # Notes that a trial carries in the study.
 RETRIED_ALONE = "retried_alone"

@@ -6,32 +6,26 @@ Nothing about the search is kept anywhere else. Ray runs what :meth:`SearchStudy
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.storages.journal import JournalFileBackend
-from optuna.storages.journal._file import get_lock_file
 from optuna.trial import FrozenTrial, TrialState
 
-from tune_lnl.errors import CorruptDataError
+from tune_lnl.errors import InputError
+from tune_lnl.tuning.journal import STUDY_NAME, JournalFile
 from tune_lnl.tuning.parameters import Choice, Int, LogUniform, Parameter, Uniform
 from tune_lnl.tuning.pruners import pruner_of
 from tune_lnl.tuning.samplers import FAILURE as FAILURE
 from tune_lnl.tuning.samplers import experimental_allowed, make_sampler
 from tune_lnl.tuning.space import SearchSpace
-
-STUDY_FILE = "study.log"
-STUDY_NAME = "search"
+from tune_lnl.tuning.study_place import StudyPlace
 
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
@@ -48,6 +42,8 @@ TAKEN_FROM = "taken_from"
 SAMPLER_START = "sampler_start"
 """``{"seed", "trials"}`` of the sampler, written anew by every driver before it does anything else: the journal then
 tells from which point on which sampler made the suggestions, which :mod:`tune_lnl.tuning.replaying` follows."""
+RUN_ID = "run_id"
+"""Of the run that began a study in a database, where others might have a run of that name."""
 FIRST_TRIALS = "first_trials"
 """How many trials are put into the study before any is suggested: start points, and what another run has made."""
 
@@ -80,14 +76,18 @@ def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
 
 
 class SearchStudy:
-    """Asking and telling, over a journal file in the run's folder."""
+    """Asking and telling, wherever the study is kept.
 
-    def __init__(self, study: optuna.Study, space: SearchSpace, journal: WholeLinesBackend) -> None:
+    What is done through :meth:`StudyPlace.lasting` may be done twice: every step of it leaves what it has done alone.
+    """
+
+    def __init__(self, study: optuna.Study, space: SearchSpace, place: StudyPlace) -> None:
         self._study = study
-        self._journal = journal
+        self.place = place
         self._epochs = space.epochs
         self._distributions = distributions(space)
         self._live: dict[int, optuna.Trial] = {}
+        self._losses = place.losses
         # Counted once and kept up to date: to go through all trials at every trial's end would cost more and more.
         trials = self.trials
         self._best = best_trial(trials, self.mode)
@@ -96,47 +96,61 @@ class SearchStudy:
         )
 
     @classmethod
-    def create(cls, path: Path, space: SearchSpace, seed: int, first: FirstTrials | None = None) -> SearchStudy:
+    def create(
+        cls, place: StudyPlace | Path, space: SearchSpace, seed: int, first: FirstTrials | None = None
+    ) -> SearchStudy:
         """A new study.
 
         Args:
+            place: where to keep it; a path is that of a journal file.
             first: gives the trials that stand before any suggestion, waiting or finished; called once. Default: the
                 space's start points.
         """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        place = _place(place)
         trials = (first or (lambda: start_points(space.start)))()
         # Another stream than the run had whose trials are taken over: the same draws again would repeat them.
         seed += sum(TAKEN_FROM in trial.user_attrs for trial in trials)
-        journal = WholeLinesBackend(str(path))
-        study = new_study(optuna.storages.JournalStorage(journal), space)
+        study = new_study(place.storage(), space, place.name)
+        if place.run_id is not None:
+            study.set_user_attr(RUN_ID, place.run_id)
         start_sampler(study, space, {"seed": seed, "trials": space.budget.trials})
         with experimental_allowed():
             # Only a label in optuna-dashboard.
             study.set_metric_names([str(space.base["objective"]["metric"])])
         _put_first(study, lambda: trials)
-        return cls(study, space, journal)
+        return cls(study, space, place)
 
     @classmethod
-    def reopen(cls, path: Path, space: SearchSpace, seed: int, first: FirstTrials | None = None) -> SearchStudy:
+    def reopen(
+        cls, place: StudyPlace | Path, space: SearchSpace, seed: int, first: FirstTrials | None = None
+    ) -> SearchStudy:
         """Continue a study whose driver is gone: what was running waits again, under its number and settings.
 
-        The caller holds the run's lock, so nobody else writes. ``first`` is as in :meth:`create`, and is called only
-        where a driver died before all of them were in the study.
+        The caller holds the run's lock, so nobody else writes. ``place`` and ``first`` are as in :meth:`create`;
+        ``first`` is called only where a driver died before all of them were in the study.
+
+        Raises:
+            InputError: the study is another run's.
         """
-        repair_journal(path)
-        if path.stat().st_size == 0:
-            return cls.create(path, space, seed, first)
-        journal = WholeLinesBackend(str(path))
-        study = optuna.load_study(
-            study_name=STUDY_NAME,
-            storage=optuna.storages.JournalStorage(journal),
-            pruner=pruner_of(space),
-        )
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        place = _place(place)
+        place.repair()
+        if not place.exists():
+            return cls.create(place, space, seed, first)
+        study = optuna.load_study(study_name=place.name, storage=place.storage(), pruner=pruner_of(space))
+        if place.run_id is not None:
+            if study.user_attrs.get(RUN_ID, place.run_id) != place.run_id:
+                raise InputError(
+                    f"study {place.name!r} in the database was begun by a run in another results folder; continue it "
+                    "there, or begin this one under another --name"
+                )
+            study.set_user_attr(RUN_ID, place.run_id)
         # Another stream than the starts before had: the same draws again would repeat their suggestions.
         seed += len(study.get_trials(deepcopy=False))
         start_sampler(study, space, {"seed": seed, "trials": space.budget.trials})
         _put_first(study, first or (lambda: start_points(space.start)))
-        reopened = cls(study, space, journal)
+        reopened = cls(study, space, place)
         for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             reopened._set_waiting(trial._trial_id)
         return reopened
@@ -147,7 +161,7 @@ class SearchStudy:
 
     @property
     def trials(self) -> list[FrozenTrial]:
-        return self._study.get_trials(deepcopy=False)
+        return self.place.lasting(lambda: self._study.get_trials(deepcopy=False))
 
     @property
     def best(self) -> FrozenTrial | None:
@@ -156,7 +170,9 @@ class SearchStudy:
 
     def trial(self, number: int) -> FrozenTrial:
         storage, study_id = self._study._storage, self._study._study_id
-        return storage.get_trial(storage.get_trial_id_from_study_id_trial_number(study_id, number))
+        return self.place.lasting(
+            lambda: storage.get_trial(storage.get_trial_id_from_study_id_trial_number(study_id, number))
+        )
 
     def count(self, *states: TrialState) -> int:
         """Trials of this run in these states; those taken over from another run are left out."""
@@ -166,70 +182,91 @@ class SearchStudy:
 
     def ask(self) -> Suggestion:
         """The next trial: a waiting one first, else a new suggestion."""
-        with self._journal.together():
+        return self.place.lasting(self._ask)
+
+    def _ask(self) -> Suggestion:
+        self._put_back_half_asked()
+        with self.place.together():
             trial = self._study.ask(self._distributions)
-            self._live[trial.number] = trial
             attempt = int(trial.user_attrs.get(ATTEMPTS, 0)) + 1
             trial.set_user_attr(ATTEMPTS, attempt)
-            if attempt == 1:
+            if STARTED not in trial.user_attrs:
                 trial.set_user_attr(STARTED, time.time())
+        self._live[trial.number] = trial
         return Suggestion(trial.number, dict(trial.params), attempt)
+
+    def _put_back_half_asked(self) -> None:
+        """Where a connection was lost, a trial may have been made that nobody knows of: it is the next one."""
+        if self.place.losses == self._losses:
+            return
+        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if trial.number not in self._live:
+                self._set_waiting(trial._trial_id)
+        self._losses = self.place.losses
 
     def restart(self, number: int) -> Suggestion:
         """The same running trial once more, as a further attempt."""
         trial = self._live[number]
         attempt = int(trial.user_attrs[ATTEMPTS]) + 1
-        trial.set_user_attr(ATTEMPTS, attempt)
+        self.place.lasting(lambda: trial.set_user_attr(ATTEMPTS, attempt))
         return Suggestion(number, dict(trial.params), attempt)
 
     def note(self, number: int, name: str) -> None:
         """Remember something about a running trial, for good."""
-        self._live[number].set_user_attr(name, True)
+        trial = self._live[number]
+        self.place.lasting(lambda: trial.set_user_attr(name, True))
 
     def noted(self, number: int, name: str) -> bool:
         return bool(self._live[number].user_attrs.get(name, False))
 
     def epochs(self, number: int) -> int:
         """Epochs that a running trial has reported."""
-        return len(self._study._storage.get_trial(self._live[number]._trial_id).intermediate_values)
+        return len(self._known(number).intermediate_values)
 
     def report(self, number: int, epoch: int, value: float) -> None:
         """Record the objective so far after ``epoch`` (0-based); a report sent twice is recorded once."""
-        trial = self._live[number]
-        known = self._study._storage.get_trial(trial._trial_id).intermediate_values
-        if epoch not in known:
-            trial.report(value, epoch)
+        if epoch not in self._known(number).intermediate_values:
+            self.place.lasting(lambda: self._live[number].report(value, epoch))
+
+    def _known(self, number: int) -> FrozenTrial:
+        """A running trial as the study has it."""
+        trial_id = self._live[number]._trial_id
+        return self.place.lasting(lambda: self._study._storage.get_trial(trial_id))
 
     def should_prune(self, number: int) -> bool:
-        return self._live[number].should_prune()
+        return self.place.lasting(self._live[number].should_prune)
 
     def complete(self, number: int, value: float, standard_error: float | None) -> None:
         """End a trial that ran to its full length with a finite value."""
         assert math.isfinite(value)
-        self._end(number, TrialState.COMPLETE, value, standard_error)
+        self._end(number, TrialState.COMPLETE, value, _finite(standard_error))
 
     def prune(self, number: int, standard_error: float | None) -> None:
         """End a trial that the stopping rule stopped; its value is the last one reported."""
-        self._end(number, TrialState.PRUNED, None, standard_error)
+        self._end(number, TrialState.PRUNED, None, _finite(standard_error))
 
     def fail(self, number: int, failure: str, message: str) -> None:
         """End a trial that failed, with the class of the failure and its first useful line."""
-        with self._journal.together():
-            self._live[number].set_user_attr(FAILURE, failure)
-            self._live[number].set_user_attr(MESSAGE, message)
-            self._end(number, TrialState.FAIL, None, None)
+        self._end(number, TrialState.FAIL, None, {FAILURE: failure, MESSAGE: message})
 
     def wait(self, number: int) -> None:
         """Put a running trial back: :meth:`ask` will give it again, same number, same settings."""
-        self._set_waiting(self._live.pop(number)._trial_id)
+        trial_id = self._live[number]._trial_id
+        self.place.lasting(lambda: self._set_waiting(trial_id))
+        del self._live[number]
 
-    def _end(self, number: int, state: TrialState, value: float | None, standard_error: float | None) -> None:
+    def _end(self, number: int, state: TrialState, value: float | None, attributes: Mapping[str, Any]) -> None:
         trial = self._live[number]
-        with self._journal.together():
-            if standard_error is not None and math.isfinite(standard_error):
-                trial.set_user_attr(STANDARD_ERROR, standard_error)
-            trial.set_user_attr(FINISHED, time.time())
-            self._study.tell(trial, values=value, state=state)
+
+        def tell() -> None:
+            if self._known(number).state == state:
+                return  # it was told, and the connection lost before we heard so
+            with self.place.together():
+                for name, said in {**attributes, FINISHED: time.time()}.items():
+                    trial.set_user_attr(name, said)
+                self._study.tell(trial, values=value, state=state)
+
+        self.place.lasting(tell)
         # Last: a trial whose end finds no room on the disk is still to be put back.
         del self._live[number]
         ended = self.trial(number)
@@ -240,13 +277,21 @@ class SearchStudy:
         self._study._storage.set_trial_state_values(trial_id, TrialState.WAITING)
 
 
+def _place(place: StudyPlace | Path) -> StudyPlace:
+    return JournalFile(place) if isinstance(place, Path) else place
+
+
+def _finite(standard_error: float | None) -> dict[str, float]:
+    return {STANDARD_ERROR: standard_error} if standard_error is not None and math.isfinite(standard_error) else {}
+
+
 FirstTrials = Callable[[], Sequence[FrozenTrial]]
 
 
-def new_study(storage: optuna.storages.BaseStorage, space: SearchSpace) -> optuna.Study:
+def new_study(storage: optuna.storages.BaseStorage, space: SearchSpace, name: str = STUDY_NAME) -> optuna.Study:
     """An empty study of this space; its sampler is still to be started."""
     return optuna.create_study(
-        study_name=STUDY_NAME,
+        study_name=name,
         storage=storage,
         direction="maximize" if space.base["objective"].get("mode", "max") == "max" else "minimize",
         pruner=pruner_of(space),
@@ -277,125 +322,6 @@ def _put_first(study: optuna.Study, first: FirstTrials) -> None:
     study.set_user_attr(FIRST_TRIALS, len(trials))
     for trial in trials[present:]:
         study.add_trial(trial)
-
-
-class WholeLinesBackend(JournalFileBackend):
-    """A journal that a full disk leaves as it was: half a record would make the next one unreadable, and itself.
-
-    Every record is handed to the system at once, so that a driver that is killed loses none. To wait until the disk has
-    it, which matters where the machine itself goes down, takes milliseconds; records that are written
-    :meth:`together` are waited for once.
-    """
-
-    def __init__(self, file_path: str) -> None:
-        super().__init__(file_path)
-        self._groups = 0
-
-    @contextmanager
-    def together(self) -> Iterator[None]:
-        """What is written inside is on the disk when this ends; groups may hold groups."""
-        self._groups += 1
-        try:
-            yield
-        finally:
-            self._groups -= 1
-        if self._groups == 0:
-            with Path(self._file_path).open("rb") as file:
-                os.fsync(file.fileno())
-
-    def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        path = Path(self._file_path)
-        records = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
-        size = path.stat().st_size
-        try:
-            with get_lock_file(self._lock), path.open("ab") as file:
-                self._write(file, records.encode())
-        except OSError:
-            os.truncate(path, size)
-            raise
-
-    def _write(self, file: BinaryIO, records: bytes) -> None:
-        file.write(records)
-        file.flush()
-        if self._groups == 0:
-            os.fsync(file.fileno())
-
-
-def _storage(path: Path) -> optuna.storages.JournalStorage:
-    return optuna.storages.JournalStorage(WholeLinesBackend(str(path)))
-
-
-DAMAGED = (
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    AssertionError,
-    RuntimeError,
-    optuna.exceptions.OptunaError,
-)
-"""What Optuna raises over a damaged journal, depending on where the damage is."""
-
-
-def read_trials(path: Path) -> list[FrozenTrial]:
-    """All trials of a study file, by number; reading takes no lock and does not disturb a running search.
-
-    Raises:
-        CorruptDataError: it is damaged elsewhere than at its very end, which a crash may tear.
-    """
-    try:
-        study = optuna.load_study(study_name=STUDY_NAME, storage=_storage(path))
-        return study.get_trials(deepcopy=False)
-    except DAMAGED as error:
-        damage = _damage(path)
-        if damage is None and isinstance(error, KeyError):
-            # The file is there, its first record is not: the search is just starting, or died doing so.
-            return []
-        raise CorruptDataError(
-            f"{path}: the study is damaged: {damage or 'its records contradict each other'}\n"
-            "nothing was changed; put a copy of the file back, or begin a new run with another --name"
-        ) from None
-
-
-def _damage(path: Path) -> str | None:
-    """The first line of a journal that is no record, if any; or that there are records, but not of a search."""
-    lines = path.read_bytes().split(b"\n")[:-1]
-    for number, line in enumerate(lines, start=1):
-        try:
-            whole = {"op_code", "worker_id"} <= set(json.loads(line))
-        except (ValueError, TypeError):
-            whole = False
-        if not whole:
-            return f"line {number} of {len(lines)} is not a record"
-    return f"its {len(lines)} records do not hold a search" if lines else None
-
-
-def repair_journal(path: Path) -> None:
-    """Make a journal writable again after its writer died.
-
-    A torn last line reads fine, but the next append would glue onto it and the study would be unreadable for good; a
-    lock that a dead process left blocks the first write for half a minute.
-    """
-    for lock in path.parent.glob(f"{path.name}.lock*"):
-        lock.unlink()
-    content = path.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    last = content.rfind(b"\n", 0, max(0, whole - 1)) + 1
-    if not _is_json(content[last:whole]):
-        # Optuna passes over such a last line, too (blocks that a power failure left empty), until more is appended.
-        whole = last
-    if whole < len(content):
-        with path.open("r+b") as file:
-            file.truncate(whole)
-            os.fsync(file.fileno())
-
-
-def _is_json(line: bytes) -> bool:
-    try:
-        json.loads(line)
-    except ValueError:
-        return False
-    return True
 
 
 # ---- which trial is best: the one rule

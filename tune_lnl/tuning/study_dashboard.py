@@ -1,12 +1,13 @@
-"""optuna-dashboard over a study file that it cannot change; a program of its own, so that it takes no time from Ray's
-loop.
+"""optuna-dashboard over a study that it cannot change; a program of its own, so that it takes no time from Ray's loop.
 
-``python study_dashboard.py STUDY SOCKET``: serves on an inherited socket and ends when its standard input does, which
-is when the search ends, whichever way.
+``python study_dashboard.py STUDY SOCKET``: shows a journal file, or what is in a database by its URL, serves on an
+inherited socket and ends when its standard input does, which is when the search ends, whichever way. The first line of
+its standard input is the database's password in JSON, or null.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import sys
@@ -44,10 +45,38 @@ def read_only(app: Wsgi) -> Wsgi:
     return guarded
 
 
-def study_app(study: str) -> Wsgi:
+def read_only_database(url: str, password: str | None) -> optuna.storages.BaseStorage:
+    """Studies in a database whose server refuses to change them."""
+    from sqlalchemy import event
+    from sqlalchemy.pool import NullPool
+
+    storage = optuna.storages.RDBStorage(
+        url.replace("{", "{{").replace("}", "}}"),
+        {
+            "connect_args": {} if password is None else {"password": password},
+            "poolclass": NullPool,
+            "pool_pre_ping": False,
+        },
+        skip_table_creation=True,
+    )
+
+    def begin(connection: Any, record: object) -> None:
+        word = "default_transaction_read_only = on" if url.startswith("postgresql") else "SESSION TRANSACTION READ ONLY"
+        connection.cursor().execute(f"SET {word}")
+        connection.commit()
+
+    event.listen(storage.engine, "connect", begin)
+    return storage
+
+
+def study_app(study: str, password: str | None = None) -> Wsgi:
     from optuna_dashboard import wsgi
 
-    app: Wsgi = wsgi(optuna.storages.JournalStorage(ReadOnlyBackend(study)))
+    if "://" in study:
+        storage = read_only_database(study, password)
+    else:
+        storage = optuna.storages.JournalStorage(ReadOnlyBackend(study))
+    app: Wsgi = wsgi(storage)
     return read_only(app)
 
 
@@ -60,7 +89,7 @@ class _Silent(WSGIRequestHandler):
         """Requests are nobody's news."""
 
 
-def serve(study: str, listening: socket.socket) -> None:
+def serve(study: str, listening: socket.socket, password: str | None = None) -> None:
     host, port = listening.getsockname()[:2]
     server = _Server((host, port), _Silent, bind_and_activate=False)
     server.socket.close()
@@ -68,7 +97,7 @@ def serve(study: str, listening: socket.socket) -> None:
     server.server_address = (host, port)
     server.server_name, server.server_port = host, port
     server.setup_environ()
-    server.set_app(study_app(study))
+    server.set_app(study_app(study, password))
     server.serve_forever()
 
 
@@ -80,5 +109,6 @@ def _end_with_standard_input() -> None:
 
 if __name__ == "__main__":
     os.nice(NICENESS)
+    secret: str | None = json.loads(sys.stdin.buffer.readline() or b"null")
     threading.Thread(target=_end_with_standard_input, daemon=True).start()
-    serve(sys.argv[1], socket.socket(fileno=int(sys.argv[2])))
+    serve(sys.argv[1], socket.socket(fileno=int(sys.argv[2])), secret)

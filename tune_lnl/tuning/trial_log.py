@@ -6,13 +6,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import optuna
-from optuna.storages.journal import JournalFileBackend
-
 from tune_lnl.errors import InputError
 from tune_lnl.tuning.results import Run, TrialRow, load_run
 from tune_lnl.tuning.run_list import is_driven
-from tune_lnl.tuning.study import STUDY_NAME
 
 POLL = 0.3
 """Seconds between looks at the file."""
@@ -49,20 +45,18 @@ def _pieces(run: Run, number: int, follow: bool, rest: Callable[[float], None]) 
         else:
             yield from _read_from(path, 0, to_the_end=True)[0]
         return
-    study = optuna.load_study(
-        study_name=STUDY_NAME, storage=optuna.storages.JournalStorage(JournalFileBackend(str(run.files.study)))
-    )
+    trials = run.place.reader()
     offset, end = 0, "\n"
     while True:
         # Asked before reading: what was written until the end is then read, too.
-        over = study.get_trials(deepcopy=False)[number].state.is_finished() or not is_driven(run.files)
+        over = trials()[number].state.is_finished() or not is_driven(run)
         pieces, offset = _read_from(path, offset, to_the_end=over)
         yield from pieces
         end = pieces[-1][-1] if pieces else end
         if over:
             break
         rest(POLL)
-    state = study.get_trials(deepcopy=False)[number].state
+    state = trials()[number].state
     if not state.is_finished():
         yield f"{'' if end == chr(10) else chr(10)}(trial {number} has not ended, and no search is running it)\n"
 
