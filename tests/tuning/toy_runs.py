@@ -157,7 +157,8 @@ class Driver:
         self.seen: dict[tuple[int, str], Process] = {}
         self.environment = {
             **os.environ,
-            "PYTHONPATH": str(TOY),
+            # The toy, and the package of this checkout, wherever another one is installed.
+            "PYTHONPATH": os.pathsep.join([str(TOY), str(TOY.parents[1])]),
             "TOY_EVENTS": str(self.events),
             "OMP_NUM_THREADS": "1",
             WORKER_NICENESS: "0",
