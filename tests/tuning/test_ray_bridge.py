@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import pickle
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ from ray.tune.search import Searcher
 from tune_lnl.tuning.ray_bridge import NUMBER, PAYLOAD, StudyScheduler, StudySearcher
 from tune_lnl.tuning.session import Session, WorkerReport
 from tune_lnl.tuning.study import Suggestion
+from tune_lnl.tuning.study_place import StudyLostError
 
 
 @dataclass
@@ -26,7 +28,7 @@ class ScriptedSession:
     finished: bool = False
     goes_on: bool = True
     silent: list[int] = field(default_factory=list)
-    raises: OSError | None = None
+    raises: Exception | None = None
     reports: list[WorkerReport] = field(default_factory=list)
     deaths: list[int] = field(default_factory=list)
     stop_reasons: list[str] = field(default_factory=list)
@@ -177,3 +179,19 @@ def test_a_study_on_a_full_disk_ends_the_search_in_order(full_disk: ScriptedSess
 def test_other_errors_of_the_study_are_not_hidden() -> None:
     with pytest.raises(PermissionError):
         searcher(ScriptedSession(raises=PermissionError(errno.EACCES, "no"))).suggest("a")
+
+
+def test_a_database_that_stays_away_ends_the_search_in_order() -> None:
+    gone = ScriptedSession(raises=StudyLostError("gone"))
+    assert searcher(gone).suggest("a") is None
+    assert (
+        scheduler(gone).on_trial_result(controller(), ray_trial(3), {"number": 3, "attempt": 1}) == TrialScheduler.STOP
+    )
+    assert gone.stop_reasons == ["study lost", "study lost"]
+
+
+def test_nothing_of_the_study_is_in_what_ray_writes_down() -> None:
+    """The study's connection may hold a password; and some connections cannot be written at all."""
+    session = ScriptedSession(silent=[4711])
+    for hook in (searcher(session), scheduler(session)):
+        assert b"ScriptedSession" not in pickle.dumps(hook)

@@ -37,7 +37,15 @@ def _unwritable_study_ends_search(session: Session) -> Iterator[None]:
         session.stop("disk full")
 
 
-class StudySearcher(Searcher):
+class _NotWritten:
+    """Ray writes its Tuner down, hooks included, for a restore that is never asked for: no study, whose connection may
+    hold a password, goes there."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class StudySearcher(_NotWritten, Searcher):
     """Gives Ray the trials that the study asks for."""
 
     def __init__(self, session: Session, payload: dict[str, Any]) -> None:
@@ -72,7 +80,7 @@ class StudySearcher(Searcher):
         raise NotImplementedError("a search is resumed from its study, not from Ray's state")
 
 
-class StudyScheduler(TrialScheduler):
+class StudyScheduler(_NotWritten, TrialScheduler):
     """Passes every report to the study and stops what the study's pruner stops."""
 
     _supports_buffered_results = False
