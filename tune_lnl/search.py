@@ -66,6 +66,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--dashboard", action=argparse.BooleanOptionalAction, default=True, help="Ray's dashboard, and the study's"
     )
+    p.add_argument(
+        "--address",
+        metavar="ADDR|auto",
+        help="join a running Ray cluster, host:port of its head; auto: the one of this machine",
+    )
     p.add_argument("--tensorboard", action="store_true", help="event files per trial, in RUN/tensorboard")
     loud = p.add_mutually_exclusive_group()
     loud.add_argument(

@@ -16,7 +16,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
-from tune_lnl.tuning.ray_bridge import NUMBER, PAYLOAD, StudyScheduler, StudySearcher
+from tune_lnl.tuning.ray_bridge import NODES, NUMBER, PAYLOAD, StudyScheduler, StudySearcher, share_on
 from tune_lnl.tuning.session import Session, WorkerReport
 from tune_lnl.tuning.study import Suggestion
 from tune_lnl.tuning.study_place import StudyLostError
@@ -31,6 +31,8 @@ class ScriptedSession:
     raises: Exception | None = None
     reports: list[WorkerReport] = field(default_factory=list)
     deaths: list[int] = field(default_factory=list)
+    lost_nodes: list[int] = field(default_factory=list)
+    withdrawn: list[int] = field(default_factory=list)
     stop_reasons: list[str] = field(default_factory=list)
     without_worker: list[int] = field(default_factory=list)
     alone: list[int] = field(default_factory=list)
@@ -49,8 +51,11 @@ class ScriptedSession:
         self.reports.append(report)
         return self.goes_on
 
-    def worker_died(self, number: int) -> None:
-        self.deaths.append(number)
+    def worker_died(self, number: int, with_its_node: bool = False) -> None:
+        (self.lost_nodes if with_its_node else self.deaths).append(number)
+
+    def withdraw(self, number: int) -> None:
+        self.withdrawn.append(number)
 
     def starting(self, numbers: Iterable[int]) -> None:
         self.without_worker = list(numbers)
@@ -60,6 +65,14 @@ class ScriptedSession:
 
     def stop(self, reason: str) -> None:
         self.stop_reasons.append(reason)
+
+
+class SomeNodes:
+    def __init__(self, ids: str) -> None:
+        self._ids = ids
+
+    def ids(self) -> str:
+        return self._ids
 
 
 def searcher(session: ScriptedSession, **payload: Any) -> StudySearcher:
@@ -96,6 +109,15 @@ class TestSearcher:
             "alone": False,
         }
 
+    def test_in_a_cluster_it_names_the_nodes_that_may_take_it(self) -> None:
+        session = ScriptedSession([Suggestion(3, {}, 1)])
+        config = StudySearcher(cast(Session, session), {}, SomeNodes("aa,bb")).suggest("id")
+        assert config[NODES] == "aa,bb"
+        request = share_on({"cpu": 2.0, "gpu": 0.5})(config)
+        assert request.bundles == [{"CPU": 2.0, "GPU": 0.5}]
+        assert request == share_on({"cpu": 2.0, "gpu": 0.5})(config), "workers are kept for trials that ask the same"
+        assert request != share_on({"cpu": 2.0, "gpu": 0.5})({NODES: "aa"})
+
     def test_one_that_has_the_machine_to_itself_is_told_so(self) -> None:
         session = ScriptedSession([Suggestion(3, {}, 2)], alone=[3])
         assert json.loads(searcher(session).suggest("id")[PAYLOAD])["alone"] is True
@@ -130,6 +152,35 @@ class TestScheduler:
         session = ScriptedSession()
         scheduler(session).on_trial_error(controller(), ray_trial(4))
         assert session.deaths == [4]
+
+    @pytest.mark.parametrize(
+        ("text", "with_its_node"),
+        [("The actor died because its node has died. Node Id: ab", True), ("Worker exits with code 1", False)],
+    )
+    def test_the_end_of_a_machine_is_not_the_trial_s_doing(self, text: str, with_its_node: bool) -> None:
+        session = ScriptedSession()
+        hooks = StudyScheduler(cast(Session, session), SomeNodes("aa"))
+        trial = ray_trial(4)
+        trial.get_pickled_error = lambda: RuntimeError(f"The actor died unexpectedly.\n{text}")
+        hooks.on_trial_error(controller(), trial)
+        assert (session.lost_nodes, session.deaths) == (([4], []) if with_its_node else ([], [4]))
+
+    def test_a_trial_that_waits_for_nodes_of_before_is_asked_for_anew(self) -> None:
+        session = ScriptedSession()
+        stopped: list[Any] = []
+        runs, waits, misplaced = ray_trial(0), ray_trial(1, Trial.PENDING), ray_trial(2, Trial.PENDING)
+        for trial, nodes in ((runs, "aa"), (waits, "aa,bb"), (misplaced, "aa")):
+            trial.config[NODES] = nodes
+
+        def stop(trial: Any) -> None:
+            stopped.append(trial)
+            trial.status = Trial.TERMINATED
+
+        tuner = controller(runs, waits, misplaced)
+        tuner.stop_trial = stop
+        hooks = StudyScheduler(cast(Session, session), SomeNodes("aa,bb"))
+        assert hooks.choose_trial_to_run(tuner) is waits
+        assert (stopped, session.withdrawn) == ([misplaced], [2])
 
     def test_every_result_is_wanted_at_once(self) -> None:
         assert scheduler(ScriptedSession()).supports_buffered_results is False

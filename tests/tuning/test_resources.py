@@ -4,11 +4,11 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tune_lnl.errors import InputError
-from tune_lnl.tuning.resources import Resources, plan_resources
+from tune_lnl.tuning.resources import Node, Resources, plan_resources
 
 
 @pytest.mark.parametrize(
@@ -103,3 +103,65 @@ def test_what_runs_at_once_fits(cpus: int, gpus: int, k: int) -> None:
     assert resources.concurrent * resources.cpus_per_trial <= cpus
     assert resources.concurrent * resources.gpus_per_trial <= gpus + 1e-9
     assert 1 <= resources.threads <= max(1, resources.cpus_per_trial)
+
+
+# ---- several nodes
+
+
+def on_nodes(*nodes: tuple[int, int], **asked: Any) -> Resources:
+    found = [Node(cpus, gpus, f"n{index}", f"id{index}") for index, (cpus, gpus) in enumerate(nodes)]
+    return plan_resources(sum(n.cpus for n in found), sum(n.gpus for n in found), nodes=found, **asked)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "asked", "expected"),
+    [
+        ([(2, 0), (4, 0), (1, 0)], {}, Resources(1.0, 0.0, 7, 1)),
+        ([(2, 0), (4, 0), (1, 0)], {"cpus_per_trial": 2.0}, Resources(2.0, 0.0, 3, 2)),
+        ([(3, 0), (3, 0)], {"cpus_per_trial": 2.0}, Resources(2.0, 0.0, 2, 2)),  # the sums would hold three
+        ([(4, 0), (0, 0)], {}, Resources(1.0, 0.0, 4, 1)),
+        ([(8, 0), (16, 2), (64, 8)], {}, Resources(8.0, 1.0, 10, 8)),  # a head without GPUs runs no trials
+        ([(8, 2), (64, 2)], {}, Resources(4.0, 1.0, 4, 4)),  # one share for all: the scarcest cores decide
+        ([(8, 2), (64, 2)], {"gpus_per_trial": 0.5}, Resources(2.0, 0.5, 8, 2)),
+        ([(8, 1), (0, 1)], {}, Resources(8.0, 1.0, 1, 8)),
+        ([(2, 0), (4, 0)], {"concurrent": 5}, Resources(1.0, 0.0, 5, 1)),
+    ],
+)
+def test_shares_of_a_cluster(nodes: list[tuple[int, int]], asked: dict[str, Any], expected: Resources) -> None:
+    assert on_nodes(*nodes, **asked) == expected
+
+
+@pytest.mark.parametrize(
+    ("nodes", "asked", "told"),
+    [
+        (
+            [(3, 0), (3, 0)],
+            {"cpus_per_trial": 2.0, "concurrent": 3},
+            r"--concurrent 3 does not fit: the cluster holds 2 trials of 2 CPU each \(n0 1, n1 1\), 1 too few",
+        ),
+        (
+            [(8, 0), (16, 2)],
+            {"concurrent": 5},
+            r"holds 2 trials of 1 GPU and 8 CPU each \(n0 0, n1 2\), 3 too few; lower it, or --gpus-per-trial or",
+        ),
+        ([(3, 0), (2, 0)], {"cpus_per_trial": 4.0}, r"more than the 3 CPUs on one node of the cluster, 1 too many"),
+        ([(3, 0), (2, 0)], {"gpus_per_trial": 0.5}, r"0\.5 needs a GPU, and the cluster has none"),
+        ([(0, 0)], {}, r"asks for more than the 0 CPUs on one node"),
+    ],
+)
+def test_more_than_the_cluster_has(nodes: list[tuple[int, int]], asked: dict[str, Any], told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        on_nodes(*nodes, **asked)
+
+
+@given(nodes=st.lists(st.tuples(st.integers(0, 64), st.integers(0, 8)), min_size=1, max_size=6), k=st.integers(1, 8))
+def test_what_runs_at_once_fits_on_the_nodes(nodes: list[tuple[int, int]], k: int) -> None:
+    gpus = any(gpus and cpus for cpus, gpus in nodes)
+    assume(gpus or (any(cpus for cpus, _ in nodes) and not any(here for _, here in nodes)))
+    resources = on_nodes(*nodes, gpus_per_trial=1 / k if gpus else None)
+    for cpus, here in nodes:
+        held = resources.fitting(Node(cpus, here))
+        assert held * resources.cpus_per_trial <= cpus + 1e-9
+        assert held * resources.gpus_per_trial <= here + 1e-9
+    if gpus:
+        assert resources.concurrent == k * sum(here for cpus, here in nodes if cpus)

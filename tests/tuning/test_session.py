@@ -114,6 +114,18 @@ class TestHowMany:
         search.runs(first, 50.0)
         assert search.ask().number == second.number + 1
 
+    def test_what_fits_may_change(self, begin: Begin) -> None:
+        room = [1]
+        search = begin(concurrent=lambda: room[0])
+        first = search.ask()
+        assert search.session.next_trial() is None
+        room[0] = 2
+        search.ask()
+        room[0] = 0
+        search.runs(first, 50.0)
+        assert search.session.next_trial() is None
+        assert not search.session.finished
+
     @pytest.mark.parametrize("trials", [1, 2, 3, 7])
     def test_the_total_is_exact(self, begin: Begin, trials: int) -> None:
         search = begin(trials=trials, concurrent=3)
@@ -435,3 +447,24 @@ class TestStopping:
         search.fails(hungry, OUT_OF_MEMORY)
         search.session.put_back_running()
         assert search.states()[:2] == ["WAITING", "WAITING"]
+
+
+def test_a_trial_whose_node_goes_down_is_never_to_blame(begin: Begin) -> None:
+    search = begin(trials=1)
+    trial = search.ask()
+    for _ in range(2 * DEATHS_WITHOUT_PROGRESS):
+        search.session.worker_died(trial.number, with_its_node=True)
+        trial = search.ask()
+    assert trial.number == 0
+    search.runs(trial, 50.0)
+    assert search.states()[0] == "COMPLETE"
+
+
+def test_a_trial_that_nobody_has_begun_is_asked_for_again(begin: Begin) -> None:
+    search = begin(trials=2)
+    first = search.ask()
+    search.session.withdraw(first.number)
+    assert search.session.running() == []
+    search.session.withdraw(first.number)  # once is enough
+    again = search.ask()
+    assert (again.number, again.params) == (first.number, first.params)

@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 
 from tune_lnl.trainables.repeats import append_report
-from tune_lnl.tuning.planning import Machine, Plan, SearchOptions, plan_search
+from tune_lnl.tuning.planning import Machine, Measure, Plan, SearchOptions, plan_search
+from tune_lnl.tuning.probing import measure_sharing
 from tune_lnl.tuning.results import Run, load_run, replace_text
 from tune_lnl.tuning.space import SearchSpace, load_space
 from tune_lnl.tuning.study import SearchStudy
@@ -49,10 +50,10 @@ def tiny_space(folder: Path, overrides: Sequence[str] = (), **changes: Any) -> S
     return load_space(str(write_space(folder, changes)), overrides=overrides)
 
 
-def tiny_plan(folder: Path, **options: Any) -> Plan:
+def tiny_plan(folder: Path, machine: Machine | None = None, measure: Measure = measure_sharing, **options: Any) -> Plan:
     space = str(write_space(folder))
     asked = {"results_dir": folder / "results", "command": "python -m tune_lnl.search tiny.yaml", **options}
-    (plan,) = plan_search(SearchOptions(space, **asked), Machine(cpus=2, gpus=0))
+    (plan,) = plan_search(SearchOptions(space, **asked), machine or Machine(cpus=2, gpus=0), measure)
     return plan
 
 

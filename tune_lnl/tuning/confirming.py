@@ -24,6 +24,7 @@ from tune_lnl.trainables.registry import settings_type, start_training
 from tune_lnl.trainables.repeats import PROVENANCE
 from tune_lnl.trainables.settings import TrialConfig, build_config
 from tune_lnl.trainables.training import Report, Surroundings, objective_so_far, spoken
+from tune_lnl.tuning.cluster import Members
 from tune_lnl.tuning.confirmation import (
     Confirmation,
     ConfirmRequest,
@@ -35,6 +36,7 @@ from tune_lnl.tuning.confirmation import (
 from tune_lnl.tuning.console import Console
 from tune_lnl.tuning.failures import DIVERGED, WORKER_DIED, DivergedError, classify
 from tune_lnl.tuning.files import RunFiles
+from tune_lnl.tuning.node_check import change_folder
 from tune_lnl.tuning.planning import Plan
 from tune_lnl.tuning.results import Run, TrialRow, provenance, replace_text
 from tune_lnl.tuning.session import STOP_SECONDS, StopReason
@@ -109,11 +111,20 @@ AtWork = Callable[[Stopper], AbstractContextManager[None]]
 
 
 def confirm(
-    plan: Plan, request: ConfirmRequest, run: Run, stopper: Stopper, at_work: AtWork, say: Callable[[str], None]
+    plan: Plan,
+    request: ConfirmRequest,
+    run: Run,
+    stopper: Stopper,
+    at_work: AtWork,
+    say: Callable[[str], None],
+    members: Members | None = None,
 ) -> Confirmation | None:
     """Confirm the best trials of a finished search, or go on doing so.
 
     Writes ``confirm.yaml``, ``confirmed.yaml`` and ``confirm/``; says what comes out.
+
+    Args:
+        members: the nodes that may train, where Ray is a cluster's.
 
     Returns:
         ``None`` where it was stopped; ``stopper`` knows why.
@@ -129,7 +140,7 @@ def confirm(
         for row in rows
         for replicate in range(request.replicates)
     ]
-    with _Bench(plan, stopper, at_work, Console.of(say).tell) as bench:
+    with _Bench(plan, stopper, at_work, Console.of(say).tell, members) as bench:
         done = bench.train(replicates)
         if done is None:
             return None
@@ -230,11 +241,14 @@ def _confirmed_yaml(run: Run, row: TrialRow, job: Job, result: Result, found: Co
 class _Bench:
     """Runs jobs, those that have no result yet, on a Ray that is started for the first of them."""
 
-    def __init__(self, plan: Plan, stopper: Stopper, at_work: AtWork, tell: Callable[[str], None]) -> None:
+    def __init__(
+        self, plan: Plan, stopper: Stopper, at_work: AtWork, tell: Callable[[str], None], members: Members | None
+    ) -> None:
         self._plan = plan
         self._stopper = stopper
         self._at_work = at_work
         self._tell = tell
+        self._members = members
         self._open: AbstractContextManager[None] | None = None
 
     def __enter__(self) -> _Bench:
@@ -269,16 +283,25 @@ class _Bench:
         """As many at once as the search may run, so that a stop leaves none waiting inside Ray."""
         import ray
 
+        from tune_lnl.tuning.ray_bridge import selector
+
         resources = self._plan.resources
         cpus, gpus = resources.cpus_per_trial, resources.gpus_per_trial
         task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES)(train_job)
         waiting, running = list(jobs), dict[Any, Job]()
+        members = self._members
         while True:
-            while waiting and len(running) < resources.concurrent and not self._stopper.stopping:
+            room = resources.concurrent if members is None else members.room()
+            while waiting and len(running) < room and not self._stopper.stopping:
                 job = waiting.pop(0)
-                running[task.remote(json.dumps(self._payload(job)))] = job
-            if not running or self._stopper.waited_enough:
+                placed = task if members is None else task.options(label_selector=selector(members.ids()))
+                running[placed.remote(json.dumps(self._payload(job)))] = job
+            over = not running and (not waiting or self._stopper.stopping)
+            if over or self._stopper.waited_enough:
                 return
+            if not running:
+                time.sleep(LOOK_SECONDS)  # until a node joins
+                continue
             ready, _ = ray.wait(list(running), timeout=LOOK_SECONDS)
             for reference in ready:
                 job = running.pop(reference)
@@ -296,6 +319,7 @@ class _Bench:
             "scores_test": job.scores_test,
             "data_dir": None if self._plan.data_dir is None else str(self._plan.data_dir),
             "device": self._plan.resources.device,
+            "cwd": None if self._members is None else str(Path.cwd()),
             # The last one trains alone, with nobody to protect.
             "memory_fraction": None if job.scores_test else self._plan.gpu_memory_fraction,
         }
@@ -311,6 +335,8 @@ def train_job(payload: str) -> str:
     A diverged training is a result: it says something about the settings. Any other failure is only told.
     """
     asked = json.loads(payload)
+    if asked.get("cwd") is not None:
+        change_folder(asked["cwd"])
     files = RunFiles(Path(asked["run_dir"]))
     config = build_config(asked["sections"], settings_type, f"confirmation {asked['name']}")
     job = Job(asked["name"], config, asked["scores_test"])

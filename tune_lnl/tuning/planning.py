@@ -30,7 +30,7 @@ from tune_lnl.tuning.files import RunFiles
 from tune_lnl.tuning.journal import JournalFile
 from tune_lnl.tuning.probing import Question, measure_sharing
 from tune_lnl.tuning.pruners import rungs_of
-from tune_lnl.tuning.resources import Resources, plan_resources, shared_resources
+from tune_lnl.tuning.resources import Node, Resources, plan_resources, shared_resources
 from tune_lnl.tuning.results import read_settings
 from tune_lnl.tuning.samplers import LEARN_FROM_COMPLETE, make_sampler
 from tune_lnl.tuning.sharing import Sharing, heavy_configs
@@ -87,6 +87,8 @@ class SearchOptions:
     """Ray's dashboard, and Optuna's over the same study where it is installed."""
     tensorboard: bool = False
     """Event files for TensorBoard, per trial."""
+    address: str | None = None
+    """Of a running Ray cluster to join, ``host:port``, or ``"auto"`` for the one of this machine."""
     verbosity: Verbosity = "normal"
     command: str = field(default_factory=lambda: shlex.join(["python", *sys.argv]))
 
@@ -96,7 +98,14 @@ class Machine:
     """What there is to share out."""
 
     cpus: int
+    """Of all nodes together."""
     gpus: int
+    nodes: tuple[Node, ...] = ()
+    """Of a cluster that was joined; empty: this machine alone."""
+
+    @classmethod
+    def of(cls, nodes: Sequence[Node]) -> Machine:
+        return cls(sum(node.cpus for node in nodes), sum(node.gpus for node in nodes), tuple(nodes))
 
     @classmethod
     def here(cls) -> Machine:
@@ -133,6 +142,8 @@ class Plan:
     """What was measured, where the share was not given."""
     database: StudyDatabase | None = None
     """Where the study is kept, if not in the run's folder."""
+    at_most: int | None = None
+    """Trials at once that the user wants no more of; nodes may join and leave a cluster, so what fits is not fixed."""
 
     @property
     def place(self) -> StudyPlace:
@@ -164,6 +175,12 @@ class Plan:
             remarks.append(self.warm_start.sentence)
         return remarks
 
+    def _device_name(self) -> str:
+        """What trials run on; of a cluster the GPU models, as Ray names them."""
+        if self.resources.device == "cuda" and self.machine.nodes:
+            return ", ".join(sorted({node.gpu_model or "GPU" for node in self.machine.nodes if node.gpus}))
+        return device_name(self.resources.device)
+
     def settings(self) -> dict[str, Any]:
         """The content of run.yaml."""
         return {
@@ -176,7 +193,7 @@ class Plan:
             "rungs": self.rungs,
             "resources": {
                 "device": self.resources.device,
-                "device_name": device_name(self.resources.device),
+                "device_name": self._device_name(),
                 "cpus_per_trial": self.resources.cpus_per_trial,
                 "gpus_per_trial": self.resources.gpus_per_trial,
                 "concurrent": self.resources.concurrent,
@@ -259,7 +276,8 @@ def _plan_one(options: SearchOptions, asked: AskedSearch, machine: Machine, meas
     unshared, (space, seed) = space, _complete_base(space, options, resources)
     make_sampler(space.budget.sampler, seed, space.budget.trials, distributions(space))
     config = space.config(next(space.corners())[1])
-    check_precision(config.settings.precision, resources.device)
+    if not machine.nodes or resources.device == "cpu":
+        check_precision(config.settings.precision, resources.device)  # the driver of a cluster need not have a GPU
     data_dir = None if options.data_dir is None else options.data_dir.resolve()
     surroundings = Surroundings(data_dir=data_dir, device=resources.device)
     fingerprints = training_type(config.method).prepare(config, surroundings)
@@ -294,6 +312,7 @@ def _plan_one(options: SearchOptions, asked: AskedSearch, machine: Machine, meas
         confirm,
         sharing=sharing,
         database=database,
+        at_most=options.concurrent,
     )
     return replace(plan, warm_start=_warm_start(plan, options), tensorboard=options.tensorboard)
 
@@ -375,13 +394,13 @@ class _Division:
 
     def resources(self, sharing: Sharing | None) -> Resources:
         """Before a share is measured: what one trial at a time has."""
-        cpus, gpus = self._machine.cpus, self._machine.gpus
+        cpus, gpus, nodes = self._machine.cpus, self._machine.gpus, self._machine.nodes
         if sharing is not None:
-            return shared_resources(sharing, cpus, gpus, self._cpus_per_trial, self._concurrent)
+            return shared_resources(sharing, cpus, gpus, self._cpus_per_trial, self._concurrent, nodes)
         if isinstance(self._share, str):
             one = None if self._concurrent is None else min(1, self._concurrent)
-            return plan_resources(cpus, gpus, self._cpus_per_trial, None, one)
-        return plan_resources(cpus, gpus, self._cpus_per_trial, self._share, self._concurrent)
+            return plan_resources(cpus, gpus, self._cpus_per_trial, None, one, nodes)
+        return plan_resources(cpus, gpus, self._cpus_per_trial, self._share, self._concurrent, nodes)
 
 
 def _warm_start(plan: Plan, options: SearchOptions) -> WarmStart | None:

@@ -7,11 +7,12 @@ early (it is stored as complete with the value it had), and a failed one stays r
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import ray
+from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
@@ -22,6 +23,32 @@ from tune_lnl.tuning.study_place import StudyLostError
 
 NUMBER = "number"
 PAYLOAD = "payload"
+NODES = "nodes"
+"""Ids of the nodes of a cluster that may take the trial."""
+NODE_LABEL = "ray.io/node-id"
+NODE_DIED = "node has died"
+"""In Ray's words for the end of an actor whose machine went down."""
+
+
+class Nodes(Protocol):
+    """The nodes that may take trials now."""
+
+    def ids(self) -> str: ...
+
+
+def share_on(share: Mapping[str, float]) -> Callable[[dict[str, Any]], tune.PlacementGroupFactory]:
+    """A trial's resources by its config: its share, on one of the nodes that it names."""
+    bundle = {name.upper(): value for name, value in share.items()}
+
+    def request(config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        return tune.PlacementGroupFactory([bundle], bundle_label_selector=[selector(config[NODES])])
+
+    return request
+
+
+def selector(ids: str) -> dict[str, str]:
+    """Ray's way to say that something runs on one of these nodes."""
+    return {NODE_LABEL: f"in({ids})"}
 
 
 @contextmanager
@@ -48,10 +75,11 @@ class _NotWritten:
 class StudySearcher(_NotWritten, Searcher):
     """Gives Ray the trials that the study asks for."""
 
-    def __init__(self, session: Session, payload: dict[str, Any]) -> None:
+    def __init__(self, session: Session, payload: dict[str, Any], nodes: Nodes | None = None) -> None:
         super().__init__(metric=None, mode=None)
         self._session = session
         self._payload = payload
+        self._nodes = nodes
 
     def suggest(self, trial_id: str) -> Any:
         if self._session.finished:
@@ -68,7 +96,8 @@ class StudySearcher(_NotWritten, Searcher):
             "alone": self._session.runs_alone(suggestion.number),
         }
         # As text: Ray would take dots and lists inside a config for a search space of its own.
-        return {NUMBER: suggestion.number, PAYLOAD: json.dumps(trial)}
+        place = {} if self._nodes is None else {NODES: self._nodes.ids()}
+        return {NUMBER: suggestion.number, PAYLOAD: json.dumps(trial), **place}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Nothing to learn here: the session has heard it from the worker itself."""
@@ -85,9 +114,10 @@ class StudyScheduler(_NotWritten, TrialScheduler):
 
     _supports_buffered_results = False
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, nodes: Nodes | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._session = session
+        self._nodes = nodes
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         goes_on = False
@@ -96,8 +126,9 @@ class StudyScheduler(_NotWritten, TrialScheduler):
         return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
+        went_down = self._nodes is not None and NODE_DIED in str(trial.get_pickled_error())
         with _unwritable_study_ends_search(self._session):
-            self._session.worker_died(trial.config[NUMBER])
+            self._session.worker_died(trial.config[NUMBER], with_its_node=went_down)
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
         """No queue of our own."""
@@ -110,6 +141,7 @@ class StudyScheduler(_NotWritten, TrialScheduler):
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
         self._kill_stuck(tune_controller)
+        self._withdraw_misplaced(tune_controller)
         waiting = (Trial.PENDING, Trial.PAUSED)
         return next((trial for trial in tune_controller.get_live_trials() if trial.status in waiting), None)
 
@@ -121,6 +153,17 @@ class StudyScheduler(_NotWritten, TrialScheduler):
         for trial in live if stuck else ():
             if trial.config[NUMBER] in stuck and trial.temporary_state.ray_actor is not None:
                 ray.kill(trial.temporary_state.ray_actor)
+
+    def _withdraw_misplaced(self, tune_controller: Any) -> None:
+        """A trial that waits for room on nodes that are not those of now is asked for anew: they may all be gone."""
+        if self._nodes is None:
+            return
+        now = self._nodes.ids()
+        for trial in list(tune_controller.get_live_trials()):
+            if trial.status == Trial.PENDING and trial.config[NODES] != now:
+                with _unwritable_study_ends_search(self._session):
+                    self._session.withdraw(trial.config[NUMBER])
+                tune_controller.stop_trial(trial)
 
     def debug_string(self) -> str:
         return "stopping rule: the study's pruner"

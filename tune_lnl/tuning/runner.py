@@ -25,6 +25,7 @@ from optuna.trial import TrialState
 
 from tune_lnl.errors import InputError
 from tune_lnl.trainables.config_file import dump_yaml
+from tune_lnl.tuning.cluster import Members, Roll, Site
 from tune_lnl.tuning.confirmation import ConfirmRequest
 from tune_lnl.tuning.confirming import ConfirmError, Stopper, confirm
 from tune_lnl.tuning.console import Console
@@ -65,13 +66,21 @@ RAY_ENVIRONMENT = {
 }
 
 
-def run_plan(plan: Plan, resume: bool, more_trials: int, say: Callable[[str], None]) -> Outcome:
+def set_ray_environment() -> None:
+    """Before Ray is started or joined; what the user has set stays."""
+    os.environ.update({key: os.environ.get(key, value) for key, value in RAY_ENVIRONMENT.items()})
+
+
+def run_plan(
+    plan: Plan, resume: bool, more_trials: int, say: Callable[[str], None], site: Site | None = None
+) -> Outcome:
     """Carry out one study.
 
     Args:
         resume: continue the study that is there.
         more_trials: with ``resume``, trials to add to the run's total.
         say: prints a line for the user; a :class:`Console` does more with it.
+        site: in the cluster that was joined; ``None``: on a Ray of its own.
 
     Raises:
         InputError: another driver runs it, the run is of other settings or data, or its study is damaged or in a
@@ -82,7 +91,7 @@ def run_plan(plan: Plan, resume: bool, more_trials: int, say: Callable[[str], No
         if resume:
             plan = _agreeing(plan, more_trials)
         try:
-            return _run_alone(plan, resume, say)
+            return _run_alone(plan, resume, say, site)
         except OSError as error:
             if not is_disk_full(error):
                 raise
@@ -96,7 +105,7 @@ def run_plan(plan: Plan, resume: bool, more_trials: int, say: Callable[[str], No
             return "failed"
 
 
-def _run_alone(plan: Plan, resume: bool, say: Console) -> Outcome:
+def _run_alone(plan: Plan, resume: bool, say: Console, site: Site | None) -> Outcome:
     """:func:`run_plan`, in the only process that writes to the run."""
     deadline = None if plan.time_budget is None else time.time() + plan.time_budget
     plan.place.read_trials()  # a damaged study is refused before anything is written
@@ -108,36 +117,38 @@ def _run_alone(plan: Plan, resume: bool, say: Console) -> Outcome:
     if study.count(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL) >= plan.space.budget.trials:
         outcome: Outcome = "done"
     else:
-        outcome = _search(plan, study, progress, say)
+        outcome = _search(plan, study, progress, say, site)
     tidy(plan.files, study.trials, study.mode)
     _TableWriter(plan, study).write()
     progress.end(outcome)
     if plan.confirm is not None and outcome == "done" and study.count(*ENDED) >= plan.space.budget.trials:
         run = Run(plan.files, plan.settings(), plan.space, study.trials)
-        return _confirm(plan, plan.confirm, run, Stopper(plan.files, deadline), say)
+        return _confirm(plan, plan.confirm, run, Stopper(plan.files, deadline), say, site)
     return outcome
 
 
-def _confirm(plan: Plan, request: ConfirmRequest, run: Run, stopper: Stopper, say: Console) -> Outcome:
+def _confirm(
+    plan: Plan, request: ConfirmRequest, run: Run, stopper: Stopper, say: Console, site: Site | None
+) -> Outcome:
     if run.best is None:
         say("no trial is complete, so there is nothing to confirm")
         return "failed"
-    os.environ.update({key: os.environ.get(key, value) for key, value in RAY_ENVIRONMENT.items()})
+    set_ray_environment()
 
     @contextmanager
     def at_work(stopper: Stopper) -> Iterator[None]:
         folder = _new_ray_folder(plan.files)
         with (
             _stopped_by_signals(plan, stopper, say),
-            _ray(plan, folder, say),
-            _watched(plan, stopper, say),
+            _ray(plan, folder, say) if site is None else _on_cluster(plan, site, say),
+            _watched(plan, stopper, say, site),
         ):
             yield
 
     found = None
     stopped = ""
     try:
-        found = confirm(plan, request, run, stopper, at_work, say)
+        found = confirm(plan, request, run, stopper, at_work, say, None if site is None else site.members)
     except ConfirmError as error:
         stopped = f"stopped: {error}"
     except (KeyboardInterrupt, SystemExit):
@@ -231,8 +242,8 @@ def _first_trials(plan: Plan) -> FirstTrials | None:
     return None if warm_start is None else lambda: first_trials(warm_start, plan.space, plan.files)
 
 
-def _search(plan: Plan, study: SearchStudy, progress: Progress, say: Console) -> Outcome:
-    os.environ.update({key: os.environ.get(key, value) for key, value in RAY_ENVIRONMENT.items()})
+def _search(plan: Plan, study: SearchStudy, progress: Progress, say: Console, site: Site | None) -> Outcome:
+    set_ray_environment()
     tables = _TableWriter(plan, study)
     exported: list[MetricsExport] = []
 
@@ -259,7 +270,7 @@ def _search(plan: Plan, study: SearchStudy, progress: Progress, say: Console) ->
         study,
         trials=plan.space.budget.trials,
         epochs=plan.space.epochs,
-        concurrent=plan.resources.concurrent,
+        concurrent=plan.resources.concurrent if site is None else site.members.room,
         deadline=None if plan.time_budget is None else time.time() + plan.time_budget,
         on_end=on_end,
         on_stop=ask_workers_to_stop,
@@ -269,13 +280,13 @@ def _search(plan: Plan, study: SearchStudy, progress: Progress, say: Console) ->
         temporary = _new_ray_folder(plan.files)
         with (
             _stopped_by_signals(plan, session, say),
-            _ray(plan, temporary, say),
-            _watched(plan, session, say),
+            _ray(plan, temporary, say) if site is None else _on_cluster(plan, site, say),
+            _watched(plan, session, say, site),
             study_dashboard(plan.files, say.tell, plan.database) if plan.dashboard else nullcontext(),
             progress.showing(session.running),
         ):
             exported.append(_metrics_export(plan))
-            _fit(plan, session, temporary)
+            _fit(plan, session, temporary, None if site is None else site.members)
     except (KeyboardInterrupt, SystemExit):
         # A signal while Ray was starting: it handles SIGTERM in its own way there.
         session.stop("interrupted")
@@ -361,16 +372,20 @@ def _removed(folder: Path) -> bool:
 
 
 @contextmanager
-def _watched(plan: Plan, session: Stoppable, say: Console) -> Iterator[None]:
+def _watched(plan: Plan, session: Stoppable, say: Console, site: Site | None) -> Iterator[None]:
     """Have somebody look after Ray and the disk while the search runs."""
 
     def on_ray_lost() -> None:
         interrupted = session.stop_reason == "interrupted"
-        lost = "interrupted" if interrupted else "Ray's own processes are gone (killed?); nothing is lost"
+        gone = "Ray's own processes are gone (killed?)"
+        if site is not None:
+            gone = f"the cluster at {site.cluster.address} is gone, or cannot be reached any more"
+        lost = "interrupted" if interrupted else f"{gone}; nothing is lost"
         goodbye = f"{lost}; continue with:\n  {plan.resume_command()}"
         _leave_at_once(session, plan.files, 130 if interrupted else 1, say, goodbye)
 
-    watchman = Watchman(session, plan.files, plan.disk_budget, local_ray_alive, on_ray_lost)
+    alive = local_ray_alive if site is None else site.cluster.alive
+    watchman = Watchman(session, plan.files, plan.disk_budget, alive, on_ray_lost)
     watchman.start()
     try:
         yield
@@ -378,10 +393,10 @@ def _watched(plan: Plan, session: Stoppable, say: Console) -> Iterator[None]:
         watchman.rest()
 
 
-def _fit(plan: Plan, session: Session, temporary: Path) -> None:
+def _fit(plan: Plan, session: Session, temporary: Path, members: Members | None = None) -> None:
     from ray import tune
 
-    from tune_lnl.tuning.ray_bridge import NUMBER, StudyScheduler, StudySearcher
+    from tune_lnl.tuning.ray_bridge import NUMBER, StudyScheduler, StudySearcher, share_on
     from tune_lnl.tuning.trial_names import NamedTasks, trial_name
     from tune_lnl.tuning.worker import TrialWorker
 
@@ -392,15 +407,16 @@ def _fit(plan: Plan, session: Session, temporary: Path) -> None:
         "device": plan.resources.device,
         "memory_fraction": plan.gpu_memory_fraction,
         "tensorboard": plan.tensorboard,
+        "cwd": None if members is None else str(Path.cwd()),
     }
     share = {"cpu": plan.resources.cpus_per_trial, "gpu": plan.resources.gpus_per_trial}
-    worker = tune.with_resources(TrialWorker, share)
+    worker = tune.with_resources(TrialWorker, share if members is None else share_on(share))
     worker.__name__ = worker.__qualname__ = TrialWorker.__name__  # Ray's pages would call it with_resources.<locals>...
     tuner = tune.Tuner(
         worker,
         tune_config=tune.TuneConfig(
-            search_alg=StudySearcher(session, payload),
-            scheduler=StudyScheduler(session),
+            search_alg=StudySearcher(session, payload, members),
+            scheduler=StudyScheduler(session, members),
             num_samples=-1,
             reuse_actors=True,
             trial_name_creator=lambda trial: trial_name(trial.config[NUMBER]),
@@ -425,17 +441,37 @@ def _metrics_export(plan: Plan) -> MetricsExport:
 
 
 @contextmanager
+def _on_cluster(plan: Plan, site: Site, say: Console) -> Iterator[None]:
+    """The cluster that was joined, with an eye on who joins and leaves it."""
+    with _logged(plan.files):
+        if plan.dashboard and site.cluster.dashboard:
+            say.tell(ray_dashboard_line(site.cluster.dashboard))
+        roll = Roll(site, say)
+        roll.start()
+        try:
+            yield
+        finally:
+            roll.rest()
+
+
+@contextmanager
+def _logged(files: RunFiles) -> Iterator[None]:
+    """What Ray and Optuna have to say goes to the run's log."""
+    log = logging.FileHandler(files.driver_log)
+    log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    # Ray looks for tables of its own, which are switched off, and says at length that it found none.
+    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
+    with _logging_to(log, ("ray", "ray.tune", "optuna")):
+        yield
+
+
+@contextmanager
 def _ray(plan: Plan, temporary: Path, say: Console) -> Iterator[None]:
     """A local Ray for this search alone, gone with it."""
     import ray
 
     on_sigterm = signal.getsignal(signal.SIGTERM)
-    log = logging.FileHandler(plan.files.driver_log)
-    log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    names = ("ray", "ray.tune", "optuna")
-    # Ray looks for tables of its own, which are switched off, and says at length that it found none.
-    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
-    with _logging_to(log, names):
+    with _logged(plan.files):
         context = ray.init(
             address="local",  # whatever RAY_ADDRESS says: this search shares nobody's cluster
             num_cpus=plan.machine.cpus,

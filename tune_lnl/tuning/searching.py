@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from tune_lnl.tuning.cluster import Site, joined
 from tune_lnl.tuning.console import Console
-from tune_lnl.tuning.planning import Machine, SearchOptions, plan_search
+from tune_lnl.tuning.node_probing import measure_on_nodes
+from tune_lnl.tuning.planning import Machine, Plan, SearchOptions, plan_search
 from tune_lnl.tuning.probing import measure_sharing
-from tune_lnl.tuning.runner import Outcome, run_plan
+from tune_lnl.tuning.runner import Outcome, run_plan, set_ray_environment
 
 EXIT_CODES: dict[Outcome, int] = {"done": 0, "failed": 1, "interrupted": 130}
 
@@ -25,11 +27,21 @@ def search(options: SearchOptions, say: Callable[[str], None]) -> int:
         InputError: nothing was started and nothing written.
     """
     console = say if isinstance(say, Console) else Console(options.verbosity, say)
-    plans = plan_search(options, Machine.here(), lambda question: measure_sharing(question, console.tell))
+    if options.address is None:
+        plans = plan_search(options, Machine.here(), lambda question: measure_sharing(question, console.tell))
+        return _run(options, [(plan, None) for plan in plans], console)
+    set_ray_environment()
+    with joined(options.address, console) as cluster:
+        machine = cluster.machine()
+        plans = plan_search(options, machine, lambda question: measure_on_nodes(question, machine.nodes, console.tell))
+        return _run(options, [(plan, cluster.admit(plan)) for plan in plans], console)
+
+
+def _run(options: SearchOptions, plans: Sequence[tuple[Plan, Site | None]], console: Console) -> int:
     more = int(options.trials[1:]) if options.trials is not None and options.trials.startswith("+") else 0
     codes = []
-    for plan in plans:
-        outcome = run_plan(plan, options.resume, more, console)
+    for plan, site in plans:
+        outcome = run_plan(plan, options.resume, more, console, site)
         if outcome == "interrupted":
             return EXIT_CODES[outcome]
         codes.append(EXIT_CODES[outcome])

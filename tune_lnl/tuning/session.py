@@ -83,7 +83,7 @@ class Session:
         *,
         trials: int,
         epochs: int,
-        concurrent: int,
+        concurrent: int | Callable[[], int],
         deadline: float | None = None,
         on_end: Callable[[int], None] = lambda number: None,
         on_stop: Callable[[], None] = lambda: None,
@@ -94,7 +94,7 @@ class Session:
         self._study = study
         self._trials = trials
         self._epochs = epochs
-        self._concurrent = concurrent
+        self._concurrent = concurrent if callable(concurrent) else lambda: concurrent
         self._deadline = deadline
         self._on_end = on_end
         self._on_stop = on_stop
@@ -144,7 +144,7 @@ class Session:
             return None
         if self._to_run_alone:
             return None if self._running else self._start(self._study.restart(self._to_run_alone.pop(0)), alone=True)
-        if len(self._running) >= self._concurrent or self._left() == 0:
+        if len(self._running) >= self._concurrent() or self._left() == 0:
             return None
         suggestion = self._study.ask()
         if not self._study.noted(suggestion.number, RETRIED_ALONE):
@@ -226,14 +226,18 @@ class Session:
         if self.bugs_in_a_row >= BUGS_TO_STOP:
             self.stop("failing")
 
-    def worker_died(self, number: int) -> None:
-        """The process is gone without a word (taken away, killed, crashed): its trial continues elsewhere."""
+    def worker_died(self, number: int, with_its_node: bool = False) -> None:
+        """The process is gone without a word (taken away, killed, crashed): its trial continues elsewhere.
+
+        Args:
+            with_its_node: a machine went down, which says nothing about the trial however often it happens.
+        """
         current = self._running.get(number)
         if current is None:
             return
         if current.ended_as_stuck:
             self._was_stuck(number)
-        elif self.stopping or self._may_continue(number):
+        elif with_its_node or self.stopping or self._may_continue(number):
             self._put_back(number)
         else:
             epoch = self._study.epochs(number)
@@ -245,6 +249,11 @@ class Session:
         count = count + 1 if epochs == before else 1
         self._deaths[number] = (count, epochs)
         return count < DEATHS_WITHOUT_PROGRESS
+
+    def withdraw(self, number: int) -> None:
+        """A trial that no worker has begun waits again."""
+        if number in self._running:
+            self._put_back(number)
 
     # ---- silence
 

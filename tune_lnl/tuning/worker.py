@@ -22,6 +22,7 @@ from tune_lnl.trainables.settings import ObjectiveSettings, build_config
 from tune_lnl.trainables.training import Report, Surroundings, Training, objective_so_far
 from tune_lnl.tuning.failures import DivergedError, classify
 from tune_lnl.tuning.files import RunFiles
+from tune_lnl.tuning.node_check import change_folder
 from tune_lnl.tuning.ray_bridge import PAYLOAD
 from tune_lnl.tuning.tensorboard import EventFile
 
@@ -118,6 +119,8 @@ class TrialRun:
 
     def _start(self) -> Training:
         self._check_stop()
+        if self._payload.get("cwd") is not None:
+            change_folder(self._payload["cwd"])
         started = time.perf_counter()
         sections = {**self._payload["base"]}
         sections["fixed"] = {**sections["fixed"], **self._payload["params"]}
