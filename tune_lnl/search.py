@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 
-from tune_lnl.doors import Parser, guarded
+from tune_lnl.doors import Parser, flags, guarded
 
 
 def parser() -> argparse.ArgumentParser:
@@ -80,6 +81,7 @@ def parser() -> argparse.ArgumentParser:
         "--verbose", action="store_const", const="verbose", dest="verbosity", help="a line per epoch, too"
     )
     p.set_defaults(verbosity="normal")
+    p.add_argument("--submit", metavar="URL", help="send the search to a cluster as a Ray job: its dashboard's URL")
     p.add_argument("--dry-run", action="store_true", help="print what would be run, and its cost, and stop")
     return p
 
@@ -114,12 +116,19 @@ def main(argv: list[str] | None = None) -> int:
     from tune_lnl.tuning.planning import SearchOptions
 
     values = vars(arguments)
+    url, dry_run = values.pop("submit"), values.pop("dry_run")
+    words = flags(parser(), values)
     options = SearchOptions(
         all_conditions=values.pop("conditions") == "all",
         command=shlex.join(["python", "-m", "tune_lnl.search", *(sys.argv[1:] if argv is None else argv)]),
-        **{key: value for key, value in values.items() if key not in ("list", "runs", "dry_run", "replay")},
+        **{key: value for key, value in values.items() if key not in ("list", "runs", "replay")},
     )
-    if arguments.dry_run:
+    if url is not None:
+        from tune_lnl.tuning.submitting import submit
+
+        say = partial(print, flush=True)
+        return submit(options, url, words, say, partial(say, file=sys.stderr), dry_run)
+    if dry_run:
         print(describe(options))
         return 0
     return search_and_report(options, Console(options.verbosity))

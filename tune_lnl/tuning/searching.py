@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from tune_lnl.tuning.cluster import Site, joined
 from tune_lnl.tuning.console import Console
 from tune_lnl.tuning.node_probing import measure_on_nodes
-from tune_lnl.tuning.planning import Machine, Plan, SearchOptions, plan_search
+from tune_lnl.tuning.planning import Machine, Plan, SearchOptions, asked_searches, plan_search
 from tune_lnl.tuning.probing import measure_sharing
 from tune_lnl.tuning.runner import Outcome, run_plan, set_ray_environment
 
@@ -30,6 +30,7 @@ def search(options: SearchOptions, say: Callable[[str], None]) -> int:
     if options.address is None:
         plans = plan_search(options, Machine.here(), lambda question: measure_sharing(question, console.tell))
         return _run(options, [(plan, None) for plan in plans], console)
+    asked_searches(options)  # a typo is told before a cluster is asked for anything
     set_ray_environment()
     with joined(options.address, console) as cluster:
         machine = cluster.machine()
