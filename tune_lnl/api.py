@@ -61,9 +61,8 @@ def run_search(space: str | Path, *, quiet: bool = False, **options: Any) -> Run
 def _options(space: str, given: dict[str, Any]) -> SearchOptions:
     """What was given, in the types that the command line gives, and with the command line that asks for the same."""
     values = dict(given)
-    for name in ("results_dir", "data_dir"):
-        if values.get(name) is not None:
-            values[name] = Path(values[name])
+    if values.get("data_dir") is not None:
+        values["data_dir"] = Path(values["data_dir"])
     if values.get("trials") is not None:
         values["trials"] = str(values["trials"])
     return SearchOptions(space, **{"command": shlex.join(command_line(space, values)), **values})

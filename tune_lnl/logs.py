@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 from tune_lnl.doors import Parser, guarded
 
@@ -14,7 +13,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("run", metavar="RUN", help="name of the run, or its path")
     p.add_argument("number", metavar="NUMBER", help="number of the trial")
     p.add_argument("-f", "--follow", action="store_true", help="go on until the trial ends")
-    p.add_argument("--results-dir", type=Path, default=Path("results"), metavar="DIR")
+    p.add_argument(
+        "--results-dir",
+        default="results",
+        metavar="DIR|URL",
+        help="where runs lie: a folder, or object storage such as s3://bucket/prefix",
+    )
     return p
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 from tune_lnl.doors import Parser, guarded
 
@@ -13,7 +12,12 @@ def parser() -> argparse.ArgumentParser:
     p = Parser(prog="python -m tune_lnl.report", description=__doc__)
     p.add_argument("runs", nargs="+", metavar="RUN", help="name of a run, or its path; several are compared")
     p.add_argument("--open", action="store_true", help="show the page in a browser")
-    p.add_argument("--results-dir", type=Path, default=Path("results"), metavar="DIR")
+    p.add_argument(
+        "--results-dir",
+        default="results",
+        metavar="DIR|URL",
+        help="where runs lie: a folder, or object storage such as s3://bucket/prefix",
+    )
     return p
 
 

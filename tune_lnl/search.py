@@ -33,7 +33,12 @@ def parser() -> argparse.ArgumentParser:
         dest="overrides",
         help="override a setting by its dotted name; may be repeated",
     )
-    p.add_argument("--results-dir", type=Path, default=Path("results"), metavar="DIR")
+    p.add_argument(
+        "--results-dir",
+        default="results",
+        metavar="DIR|URL",
+        help="where runs lie: a folder, or object storage such as s3://bucket/prefix",
+    )
     p.add_argument("--data-dir", type=Path, metavar="DIR", help="where datasets lie (only read)")
     p.add_argument("--resume", action="store_true", help="continue the run")
     p.add_argument(
@@ -134,7 +139,7 @@ def main(argv: list[str] | None = None) -> int:
     return search_and_report(options, Console(options.verbosity))
 
 
-def _replay(run: str, results_dir: Path) -> int:
+def _replay(run: str, results_dir: str) -> int:
     from tune_lnl.tuning.replaying import replay
     from tune_lnl.tuning.results import load_run
 

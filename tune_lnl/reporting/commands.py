@@ -6,6 +6,7 @@ import shlex
 
 from tune_lnl.reporting.run_data import RunView
 from tune_lnl.reporting.trainings import PLAIN
+from tune_lnl.tuning.run_store import shown
 
 SEARCH = "tune_lnl.search"
 
@@ -13,7 +14,7 @@ SEARCH = "tune_lnl.search"
 def commands_of(view: RunView) -> list[tuple[str, str]]:
     """(what for, command line), to be run in the folder where the search was run."""
     command = str(view.run.settings["command"])
-    root = str(view.run.files.root)
+    root = shown(view.run.files.root)
     found = [("Run the whole search again (under another --name)", command)]
     if SEARCH in command:
         resume = command if "--resume" in command.split() else f"{command} --resume"
@@ -37,7 +38,16 @@ def _train(view: RunView, what: str, *more: str) -> str:
     """Into a folder where the next report of the run finds it."""
     folder = view.run.files.root
     output = folder.parent / "train" / f"{folder.name}-{what}"
-    command = ["python", "-m", "tune_lnl.train", str(view.run.files.best), "--seeds", "0,1,2", "--output", str(output)]
+    command = [
+        "python",
+        "-m",
+        "tune_lnl.train",
+        shown(view.run.files.best),
+        "--seeds",
+        "0,1,2",
+        "--output",
+        str(output),
+    ]
     return shlex.join([*command, *more])
 
 
@@ -53,5 +63,5 @@ def _more(resume: str, view: RunView) -> str:
 
 def _python_resume(view: RunView) -> str:
     folder = view.run.files.root
-    where = f"name={folder.name!r}, results_dir={str(folder.parent)!r}"
+    where = f"name={folder.name!r}, results_dir={shown(folder.parent)!r}"
     return f"tune_lnl.run_search({view.run.space.name!r}, {where}, resume=True)"

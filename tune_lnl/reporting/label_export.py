@@ -17,6 +17,7 @@ from tune_lnl.trainables.repeats import resolve_config
 from tune_lnl.trainables.settings import TrialConfig
 from tune_lnl.trainables.training import Report, Surroundings, check_precision
 from tune_lnl.tuning.results import Run, load_run, replace_text
+from tune_lnl.tuning.run_store import ResultsDir
 
 EVIDENCE = "labels"
 """Folder of a run with what its finished label trainings have left."""
@@ -38,7 +39,7 @@ class LabelOptions:
     """
 
     run: str
-    results_dir: Path
+    results_dir: ResultsDir
     labels: Path
     folds: int = 5
     epochs: int | None = None

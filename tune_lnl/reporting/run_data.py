@@ -13,6 +13,7 @@ from tune_lnl.errors import InputError
 from tune_lnl.trainables.settings import TrialConfig
 from tune_lnl.tuning.files import RunFiles
 from tune_lnl.tuning.results import Run, TrialRow, find_run, load_run
+from tune_lnl.tuning.run_store import ResultsDir, local_folder, split_run
 from tune_lnl.tuning.study import FINISHED, STARTED
 
 ENDED = ("COMPLETE", "PRUNED", "FAIL")
@@ -220,7 +221,7 @@ def view_run(run: Run) -> RunView:
     return RunView(run, trials)
 
 
-def find_runs(run: str | Path, results_dir: Path) -> list[Run]:
+def find_runs(run: ResultsDir, results_dir: ResultsDir) -> list[Run]:
     """The run of that name or path; of a folder with one run per condition, all of them.
 
     Raises:
@@ -232,12 +233,13 @@ def find_runs(run: str | Path, results_dir: Path) -> list[Run]:
     return [load_run(path.parent) for path in sorted(folder.glob("*/run.yaml"))]
 
 
-def conditions_folder(run: str | Path, results_dir: Path) -> Path | None:
+def conditions_folder(run: ResultsDir, results_dir: ResultsDir) -> Path | None:
     """The folder, where the name or path is of one that holds a run per condition."""
     try:
         find_run(run, results_dir)
     except InputError:
-        for root in (results_dir / run, Path(run)):
+        run, results_dir = split_run(run, results_dir)
+        for root in (local_folder(results_dir) / run, Path(run)):
             if not RunFiles(root).settings.is_file() and any(root.glob("*/run.yaml")):
                 return root
         raise

@@ -9,11 +9,13 @@ from datetime import datetime
 from pathlib import Path
 
 from tune_lnl.errors import InputError
+from tune_lnl.object_storage import StorageError
 from tune_lnl.reporting.page import comparison_page, run_page
 from tune_lnl.reporting.run_data import RunView, conditions_folder, find_runs, view_run
 from tune_lnl.tuning.named_spaces import find_space
 from tune_lnl.tuning.planning import SearchOptions
 from tune_lnl.tuning.results import replace_text
+from tune_lnl.tuning.run_store import ResultsDir, put_back, shown
 from tune_lnl.tuning.searching import EXIT_CODES, search
 
 logger = logging.getLogger(__name__)
@@ -22,14 +24,14 @@ REPORT = "report.html"
 LONGEST_NAME = 120
 
 
-def write_reports(runs: Sequence[str | Path], results_dir: Path) -> list[Path]:
+def write_reports(runs: Sequence[ResultsDir], results_dir: ResultsDir) -> list[Path]:
     """Write the report of every run named, and one that compares them where there are several.
 
     A folder with one run per condition stands for all of them; its comparison is its ``report.html``. Runs named one by
     one are compared in ``report-A-vs-B.html`` beside the first.
 
     Args:
-        runs: names under ``results_dir``, or paths.
+        runs: names under ``results_dir``, paths or URLs.
 
     Returns:
         what was written, the page to open first.
@@ -55,13 +57,13 @@ def write_reports(runs: Sequence[str | Path], results_dir: Path) -> list[Path]:
     return [together, *own]
 
 
-def report_after_search(run: str, results_dir: Path, say: Callable[[str], None]) -> None:
+def report_after_search(run: str, results_dir: ResultsDir, say: Callable[[str], None]) -> None:
     """Write the report of a search that has ended, and say where it is.
 
     Whatever goes wrong is said and nothing more: the search itself went well, and the page can be written again.
     """
     try:
-        say(f"  report: {write_reports([run], results_dir)[0]}")
+        say(f"  report: {shown(write_reports([run], results_dir)[0])}")
     except InputError as error:
         say(f"  no report: {error}")
     except Exception as error:
@@ -81,7 +83,7 @@ def search_and_report(options: SearchOptions, say: Callable[[str], None]) -> int
     return code
 
 
-def _comparison_path(runs: Sequence[str | Path], results_dir: Path, views: Sequence[RunView]) -> Path:
+def _comparison_path(runs: Sequence[ResultsDir], results_dir: ResultsDir, views: Sequence[RunView]) -> Path:
     folder = conditions_folder(runs[0], results_dir)
     if len(runs) == 1:
         assert folder is not None, "one name stands for several runs only where it is a folder of conditions"
@@ -94,5 +96,8 @@ def _comparison_path(runs: Sequence[str | Path], results_dir: Path, views: Seque
 def _write(path: Path, page: str) -> None:
     try:
         replace_text(path, page)
+        put_back(path)
+    except StorageError as error:
+        raise InputError(f"{error}\nthe page is in {path}") from None
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror}; make its folder writable") from None

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tune_lnl.metrics.classification import mean_and_std
+from tune_lnl.object_storage import StorageError
 from tune_lnl.trainables.checkpoint import DamagedCheckpointError, load_checkpoint, save_checkpoint, write_whole
 from tune_lnl.trainables.config_file import dump_yaml
 from tune_lnl.trainables.devices import cap_memory
@@ -39,6 +40,7 @@ from tune_lnl.tuning.files import RunFiles
 from tune_lnl.tuning.node_check import change_folder
 from tune_lnl.tuning.planning import Plan
 from tune_lnl.tuning.results import Run, TrialRow, provenance, replace_text
+from tune_lnl.tuning.run_store import NodeFolder, shown, store_of
 from tune_lnl.tuning.session import STOP_SECONDS, StopReason
 
 logger = logging.getLogger(__name__)
@@ -162,9 +164,13 @@ def confirm(
 
 def _forget_other_winners(files: RunFiles, job: Job) -> None:
     """Only one model is kept, so only the training that gave it counts as done."""
-    for path in files.confirm.glob("*-all.*"):
-        if path.stem != job.name:
-            path.unlink()
+
+    def is_others(path: Path) -> bool:
+        return "-all." in path.name and path.stem != job.name
+
+    for path in filter(is_others, files.confirm.glob("*-all.*")):
+        path.unlink()
+    store_of(files).delete("confirm", is_others)
 
 
 def _compare(request: ConfirmRequest, run: Run, rows: Sequence[TrialRow], done: Mapping[str, Result]) -> Confirmation:
@@ -200,12 +206,13 @@ def _finish(
     found = replace(found, test={"mean": mean, "std": std, "epochs": last})
     _write(run.files, found)
     replace_text(run.files.confirmed, _confirmed_yaml(run, row, job, result, found))
+    store_of(run.files).put(run.files.confirmed)
     say(
         f"trial {row.number} on all the data: test {_test_name(job)} {mean:.2f} ± {std:.2f} over the last {last} "
         "epochs, scored once"
     )
-    say(f"  confirmed config: {run.files.confirmed}, model: {run.files.confirmed_model}")
-    say(f"  best by the search alone stays trial {found.best_of_study}: {run.files.best}")
+    say(f"  confirmed config: {shown(run.files.confirmed)}, model: {shown(run.files.confirmed_model)}")
+    say(f"  best by the search alone stays trial {found.best_of_study}: {shown(run.files.best)}")
     return found
 
 
@@ -215,6 +222,7 @@ def _test_name(job: Job) -> str:
 
 def _write(files: RunFiles, found: Confirmation) -> None:
     replace_text(files.confirmation, dump_yaml(found.to_dict()))
+    store_of(files).put(files.confirmation)
 
 
 def _confirmed_yaml(run: Run, row: TrialRow, job: Job, result: Result, found: Confirmation) -> str:
@@ -315,6 +323,7 @@ class _Bench:
         return {
             "name": job.name,
             "run_dir": str(self._plan.files.root),
+            "store": store_of(self._plan.files).url,
             "sections": job.config.sections(),
             "scores_test": job.scores_test,
             "data_dir": None if self._plan.data_dir is None else str(self._plan.data_dir),
@@ -337,12 +346,20 @@ def train_job(payload: str) -> str:
     asked = json.loads(payload)
     if asked.get("cwd") is not None:
         change_folder(asked["cwd"])
-    files = RunFiles(Path(asked["run_dir"]))
+    folder = NodeFolder.of(Path(asked["run_dir"]), asked["store"])
+    try:
+        return _train_job(asked, folder, RunFiles(Path(asked["run_dir"])).stop_flag)
+    finally:
+        folder.close()
+
+
+def _train_job(asked: Mapping[str, Any], folder: NodeFolder, stop_flag: Path) -> str:
+    files = folder.files
     config = build_config(asked["sections"], settings_type, f"confirmation {asked['name']}")
     job = Job(asked["name"], config, asked["scores_test"])
 
     def check_stop() -> None:
-        if files.stop_flag.exists():
+        if stop_flag.exists():
             raise StopRequested
 
     surroundings = Surroundings(
@@ -355,8 +372,9 @@ def train_job(payload: str) -> str:
     result: dict[str, Any]
     try:
         check_stop()
+        folder.fetch(f"confirm/{job.name}.pt")
         cap_memory(asked["device"], asked["memory_fraction"])
-        result = {"config": config.flat(), **_trained(job, files, surroundings)}
+        result = {"config": config.flat(), **_trained(job, folder, surroundings)}
     except StopRequested:
         return json.dumps({"stopped": True})
     except DivergedError as error:
@@ -367,13 +385,19 @@ def train_job(payload: str) -> str:
         return json.dumps({"failure": failure, "message": message})
     replace_text(job.result(files), json.dumps(result) + "\n")
     job.checkpoint(files).unlink(missing_ok=True)
+    try:
+        folder.put(job.result(files))
+        folder.delete(job.checkpoint(files))
+    except StorageError as error:
+        failure, message = classify(error)
+        return json.dumps({"failure": failure, "message": message})
     return json.dumps(result)
 
 
-def _trained(job: Job, files: RunFiles, surroundings: Surroundings) -> dict[str, Any]:
+def _trained(job: Job, folder: NodeFolder, surroundings: Surroundings) -> dict[str, Any]:
     """Train to the end, from the job's checkpoint if there is one."""
     training = start_training(job.config, surroundings)
-    path = job.checkpoint(files)
+    path = job.checkpoint(folder.files)
     reports: list[Report] = []
     if path.exists():
         try:
@@ -387,8 +411,10 @@ def _trained(job: Job, files: RunFiles, surroundings: Surroundings) -> dict[str,
             raise DivergedError(f"{reason} at epoch {training.epoch - 1}")
         reports.append(report)
         save_checkpoint(path, training, reports)
+        folder.put(path)
     if job.scores_test:
-        write_whole(files.confirmed_model, training.model_file())
+        write_whole(folder.files.confirmed_model, training.model_file())
+        folder.put(folder.files.confirmed_model)
     return {"fingerprints": training.fingerprints, "reports": reports}
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from tune_lnl.errors import InputError
+from tune_lnl.object_storage import StorageError
 
 DIVERGED = "diverged"
 """A metric or a weight stopped being finite. Says something about the settings: it repels the sampler."""
@@ -18,6 +19,8 @@ DATA_ERROR = "data error"
 """A file could not be read, or is not what it should be."""
 DISK_FULL = "disk full"
 """Ends the search, resumably."""
+STORAGE_AWAY = "object storage away"
+"""What the trial wrote could not be put into object storage: it goes on from its last kept epoch, here or elsewhere."""
 BUG = "bug"
 """Anything else that the code raised; not tried again."""
 WORKER_DIED = "worker died"
@@ -52,4 +55,6 @@ def _class_of(error: Exception) -> str:
         return OUT_OF_MEMORY
     if is_disk_full(error):
         return DISK_FULL
+    if isinstance(error, StorageError):
+        return STORAGE_AWAY
     return DATA_ERROR if isinstance(error, InputError | OSError) else BUG

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from optuna.trial import FrozenTrial, TrialState
 
@@ -18,13 +19,18 @@ def tidy(files: RunFiles, trials: Sequence[FrozenTrial], mode: str) -> None:
     Args:
         trials: those of the study, by number.
     """
+    for path in superfluous(files, files.checkpoints.glob("[0-9]*.pt"), trials, mode):
+        path.unlink(missing_ok=True)
+
+
+def superfluous(files: RunFiles, paths: Iterable[Path], trials: Sequence[FrozenTrial], mode: str) -> set[Path]:
+    """Those of the states and networks that :func:`tidy` deletes."""
     # Only trials that have files are looked at, which are few: a network that was deleted never comes back.
-    owners = {path: files.number_of(path) for path in files.checkpoints.glob("[0-9]*.pt")}
+    owners = {path: files.number_of(path) for path in paths}
     ended = {path: number for path, number in owners.items() if number < len(trials) and _ended(trials[number])}
     networks = [trials[number] for path, number in ended.items() if path == files.model(number)]
     best = [trial.number for trial in ranked(networks, mode)[:KEPT_MODELS] if trial.state == TrialState.COMPLETE]
-    for path in ended.keys() - {files.model(number) for number in best}:
-        path.unlink(missing_ok=True)
+    return ended.keys() - {files.model(number) for number in best}
 
 
 def _ended(trial: FrozenTrial) -> bool:

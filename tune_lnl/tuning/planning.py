@@ -32,6 +32,7 @@ from tune_lnl.tuning.probing import Question, measure_sharing
 from tune_lnl.tuning.pruners import rungs_of
 from tune_lnl.tuning.resources import Node, Resources, plan_resources, shared_resources
 from tune_lnl.tuning.results import read_settings
+from tune_lnl.tuning.run_store import ResultsDir, bring_here
 from tune_lnl.tuning.samplers import LEARN_FROM_COMPLETE, make_sampler
 from tune_lnl.tuning.sharing import Sharing, heavy_configs
 from tune_lnl.tuning.space import PRUNERS, SAMPLERS, Budget, SearchSpace, condition_names, load_space
@@ -65,7 +66,8 @@ class SearchOptions:
     condition: str | None = None
     all_conditions: bool = False
     overrides: Sequence[str] = ()
-    results_dir: Path = Path("results")
+    results_dir: ResultsDir = "results"
+    """A folder, or the URL of one in object storage."""
     data_dir: Path | None = None
     resume: bool = False
     concurrent: int | None = None
@@ -266,7 +268,7 @@ def _plan_one(options: SearchOptions, asked: AskedSearch, machine: Machine, meas
     run, space, confirm = asked.run, asked.space, asked.confirm
     if options.tensorboard:
         check_tensorboard()
-    files = RunFiles((options.results_dir / run).resolve())
+    files = RunFiles((bring_here(options.results_dir, run, to_write=True) / run).resolve())
     if options.all_conditions:
         _check_conditions_folder(RunFiles(files.root.parent), options.resume)
     _check_run_folder(files, run, options.resume and not (options.all_conditions and not files.root.exists()))

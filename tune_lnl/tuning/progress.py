@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from tune_lnl.tuning.live_table import live_table
 from tune_lnl.tuning.machine_use import GpuWatch, memory_in_use
 from tune_lnl.tuning.planning import Plan
 from tune_lnl.tuning.results import TrialRow, describe_params, describe_state, describe_value
+from tune_lnl.tuning.run_store import shown, store_of
 from tune_lnl.tuning.session import WorkerReport
 from tune_lnl.tuning.study import ATTEMPTS, ENDED, SearchStudy, best_trial
 
@@ -44,7 +46,7 @@ class Progress:
             f"pruner {space.budget.pruner}"
             + (f" (compares after epochs {', '.join(str(r + 1) for r in plan.rungs)})" if plan.rungs else "")
         )
-        tell(f"  {plan.resources}; files in {plan.files.root}")
+        tell(f"  {plan.resources}; files in {shown(plan.files.root)}")
         for remark in plan.remarks():
             tell(f"  note: {remark}")
         if resumed:
@@ -68,7 +70,8 @@ class Progress:
         trials = self._study.trials
         ended = self._study.count(*ENDED)
         started = [trial for trial in trials if trial.state == TrialState.WAITING and ATTEMPTS in trial.user_attrs]
-        continued = sum(bool(self._plan.files.checkpoints_of(trial.number)) for trial in started)
+        kept = store_of(self._plan.files).checkpointed() if started else set()
+        continued = sum(trial.number in kept for trial in started)
         return f"kept {ended}, continued {continued}, re-queued {len(started) - continued}"
 
     def epoch(self, report: WorkerReport) -> None:
@@ -99,8 +102,8 @@ class Progress:
         else:
             row = TrialRow.of(best)
             say(f"best: trial {row.number}, {self._metric} {describe_value(row)}, {describe_params(row.params)}")
-            say(f"  config: {self._plan.files.best}")
-            say(f"  train it again: python -m tune_lnl.train {self._plan.files.best}")
+            say(f"  config: {shown(self._plan.files.best)}")
+            say(f"  train it again: python -m tune_lnl.train {shlex.quote(shown(self._plan.files.best))}")
         if outcome == "interrupted":
             say(f"interrupted; continue with:\n  {self._plan.resume_command()}")
 

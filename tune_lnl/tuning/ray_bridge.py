@@ -7,6 +7,7 @@ early (it is stored as complete with the value it had), and a failed one stays r
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -17,9 +18,12 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
+from tune_lnl.object_storage import StorageError
 from tune_lnl.tuning.failures import is_disk_full
 from tune_lnl.tuning.session import Session, WorkerReport
 from tune_lnl.tuning.study_place import StudyLostError
+
+logger = logging.getLogger(__name__)
 
 NUMBER = "number"
 PAYLOAD = "payload"
@@ -58,6 +62,9 @@ def _unwritable_study_ends_search(session: Session) -> Iterator[None]:
         yield
     except StudyLostError:
         session.stop("study lost")
+    except StorageError as error:
+        logger.warning("%s", error)
+        session.stop("object storage away")
     except OSError as error:
         if not is_disk_full(error):
             raise

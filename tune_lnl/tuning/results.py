@@ -20,6 +20,7 @@ from tune_lnl.tuning.confirmation import Confirmation, read_confirmation
 from tune_lnl.tuning.files import RunFiles
 from tune_lnl.tuning.journal import JournalFile
 from tune_lnl.tuning.parameters import parse_parameter
+from tune_lnl.tuning.run_store import ResultsDir, bring_here, split_run
 from tune_lnl.tuning.space import Budget, SearchSpace
 from tune_lnl.tuning.study import (
     ATTEMPTS,
@@ -147,14 +148,14 @@ class Run:
         return run_html(self)
 
 
-def load_run(run: str | Path, results_dir: str | Path = "results") -> Run:
-    """Read a run by name (under ``results_dir``) or path.
+def load_run(run: ResultsDir, results_dir: ResultsDir = "results") -> Run:
+    """Read a run by name (under ``results_dir``), path or URL; one in object storage is brought up to date first.
 
     Raises:
-        InputError: no such run, or one that holds several conditions (which are then named), or its study is in a
-            database that cannot be reached.
+        InputError: no such run, one that holds several conditions (which are then named), or its study is in a database,
+            or it in object storage, that cannot be reached.
     """
-    root = find_run(run, Path(results_dir))
+    root = find_run(run, results_dir)
     files = RunFiles(root)
     settings = read_settings(files.settings)
     space = space_from_settings(settings, str(files.settings))
@@ -175,8 +176,10 @@ def study_place(files: RunFiles, settings: Mapping[str, Any]) -> StudyPlace:
     return StudyDatabase(parse_storage(stored["url"]), stored["study"], stored["run_id"])
 
 
-def find_run(run: str | Path, results_dir: Path) -> Path:
-    """The folder of a run."""
+def find_run(run: ResultsDir, place: ResultsDir) -> Path:
+    """The folder of a run, up to date; ``place`` is the results folder, or its URL."""
+    run, place = split_run(run, place)
+    results_dir = bring_here(place, run)
     for root in (results_dir / run, Path(run)):
         if RunFiles(root).settings.is_file():
             return root
@@ -187,7 +190,7 @@ def find_run(run: str | Path, results_dir: Path) -> Path:
             )
     known = [path.parent.relative_to(results_dir).as_posix() for path in results_dir.glob("**/run.yaml")]
     hint = nearest(str(run), known) if known else "there are no runs yet"
-    raise InputError(f"no run {str(run)!r} under {str(results_dir)!r} or at that path; {hint}")
+    raise InputError(f"no run {str(run)!r} under {str(place)!r} or at that path; {hint}")
 
 
 def read_settings(path: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from tune_lnl.errors import InputError
 from tune_lnl.tuning.files import RunFiles
 from tune_lnl.tuning.live_table import duration
 from tune_lnl.tuning.results import Run, describe_value, load_run
+from tune_lnl.tuning.run_store import ResultsDir, bring_here, store_of
 from tune_lnl.tuning.study import ENDED, TAKEN_FROM
 
 HEADER = ("run", "state", "trials", "best", "age")
@@ -32,17 +33,18 @@ class RunLine:
     """Since something was last written to its study."""
 
 
-def list_runs(results_dir: Path) -> list[str]:
+def list_runs(place: ResultsDir) -> list[str]:
     """The lines of ``search --runs``.
 
     Raises:
-        InputError: ``results_dir`` is a file.
+        InputError: ``place`` is a file, or a storage that does not answer.
     """
+    results_dir = bring_here(place, None)
     if results_dir.exists() and not results_dir.is_dir():
         raise InputError(f"--results-dir {str(results_dir)!r} is a file; give the folder that holds the runs")
     lines = list(run_lines(results_dir))
     if not lines:
-        return [f"no runs in {str(results_dir)!r} yet"]
+        return [f"no runs in {str(place)!r} yet"]
     rows = [HEADER, *((line.name, line.state, line.trials, line.best, line.age) for line in lines)]
     # What is said about a damaged folder may be long, and must not push the other columns aside.
     widths = [max(len(row[i]) for row in rows if i != 1 or len(row[1]) <= 12) for i in range(len(HEADER))]
@@ -96,9 +98,9 @@ def run_state(run: Run) -> str:
 
 
 def is_driven(run: Run) -> bool:
-    """Whether a driver runs it now: one on this machine, or one that holds its study in a database. Asking disturbs
-    nobody for longer than the question takes."""
-    return _holds_folder(run.files) or run.place.is_driven()
+    """Whether a driver runs it now: one on this machine, one that holds its study in a database, or one that renews its
+    lease in object storage. Asking disturbs nobody for longer than the question takes."""
+    return _holds_folder(run.files) or run.place.is_driven() or store_of(run.files).is_driven()
 
 
 def _holds_folder(files: RunFiles) -> bool:

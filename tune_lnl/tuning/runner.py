@@ -24,6 +24,7 @@ from filelock import FileLock, Timeout
 from optuna.trial import TrialState
 
 from tune_lnl.errors import InputError
+from tune_lnl.object_storage import StorageError
 from tune_lnl.trainables.config_file import dump_yaml
 from tune_lnl.tuning.cluster import Members, Roll, Site
 from tune_lnl.tuning.confirmation import ConfirmRequest
@@ -37,6 +38,7 @@ from tune_lnl.tuning.planning import Plan, check_database
 from tune_lnl.tuning.progress import Progress
 from tune_lnl.tuning.prometheus_targets import discoverable
 from tune_lnl.tuning.results import Run, read_settings, replace_text, write_best, write_tables
+from tune_lnl.tuning.run_store import shown, store_of
 from tune_lnl.tuning.session import BUGS_TO_STOP, Session, StopReason, WorkerReport
 from tune_lnl.tuning.storage_password import password_hidden
 from tune_lnl.tuning.study import ENDED, FirstTrials, SearchStudy, best_trial
@@ -87,11 +89,18 @@ def run_plan(
             database that cannot be written.
     """
     say = Console.of(say)
-    with _only_writer(plan, resume), _only_driver(plan.files, plan.run):
+    store = store_of(plan.files)
+    with _only_writer(plan, resume), _only_driver(plan.files, plan.run), store.driven(plan.run, say.tell):
         if resume:
             plan = _agreeing(plan, more_trials)
         try:
             return _run_alone(plan, resume, say, site)
+        except StorageError as error:
+            say(
+                f"stopped: {error}\nwhat the storage lacks is kept in {plan.files.root}; when it answers again, "
+                f"continue on this machine with:\n  {plan.resume_command()}"
+            )
+            return "failed"
         except OSError as error:
             if not is_disk_full(error):
                 raise
@@ -112,6 +121,8 @@ def _run_alone(plan: Plan, resume: bool, say: Console, site: Site | None) -> Out
     replace_text(plan.files.settings, dump_yaml(plan.settings()))
     _clear_leftovers(plan.files)
     study = _open_study(plan)
+    store = store_of(plan.files)
+    store.begin()
     progress = Progress(plan, study, say, deadline)
     progress.begin(resume)
     if study.count(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL) >= plan.space.budget.trials:
@@ -120,6 +131,7 @@ def _run_alone(plan: Plan, resume: bool, say: Console, site: Site | None) -> Out
         outcome = _search(plan, study, progress, say, site)
     tidy(plan.files, study.trials, study.mode)
     _TableWriter(plan, study).write()
+    store.end()
     progress.end(outcome)
     if plan.confirm is not None and outcome == "done" and study.count(*ENDED) >= plan.space.budget.trials:
         run = Run(plan.files, plan.settings(), plan.space, study.trials)
@@ -188,7 +200,7 @@ def _only_driver(files: RunFiles, run: str) -> Iterator[None]:
     lock = FileLock(files.lock)
     try:
         # Not at once: who asks whether it is being run holds it for a moment.
-        lock.acquire(timeout=0.3, poll_interval=0.05)
+        lock.acquire(timeout=store_of(files).lock_patience, poll_interval=0.05)
     except Timeout:
         raise InputError(
             f"run {run!r} is being run by another process; wait for it, stop it, or give another --name"
@@ -246,6 +258,7 @@ def _search(plan: Plan, study: SearchStudy, progress: Progress, say: Console, si
     set_ray_environment()
     tables = _TableWriter(plan, study)
     exported: list[MetricsExport] = []
+    store = store_of(plan.files)
 
     def export() -> None:
         for metrics in exported:
@@ -259,6 +272,7 @@ def _search(plan: Plan, study: SearchStudy, progress: Progress, say: Console, si
         progress.trial_ended(number)
         export()
         tidy(plan.files, study.trials, study.mode)
+        store.after_trial(study.trials, study.mode)
         tables.refresh()
 
     def ask_workers_to_stop() -> None:
@@ -272,6 +286,7 @@ def _search(plan: Plan, study: SearchStudy, progress: Progress, say: Console, si
         epochs=plan.space.epochs,
         concurrent=plan.resources.concurrent if site is None else site.members.room,
         deadline=None if plan.time_budget is None else time.time() + plan.time_budget,
+        on_start=store.before_trial,
         on_end=on_end,
         on_stop=ask_workers_to_stop,
         on_epoch=on_epoch,
@@ -322,6 +337,10 @@ def _outcome(plan: Plan, session: Session, study: SearchStudy, say: Callable[[st
             return "done"
         case "failing":
             say(f"stopped: {BUGS_TO_STOP} trials in a row ended with a bug; tracebacks in {plan.files.root / 'trials'}")
+        case "object storage away":
+            store_of(plan.files).before_trial()  # raises, and so says what is wrong, unless all is well again
+            where = shown(plan.files.root)
+            say(f"stopped: workers could not write to {where}; continue with:\n  {plan.resume_command()}")
         case "disk full":
             _say_disk_full(plan, say)
         case "study lost":
@@ -402,6 +421,7 @@ def _fit(plan: Plan, session: Session, temporary: Path, members: Members | None 
 
     payload = {
         "run_dir": str(plan.files.root),
+        "store": store_of(plan.files).url,
         "base": plan.space.base,
         "data_dir": None if plan.data_dir is None else str(plan.data_dir),
         "device": plan.resources.device,
@@ -588,6 +608,7 @@ class _TableWriter:
         self._plan = plan
         self._study = study
         self._settings = plan.settings()
+        self._store = store_of(plan.files)
         self._next = 0.0
 
     def refresh(self) -> None:
@@ -599,6 +620,9 @@ class _TableWriter:
         self._next = time.monotonic() + max(TABLE_INTERVAL, 20 * (time.monotonic() - began))
 
     def write(self) -> None:
-        run = Run(self._plan.files, self._settings, self._plan.space, self._study.trials)
+        self._store.fetch_epochs()
+        files = self._plan.files
+        run = Run(files, self._settings, self._plan.space, self._study.trials)
         write_tables(run)
         write_best(run)
+        self._store.put(files.trials_table, files.epochs_table, files.best)

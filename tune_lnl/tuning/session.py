@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from optuna.trial import TrialState
 
-from tune_lnl.tuning.failures import BUG, DISK_FULL, DIVERGED, OUT_OF_MEMORY, STUCK, WORKER_DIED
+from tune_lnl.tuning.failures import BUG, DISK_FULL, DIVERGED, OUT_OF_MEMORY, STORAGE_AWAY, STUCK, WORKER_DIED
 from tune_lnl.tuning.study import SearchStudy, Suggestion
 
 DEATHS_WITHOUT_PROGRESS = 3
@@ -31,7 +31,9 @@ STUCK_FACTOR = 5.0
 STOP_SECONDS = 9.0
 """A worker that was asked to end at its next batch and is silent for so long will not reach it in time."""
 
-StopReason = Literal["interrupted", "time budget", "failing", "disk full", "disk budget", "study lost"]
+StopReason = Literal[
+    "interrupted", "time budget", "failing", "disk full", "disk budget", "study lost", "object storage away"
+]
 
 # Notes that a trial carries in the study.
 RETRIED_ALONE = "retried_alone"
@@ -85,6 +87,7 @@ class Session:
         epochs: int,
         concurrent: int | Callable[[], int],
         deadline: float | None = None,
+        on_start: Callable[[], None] = lambda: None,
         on_end: Callable[[int], None] = lambda number: None,
         on_stop: Callable[[], None] = lambda: None,
         on_epoch: Callable[[WorkerReport], None] = lambda report: None,
@@ -96,6 +99,7 @@ class Session:
         self._epochs = epochs
         self._concurrent = concurrent if callable(concurrent) else lambda: concurrent
         self._deadline = deadline
+        self._on_start = on_start
         self._on_end = on_end
         self._on_stop = on_stop
         self._on_epoch = on_epoch
@@ -157,6 +161,7 @@ class Session:
 
     def _start(self, suggestion: Suggestion, alone: bool = False) -> Suggestion:
         self._running[suggestion.number] = Running(suggestion.attempt, self._clock(), alone)
+        self._on_start()
         return suggestion
 
     def _left(self) -> int:
@@ -215,6 +220,12 @@ class Session:
         if failure == DISK_FULL:
             self._put_back(number)
             self.stop("disk full")
+            return
+        if failure == STORAGE_AWAY:
+            # It says nothing about the trial. One machine may have lost its network: another may do better.
+            if not self._may_continue(number):
+                self.stop("object storage away")
+            self._put_back(number)
             return
         if failure == OUT_OF_MEMORY and not self._study.noted(number, RETRIED_ALONE):
             self._study.note(number, RETRIED_ALONE)

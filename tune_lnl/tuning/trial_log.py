@@ -9,12 +9,15 @@ from pathlib import Path
 from tune_lnl.errors import InputError
 from tune_lnl.tuning.results import Run, TrialRow, load_run
 from tune_lnl.tuning.run_list import is_driven
+from tune_lnl.tuning.run_store import ResultsDir, store_of
 
 POLL = 0.3
 """Seconds between looks at the file."""
+STORAGE_POLL = 5.0
+"""Seconds between looks at object storage, where a log arrives an epoch at a time."""
 
 
-def trial_log(run: str, number: str, results_dir: Path, follow: bool) -> Iterator[str]:
+def trial_log(run: str, number: str, results_dir: ResultsDir, follow: bool) -> Iterator[str]:
     """The log of a trial, in pieces as they come.
 
     Args:
@@ -38,7 +41,8 @@ def _number(run: Run, text: str) -> int:
 
 
 def _pieces(run: Run, number: int, follow: bool, rest: Callable[[float], None]) -> Iterator[str]:
-    path = run.files.log(number)
+    path, store = run.files.log(number), store_of(run.files)
+    store.fetch(path)
     if not follow:
         if not path.exists():
             yield _why_no_log(run, number)
@@ -48,14 +52,16 @@ def _pieces(run: Run, number: int, follow: bool, rest: Callable[[float], None]) 
     trials = run.place.reader()
     offset, end = 0, "\n"
     while True:
+        store.refresh()
         # Asked before reading: what was written until the end is then read, too.
         over = trials()[number].state.is_finished() or not is_driven(run)
+        store.fetch(path)
         pieces, offset = _read_from(path, offset, to_the_end=over)
         yield from pieces
         end = pieces[-1][-1] if pieces else end
         if over:
             break
-        rest(POLL)
+        rest(POLL if store.url is None else STORAGE_POLL)
     state = trials()[number].state
     if not state.is_finished():
         yield f"{'' if end == chr(10) else chr(10)}(trial {number} has not ended, and no search is running it)\n"

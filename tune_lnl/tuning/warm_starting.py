@@ -26,6 +26,7 @@ from tune_lnl.tuning.failures import DIVERGED
 from tune_lnl.tuning.files import RunFiles
 from tune_lnl.tuning.parameters import Int, Parameter
 from tune_lnl.tuning.results import Run, TrialRow, describe_state, load_run, replace_text
+from tune_lnl.tuning.run_store import ResultsDir, bring_here, local_folder, shown, split_run, store_of
 from tune_lnl.tuning.space import SearchSpace
 from tune_lnl.tuning.study import FAILURE, TAKEN_FROM, distributions, start_points
 from tune_lnl.whole_files import whole_file
@@ -39,7 +40,8 @@ class WarmStart:
     """What a run begins with beside its own start points."""
 
     run: str
-    folder: Path
+    folder: str
+    """Its path, or its URL."""
     because: str | None
     """The first difference to the other run; ``None``: there is none, its trials are taken over."""
     sentence: str = ""
@@ -53,30 +55,31 @@ class WarmStart:
 
     def to_dict(self) -> dict[str, Any]:
         how = "its finished trials are taken over" if self.takes_over else "its best configs are start points"
-        return {"run": self.run, "folder": str(self.folder), "how": how, "because": self.because}
+        return {"run": self.run, "folder": self.folder, "how": how, "because": self.because}
 
 
 # ---- planning
 
 
-def find_other_run(name: str, results_dir: Path, condition: str | None) -> Run:
+def find_other_run(name: ResultsDir, place: ResultsDir, condition: str | None) -> Run:
     """The run called ``name``; of one with several conditions, that of ``condition``.
 
     Raises:
-        InputError: no such run.
+        InputError: no such run, or a storage that does not answer.
     """
-    for root in _folders(name, results_dir):
+    name, place = split_run(name, place)
+    for root in _folders(name, bring_here(place, name)):
         if condition is not None and not RunFiles(root).settings.is_file():
             inside = root / condition
             if RunFiles(inside).settings.is_file():
-                return load_run(inside, results_dir)
+                return load_run(inside)
     try:
-        return load_run(name, results_dir)
+        return load_run(name, place)
     except InputError as error:
         raise InputError(f"--warm-start: {error}") from None
 
 
-def _folders(name: str, results_dir: Path) -> list[Path]:
+def _folders(name: ResultsDir, results_dir: Path) -> list[Path]:
     return [(results_dir / name).resolve(), Path(name).resolve()]
 
 
@@ -112,10 +115,10 @@ def plan_warm_start(
         if not points:
             use = "its best configs are start points already"
         sentence = f"warm start: run {other.name} is not comparable ({because}); {use}"
-    return WarmStart(other.name, other.files.root.resolve(), because, sentence, other)
+    return WarmStart(other.name, shown(other.files.root.resolve()), because, sentence, other)
 
 
-def remembered(files: RunFiles, name: str | None, results_dir: Path, condition: str | None) -> WarmStart | None:
+def remembered(files: RunFiles, name: str | None, place: ResultsDir, condition: str | None) -> WarmStart | None:
     """The warm start that a run to be resumed has begun with.
 
     Args:
@@ -125,10 +128,12 @@ def remembered(files: RunFiles, name: str | None, results_dir: Path, condition: 
         InputError: it began with another, or with none.
     """
     stored = read_mapping(files.settings).get("warm_start")
-    before = None if stored is None else WarmStart(stored["run"], Path(stored["folder"]), stored["because"])
+    before = None if stored is None else WarmStart(stored["run"], stored["folder"], stored["because"])
     if name is None:
         return before
-    given = [folder for root in _folders(name, results_dir) for folder in (root, root / (condition or ""))]
+    run, place = split_run(name, place)
+    folders = _folders(run, local_folder(place))
+    given = [shown(folder) for root in folders for folder in (root, root / (condition or ""))]
     if before is None or before.folder not in given:
         began = "without --warm-start" if before is None else f"with --warm-start {before.run}"
         raise InputError(
@@ -298,6 +303,7 @@ def _copy_files(other: Run, theirs: int, files: RunFiles, ours: int) -> None:
     replace_text(
         files.log(ours), f"taken over from run {other.name}, trial {theirs}; its log: {other.files.log(theirs)}\n"
     )
+    store_of(other.files).fetch(other.files.model(theirs))
     for source, target in (
         (other.files.epochs(theirs), files.epochs(ours)),
         (other.files.model(theirs), files.model(ours)),

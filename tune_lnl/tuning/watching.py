@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from tune_lnl.tuning.files import RunFiles
-from tune_lnl.tuning.keeping import bytes_used
+from tune_lnl.tuning.run_store import store_of
 from tune_lnl.tuning.session import StopReason
 
 INTERVAL = 1.0
@@ -59,7 +59,7 @@ class Watchman(threading.Thread):
             if not self._ray_alive():
                 self._on_ray_lost()
                 return
-            if looks % DISK_EVERY == 0 and bytes_used(self._files) > self._disk_budget:
+            if looks % DISK_EVERY == 0 and store_of(self._files).bytes_used() > self._disk_budget:
                 self._session.stop("disk budget")
             looks += 1
 

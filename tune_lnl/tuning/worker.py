@@ -14,6 +14,7 @@ from typing import Any
 
 from ray import tune
 
+from tune_lnl.object_storage import StorageError
 from tune_lnl.trainables.checkpoint import DamagedCheckpointError, load_checkpoint, save_checkpoint, write_whole
 from tune_lnl.trainables.devices import cap_memory
 from tune_lnl.trainables.registry import settings_type, start_training
@@ -24,6 +25,7 @@ from tune_lnl.tuning.failures import DivergedError, classify
 from tune_lnl.tuning.files import RunFiles
 from tune_lnl.tuning.node_check import change_folder
 from tune_lnl.tuning.ray_bridge import PAYLOAD
+from tune_lnl.tuning.run_store import NodeFolder
 from tune_lnl.tuning.tensorboard import EventFile
 
 logger = logging.getLogger(__name__)
@@ -66,7 +68,12 @@ class TrialRun:
     def __init__(self, payload: dict[str, Any]) -> None:
         self.number: int = payload["number"]
         self.attempt: int = payload["attempt"]
-        self.files = RunFiles(Path(payload["run_dir"]))
+        run_dir = Path(payload["run_dir"])
+        self._folder = NodeFolder.of(run_dir, payload.get("store"))
+        self.files = self._folder.files
+        # On the driver's machine alone, where the run is in object storage: elsewhere a trial ends after its epoch, or
+        # with its process when that takes too long. Either way only the epoch in progress is lost.
+        self._stop_flag = RunFiles(run_dir).stop_flag
         self._payload = payload
         self._training: Training | None = None
         self._reports: list[Report] = []
@@ -77,12 +84,16 @@ class TrialRun:
         """Another trial begins in this process, or it ends."""
         if self._events is not None:
             self._events.close()
+        self._folder.close()
 
     def step(self) -> dict[str, Any]:
         """Run one epoch and say how it went."""
         try:
+            if self._training is None:
+                self._fetch()
             with _captured(self.files.log(self.number)):
-                return self._reply(self._logged_epoch())
+                reply = self._logged_epoch()
+            return self._reply(reply)
         except Exception as error:
             # Not only of the epoch: on a full disk the log itself cannot be opened, or closed.
             failure, message = classify(error)
@@ -96,6 +107,8 @@ class TrialRun:
             return {"stopped": True}
         except Exception:
             logger.exception("trial %d failed", self.number)
+            with contextlib.suppress(StorageError):  # what is told is why the trial failed
+                self._folder.put(self.files.log(self.number), self.files.epochs(self.number))
             raise
 
     def _reply(self, content: dict[str, Any]) -> dict[str, Any]:
@@ -115,6 +128,7 @@ class TrialRun:
         told = self._objective_report(training)
         if self._events is not None:
             self._events.epoch(told["epoch"], self._reports[-1], told["value"])
+            self._folder.put(*self.files.tensorboard(self.number).iterdir())
         return told | {"history": history}
 
     def _start(self) -> Training:
@@ -150,6 +164,11 @@ class TrialRun:
         )
         return training
 
+    def _fetch(self) -> None:
+        """Bring what earlier attempts have left, on whatever machine they ran."""
+        number = f"{self.number:03d}"
+        self._folder.fetch(f"trials/{number}/*", f"checkpoints/{number}.*.pt")
+
     def _continue(self, training: Training) -> None:
         """Go on from the newest state that an earlier attempt has left whole."""
         for path in self.files.checkpoints_of(self.number):
@@ -173,9 +192,13 @@ class TrialRun:
             write_whole(self.files.model(self.number), training.model_file())
         own = self.files.checkpoint(self.number, self.attempt)
         save_checkpoint(own, training, self._reports)
-        for attempt in range(1, self.attempt):
-            # Only earlier ones: this process may itself be the late writer.
-            self.files.checkpoint(self.number, attempt).unlink(missing_ok=True)
+        # The checkpoint last, which says that the rest is there.
+        self._folder.put(*(at(self.number) for at in (self.files.epochs, self.files.log, self.files.model)), own)
+        # Only earlier ones: this process may itself be the late writer.
+        earlier = [self.files.checkpoint(self.number, attempt) for attempt in range(1, self.attempt)]
+        self._folder.delete(*(path for path in earlier if path.exists()))
+        for path in earlier:
+            path.unlink(missing_ok=True)
 
     def _objective_report(self, training: Training) -> dict[str, Any]:
         objective = training.config.objective

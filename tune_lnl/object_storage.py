@@ -1,0 +1,355 @@
+"""Folders in object storage (``s3://bucket/prefix``, whatever pyarrow.fs knows), whose objects are whole or not there.
+
+Credentials come from the environment or the machine (for S3: AWS_ACCESS_KEY_ID and its like, a profile, an instance's
+role), never from a URL: a URL is written into run.yaml and shown.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl, urlsplit, urlunsplit
+
+from tune_lnl.errors import InputError
+
+PATIENCE = 30.0
+"""Seconds for which a call is repeated; less than the silence after which a worker counts as stuck."""
+ANSWER_SECONDS = 45.0
+"""The first question, to a storage that may not be there, gets so long."""
+PARALLEL = 16
+"""Objects on their way at once."""
+
+SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+SECRET = re.compile(r"key|secret|token|password|credential", re.IGNORECASE)
+FLAT = ("s3", "gcs", "abfs")
+"""Storages without folders; the others want a folder before there is a file in it."""
+HOPELESS = ("ACCESS_DENIED", "NO_SUCH_BUCKET", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH", "UNAUTHENTICATED")
+"""Answers that another try would get again, as pyarrow spells them."""
+
+T = TypeVar("T")
+
+
+class StorageError(OSError):
+    """Object storage did not do what was asked of it, although it was asked for a while."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An object as a listing gives it."""
+
+    size: int
+    changed: int
+    """Nanoseconds since 1970."""
+
+
+def is_url(place: str | Path) -> bool:
+    """Whether a place is in object storage.
+
+    Raises:
+        InputError: it was, until ``Path`` made ``s3:/`` of ``s3://``.
+    """
+    text = str(place)
+    if "://" not in text and isinstance(place, Path) and SCHEME.match(text):
+        raise InputError(f"a URL is text, not a Path, which cannot hold one: {_masked(text)!r}; pass a str")
+    return "://" in text
+
+
+@dataclass(frozen=True)
+class ObjectFolder:
+    """A folder in object storage, by its URL."""
+
+    url: str
+
+    @classmethod
+    def of(cls, url: str) -> ObjectFolder:
+        """The folder of a URL; nothing is asked of it yet.
+
+        Raises:
+            InputError: the URL holds credentials or has no bucket.
+        """
+        parts = urlsplit(url)
+        if "@" in parts.netloc and parts.scheme not in ("abfs", "abfss"):
+            raise InputError(f"credentials are taken from the environment, never from a URL: {_masked(url)}")
+        for name, _ in parse_qsl(parts.query, keep_blank_values=True):
+            if SECRET.search(name):
+                raise InputError(f"{name!r} is taken from the environment, never from a URL: {_masked(url)}")
+        if parts.fragment:
+            raise InputError(f"a URL of a folder has no '#', got {url!r}")
+        if not parts.netloc and not parts.path.strip("/"):
+            raise InputError(f"{url!r} names no bucket; give SCHEME://BUCKET/PREFIX, such as s3://lab/results")
+        return cls(urlunsplit(parts._replace(path=parts.path.rstrip("/"))))
+
+    def __str__(self) -> str:
+        return self.url
+
+    def __truediv__(self, name: str) -> ObjectFolder:
+        parts = urlsplit(self.url)
+        return ObjectFolder(urlunsplit(parts._replace(path=f"{parts.path}/{name}")))
+
+    @property
+    def name(self) -> str:
+        return PurePosixPath(urlsplit(self.url).path).name
+
+    @property
+    def parent(self) -> ObjectFolder:
+        parts = urlsplit(self.url)
+        return ObjectFolder(urlunsplit(parts._replace(path=parts.path.rsplit("/", 1)[0])))
+
+    # ---- objects, by their key below this folder
+
+    def put(self, key: str, content: bytes, patience: float = PATIENCE) -> None:
+        """Write an object; readers see the old one or the new, never a part."""
+        _trying(lambda: self._write(key, content), f"{self / key} cannot be written", patience)
+
+    def get(self, key: str, patience: float = PATIENCE) -> bytes | None:
+        """An object's content; ``None`` where there is none."""
+
+        def read() -> bytes | None:
+            try:
+                with self._system.open_input_file(f"{self._path}/{key}") as file:
+                    return bytes(file.read())
+            except FileNotFoundError:
+                return None
+
+        return _trying(read, f"{self / key} cannot be read", patience)
+
+    def list(self, under: str = "", patience: float = PATIENCE) -> dict[str, Stored]:
+        """Every object below this folder, or below one in it, by key."""
+        from pyarrow import fs
+
+        place = f"{self._path}/{under}".rstrip("/")
+        selector = fs.FileSelector(place, recursive=True, allow_not_found=True)
+        found = _trying(lambda: self._system.get_file_info(selector), f"{self} cannot be listed", patience)
+        skipped = len(self._path) + 1
+        return {
+            info.path[skipped:]: Stored(info.size, info.mtime_ns or 0)
+            for info in found
+            if info.type == fs.FileType.File and not _is_half_written(info.path)
+        }
+
+    def delete(self, key: str, patience: float = PATIENCE) -> None:
+        """Remove an object; it may be gone already."""
+
+        def remove() -> None:
+            try:
+                self._system.delete_file(f"{self._path}/{key}")
+            except FileNotFoundError:
+                return
+
+        _trying(remove, f"{self / key} cannot be deleted", patience)
+
+    def _write(self, key: str, content: bytes) -> None:
+        path = f"{self._path}/{key}"
+        if self._system.type_name in FLAT:
+            # In one call: closing an upload of which a part is missing would make it an object.
+            with self._system.open_output_stream(path) as stream:
+                stream.write(content)
+            return
+        folder, _, name = path.rpartition("/")
+        beside = f"{folder}/{HALF_WRITTEN}{name}.{secrets.token_hex(4)}"
+        self._system.create_dir(folder, recursive=True)
+        with self._system.open_output_stream(beside) as stream:
+            stream.write(content)
+        self._system.move(beside, path)
+
+    # ---- files
+
+    def upload(self, key: str, path: Path, patience: float = PATIENCE) -> None:
+        """Write a file's content as it is now."""
+        self.put(key, path.read_bytes(), patience)
+
+    def download(self, keys: Iterable[str], folder: Path, known: dict[str, Stored]) -> None:
+        """Bring objects to files of the same names below ``folder``; those that are there, as old and as long, stay."""
+
+        def bring(key: str) -> None:
+            path, stored = folder / key, known[key]
+            if path.exists() and (path.stat().st_size, path.stat().st_mtime_ns) == (stored.size, stored.changed):
+                return
+            content = self.get(key)
+            if content is None:
+                return  # deleted since it was listed
+            path.parent.mkdir(parents=True, exist_ok=True)
+            beside = path.with_name(f".{path.name}.{os.getpid()}")
+            beside.write_bytes(content)
+            os.utime(beside, ns=(stored.changed, stored.changed))
+            beside.replace(path)
+
+        for_all(keys, bring)
+
+    def check_writable(self) -> None:
+        """Write a small object and remove it.
+
+        Raises:
+            InputError: that does not work, or there is no answer.
+        """
+        key = f".check-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+
+        def write_and_remove() -> None:
+            self.put(key, b"can this be written?\n", 0.0)
+            self.delete(key, 0.0)
+
+        with _as_input_error(self):
+            _answered(write_and_remove)
+
+    def check_readable(self, under: str = "") -> dict[str, Stored]:
+        """:meth:`list`, where it is not known yet whether anything answers.
+
+        Raises:
+            InputError: nothing does, or it refuses.
+        """
+        with _as_input_error(self):
+            return _answered(lambda: self.list(under, 0.0))
+
+    # ---- the file system behind it
+
+    @property
+    def _system(self) -> Any:
+        return _opened(self.url)[0]
+
+    @property
+    def _path(self) -> str:
+        return str(_opened(self.url)[1]).rstrip("/")
+
+
+HALF_WRITTEN = ".writing-"
+
+
+def _is_half_written(path: str) -> bool:
+    return path.rpartition("/")[2].startswith(HALF_WRITTEN)
+
+
+def for_all(keys: Iterable[str], action: Callable[[str], None]) -> None:
+    """Do something with many objects, a few at a time; the first error is raised."""
+    with ThreadPoolExecutor(PARALLEL) as pool:
+        for done in [pool.submit(action, key) for key in keys]:
+            done.result()
+
+
+@cache
+def _opened(url: str) -> tuple[Any, str]:
+    """pyarrow's file system for a URL, and the path in it."""
+    parts = urlsplit(url)
+    system, path = _file_system(urlunsplit(parts._replace(path="")) if parts.scheme in ("s3", "gs", "gcs") else url)
+    if parts.scheme in ("s3", "gs", "gcs"):
+        path = parts.netloc + parts.path
+    return system, path
+
+
+@cache
+def _file_system(url: str) -> tuple[Any, str]:
+    """Opened once per bucket: that may ask the network where the bucket is."""
+    from pyarrow import fs
+
+    first: Exception | None = None
+    for wanted in (*_wanted_options(url), ""):
+        try:
+            return fs.FileSystem.from_uri(f"{url}{'&' if '?' in url else '?'}{wanted}" if wanted else url)  # type: ignore[no-any-return]
+        except (ValueError, NotImplementedError) as error:
+            first = error
+        except OSError as error:
+            raise StorageError(f"{url} cannot be opened: {_first_line(error)}") from error
+    raise InputError(
+        f"{url} is no place that can be opened: {_first_line(first)}\n"
+        "give a folder's path, or a URL such as s3://BUCKET/PREFIX or gs://BUCKET/PREFIX"
+    )
+
+
+def _wanted_options(url: str) -> list[str]:
+    """What makes a storage quicker, or quicker to give up; a pyarrow that is too old for it is asked without."""
+    scheme = urlsplit(url).scheme
+    if scheme == "s3":
+        return ["allow_delayed_open=true"]  # one request for a small object instead of three
+    if scheme in ("gs", "gcs") and "retry_limit_seconds" not in url:
+        return [f"retry_limit_seconds={PATIENCE:g}"]  # instead of a quarter of an hour
+    return []
+
+
+# ---- trying again, and giving up
+
+
+def _trying(action: Callable[[], T], what: str, patience: float) -> T:
+    """Call until it works, with longer and longer rests.
+
+    Raises:
+        StorageError: it did not within ``patience`` seconds, or cannot ever.
+    """
+    until, rest = time.monotonic() + patience, 0.25
+    while True:
+        try:
+            return action()
+        except OSError as error:
+            hopeless = isinstance(error, PermissionError) or any(word in str(error) for word in HOPELESS)
+            if hopeless or time.monotonic() + rest > until:
+                raise StorageError(f"{what}: {_first_line(error)}") from error
+        time.sleep(rest)
+        rest = min(2 * rest, 4.0)
+
+
+def _answered(action: Callable[[], T]) -> T:
+    """What an action returns or raises, which may also hang: some storages wait for the network for minutes."""
+    outcome: list[tuple[T | None, BaseException | None]] = []
+
+    def act() -> None:
+        try:
+            outcome.append((action(), None))
+        except BaseException as error:
+            outcome.append((None, error))
+
+    thread = threading.Thread(target=act, daemon=True)
+    thread.start()
+    thread.join(ANSWER_SECONDS)
+    if not outcome:
+        raise StorageError(f"no answer within {ANSWER_SECONDS:g} s")
+    result, error = outcome[0]
+    if error is not None:
+        raise error
+    return result  # type: ignore[return-value]
+
+
+@contextmanager
+def _as_input_error(folder: ObjectFolder) -> Iterator[None]:
+    try:
+        yield
+    except StorageError as error:
+        said = str(error) if folder.url in str(error) else f"{folder}: {error}"
+        raise InputError(f"{said}\n{_next_step(error)}") from None
+
+
+def _next_step(error: BaseException) -> str:
+    text = str(error)
+    if "NO_SUCH_BUCKET" in text:
+        return "create the bucket, or give another --results-dir"
+    if any(word in text for word in ("ACCESS_DENIED", "INVALID_ACCESS_KEY", "SIGNATURE", "UNAUTH", "redential", "403")):
+        return (
+            "set credentials that may read, write, list and delete there in the environment (for S3: "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or a role of the machine)"
+        )
+    if any(word in text for word in ("NETWORK_CONNECTION", "resolve", "no answer", "onnect")):
+        return "check the network and the address (?endpoint_override=HOST:PORT for a server of your own)"
+    return "check the URL and what you may do there, or give another --results-dir"
+
+
+def _first_line(error: BaseException | None) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _masked(url: str) -> str:
+    """A URL for a message, without what may be secret in it."""
+    parts = urlsplit(url)
+    place = f"***@{parts.netloc.rpartition('@')[2]}" if "@" in parts.netloc else parts.netloc
+    query = "&".join(
+        f"{name}={'***' if SECRET.search(name) else value}"
+        for name, value in parse_qsl(parts.query, keep_blank_values=True)
+    )
+    return urlunsplit(parts._replace(netloc=place, query=query))
