@@ -4,8 +4,12 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from s3_server import S3Server
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -52,3 +56,23 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(ENDED["status"])
+
+
+@pytest.fixture(scope="session")
+def _s3_of_this_process() -> Iterator[S3Server]:
+    from s3_server import S3Server
+
+    server = S3Server()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def s3(_s3_of_this_process: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
+    """A running S3 server, and the credentials for it in the environment."""
+    from s3_server import CREDENTIALS
+
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    yield _s3_of_this_process
+    _s3_of_this_process.away = False

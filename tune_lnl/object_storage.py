@@ -6,6 +6,7 @@ role), never from a URL: a URL is written into run.yaml and shown.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import secrets
@@ -22,6 +23,7 @@ from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from tune_lnl.errors import InputError
+from tune_lnl.whole_files import whole_file
 
 PATIENCE = 30.0
 """Seconds for which a call is repeated; less than the silence after which a worker counts as stuck."""
@@ -79,7 +81,7 @@ class ObjectFolder:
             InputError: the URL holds credentials or has no bucket.
         """
         parts = urlsplit(url)
-        if "@" in parts.netloc and parts.scheme not in ("abfs", "abfss"):
+        if "@" in parts.netloc and (parts.scheme not in ("abfs", "abfss") or ":" in parts.netloc.partition("@")[0]):
             raise InputError(f"credentials are taken from the environment, never from a URL: {_masked(url)}")
         for name, _ in parse_qsl(parts.query, keep_blank_values=True):
             if SECRET.search(name):
@@ -180,10 +182,9 @@ class ObjectFolder:
             if content is None:
                 return  # deleted since it was listed
             path.parent.mkdir(parents=True, exist_ok=True)
-            beside = path.with_name(f".{path.name}.{os.getpid()}")
-            beside.write_bytes(content)
-            os.utime(beside, ns=(stored.changed, stored.changed))
-            beside.replace(path)
+            with whole_file(path) as beside:
+                beside.write_bytes(content)
+                os.utime(beside, ns=(stored.changed, stored.changed))
 
         for_all(keys, bring)
 
@@ -220,6 +221,28 @@ class ObjectFolder:
     @property
     def _path(self) -> str:
         return str(_opened(self.url)[1]).rstrip("/")
+
+
+def local_file(place: str | Path, cache: Path) -> Path:
+    """A file that is given by its path or its URL; what a URL names is brought below ``cache`` first.
+
+    Raises:
+        InputError: nothing is there, or nothing answers.
+    """
+    if not is_url(place):
+        return Path(place)
+    folder = ObjectFolder.of(str(place)).parent
+    name = ObjectFolder.of(str(place)).name
+    with _as_input_error(folder):
+        content = _answered(lambda: folder.get(name, 0.0))
+    if content is None:
+        raise InputError(f"{place}: there is no such object; check the URL")
+    # With the name of the folder, which says what a best.yaml or a model.pt is of.
+    path = cache / "files" / hashlib.sha256(folder.url.encode()).hexdigest()[:16] / folder.name / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as beside:
+        beside.write_bytes(content)
+    return path
 
 
 HALF_WRITTEN = ".writing-"

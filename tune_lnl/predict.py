@@ -11,7 +11,7 @@ from tune_lnl.doors import Parser, guarded
 
 def parser() -> argparse.ArgumentParser:
     p = Parser(prog="python -m tune_lnl.predict", description=__doc__)
-    p.add_argument("model", type=Path, metavar="MODEL", help="a model.pt, or the folder in which train wrote one")
+    p.add_argument("model", metavar="MODEL", help="a model.pt or its URL, or the folder in which train wrote one")
     p.add_argument("paths", type=Path, nargs="*", metavar="PATH", help="images, or folders: every image in and below")
     p.add_argument("--output", type=Path, metavar="FILE", help="FILE.csv or FILE.parquet instead of CSV on stdout")
     p.add_argument("--top", type=int, default=1, metavar="K", help="name the K most probable classes (default 1)")

@@ -11,7 +11,7 @@ from tune_lnl.doors import Parser, guarded
 
 def parser() -> argparse.ArgumentParser:
     p = Parser(prog="python -m tune_lnl.train", description=__doc__)
-    p.add_argument("config", type=Path, metavar="CONFIG.yaml", help="a config, such as a run's best.yaml")
+    p.add_argument("config", metavar="CONFIG.yaml", help="a config, such as a run's best.yaml: a path or a URL")
     p.add_argument("--seeds", metavar="0,1,2", help="training seeds (default: the config's)")
     p.add_argument("--epochs", type=int, metavar="N", help="train at another length; everything in epochs scales")
     p.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")

@@ -163,7 +163,7 @@ def test_it_is_remembered_and_not_repeated(other: Run, tmp_path: Path) -> None:
     search(warm_plan(tmp_path))
     for given in (None, "other", str(other.files.root)):
         plan = warm_plan(tmp_path, resume=True, warm_start=given)
-        assert plan.warm_start.folder == other.files.root
+        assert plan.warm_start.folder == str(other.files.root)
         assert plan.remarks() == []
     shutil.rmtree(other.files.root)
     plan = warm_plan(tmp_path, resume=True, warm_start=None, trials="6")

@@ -26,6 +26,7 @@ from tune_lnl.tuning.files import RunFiles
 from tune_lnl.tuning.keeping import tidy
 from tune_lnl.tuning.planning import Machine, Plan, SearchOptions, plan_search
 from tune_lnl.tuning.results import Run, load_run, replace_text
+from tune_lnl.tuning.run_store import store_of
 from tune_lnl.tuning.session import Session, WorkerReport
 from tune_lnl.tuning.study import SearchStudy, Suggestion
 from tune_lnl.tuning.worker import TrialRun
@@ -341,23 +342,38 @@ def open_run(plan: Plan) -> SearchStudy:
     plan.files.root.mkdir(parents=True, exist_ok=True)
     replace_text(plan.files.settings, dump_yaml(plan.settings()))
     begin = SearchStudy.reopen if plan.files.study.exists() else SearchStudy.create
-    return begin(plan.files.study, plan.space, plan.seed)
+    study = begin(plan.files.study, plan.space, plan.seed)
+    store_of(plan.files).begin()
+    return study
 
 
 def worker(plan: Plan, suggestion: Suggestion) -> TrialRun:
     """What a worker process would hold for this trial."""
-    payload = {"run_dir": str(plan.files.root), "base": plan.space.base, "data_dir": None, "device": "cpu"}
+    payload = {
+        "run_dir": str(plan.files.root),
+        "store": store_of(plan.files).url,
+        "base": plan.space.base,
+        "data_dir": None,
+        "device": "cpu",
+    }
     trial = {"number": suggestion.number, "params": suggestion.params, "attempt": suggestion.attempt}
     return TrialRun(payload | trial)
 
 
 def local_session(plan: Plan, study: SearchStudy, concurrent: int = 2, **options: Any) -> Session:
+    store = store_of(plan.files)
+
+    def on_end(number: int) -> None:
+        tidy(plan.files, study.trials, study.mode)
+        store.after_trial(study.trials, study.mode)
+
     return Session(
         study,
         trials=plan.space.budget.trials,
         epochs=plan.space.epochs,
         concurrent=concurrent,
-        on_end=lambda number: tidy(plan.files, study.trials, study.mode),
+        on_start=store.before_trial,
+        on_end=on_end,
         on_stop=plan.files.stop_flag.touch,
         **options,
     )
@@ -377,7 +393,7 @@ def run_locally(plan: Plan, session: Session) -> list[tuple[int, ...]]:
         turns.append(tuple(sorted(running)))
         for number, trial in list(running.items()):
             if not session.heard(WorkerReport.from_result(trial.step())):
-                del running[number]
+                running.pop(number).close()
     session.put_back_running()
     plan.files.stop_flag.unlink(missing_ok=True)
     return turns

@@ -20,9 +20,11 @@ from PIL import Image
 
 from tune_lnl.csv_cells import FORMULA_SIGNS, no_formula
 from tune_lnl.datasets.base import Images
+from tune_lnl.datasets.paths import cache_dir
 from tune_lnl.datasets.picture_decoding import UnreadableImageError, decode_pixels, middle
 from tune_lnl.datasets.picture_list import ListBuilder
 from tune_lnl.errors import InputError, shown
+from tune_lnl.object_storage import local_file
 from tune_lnl.trainables.classification import evaluation_batch
 from tune_lnl.trainables.devices import choose_device
 from tune_lnl.trainables.model_files import ImageClassifier, load_classifier
@@ -57,7 +59,7 @@ class Unreadable:
 
 
 def predict_command(
-    model: Path,
+    model: str | Path,
     paths: Sequence[Path],
     output: Path | None,
     top: int,
@@ -85,7 +87,7 @@ def predict_command(
     for path in paths:
         if not path.exists():
             raise InputError(f"no such file or folder: {shown(str(path))}")
-    classifier = load_classifier(model, choose_device(device))
+    classifier = load_classifier(local_file(model, cache_dir()), choose_device(device))
     if top > len(classifier.classes):
         raise InputError(f"--top is at most the number of classes, {len(classifier.classes)}, got {top}")
     if onnx is not None:

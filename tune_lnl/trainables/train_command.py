@@ -6,7 +6,9 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from tune_lnl.datasets.paths import cache_dir
 from tune_lnl.errors import InputError
+from tune_lnl.object_storage import local_file
 from tune_lnl.trainables.devices import choose_device
 from tune_lnl.trainables.registry import training_type
 from tune_lnl.trainables.repeats import SeedResult, read_config, summarise, train_seeds
@@ -27,7 +29,7 @@ SHOWN = (
 
 
 def train_command(
-    config: Path,
+    config: str | Path,
     seeds: str | None,
     epochs: int | None,
     device: str,
@@ -38,12 +40,16 @@ def train_command(
 ) -> int:
     """Train and report.
 
+    Args:
+        config: a file's path or URL.
+
     Returns:
         0, or 1 where a seed diverged.
 
     Raises:
         InputError: config, flags or data cannot be used; nothing is written then.
     """
+    config = local_file(config, cache_dir())
     trial = read_config(config, overrides, epochs)
     numbers = [trial.settings.seed] if seeds is None else _seeds(seeds)
     surroundings = Surroundings(data_dir=data_dir, device=choose_device(device))

@@ -44,6 +44,7 @@ from tune_lnl.object_storage import PATIENCE, ObjectFolder, StorageError, Stored
 from tune_lnl.tuning.files import RunFiles
 from tune_lnl.tuning.keeping import bytes_used, superfluous
 from tune_lnl.tuning.study import STUDY_FILE
+from tune_lnl.whole_files import whole_file
 
 logger = logging.getLogger(__name__)
 
@@ -192,7 +193,7 @@ def _is_small(key: str, with_epochs: bool) -> bool:
     )
 
 
-def _bring_study(objects: ObjectFolder, files: RunFiles, known: Iterable[str]) -> None:
+def _bring_study(objects: ObjectFolder, files: RunFiles, known: dict[str, Stored]) -> None:
     """Make the local study what the storage has, unless it has all of that and more: the last words of a driver that
     was killed here. A study that has gone on elsewhere since then counts, and those words do not."""
     if STUDY_FILE not in known:
@@ -203,9 +204,10 @@ def _bring_study(objects: ObjectFolder, files: RunFiles, known: Iterable[str]) -
         return
     if not there.startswith(here):
         files.study.replace(files.study.with_name(f"{STUDY_FILE}.parted"))
-    beside = files.study.with_name(f".{STUDY_FILE}.{os.getpid()}")
-    beside.write_bytes(there)
-    beside.replace(files.study)
+    with whole_file(files.study) as beside:
+        beside.write_bytes(there)
+        changed = max(known[key].changed for key in (STUDY_FILE, TAIL) if key in known)
+        os.utime(beside, ns=(changed, changed))  # a list of runs says how old they are
 
 
 def _read_study(objects: ObjectFolder) -> bytes:
@@ -245,6 +247,10 @@ class RunStore:
 
     def __init__(self, files: RunFiles) -> None:
         self.files = files
+
+    def __reduce__(self) -> tuple[Callable[[Path], RunStore], tuple[Path]]:
+        """Ray pickles whatever a searcher can reach, and unpickles it nowhere."""
+        return _store_of, (self.files.root,)
 
     @contextmanager
     def driven(self, run: str, tell: Callable[[str], None]) -> Iterator[None]:
