@@ -196,7 +196,12 @@ def check_search(page: Path, arguments: Namespace) -> None:
 
 
 def check_train(page: Path, arguments: Namespace) -> None:
-    config = arguments.config
+    config = Path(arguments.config)
+    if "://" in arguments.config:
+        # In object storage, under the results folder that a search of the page is given.
+        run, place = config.parent.name, str(arguments.config).rpartition("/")[0].rpartition("/")[0]
+        assert any(where == page and run in command and f"--results-dir {place}" in command for where, command in DOORS)
+        return
     if is_placeholder(config) or config == Path("best.yaml"):  # any run's
         parse_overrides(arguments.overrides)
         return

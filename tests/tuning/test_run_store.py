@@ -18,11 +18,12 @@ from tune_lnl.object_storage import ObjectFolder, StorageError
 from tune_lnl.tuning import run_store
 from tune_lnl.tuning.failures import STORAGE_AWAY
 from tune_lnl.tuning.files import RunFiles
+from tune_lnl.tuning.journal import STUDY_FILE, read_trials
 from tune_lnl.tuning.planning import Plan
 from tune_lnl.tuning.results import Run, load_run, write_best, write_tables
 from tune_lnl.tuning.run_store import LEASE, TAIL, ObjectStore, bring_here, local_folder, shown, store_of
 from tune_lnl.tuning.session import WorkerReport
-from tune_lnl.tuning.study import STUDY_FILE, SearchStudy, read_trials
+from tune_lnl.tuning.study import SearchStudy
 
 EPOCHS = 4
 TRIALS = 4
@@ -202,7 +203,7 @@ def test_workers_that_cannot_reach_it_end_the_search(plan: Plan) -> None:
         suggestion = session.next_trial()
         assert suggestion is not None
         session.heard(WorkerReport(suggestion.number, suggestion.attempt, failure=STORAGE_AWAY, message="away"))
-    assert session.stop_reason == "storage away"
+    assert session.stop_reason == "object storage away"
     assert session.running() == []
 
 

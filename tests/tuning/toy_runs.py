@@ -341,8 +341,8 @@ def open_run(plan: Plan) -> SearchStudy:
     """The study of a plan, with run.yaml beside it."""
     plan.files.root.mkdir(parents=True, exist_ok=True)
     replace_text(plan.files.settings, dump_yaml(plan.settings()))
-    begin = SearchStudy.reopen if plan.files.study.exists() else SearchStudy.create
-    study = begin(plan.files.study, plan.space, plan.seed)
+    begin = SearchStudy.reopen if plan.place.exists() else SearchStudy.create
+    study = begin(plan.place, plan.space, plan.seed)
     store_of(plan.files).begin()
     return study
 

@@ -152,8 +152,8 @@ def load_run(run: ResultsDir, results_dir: ResultsDir = "results") -> Run:
     """Read a run by name (under ``results_dir``), path or URL; one in object storage is brought up to date first.
 
     Raises:
-        InputError: no such run, one that holds several conditions (which are then named), or its study is in a database,
-            or it in object storage, that cannot be reached.
+        InputError: no such run, one that holds several conditions (which are then named), or a database or an object
+            storage that cannot be reached.
     """
     root = find_run(run, results_dir)
     files = RunFiles(root)

@@ -42,8 +42,8 @@ from tune_lnl.datasets.paths import cache_dir
 from tune_lnl.errors import InputError
 from tune_lnl.object_storage import PATIENCE, ObjectFolder, StorageError, Stored, for_all, is_url
 from tune_lnl.tuning.files import RunFiles
+from tune_lnl.tuning.journal import STUDY_FILE
 from tune_lnl.tuning.keeping import bytes_used, superfluous
-from tune_lnl.tuning.study import STUDY_FILE
 from tune_lnl.whole_files import whole_file
 
 logger = logging.getLogger(__name__)
