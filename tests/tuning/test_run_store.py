@@ -19,6 +19,7 @@ from tune_lnl.tuning import run_store
 from tune_lnl.tuning.failures import STORAGE_AWAY
 from tune_lnl.tuning.files import RunFiles
 from tune_lnl.tuning.journal import STUDY_FILE, read_trials
+from tune_lnl.tuning.node_check import storage_refuses
 from tune_lnl.tuning.planning import Plan
 from tune_lnl.tuning.results import Run, load_run, write_best, write_tables
 from tune_lnl.tuning.run_store import LEASE, TAIL, ObjectStore, bring_here, local_folder, shown, store_of
@@ -393,3 +394,12 @@ def test_a_storage_that_refuses_is_told_before_anything(
     assert "create the bucket, or give another --results-dir" in said.err
     assert search.main([str(space), "--results-dir", "s3://key:hidden@bucket/results"]) == 2
     assert "hidden" not in capsys.readouterr().err
+
+
+def test_a_node_that_cannot_reach_it_says_why(tmp_path: Path, s3: S3Server) -> None:
+    assert storage_refuses(s3.url(f"{tmp_path.name}/run")) is None
+    assert s3.keys(tmp_path.name) == []
+    why = storage_refuses(s3.url("run", bucket="nobody-made-this"))
+    assert why is not None
+    assert "cannot use the object storage" in why
+    assert "create the bucket" in why

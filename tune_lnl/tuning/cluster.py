@@ -34,6 +34,7 @@ from tune_lnl.tuning.node_check import (
 from tune_lnl.tuning.planning import Machine, Plan
 from tune_lnl.tuning.ray_token import read_token, token_place
 from tune_lnl.tuning.resources import Node, Resources
+from tune_lnl.tuning.run_store import store_of
 
 logger = logging.getLogger(__name__)
 
@@ -364,7 +365,9 @@ class Cluster:
         with token_in(plan.files.root) as token:
             questions = {each: question(plan, token, each) for each in by_id}
             seen = self._ask(look_around, questions, ANSWER_SECONDS)
-            reasons = {each: answer["reason"] or wrong_reply(token, each) for each, answer in seen.items()}
+            reasons = {each: answer["reason"] for each, answer in seen.items()}
+            if store_of(plan.files).url is None:
+                reasons = {each: reason or wrong_reply(token, each) for each, reason in reasons.items()}
         self._warn_where_open(seen)
         sound = {each: questions[each] for each, reason in reasons.items() if reason is None}
         if len(sound) == len(reasons) and sound:

@@ -21,9 +21,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tune_lnl.errors import InputError
+from tune_lnl.object_storage import ObjectFolder
 from tune_lnl.trainables.registry import settings_type, training_type
 from tune_lnl.trainables.settings import build_config
 from tune_lnl.trainables.training import Surroundings
+from tune_lnl.tuning.run_store import store_of
 
 if TYPE_CHECKING:
     from tune_lnl.tuning.planning import Plan
@@ -70,6 +72,7 @@ def question(plan: Plan, token: Token, node: str) -> dict[str, Any]:
         "token": str(token.path),
         "content": token.content,
         "reply": str(token.reply(node)),
+        "store": store_of(plan.files).url,
         "versions": versions(),
         "cwd": str(Path.cwd()),
         "sections": config.sections(),
@@ -106,9 +109,10 @@ def look_around(asked: str) -> str:
         JSON: ``reason`` (``None``: nothing is wrong) and ``open``, whether its Ray asks nobody for a token.
     """
     wanted = json.loads(asked)
-    return json.dumps(
-        {"reason": _other_versions(wanted["versions"]) or _other_folder(wanted), "open": not _has_token()}
-    )
+    reason = _other_versions(wanted["versions"])
+    if reason is None:
+        reason = _other_folder(wanted) if wanted["store"] is None else storage_refuses(wanted["store"])
+    return json.dumps({"reason": reason, "open": not _has_token()})
 
 
 def prepare_data(asked: str) -> str:
@@ -155,6 +159,15 @@ def _other_folder(wanted: Mapping[str, str]) -> str | None:
         Path(wanted["reply"]).write_text(wanted["content"], encoding="utf-8")
     except OSError as error:
         return f"cannot use {path.parent} ({error.strerror}): give a --results-dir that every node may write to"
+    return None
+
+
+def storage_refuses(url: str) -> str | None:
+    """Why this node cannot write to the object storage of the run, whose credentials are its own."""
+    try:
+        ObjectFolder(url).check_writable()
+    except InputError as error:
+        return f"cannot use the object storage: {error}"
     return None
 
 

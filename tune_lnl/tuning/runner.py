@@ -481,7 +481,7 @@ def _logged(files: RunFiles) -> Iterator[None]:
     log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     # Ray looks for tables of its own, which are switched off, and says at length that it found none.
     logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
-    with _logging_to(log, ("ray", "ray.tune", "optuna")):
+    with _logging_to(log, ("ray", "ray.tune", "optuna", "tune_lnl.tuning")):
         yield
 
 
