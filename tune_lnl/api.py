@@ -15,6 +15,7 @@ from tune_lnl.tuning.console import Console
 from tune_lnl.tuning.named_spaces import find_space
 from tune_lnl.tuning.planning import SearchOptions
 from tune_lnl.tuning.results import Run, load_run
+from tune_lnl.tuning.run_store import shown
 from tune_lnl.tuning.searching import EXIT_CODES
 
 __all__ = ["load_run", "run_search"]
@@ -54,7 +55,7 @@ def run_search(space: str | Path, *, quiet: bool = False, **options: Any) -> Run
     run = load_run(name, asked.results_dir)
     if code:
         what = "ran and no trial completed" if run.best is None else "did not run to its end"
-        raise RuntimeError(f"search {name!r} {what}; see {run.files.root}")
+        raise RuntimeError(f"search {name!r} {what}; see {shown(run.files.root)}")
     return run
 
 

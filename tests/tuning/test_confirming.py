@@ -24,6 +24,7 @@ from tune_lnl.tuning.confirming import ConfirmError, Job, Stopper, confirm, read
 from tune_lnl.tuning.dry_run import describe
 from tune_lnl.tuning.planning import Plan, SearchOptions
 from tune_lnl.tuning.results import Run, load_run
+from tune_lnl.tuning.run_store import store_of
 
 
 class Here:
@@ -99,6 +100,30 @@ def test_the_whole_of_it(plan: Plan, run: Run, here: Here) -> None:
     assert not list(plan.files.confirm.glob("*-*.pt")), "states of trainings that are done are gone"
     assert any(str(plan.files.best) in line for line in here.said)
     assert any(str(plan.files.confirmed) in line for line in here.said)
+
+
+def test_in_object_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNE_LNL_CACHE", str(tmp_path / "cache"))
+    plan = tiny_plan(tmp_path, name="own", trials="3", epochs=3, results_dir=(tmp_path / "storage").as_uri())
+    here, run = Here(monkeypatch, plan), complete(plan, [60.0, 61.0, 40.0])
+    store_of(plan.files).begin()
+    here.stop_after = 1
+    assert here.confirm(ConfirmRequest(1, 2), run) is None
+    stored = tmp_path / "storage" / "own"
+    assert {path.name for path in (stored / "confirm").iterdir()} == {"001-1.json"}
+    # On another machine.
+    monkeypatch.setenv("TUNE_LNL_CACHE", str(tmp_path / "another"))
+    address = (tmp_path / "storage").as_uri()
+    plan = tiny_plan(tmp_path, name="own", trials="3", epochs=3, results_dir=address, resume=True)
+    here = Here(monkeypatch, plan)
+    found = here.confirm(ConfirmRequest(1, 2), load_run("own", address))
+    assert found is not None
+    assert here.trained == ["001-2", "001-all"]
+    names = {path.name for path in (stored / "confirm").iterdir()}
+    assert names == {"001-1.json", "001-2.json", "001-all.json", "model.pt"}
+    assert (stored / "confirmed.yaml").read_text() == plan.files.confirmed.read_text()
+    assert load_run("own", address).confirmation == found
+    assert any(f"{address}/own/confirm/model.pt" in line for line in here.said)
 
 
 def test_confirmed_yaml_gives_the_same_test_curve_and_model(plan: Plan, run: Run, here: Here, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from s3_server import S3Server
+from tiny_search import write_space
 from toy_runs import TOY, local_session, open_run, run_locally, spread, toy_method, toy_plan, worker, write_toy
 
 from tune_lnl import export, logs, report, search
@@ -20,7 +21,8 @@ from tune_lnl.tuning.failures import STORAGE_AWAY
 from tune_lnl.tuning.files import RunFiles
 from tune_lnl.tuning.journal import STUDY_FILE, read_trials
 from tune_lnl.tuning.node_check import storage_refuses
-from tune_lnl.tuning.planning import Plan
+from tune_lnl.tuning.planning import Machine as Cores
+from tune_lnl.tuning.planning import Plan, SearchOptions, plan_search
 from tune_lnl.tuning.results import Run, load_run, write_best, write_tables
 from tune_lnl.tuning.run_store import LEASE, TAIL, ObjectStore, bring_here, local_folder, shown, store_of
 from tune_lnl.tuning.session import WorkerReport
@@ -367,6 +369,26 @@ def test_a_warm_start_takes_networks_along(
     stored = objects_of(second).list()
     assert {f"trials/{number:03d}/epochs.jsonl" for number in range(TRIALS)} <= set(stored)
     assert sum(key.endswith("-model.pt") for key in stored) == 3
+
+
+def test_conditions_are_runs_of_their_own(tmp_path: Path, place: str, on_machine: Machine) -> None:
+    space = write_space(tmp_path, {"conditions": {"one": {"fixed.batch_size": 16}, "two": {"fixed.batch_size": 32}}})
+
+    def plans(**options: Any) -> list[Plan]:
+        asked = SearchOptions(str(space), results_dir=place, all_conditions=True, command="search", **options)
+        return plan_search(asked, Cores(cpus=2, gpus=0))
+
+    first, _ = plans()
+    open_run(first)
+    on_machine("two")
+    with pytest.raises(InputError, match=r"tiny/one' exists already in (s3|file)://"):
+        plans()
+    again = plans(resume=True)
+    assert [plan.files.settings.exists() for plan in again] == [True, False]
+    with pytest.raises(InputError, match="holds one run per condition; name one of: tiny/one"):
+        load_run("tiny", place)
+    assert load_run("tiny/one", place).space.condition == "one"
+    assert load_run(str(ObjectFolder.of(place) / "tiny" / "one")).space.condition == "one"
 
 
 def test_places_are_shown_as_they_were_given(tmp_path: Path, plan: Plan, place: str) -> None:

@@ -11,6 +11,7 @@ from tune_lnl.trainables.settings import TrialConfig
 from tune_lnl.trainables.training import Surroundings
 from tune_lnl.tuning.planning import Machine, Plan, SearchOptions, plan_search
 from tune_lnl.tuning.pruners import REDUCTION
+from tune_lnl.tuning.run_store import shown
 
 PROBE_BATCHES = 4
 
@@ -55,7 +56,7 @@ def _describe_plan(plan: Plan) -> str:
         f"# the search: about {_duration(cost.search_seconds)}; "
         f"{_duration(cost.search_seconds_unstopped)} if nothing were stopped early",
         *_confirmation(plan, cost),
-        f"# disk: {plan.disk_need}, in {plan.files.root}",
+        f"# disk: {plan.disk_need}, in {shown(plan.files.root)}",
     ]
     return "\n".join(lines) + "\n"
 

@@ -32,7 +32,7 @@ from tune_lnl.tuning.probing import Question, measure_sharing
 from tune_lnl.tuning.pruners import rungs_of
 from tune_lnl.tuning.resources import Node, Resources, plan_resources, shared_resources
 from tune_lnl.tuning.results import read_settings
-from tune_lnl.tuning.run_store import ResultsDir, bring_here
+from tune_lnl.tuning.run_store import ResultsDir, bring_here, shown
 from tune_lnl.tuning.samplers import LEARN_FROM_COMPLETE, make_sampler
 from tune_lnl.tuning.sharing import Sharing, heavy_configs
 from tune_lnl.tuning.space import PRUNERS, SAMPLERS, Budget, SearchSpace, condition_names, load_space
@@ -478,9 +478,11 @@ def _check_conditions_folder(files: RunFiles, resume: bool) -> None:
     """The folder above a run per condition. One that is resumed may lack the conditions that were not reached."""
     run = files.root.name
     if files.settings.exists():
-        raise InputError(f"run {run!r} in {files.root} is of one condition; give --conditions all another --name")
+        raise InputError(
+            f"run {run!r} in {shown(files.root)} is of one condition; give --conditions all another --name"
+        )
     if resume and not files.root.is_dir():
-        raise InputError(f"there is no run {run!r} to resume in {files.root.parent}; start it without --resume")
+        raise InputError(f"there is no run {run!r} to resume in {shown(files.root.parent)}; start it without --resume")
 
 
 def _check_run_folder(files: RunFiles, run: str, resume: bool) -> None:
@@ -491,10 +493,10 @@ def _check_run_folder(files: RunFiles, run: str, resume: bool) -> None:
         raise InputError(f"{existing} cannot be written to; choose another --results-dir")
     if files.root.exists() and any(files.root.iterdir()) and not resume:
         raise InputError(
-            f"run {run!r} exists already in {files.root}; continue it with --resume or give another --name"
+            f"run {run!r} exists already in {shown(files.root)}; continue it with --resume or give another --name"
         )
     if resume and not files.root.is_dir():
-        raise InputError(f"there is no run {run!r} to resume in {files.root.parent}; start it without --resume")
+        raise InputError(f"there is no run {run!r} to resume in {shown(files.root.parent)}; start it without --resume")
 
 
 def _complete_base(space: SearchSpace, options: SearchOptions, resources: Resources) -> tuple[SearchSpace, int]:

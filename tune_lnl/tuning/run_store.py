@@ -327,6 +327,7 @@ class ObjectStore(RunStore):
 
     @contextmanager
     def driven(self, run: str, tell: Callable[[str], None]) -> Iterator[None]:
+        self._usurper, self._patience = "", PATIENCE  # of an earlier search in this process
         self._take_lease(run, tell)
         rest = threading.Event()
         keeper = threading.Thread(target=self._keep, args=(rest,), name="object storage", daemon=True)

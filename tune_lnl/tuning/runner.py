@@ -130,6 +130,7 @@ def _run_alone(plan: Plan, resume: bool, say: Console, site: Site | None) -> Out
     else:
         outcome = _search(plan, study, progress, say, site)
     tidy(plan.files, study.trials, study.mode)
+    store.after_trial(study.trials, study.mode)  # an earlier driver may have died before it did that
     _TableWriter(plan, study).write()
     store.end()
     progress.end(outcome)
@@ -336,7 +337,8 @@ def _outcome(plan: Plan, session: Session, study: SearchStudy, say: Callable[[st
             say(f"the time budget is used up; continue with:\n  {plan.resume_command()}")
             return "done"
         case "failing":
-            say(f"stopped: {BUGS_TO_STOP} trials in a row ended with a bug; tracebacks in {plan.files.root / 'trials'}")
+            where = shown(plan.files.root / "trials")
+            say(f"stopped: {BUGS_TO_STOP} trials in a row ended with a bug; tracebacks in {where}")
         case "object storage away":
             store_of(plan.files).before_trial()  # raises, and so says what is wrong, unless all is well again
             where = shown(plan.files.root)
