@@ -376,7 +376,8 @@ class ObjectStore(RunStore):
                 self._put_study(0.0)
             except StorageError as error:
                 # Who needs it now will try for longer, and stop the search if that does not help.
-                logger.warning("%s", error)
+                if not rest.is_set():
+                    logger.warning("%s", error)
 
     # ---- the study
 
