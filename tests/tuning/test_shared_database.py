@@ -28,6 +28,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[StudyServer]:
     monkeypatch.setenv(PASSWORD, SECRET)
+    toy_method()
     server = new_server("postgresql")
     yield server
     end_server(server)
@@ -75,7 +76,6 @@ def processes_that_show(secret: str, driver: Driver) -> list[str]:
 def test_two_searches_one_killed(
     server: StudyServer, driver: Callable[..., Driver], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    toy_method()
     url = server.new_database()
     first, second = driver("first", url, TRIALS, pause=0.6), driver("second", url, TRIALS, pause=0.6)
     first.start()
