@@ -12,14 +12,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import optuna
 import pytest
 from optuna.storages.journal import JournalFileBackend
-from tiny_search import record_run
+from study_servers import SECRET, database
+from tiny_search import record_run, tiny_space
 
 from tune_lnl.tuning import dashboards
 from tune_lnl.tuning.dashboards import ray_dashboard_line, study_dashboard
 from tune_lnl.tuning.results import Run, load_run
-from tune_lnl.tuning.study_dashboard import ReadOnlyBackend
+from tune_lnl.tuning.study import SearchStudy
+from tune_lnl.tuning.study_dashboard import ReadOnlyBackend, read_only_database
 
 PATIENCE = 60.0
 
@@ -92,6 +95,12 @@ def wait(condition: Callable[[], bool]) -> None:
         time.sleep(0.1)
 
 
+def commands_below(parent: int) -> list[bytes]:
+    """Of the processes that this one has started."""
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    return [Path(f"/proc/{child}/cmdline").read_bytes() for child in children]
+
+
 class TestServing:
     @pytest.fixture(autouse=True)
     def _installed(self) -> None:
@@ -126,6 +135,27 @@ class TestServing:
             assert not list(run.files.root.glob("study.log.lock*"))
         assert run.files.study.read_bytes() == before
         assert gone(port)
+
+    @pytest.mark.slow
+    def test_studies_in_a_database(self, run: Run, database_url: str, tmp_path: Path) -> None:
+        place = database(database_url)
+        SearchStudy.create(place, tiny_space(tmp_path), 0).ask()
+        lines: list[str] = []
+        before = [trial.state for trial in place.read_trials()]
+        with study_dashboard(run.files, lines.append, place):
+            port = port_of(lines[0])
+            status, body = ask(port, "GET", "/api/studies")
+            assert (status, [study["study_name"] for study in json.loads(body)["study_summaries"]]) == (200, ["run"])
+            assert ask(port, "POST", "/api/studies", "{}")[0] == 403
+            assert all(SECRET.encode() not in command for command in commands_below(os.getpid()))
+        place.close()
+        assert [trial.state for trial in place.read_trials()] == before
+        assert SECRET not in run.files.driver_log.read_text()
+        # Whoever gets past the page is refused by the server.
+        storage = read_only_database(place.url.render_as_string(), SECRET)
+        with pytest.raises(optuna.exceptions.StorageInternalError) as refused:
+            optuna.create_study(study_name="another", storage=storage)
+        assert "read only" in str(refused.value.__cause__).lower().replace("-", " ")
 
     def test_its_port_is_taken(self, run: Run) -> None:
         lines: list[str] = []
