@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import threading
 import time
@@ -15,9 +16,13 @@ from study_servers import KINDS, SECRET, Postgres, StudyServer, database, end_se
 from tiny_search import EPOCHS, tiny_plan, tiny_space, write_space
 
 from tune_lnl.errors import InputError
-from tune_lnl.search import main
+from tune_lnl.export import main as export
+from tune_lnl.logs import main as logs
+from tune_lnl.search import main as search
+from tune_lnl.trainables.config_file import dump_yaml
 from tune_lnl.tuning import database as module
 from tune_lnl.tuning.database import StudyDatabase, parse_storage, shown_url
+from tune_lnl.tuning.results import replace_text
 from tune_lnl.tuning.storage_password import PASSWORD, password_hidden, storage_password
 from tune_lnl.tuning.study import SearchStudy
 from tune_lnl.tuning.study_place import StudyLostError
@@ -71,7 +76,7 @@ class TestAddresses:
     )
     def test_a_secret_is_refused_and_not_repeated(self, given: str, capsys: pytest.CaptureFixture[str]) -> None:
         """Whatever else is wrong with the address."""
-        assert main(["act_digits8no", "--storage", given.format("hunter2hunter2"), "--dry-run"]) == 2
+        assert search(["act_digits8no", "--storage", given.format("hunter2hunter2"), "--dry-run"]) == 2
         said = capsys.readouterr()
         assert "hunter2" not in said.out + said.err
         assert "--storage" in said.err
@@ -105,7 +110,7 @@ def test_nobody_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str], monk
     for scheme in ("postgresql", "mysql"):
         address = f"{scheme}://ann@127.0.0.1:{free_port()}/team"
         began = time.monotonic()
-        assert main([str(write_space(tmp_path)), "--storage", address, "--results-dir", str(results)]) == 2
+        assert search([str(write_space(tmp_path)), "--storage", address, "--results-dir", str(results)]) == 2
         assert time.monotonic() - began < 60
         said = capsys.readouterr().err
         assert f"the study in {address} cannot be opened" in said
@@ -338,3 +343,32 @@ def test_a_plan_over_a_database(postgresql_url: str, tmp_path: Path) -> None:
     assert (stored["url"], stored["study"]) == (postgresql_url, plan.run)
     assert SECRET not in str(plan.settings())
     assert plan.space.epochs == EPOCHS
+
+
+@pytest.mark.slow
+def test_what_reads_a_run(
+    postgresql_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = tiny_plan(tmp_path, storage=postgresql_url)
+    plan.files.root.mkdir(parents=True)
+    replace_text(plan.files.settings, dump_yaml(plan.settings()))
+    study = SearchStudy.create(plan.place, plan.space, plan.seed)
+    number = study.ask().number
+    for epoch in range(EPOCHS):
+        study.report(number, epoch, float(epoch))
+    study.complete(number, 5.0, 0.5)
+    results = ["--results-dir", str(tmp_path / "results")]
+    assert search(["--runs", *results]) == 0
+    assert "running" in capsys.readouterr().out
+    study.place.close()
+    assert search(["--runs", *results]) == 0
+    assert "interrupted" in capsys.readouterr().out
+    assert export([plan.run, "--format", "json", *results]) == 0
+    assert [trial["value"] for trial in json.loads(capsys.readouterr().out)["trials"]] == [5.0]
+    assert logs([plan.run, "0", *results]) == 0
+    assert search(["--replay", plan.run, *results]) == 2
+    assert "only a study in a journal file can be replayed" in capsys.readouterr().err
+    monkeypatch.delenv(PASSWORD)
+    assert export([plan.run, *results]) == 2
+    assert f"It is given in the variable {PASSWORD}" in capsys.readouterr().err
+    assert not [path for path in plan.files.root.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]

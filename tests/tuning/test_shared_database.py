@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,12 +10,7 @@ import pytest
 from study_servers import SECRET, StudyServer, end_server, new_server
 from toy_runs import Driver, check_whole, spread, toy_method, write_toy
 
-from tune_lnl.errors import InputError
-from tune_lnl.export import main as export
-from tune_lnl.logs import main as logs
-from tune_lnl.report import main as report
 from tune_lnl.search import main as search
-from tune_lnl.tuning.results import load_run
 from tune_lnl.tuning.storage_password import PASSWORD
 
 EPOCHS = 6
@@ -107,38 +101,6 @@ def test_two_searches_one_killed(
     attempts = [int(trial.user_attrs["attempts"]) for trial in first.run().trials]
     assert max(attempts) == 2
     assert files_with(SECRET, tmp_path) == []
-
-
-def test_what_reads_a_run(
-    server: StudyServer, driver: Callable[..., Driver], capsys: pytest.CaptureFixture[str]
-) -> None:
-    one = driver("one", server.new_database(), 2)
-    assert one.start().finish() == 0, one.text
-    results = ["--results-dir", str(one.folder / "results")]
-    assert search(["--runs", *results]) == 0
-    assert "finished" in capsys.readouterr().out
-    assert export(["one", "--format", "json", "--top", "2", *results]) == 0
-    assert [trial["state"] for trial in json.loads(capsys.readouterr().out)["trials"]] == ["COMPLETE", "COMPLETE"]
-    assert report(["one", *results]) == 0
-    assert logs(["one", "0", *results]) == 0
-    assert logs(["one", "0", "-f", *results]) == 0
-    capsys.readouterr()
-    assert search(["--replay", "one", *results]) == 2
-    assert "only a study in a journal file can be replayed" in capsys.readouterr().err
-    # A finished run that is resumed has nothing to do, and needs no flag to find its study.
-    one.flags = ()
-    assert one.start().finish() == 0, one.text
-    # Without the password, and without the server: a sentence each.
-    one.environment.pop(PASSWORD)
-    assert one.start().finish() == 2
-    assert f"It is given in the variable {PASSWORD}" in one.text
-    server.stop()
-    with pytest.raises(InputError, match="is the server running"):
-        load_run(one.files.root)
-    assert search(["--runs", *results]) == 0
-    assert "cannot be opened" in capsys.readouterr().out
-    assert files_with(SECRET, one.folder) == []
-    server.start()
 
 
 def test_a_server_that_goes_and_comes_back(server: StudyServer, driver: Callable[..., Driver]) -> None:
