@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from study_servers import StudyServer
 
 if TYPE_CHECKING:
     from s3_server import S3Server
@@ -32,6 +35,46 @@ def _emulated_bf16_will_do(request: pytest.FixtureRequest, monkeypatch: pytest.M
         from tune_lnl.trainables import training
 
         monkeypatch.setattr(training, "has_bf16", lambda device: True)
+
+
+@pytest.fixture(scope="session")
+def study_server() -> Iterator[Callable[[str], StudyServer]]:
+    """A database server of each kind that is asked for, for all tests of ``tuning`` that only use it; skips where it is
+    not installed."""
+    from study_servers import end_server, new_server
+
+    servers: dict[str, StudyServer] = {}
+
+    def server(kind: str) -> StudyServer:
+        if kind not in servers:
+            servers[kind] = new_server(kind)
+        return servers[kind]
+
+    yield server
+    for each in servers.values():
+        end_server(each)
+
+
+@pytest.fixture(params=["postgresql", "mysql"])
+def database_url(
+    request: pytest.FixtureRequest, study_server: Callable[[str], StudyServer], monkeypatch: pytest.MonkeyPatch
+) -> str:
+    """The URL of an empty database, its password in the environment."""
+    return _new_database(study_server(request.param), monkeypatch)
+
+
+@pytest.fixture
+def postgresql_url(study_server: Callable[[str], StudyServer], monkeypatch: pytest.MonkeyPatch) -> str:
+    return _new_database(study_server("postgresql"), monkeypatch)
+
+
+def _new_database(server: StudyServer, monkeypatch: pytest.MonkeyPatch) -> str:
+    from study_servers import SECRET
+
+    from tune_lnl.tuning.storage_password import PASSWORD
+
+    monkeypatch.setenv(PASSWORD, SECRET)
+    return server.new_database()
 
 
 ENDED: dict[str, int] = {}
