@@ -48,7 +48,7 @@ def free_port() -> int:
 
 @dataclass
 class Server:
-    """A cluster of one node that asks for a token, and the laptop that has it."""
+    """A cluster of two nodes that asks for a token, and the laptop that has it."""
 
     url: str
     laptop: dict[str, str]
@@ -81,26 +81,36 @@ class Server:
 
 
 class Head:
-    """A cluster of one node as ``ray start`` makes it; only processes that carry its mark are ever touched."""
+    """A cluster as ``ray start`` makes it; only processes that carry its mark are ever touched."""
 
     def __init__(self, port: int, environment: dict[str, str]) -> None:
         self.mark = uuid.uuid4().hex
         self.folder = Path(tempfile.mkdtemp(prefix="rj-"))  # not under pytest's: sockets have short paths
         self.output = self.folder / "output.txt"
-        ray = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--num-cpus=2", "--num-gpus=0"]
-        folder = self.folder / "ray"  # jobs look there for the cluster that they belong to
-        ports = {
-            "port": free_port(),
-            "dashboard-port": port,
-            "ray-client-server-port": free_port(),
-            "dashboard-agent-listen-port": free_port(),
-            "min-worker-port": 0,
-            "max-worker-port": 0,
-        }
-        with self.output.open("w") as output:
-            self.process = subprocess.Popen(
-                [*ray, f"--temp-dir={folder}", *(f"--{name}={value}" for name, value in ports.items())],
-                env={**environment, **PATIENT, MARK: self.mark},
+        self.environment = {**environment, **PATIENT, MARK: self.mark}
+        self.address = f"127.0.0.1:{free_port()}"
+        # Jobs look in the temporary folder for the cluster that they belong to.
+        self.processes = [
+            self._start(
+                "--head",
+                f"--temp-dir={self.folder / 'ray'}",
+                f"--port={self.address.partition(':')[2]}",
+                f"--dashboard-port={port}",
+                f"--ray-client-server-port={free_port()}",
+            )
+        ]
+
+    def join(self) -> None:
+        """Another node. On the same machine, so it has Ray's files in the same folder."""
+        self.processes.append(self._start(f"--address={self.address}"))
+
+    def _start(self, *words: str) -> subprocess.Popen[bytes]:
+        own = ["--num-cpus=1", "--num-gpus=0", f"--dashboard-agent-listen-port={free_port()}"]
+        start = [str(Path(sys.executable).with_name("ray")), "start", "--block", *own, *words]
+        with self.output.open("a") as output:
+            return subprocess.Popen(
+                [*start, "--min-worker-port=0", "--max-worker-port=0"],
+                env=self.environment,
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
@@ -109,7 +119,7 @@ class Head:
         """Until jobs are taken."""
 
         def answers() -> bool:
-            assert self.process.poll() is None, self.output.read_text()
+            assert all(process.poll() is None for process in self.processes), self.output.read_text()
             try:
                 with urllib.request.urlopen(f"{url}/api/authentication_mode", timeout=10) as answer:
                     return b"token" in answer.read()
@@ -119,12 +129,13 @@ class Head:
         until(answers, "the job server")
 
     def close(self) -> None:
-        self.process.terminate()
-        try:
-            self.process.wait(timeout=60)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        for process in reversed(self.processes):
+            process.terminate()
+            try:
+                process.wait(timeout=60)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
         for entry in Path("/proc").iterdir():
             if entry.name.isdecimal() and self._is_ours(entry):
                 with contextlib.suppress(ProcessLookupError):
@@ -160,6 +171,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     head = Head(port, {**common, **theirs, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token})
     try:
         head.wait(url)
+        head.join()
         yield Server(url, {**common, **laptop}, capsys)
     finally:
         head.close()
@@ -184,8 +196,8 @@ def test_a_job_is_submitted_watched_stopped_and_resumed(tmp_path: Path, server: 
     run = Driver(tmp_path, space)  # never started: it knows where the run's files are, and what they must be
     asked = (str(space), "--results-dir", str(results), "--concurrent", "2", "--no-dashboard")
 
-    code, said, _ = server.submit(*asked)
-    assert code == 0
+    code, said, error = server.submit(*asked)
+    assert code == 0, error
     assert said.endswith("the search has begun\n")
     printed = commands_in(said)
     assert "RUNNING" in server.follow(printed["status"]).upper()

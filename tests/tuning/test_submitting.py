@@ -72,6 +72,9 @@ class TestRefusedHere:
             (["--submit", NOBODY, "--results-dir", RESULTS, "--condition", "sym99"], "unknown condition 'sym99'"),
             (["--submit", NOBODY, "--results-dir", RESULTS, "--time-budget", "soon"], "--time-budget is a duration"),
             (["--submit", NOBODY, "--results-dir", RESULTS, "--trials", "+4"], "use it with --resume"),
+            (["--submit", NOBODY, "--results-dir", "s3://me:pw@bucket/results"], "no flag holds a password"),
+            (["--submit", NOBODY, "--results-dir", "s3://me@bucket/results"], "credentials are taken from the environ"),
+            (["--submit", NOBODY, "--results-dir", "s3://bucket/results"], f"nothing answers at {NOBODY}"),
             (["--submit", NOBODY, "--results-dir", RESULTS, "--set", "dataset.root=s3://a:pw@b"], "holds a password"),
             (["--submit", NOBODY, "--results-dir", RESULTS, "--address", "auto"], "leave --address out"),
             (["--submit", NOBODY, "--results-dir", RESULTS, "--storage", "sqlite:///x"], "--storage is postgresql://"),
@@ -147,7 +150,10 @@ class TestSent:
         before = sorted(tmp_path.rglob("*"))
         code, out, err = run(tiny, "--submit", NOBODY, "--results-dir", RESULTS, "--trials", "3", "--dry-run")
         assert (code, err) == (0, "")
-        assert f"python -m tune_lnl.search tiny --name tiny --trials 3 --results-dir {RESULTS} --address auto\n" in out
+        assert (
+            f"exec python -m tune_lnl.search tiny --name tiny --trials 3 --results-dir {RESULTS} --address auto\n"
+            in out
+        )
         assert f"for {NOBODY}\n" in out
         assert f"{tiny}, as search_spaces/tiny.yaml" in out
         assert "RAY_JOB_STOP_WAIT_TIME_S=30" in out
@@ -167,7 +173,10 @@ class TestSent:
         assert job["submission_id"].startswith("a.run-")
         assert job["submission_id"] in out
         assert job["runtime_env"]["env_vars"] == {"RAY_JOB_STOP_WAIT_TIME_S": "30"}
-        words = shlex.split(job["entrypoint"])
+        own = f"../{job['submission_id']}"
+        *before, command = job["entrypoint"].split(" && ")
+        assert before == [f"cp -r . {own}", f"cd {own}"]
+        words = shlex.split(command.removeprefix("exec "))
         assert words[:4] == ["python", "-m", "tune_lnl.search", "tiny"]
         assert words[-2:] == ["--address", "auto"]
         asked, sent = parser().parse_args([tiny, *given]), parser().parse_args(words[3:])

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from tune_lnl.errors import InputError, shown
+from tune_lnl.object_storage import ObjectFolder, is_url
 from tune_lnl.tuning.named_spaces import find_space
 from tune_lnl.tuning.planning import SearchOptions, asked_searches
 from tune_lnl.tuning.ray_token import read_token, token_place
@@ -36,9 +37,6 @@ STOP_WAIT_SECONDS = 30
 """From ``ray job stop`` to the kill. Ray's own 3 are too few: a search promises to have stopped within 20."""
 JOB_ENVIRONMENT = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_SECONDS)}
 """What a job brings along. Shown to whoever sees the cluster's dashboard: nothing secret belongs here."""
-LATE = {"eager_install": False}
-"""Nodes fetch the job's folder when they run a trial. At once, those on one machine would take it away from each other,
-and from the search that is just reading its space there."""
 ANSWER_SECONDS = 10.0
 WATCH_SECONDS = 90.0
 """So long the job is watched for a refusal (a folder that is not there, a run that is) before it is left to itself."""
@@ -61,7 +59,18 @@ class Job:
     results_dir: str
     submission_id: str
     space: Path
-    entrypoint: str
+    words: Sequence[str]
+    """The search's command line on the cluster."""
+
+    @property
+    def entrypoint(self) -> str:
+        """The job's command for a shell.
+
+        Ray fetches the job's folder anew for every node. Nodes that share a machine share that folder, too, and would
+        take it away from under the search, which therefore runs in a copy beside it.
+        """
+        own = shlex.quote(f"../{self.submission_id}")
+        return f"cp -r . {own} && cd {own} && exec {shlex.join(self.words)}"
 
     @property
     def shipped(self) -> str:
@@ -108,7 +117,9 @@ def plan_job(options: SearchOptions, url: str, flags: Sequence[str]) -> Job:
         parse_storage(options.storage)
     searches = asked_searches(options)
     results_dir = str(options.results_dir)
-    if "://" not in results_dir and not Path(results_dir).is_absolute():
+    if is_url(results_dir):
+        ObjectFolder.of(results_dir)  # one that cannot be is refused
+    elif not Path(results_dir).is_absolute():
         raise InputError(
             "with --submit, --results-dir is an absolute path on storage that the cluster's nodes share, or a URL such "
             f"as s3://bucket/results: the job's own folder vanishes with it; got {results_dir!r}"
@@ -123,7 +134,7 @@ def plan_job(options: SearchOptions, url: str, flags: Sequence[str]) -> Job:
     named = [] if options.name is not None else ["--name", run]
     words = ["python", "-m", "tune_lnl.search", space.stem, *named, *flags, "--address", "auto"]
     identity = f"{run}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-    return Job(url.rstrip("/"), run, results_dir, identity, space, shlex.join(words))
+    return Job(url.rstrip("/"), run, results_dir, identity, space, words)
 
 
 def submit(options: SearchOptions, url: str, flags: Sequence[str], say: Say, warn: Say, dry_run: bool = False) -> int:
@@ -271,7 +282,7 @@ def _send(client: JobSubmissionClient, job: Job) -> None:
             client.submit_job(
                 entrypoint=job.entrypoint,
                 submission_id=job.submission_id,
-                runtime_env={"working_dir": folder, "env_vars": JOB_ENVIRONMENT, "config": LATE},
+                runtime_env={"working_dir": folder, "env_vars": JOB_ENVIRONMENT},
                 metadata=job.metadata,
             )
         except (OSError, RuntimeError) as error:
