@@ -19,6 +19,7 @@ from pathlib import Path
 from pkgutil import iter_modules
 
 import pytest
+from real_data import real_cifar100
 
 import tune_lnl
 from tune_lnl.datasets.registry import dataset_names
@@ -325,10 +326,12 @@ def test_snippets_that_search_run(block: Block, tmp_path: Path, monkeypatch: pyt
 FOLLOWED = {
     "README.md": ("act_digits8no", "results/act_digits8no"),
     "docs/tutorial_folder.md": ("folder", "mine"),
+    "docs/tutorial_cifar80n.md": ("small", "check cifar80no"),
 }
-"""Pages that need no data but what they make; their commands that name one of these are followed in order."""
-NOT_FOLLOWED = ("core_sprites", "--trials 36", "--epochs 100")
-"""Another run, what a picture shows, and the long form of a search whose short form follows."""
+"""Pages, and words: the commands that name one of them are followed in order."""
+WANTS_CIFAR = "docs/tutorial_cifar80n.md"
+NOT_FOLLOWED = ("core_sprites", "--trials 36", "--epochs 100", "logs small 3")
+"""Another run, what a picture shows, the long form of a search whose short form follows, and a trial beyond those."""
 SHORTER = {
     "search": ["--epochs", "4", "--trials", "2", "--no-dashboard"],
     "search --confirm": ["--confirm", "1x2"],
@@ -350,6 +353,8 @@ def shortened(command: str) -> list[str]:
 @pytest.mark.parametrize("name", FOLLOWED)
 def test_a_reader_can_follow_the_page(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = ROOT / name
+    if name == WANTS_CIFAR:
+        monkeypatch.setenv("TUNE_LNL_DATA", str(real_cifar100().resolve().parent))
     monkeypatch.chdir(tmp_path)
     for block in blocks(page):
         if block.language == "python" and "run_search" not in block.text and not block.file:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import pickle
 import tarfile
 from dataclasses import dataclass, replace
@@ -150,17 +149,6 @@ def png(pixels: NDArray[np.uint8]) -> bytes:
 
 def md5(content: bytes) -> str:
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
-
-
-def real_cifar100() -> Path:
-    """The folder with the real CIFAR-100 in parquet shards; skips the test where there is none."""
-    beside = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
-    configured = os.environ.get("TUNE_LNL_DATA")
-    for place in (Path(configured), beside) if configured else (beside,):
-        for folder in (place / "cifar100", place):
-            if len(list(folder.glob("*-of-*.parquet"))) == 3:
-                return folder
-    pytest.skip("the real CIFAR-100 is absent: set TUNE_LNL_DATA")
 
 
 def stored_meta(cache: Path) -> dict[str, object]:

@@ -21,7 +21,6 @@ from cifar_trees import (
     official_batches,
     png,
     publish,
-    real_cifar100,
     stored_meta,
     tiny_cifar,
     write_archive,
@@ -31,6 +30,7 @@ from cifar_trees import (
     write_parquet,
     write_shard,
 )
+from real_data import real_cifar100
 
 from tune_lnl.datasets import cifar
 from tune_lnl.datasets.base import Images, Labels, Source

@@ -6,7 +6,7 @@ import zlib
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from cifar_trees import real_cifar100
+from real_data import real_cifar100
 
 from tune_lnl.datasets.base import Labels
 from tune_lnl.datasets.noise import (
