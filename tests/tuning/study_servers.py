@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from tune_lnl.tuning.database import PASSWORD, StudyDatabase, parse_storage
+from tune_lnl.tuning.database import StudyDatabase, parse_storage
+from tune_lnl.tuning.storage_password import PASSWORD
 
 SECRET = "s3cr3t/of:the@team"
 """With signs that an address would have to write in another way."""
@@ -52,8 +53,10 @@ def owner() -> pwd.struct_passwd | None:
 
 def run_as_owner(command: Sequence[str], **options: Any) -> subprocess.CompletedProcess[str]:
     who = owner()
-    identity = {} if who is None else {"user": who.pw_uid, "group": who.pw_gid, "extra_groups": []}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False, **identity, **options)
+    identity: dict[str, Any] = {} if who is None else {"user": who.pw_uid, "group": who.pw_gid, "extra_groups": []}
+    done: subprocess.CompletedProcess[str] = subprocess.run(
+        command, capture_output=True, text=True, timeout=PATIENCE, check=False, **identity, **options
+    )
     assert done.returncode == 0, f"{command[0]}: {done.stdout}{done.stderr}"
     return done
 
