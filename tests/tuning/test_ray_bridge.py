@@ -16,7 +16,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
-from tune_lnl.tuning.ray_bridge import NODES, NUMBER, PAYLOAD, StudyScheduler, StudySearcher, share_on
+from tune_lnl.tuning.ray_bridge import LOOK_SECONDS, NODES, NUMBER, PAYLOAD, StudyScheduler, StudySearcher, share_on
 from tune_lnl.tuning.session import Session, WorkerReport
 from tune_lnl.tuning.study import Suggestion
 from tune_lnl.tuning.study_place import StudyLostError
@@ -179,6 +179,8 @@ class TestScheduler:
         tuner = controller(runs, waits, misplaced)
         tuner.stop_trial = stop
         hooks = StudyScheduler(cast(Session, session), SomeNodes("aa,bb"))
+        for trial in (misplaced, waits):
+            hooks.on_trial_add(tuner, trial)
         assert hooks.choose_trial_to_run(tuner) is waits
         assert (stopped, session.withdrawn) == ([misplaced], [2])
 
@@ -186,10 +188,18 @@ class TestScheduler:
         assert scheduler(ScriptedSession()).supports_buffered_results is False
 
     def test_ray_starts_what_waits_in_order(self) -> None:
-        first, second = ray_trial(1, Trial.PENDING), ray_trial(2, Trial.PENDING)
-        chosen = scheduler(ScriptedSession()).choose_trial_to_run(controller(ray_trial(0), first, second))
-        assert chosen is first
-        assert scheduler(ScriptedSession()).choose_trial_to_run(controller(ray_trial(0))) is None
+        hooks = scheduler(ScriptedSession())
+        assert hooks.choose_trial_to_run(controller(ray_trial(0))) is None
+        first: Any = ray_trial(1, Trial.PENDING)
+        second: Any = ray_trial(2, Trial.PENDING)
+        for trial in (first, second):
+            hooks.on_trial_add(controller(), trial)
+        live = controller(ray_trial(0), first, second)
+        chosen = []
+        for trial, status in ((first, Trial.RUNNING), (second, Trial.ERROR), (first, Trial.TERMINATED)):
+            chosen.append(hooks.choose_trial_to_run(live))
+            trial.status = status
+        assert chosen == [first, second, None]
 
     def test_workers_of_silent_trials_are_killed(self, monkeypatch: pytest.MonkeyPatch) -> None:
         killed: list[object] = []
@@ -197,6 +207,17 @@ class TestScheduler:
         live = [ray_trial(0, actor="zero"), ray_trial(1, actor="one"), ray_trial(2, actor=None)]
         scheduler(ScriptedSession(silent=[1, 2])).choose_trial_to_run(controller(*live))
         assert killed == ["one"]
+
+    def test_not_every_round_looks_at_all_that_runs(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        times = iter([100.0, 100.0, 100.0 + LOOK_SECONDS / 2, 100.0 + LOOK_SECONDS, 200.0])
+        monkeypatch.setattr("tune_lnl.tuning.ray_bridge.time", SimpleNamespace(monotonic=times.__next__))
+        session, looks = ScriptedSession(), []
+        hooks, live = scheduler(session), controller(ray_trial(1, Trial.PENDING, actor=None))
+        for _ in range(3):
+            session.without_worker = []
+            hooks.choose_trial_to_run(live)
+            looks.append(session.without_worker)
+        assert looks == [[1], [], [1]]
 
     def test_a_worker_that_is_still_starting_is_not_silent(self) -> None:
         session = ScriptedSession()

@@ -55,6 +55,7 @@ class _Heard:
     """The last that a trial has said."""
 
     report: WorkerReport
+    measures: dict[str, float]
     at: float
     params: dict[str, Any]
     epoch_seconds: deque[float]
@@ -100,15 +101,15 @@ class Board:
 
     def epoch(self, report: WorkerReport, trial: Callable[[int], FrozenTrial]) -> None:
         """A worker has reported; ``trial`` gives the study's by number, and is asked once for each."""
-        now, before = self._clock(), self._heard.get(report.number)
+        now, before, measures = self._clock(), self._heard.get(report.number), report.measured()
         if before is None or before.report.attempt != report.attempt:
-            seconds = report.measured().get("seconds")
+            seconds = measures.get("seconds")
             recent = deque([] if seconds is None else [seconds], maxlen=RECENT_EPOCHS)
             params = dict(trial(report.number).params)
         else:
             recent, params = before.epoch_seconds, before.params
             recent.append(now - before.at)
-        self._heard[report.number] = _Heard(report, now, params, recent)
+        self._heard[report.number] = _Heard(report, measures, now, params, recent)
 
     def trial_ended(self, trial: FrozenTrial, best: FrozenTrial | None) -> None:
         """A trial of this run has ended, and ``best`` is the best of the study now."""
@@ -134,7 +135,7 @@ class Board:
             # An epoch that takes longer than those before it is nearly over at best; those after it are still to come.
             left = (self._epochs - epochs) * epoch_seconds - min(self._clock() - heard.at, epoch_seconds)
             left = max(0.0, left)
-        return RunningTrial(number, epochs, heard.report.value, left, heard.params, heard.report.measured())
+        return RunningTrial(number, epochs, heard.report.value, left, heard.params, heard.measures)
 
     def _progress(self, running: Sequence[RunningTrial]) -> float:
         ended = sum(self._counts.values())

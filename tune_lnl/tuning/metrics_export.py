@@ -53,6 +53,7 @@ class MetricsExport:
         self._clock = clock
         self._next = -math.inf
         self._places: list[int | None] = [None] * plan.resources.concurrent
+        self._shown: dict[tuple[str, ...], float] = {}
         self._gauges = {
             **{name: Gauge(name, text, ("run",)) for name, text in OF_THE_RUN.items()},
             **{name: Gauge(name, text, ("run", "state")) for name, text in OF_A_STATE.items()},
@@ -84,10 +85,11 @@ class MetricsExport:
 
     def _seat(self, numbers: list[int]) -> None:
         """A trial keeps its place while it runs."""
-        self._places = [number if number in numbers else None for number in self._places]
-        for number in numbers:
-            if number not in self._places and None in self._places:
-                self._places[self._places.index(None)] = number
+        running, seated = set(numbers), set(self._places)
+        self._places = [number if number in running else None for number in self._places]
+        free = [place for place, number in enumerate(self._places) if number is None]
+        for place, number in zip(free, (number for number in numbers if number not in seated), strict=False):
+            self._places[place] = number
 
     def _update_place(self, place: str, trial: RunningTrial | None) -> None:
         """An empty place, and what its trial has not told yet, is not a number.
@@ -103,5 +105,10 @@ class MetricsExport:
             self._set(f"tune_lnl_{name}", measures.get(name, math.nan), place=place)
 
     def _set(self, name: str, value: float | None, **tags: str) -> None:
-        if value is not None:
-            self._gauges[name].set(float(value), {**self._run, **tags})
+        """Of hundreds of places few have changed since a second ago, and a gauge keeps its last value."""
+        key = (name, *tags.values())
+        shown = self._shown.get(key)
+        if value is None or shown == value or (shown is not None and math.isnan(shown) and math.isnan(value)):
+            return
+        self._gauges[name].set(float(value), {**self._run, **tags})
+        self._shown[key] = value

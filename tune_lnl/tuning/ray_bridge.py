@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -27,6 +28,9 @@ logger = logging.getLogger(__name__)
 
 NUMBER = "number"
 PAYLOAD = "payload"
+LOOK_SECONDS = 1.0
+"""Between looks at all that runs. Ray asks what to run in every round of its loop, hundreds of times a second where
+hundreds run."""
 NODES = "nodes"
 """Ids of the nodes of a cluster that may take the trial."""
 NODE_LABEL = "ray.io/node-id"
@@ -125,6 +129,8 @@ class StudyScheduler(_NotWritten, TrialScheduler):
         super().__init__()  # type: ignore[no-untyped-call]
         self._session = session
         self._nodes = nodes
+        self._waiting: list[Trial] = []
+        self._next_look = 0.0
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         goes_on = False
@@ -138,7 +144,7 @@ class StudyScheduler(_NotWritten, TrialScheduler):
             self._session.worker_died(trial.config[NUMBER], with_its_node=went_down)
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
-        """No queue of our own."""
+        self._waiting.append(trial)
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
         """The study knows since the last report."""
@@ -147,10 +153,12 @@ class StudyScheduler(_NotWritten, TrialScheduler):
         """Only trials that never started are removed; the end of the search puts them back."""
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
-        self._kill_stuck(tune_controller)
-        self._withdraw_misplaced(tune_controller)
-        waiting = (Trial.PENDING, Trial.PAUSED)
-        return next((trial for trial in tune_controller.get_live_trials() if trial.status in waiting), None)
+        if time.monotonic() >= self._next_look:
+            self._kill_stuck(tune_controller)
+            self._withdraw_misplaced(tune_controller)
+            self._next_look = time.monotonic() + LOOK_SECONDS
+        self._waiting = [trial for trial in self._waiting if trial.status == Trial.PENDING]
+        return self._waiting[0] if self._waiting else None
 
     def _kill_stuck(self, tune_controller: Any) -> None:
         """Ray asks for a trial to run in every round of its loop, which makes this the place to look around."""

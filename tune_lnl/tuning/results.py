@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -251,10 +251,14 @@ def _replace_table(path: Path, table: pa.Table) -> None:
         pq.write_table(table, beside)
 
 
-def write_tables(run: Run) -> None:
-    """``trials.parquet`` (a row per trial, by number) and ``epochs.parquet`` (a row per trial and epoch)."""
+def write_tables(run: Run, ended: dict[int, pa.Table] | None = None) -> None:
+    """``trials.parquet`` (a row per trial, by number) and ``epochs.parquet`` (a row per trial and epoch).
+
+    Args:
+        ended: as in :func:`epochs_table`.
+    """
     _replace_table(run.files.trials_table, trials_table(run))
-    _replace_table(run.files.epochs_table, epochs_table(run))
+    _replace_table(run.files.epochs_table, epochs_table(run, ended))
 
 
 def trials_table(run: Run) -> pa.Table:
@@ -281,9 +285,27 @@ def trials_table(run: Run) -> pa.Table:
     return pa.table(columns)
 
 
-def epochs_table(run: Run) -> pa.Table:
-    """A row per trial and epoch: the objective so far, and every metric."""
-    records = list(_epoch_records(run))
+def epochs_table(run: Run, ended: dict[int, pa.Table] | None = None) -> pa.Table:
+    """A row per trial and epoch: the objective so far, and every metric.
+
+    Args:
+        ended: rows of trials that have ended, by number; they are taken from it, and those that are new put into it. To
+            read the files of a thousand trials again takes seconds.
+    """
+    ended = {} if ended is None else ended
+    parts = [_records_table([])]
+    for trial in sorted(run.trials, key=lambda trial: trial.number):
+        rows = ended.get(trial.number)
+        if rows is None:
+            rows = _records_table(list(_epoch_records(run, trial)))
+            if trial.state.is_finished() and rows.num_rows >= len(trial.intermediate_values):
+                ended[trial.number] = rows
+        if rows.num_rows:
+            parts.append(rows)
+    return pa.concat_tables(parts, promote_options="default")
+
+
+def _records_table(records: Sequence[Mapping[str, Any]]) -> pa.Table:
     names = dict.fromkeys(name for record in records for name in record)
     names.pop("number", None)
     names.pop("epoch", None)
@@ -296,11 +318,10 @@ def epochs_table(run: Run) -> pa.Table:
     return pa.table(columns)
 
 
-def _epoch_records(run: Run) -> Iterator[dict[str, Any]]:
-    for trial in sorted(run.trials, key=lambda trial: trial.number):
-        for report in run.epoch_reports(trial.number):
-            objective = trial.intermediate_values.get(int(report["epoch"]))
-            yield {"number": trial.number, "epoch": report["epoch"], "objective": objective, **report}
+def _epoch_records(run: Run, trial: FrozenTrial) -> Iterator[dict[str, Any]]:
+    for report in run.epoch_reports(trial.number):
+        objective = trial.intermediate_values.get(int(report["epoch"]))
+        yield {"number": trial.number, "epoch": report["epoch"], "objective": objective, **report}
 
 
 def write_best(run: Run) -> bool:

@@ -47,6 +47,8 @@ from tune_lnl.tuning.warm_starting import first_trials
 from tune_lnl.tuning.watching import Stoppable, Watchman, local_ray_alive
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from tune_lnl.tuning.metrics_export import MetricsExport
 
 Outcome = Literal["done", "failed", "interrupted"]
@@ -61,7 +63,8 @@ RAY_ENVIRONMENT = {
     "RAY_DEDUP_LOGS": "0",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # our own handler lets trials end at their next batch
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the study and the run's tables hold what Ray would write
-    "TUNE_MAX_PENDING_TRIALS_PG": "1",  # the session decides how many run
+    # The session decides how many run; by itself Tune would wait for each worker to start before it asks for the next.
+    "TUNE_MAX_PENDING_TRIALS_PG": "100000",
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000",  # Ray's own experiment state is never read
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths (of a folder, a label file) mean the same in the workers as here
@@ -611,6 +614,7 @@ class _TableWriter:
         self._study = study
         self._settings = plan.settings()
         self._store = store_of(plan.files)
+        self._ended: dict[int, pa.Table] = {}
         self._next = 0.0
 
     def refresh(self) -> None:
@@ -625,6 +629,6 @@ class _TableWriter:
         self._store.fetch_epochs()
         files = self._plan.files
         run = Run(files, self._settings, self._plan.space, self._study.trials)
-        write_tables(run)
+        write_tables(run, self._ended)
         write_best(run)
         self._store.put(files.trials_table, files.epochs_table, files.best)

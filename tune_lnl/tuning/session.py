@@ -144,11 +144,13 @@ class Session:
 
     def next_trial(self) -> Suggestion | None:
         """A trial to start now, or ``None`` while there is no room or nothing to start."""
-        if self.stopping or any(running.alone for running in self._running.values()):
+        if self.stopping:
             return None
         if self._to_run_alone:
             return None if self._running else self._start(self._study.restart(self._to_run_alone.pop(0)), alone=True)
         if len(self._running) >= self._concurrent() or self._left() == 0:
+            return None
+        if any(running.alone for running in self._running.values()):
             return None
         suggestion = self._study.ask()
         if not self._study.noted(suggestion.number, RETRIED_ALONE):
