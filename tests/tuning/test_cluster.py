@@ -229,7 +229,7 @@ def test_nodes_that_see_the_same_are_taken(tmp_path: Path) -> None:
 
 def test_nodes_that_cannot_are_named_together(tmp_path: Path) -> None:
     plan = cluster_plan(tmp_path, [A, B, C])
-    with pytest.raises(InputError, match=r"2 of 3 nodes \(b, c\) does not see /x") as refused:
+    with pytest.raises(InputError, match=r"2 of 3 nodes \(b, c\): does not see /x") as refused:
         a_cluster(Nodes([A, B, C], {"bb": "does not see /x", "cc": "does not see /x"})).admit(plan)
     assert len(str(refused.value).splitlines()) == 1
     assert not plan.files.root.exists()
@@ -298,7 +298,7 @@ def test_a_node_that_joins_is_asked_first(tmp_path: Path) -> None:
     nodes.there = [A, B, C]
     site.look(said.append)
     assert site.members.ids() == "aa,bb"
-    assert any(line.startswith("warning: c joined and gets no trials: it does not see /x") for line in said)
+    assert any(line.startswith("warning: c joined and gets no trials: does not see /x") for line in said)
     assert any("joined the cluster: b; 6 trials at once" in line for line in said)
     nodes.asked.clear()
     site.look(said.append)

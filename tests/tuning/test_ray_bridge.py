@@ -154,14 +154,19 @@ class TestScheduler:
         assert session.deaths == [4]
 
     @pytest.mark.parametrize(
-        ("text", "with_its_node"),
-        [("The actor died because its node has died. Node Id: ab", True), ("Worker exits with code 1", False)],
+        ("error", "with_its_node"),
+        [
+            (RuntimeError("The actor died unexpectedly.\nThe actor died because its node has died. Node: ab"), True),
+            (ray.exceptions.ActorUnavailableError("RPC error: Socket closed", None), True),
+            (RuntimeError("The actor died unexpectedly.\nWorker exits with code 1"), False),
+            (None, False),
+        ],
     )
-    def test_the_end_of_a_machine_is_not_the_trial_s_doing(self, text: str, with_its_node: bool) -> None:
+    def test_the_end_of_a_machine_is_not_the_trial_s_doing(self, error: Exception | None, with_its_node: bool) -> None:
         session = ScriptedSession()
         hooks = StudyScheduler(cast(Session, session), SomeNodes("aa"))
         trial = ray_trial(4)
-        trial.get_pickled_error = lambda: RuntimeError(f"The actor died unexpectedly.\n{text}")
+        trial.get_pickled_error = lambda: error
         hooks.on_trial_error(controller(), trial)
         assert (session.lost_nodes, session.deaths) == (([4], []) if with_its_node else ([], [4]))
 

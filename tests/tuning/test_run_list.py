@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import time
@@ -41,6 +42,12 @@ def test_a_running_one_is_held_by_its_driver(run: Run) -> None:
     assert not is_driven(run)
     with FileLock(run.files.lock, timeout=0):
         pass
+
+
+def test_a_running_one_may_be_driven_on_another_machine(run: Run) -> None:
+    beat = {"machine": "another 1", "pid": 7, "key": "k", "beat": 3}
+    run.files.heartbeat.write_text(json.dumps(beat))
+    assert run_state(run) == "running"
 
 
 def test_finished_and_failed_ones(run: Run) -> None:

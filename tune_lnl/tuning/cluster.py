@@ -395,7 +395,7 @@ def _refusal(faults: Mapping[str, Sequence[Node]], asked: int) -> str:
     lines = []
     for reason, nodes in list(faults.items())[:3]:
         names = ", ".join(node.name for node in nodes[:8]) + (", ..." if len(nodes) > 8 else "")
-        lines.append(f"{len(nodes)} of {asked} nodes ({names}) {reason}")
+        lines.append(f"{len(nodes)} of {asked} nodes ({names}): {reason}")
     return "--address: " + "\n".join(lines)
 
 
@@ -486,7 +486,7 @@ class Site:
         faults, fit = self.cluster.faults(self.plan, new)
         for reason, nodes in faults.items():
             self.refused |= {node.ray_id for node in nodes}
-            say(f"warning: {', '.join(node.name for node in nodes)} joined and gets no trials: it {reason}")
+            say(f"warning: {', '.join(node.name for node in nodes)} joined and gets no trials: {reason}")
         if fit:
             members.join(fit)
             say(f"joined the cluster: {', '.join(node.name for node in fit)}; {members.room()} trials at once")

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 from tune_lnl.errors import InputError
 from tune_lnl.trainables.config_file import dump_yaml
 from tune_lnl.trainables.registry import start_training
 from tune_lnl.trainables.settings import TrialConfig
 from tune_lnl.trainables.training import Surroundings
+from tune_lnl.tuning.cluster import joined
+from tune_lnl.tuning.console import Console
+from tune_lnl.tuning.node_probing import measure_on_nodes
 from tune_lnl.tuning.planning import Machine, Plan, SearchOptions, plan_search
 from tune_lnl.tuning.pruners import REDUCTION
 from tune_lnl.tuning.run_store import shown
@@ -32,7 +37,12 @@ def describe(options: SearchOptions) -> str:
     """The resolved settings, space, resources, start points and estimates, as text."""
     if options.resume:
         raise InputError("--dry-run describes a new search; leave --resume out")
-    return "\n".join(_describe_plan(plan) for plan in plan_search(options, Machine.here()))
+    if options.address is None:
+        return "\n".join(_describe_plan(plan) for plan in plan_search(options, Machine.here()))
+    with joined(options.address, Console("quiet")) as cluster:
+        machine = cluster.machine()
+        plans = plan_search(options, machine, lambda question: measure_on_nodes(question, machine.nodes))
+        return "\n".join(_describe_plan(plan) for plan in plans)
 
 
 def _describe_plan(plan: Plan) -> str:
@@ -73,6 +83,11 @@ def _confirmation(plan: Plan, cost: Cost) -> list[str]:
 
 def estimate(plan: Plan, config: TrialConfig) -> Cost:
     """Time a few batches of the first and the last epoch, and count."""
+    if plan.resources.device == "cuda" and not torch.cuda.is_available():
+        raise InputError(
+            "--dry-run measures a few batches on this machine, which has no GPU; run it on a node of the cluster that "
+            "has one"
+        )
     surroundings = Surroundings(data_dir=plan.data_dir, device=plan.resources.device)
     training = start_training(config, surroundings)
     epochs, warmup = config.settings.epochs, config.settings.warmup_length()

@@ -31,6 +31,11 @@ class RunFiles:
         return self.root / ".driver.lock"
 
     @property
+    def heartbeat(self) -> Path:
+        """Names the driver, which keeps changing it: for drivers on other machines, which the lock may not reach."""
+        return self.root / ".driver"
+
+    @property
     def trials_table(self) -> Path:
         return self.root / "trials.parquet"
 

@@ -44,6 +44,11 @@ class Nodes(Protocol):
     def ids(self) -> str: ...
 
 
+def is_loss_of_node(error: BaseException | None) -> bool:
+    """Whether a machine went down or cannot be reached, and with it a worker that was well."""
+    return isinstance(error, ray.exceptions.ActorUnavailableError) or NODE_DIED in str(error)
+
+
 def share_on(share: Mapping[str, float]) -> Callable[[dict[str, Any]], tune.PlacementGroupFactory]:
     """A trial's resources by its config: its share, on one of the nodes that it names."""
     bundle = {name.upper(): value for name, value in share.items()}
@@ -139,7 +144,7 @@ class StudyScheduler(_NotWritten, TrialScheduler):
         return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
-        went_down = self._nodes is not None and NODE_DIED in str(trial.get_pickled_error())
+        went_down = self._nodes is not None and is_loss_of_node(trial.get_pickled_error())
         with _unwritable_study_ends_search(self._session):
             self._session.worker_died(trial.config[NUMBER], with_its_node=went_down)
 

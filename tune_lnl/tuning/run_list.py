@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tune_lnl.errors import InputError
+from tune_lnl.tuning.driving import is_driven_elsewhere
 from tune_lnl.tuning.files import RunFiles
 from tune_lnl.tuning.live_table import duration
 from tune_lnl.tuning.results import Run, describe_value, load_run
@@ -98,9 +99,9 @@ def run_state(run: Run) -> str:
 
 
 def is_driven(run: Run) -> bool:
-    """Whether a driver runs it now: one on this machine, one that holds its study in a database, or one that renews its
+    """Whether a driver runs it now: one on this machine or another, one that holds its study in a database, or one that renews its
     lease in object storage. Asking disturbs nobody for longer than the question takes."""
-    return _holds_folder(run.files) or run.place.is_driven() or store_of(run.files).is_driven()
+    return _holds_folder(run.files) or is_driven_elsewhere(run.files) or run.place.is_driven() or store_of(run.files).is_driven()
 
 
 def _holds_folder(files: RunFiles) -> bool:

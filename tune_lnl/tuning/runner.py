@@ -20,7 +20,6 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
 
-from filelock import FileLock, Timeout
 from optuna.trial import TrialState
 
 from tune_lnl.errors import InputError
@@ -31,6 +30,7 @@ from tune_lnl.tuning.confirmation import ConfirmRequest
 from tune_lnl.tuning.confirming import ConfirmError, Stopper, confirm
 from tune_lnl.tuning.console import Console
 from tune_lnl.tuning.dashboards import LOOPBACK, ray_dashboard_line, study_dashboard
+from tune_lnl.tuning.driving import only_driver
 from tune_lnl.tuning.failures import is_disk_full
 from tune_lnl.tuning.files import RunFiles
 from tune_lnl.tuning.keeping import remove_half_written, tidy
@@ -93,7 +93,8 @@ def run_plan(
     """
     say = Console.of(say)
     store = store_of(plan.files)
-    with _only_writer(plan, resume), _only_driver(plan.files, plan.run), store.driven(plan.run, say.tell):
+    alone = only_driver(plan.files, plan.run, say.tell, patience=store.lock_patience)
+    with _only_writer(plan, resume), alone, store.driven(plan.run, say.tell):
         if resume:
             plan = _agreeing(plan, more_trials)
         try:
@@ -195,24 +196,6 @@ def _only_writer(plan: Plan, resume: bool) -> Iterator[None]:
             yield
     finally:
         plan.database.close()
-
-
-@contextmanager
-def _only_driver(files: RunFiles, run: str) -> Iterator[None]:
-    """Hold the run for this process; two drivers would write one study."""
-    files.root.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(files.lock)
-    try:
-        # Not at once: who asks whether it is being run holds it for a moment.
-        lock.acquire(timeout=store_of(files).lock_patience, poll_interval=0.05)
-    except Timeout:
-        raise InputError(
-            f"run {run!r} is being run by another process; wait for it, stop it, or give another --name"
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _agreeing(plan: Plan, more_trials: int) -> Plan:
@@ -596,6 +579,7 @@ def _leave_at_once(session: Stoppable, files: RunFiles, code: int, say: Console,
     _within(2.0, session.put_back_running)
     _within(2.0, ray.shutdown)
     _within(3.0, lambda: _clear_leftovers(files))
+    _within(1.0, lambda: files.heartbeat.unlink(missing_ok=True))
     os._exit(code)
 
 

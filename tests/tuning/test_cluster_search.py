@@ -1,0 +1,123 @@
+"""Searches on a real Ray cluster of several nodes on this machine: nodes that die and join, drivers that die."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray_cluster import RayCluster
+from toy_runs import MARK, Driver, check_whole, spread, write_toy
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+
+LONG = 900.0
+"""Seconds for one search; the machine may be busy with other things."""
+STATE = """
+import json, sys
+import ray
+ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
+from ray._private.state import actors
+from ray.util import placement_group_table
+alive = [a for a in actors().values() if a["State"] not in ("DEAD",)]
+groups = [g for g in placement_group_table().values() if g["state"] not in ("REMOVED",)]
+print(json.dumps({"actors": len(alive), "groups": len(groups), "cpus": ray.available_resources().get("CPU", 0.0)}))
+"""
+
+
+def driver_of(folder: Path, name: str, trials: int, epochs: int, pause: float = 0.1) -> Driver:
+    """A search that is told its cluster when it starts."""
+    folder.mkdir(exist_ok=True)
+    space = write_toy(folder, spread(trials), epochs=epochs, fixed={"pause": pause}, name=name)
+    return Driver(folder, space, environment={"RAY_AUTH_MODE": "disabled"})
+
+
+@contextmanager
+def cluster_for(driver: Driver, *cpus: int) -> Iterator[RayCluster]:
+    environment = {name: value for name, value in driver.environment.items() if name != MARK}
+    with RayCluster(*cpus, environment=environment) as cluster:
+        try:
+            yield cluster
+        finally:
+            driver.close()
+
+
+def left_behind(driver: Driver, cluster: RayCluster) -> dict[str, Any]:
+    """Live actors and placement groups of the cluster, and the CPUs that nobody has, once all is quiet."""
+    until = time.monotonic() + 120.0
+    while True:
+        command = [sys.executable, "-c", STATE, cluster.address]
+        found = subprocess.run(command, capture_output=True, text=True, env=driver.environment, check=True)
+        state: dict[str, Any] = json.loads(found.stdout.splitlines()[-1])
+        if not state["actors"] + state["groups"] or time.monotonic() > until:
+            return state
+        time.sleep(1.0)
+
+
+def test_a_node_dies_and_one_joins(tmp_path: Path) -> None:
+    trials, epochs = 6, 8
+    driver = driver_of(tmp_path / "a", "toy", trials, epochs)
+    with cluster_for(driver, 1, 1, 1) as cluster:
+        driver.start("--address", cluster.address)
+        driver.wait(lambda: driver.epochs_written() >= 6, "some epochs", LONG)
+        assert driver.running, driver.text
+        cluster.kill(2)
+        cluster.add(1)
+        assert driver.finish(LONG) == 0, driver.text
+        check_whole(driver, trials, epochs)
+        assert "left the cluster" in driver.text
+        assert "joined the cluster" in driver.text
+        rows = driver.run().rows()
+        assert max(row.attempts for row in rows) > 1, "no trial has moved"
+        assert left_behind(driver, cluster) == {"actors": 0, "groups": 0, "cpus": 3.0}
+
+
+def test_two_searches_share_a_cluster_and_a_killed_driver_is_resumed(tmp_path: Path) -> None:
+    first, second = (driver_of(tmp_path / name, name, 3, 6) for name in ("one", "two"))
+    with cluster_for(first, 1, 1) as cluster:
+        try:
+            first.start("--address", cluster.address)
+            second.start("--address", cluster.address)
+            first.wait(lambda: first.epochs_written() >= 2, "some epochs", LONG)
+            assert first.running, first.text
+            os.kill(first.process.pid, signal.SIGKILL)
+            first.process.wait()
+            first.start("--address", cluster.address)
+            assert first.finish(LONG) == 0, first.text
+            assert second.finish(LONG) == 0, second.text
+            check_whole(first, 3, 6)
+            check_whole(second, 3, 6)
+            assert "kept" in first.text
+            assert left_behind(first, cluster) == {"actors": 0, "groups": 0, "cpus": 2.0}
+        finally:
+            second.close()
+
+
+def test_a_stopped_search_leaves_the_cluster_as_it_was(tmp_path: Path) -> None:
+    driver = driver_of(tmp_path / "a", "toy", 3, 40)
+    with cluster_for(driver, 1, 1) as cluster:
+        driver.start("--address", cluster.address)
+        driver.wait(lambda: driver.epochs_written() >= 2, "some epochs", LONG)
+        driver.signal(signal.SIGTERM)
+        assert driver.finish(LONG) == 130, driver.text
+        assert "--resume" in driver.text
+        assert left_behind(driver, cluster) == {"actors": 0, "groups": 0, "cpus": 2.0}
+
+
+def test_a_cluster_that_goes_away_ends_the_search_with_the_resume_command(tmp_path: Path) -> None:
+    driver = driver_of(tmp_path / "a", "toy", 2, 200)
+    with cluster_for(driver, 1, 1) as cluster:
+        driver.start("--address", cluster.address)
+        driver.wait(lambda: driver.epochs_written() >= 2, "some epochs", LONG)
+        cluster.kill(0)
+        assert driver.finish(LONG) == 1, driver.text
+        assert "is gone, or cannot be reached any more; nothing is lost" in driver.text
+        assert "--resume" in driver.text
