@@ -30,6 +30,7 @@ from ray.util import placement_group_table
 alive = [a for a in actors().values() if a["State"] not in ("DEAD",)]
 groups = [g for g in placement_group_table().values() if g["state"] not in ("REMOVED",)]
 print(json.dumps({"actors": len(alive), "groups": len(groups), "cpus": ray.available_resources().get("CPU", 0.0)}))
+ray.shutdown()
 """
 
 
@@ -121,3 +122,45 @@ def test_a_cluster_that_goes_away_ends_the_search_with_the_resume_command(tmp_pa
         assert driver.finish(LONG) == 1, driver.text
         assert "is gone, or cannot be reached any more; nothing is lost" in driver.text
         assert "--resume" in driver.text
+
+
+@contextmanager
+def node_without(folder: Path, cluster: RayCluster, environment: dict[str, str]) -> Iterator[None]:
+    """One more node, with a disk of its own where the others have ``folder``."""
+    hidden = f"mount -t tmpfs none '{folder}' && exec ray start --address {cluster.address} --num-cpus 1 --block"
+    command = ["unshare", "--mount", "--kill-child", "--fork", "--pid", "--mount-proc", "sh", "-c", hidden]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        until = time.monotonic() + LONG
+        while nodes_of(cluster, environment) < 2:
+            assert process.poll() is None, "the node has ended"
+            assert time.monotonic() < until
+            time.sleep(1.0)
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def nodes_of(cluster: RayCluster, environment: dict[str, str]) -> int:
+    program = (
+        "import ray, sys; ray.init(address=sys.argv[1], log_to_driver=False, logging_level='ERROR'); "
+        "print(sum(node['Alive'] for node in ray.nodes()))"
+    )
+    command = [sys.executable, "-c", program, cluster.address]
+    found = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    return int(found.stdout.splitlines()[-1])
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a process a disk of its own")
+def test_a_results_folder_that_one_node_does_not_see_is_refused(tmp_path: Path) -> None:
+    driver = driver_of(tmp_path / "a", "toy", 2, 4)
+    results = driver.files.root.parent
+    results.mkdir()
+    with cluster_for(driver, 1) as cluster, node_without(results, cluster, driver.environment):
+        driver.start("--address", cluster.address)
+        assert driver.finish(LONG) == 2, driver.text
+        assert "1 of 2 nodes (" in driver.text
+        assert f"does not see {driver.files.root}, which this machine writes to" in driver.text
+        assert "Traceback" not in driver.text
+        assert list(results.iterdir()) == []

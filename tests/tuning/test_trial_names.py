@@ -3,6 +3,10 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+from ray.tune.progress_reporter import TrialProgressCallback
+from ray.tune.utils.callback import _create_default_callbacks
+
 from tune_lnl.tuning.ray_bridge import NUMBER
 from tune_lnl.tuning.trial_names import NamedTasks, trial_name
 
@@ -35,3 +39,13 @@ def test_a_worker_that_trains_one_trial_after_another() -> None:
 
 def test_no_worker_yet() -> None:
     NamedTasks().on_trial_start(0, [], trial(1, None))
+
+
+def test_ray_prints_no_line_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    named = NamedTasks()
+    for hook in (named.on_trial_result, named.on_trial_error, named.on_trial_complete):
+        hook(0, [], trial(1, None), result={"done": True})
+    assert capsys.readouterr().out == ""
+    # One that is given is the only one: Ray adds its own where there is none.
+    added = _create_default_callbacks([named], air_verbosity=None)
+    assert [each for each in added if isinstance(each, TrialProgressCallback)] == [named]

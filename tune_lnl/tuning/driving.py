@@ -57,7 +57,7 @@ def only_driver(
     """
     files.root.mkdir(parents=True, exist_ok=True)
     machine = machine or this_machine()
-    lock: FileLock | None = FileLock(files.lock)
+    lock, locked = FileLock(files.lock), True
     try:
         # Not at once: who asks whether it is being run holds it for a moment.
         lock.acquire(timeout=patience, poll_interval=0.05)
@@ -66,10 +66,10 @@ def only_driver(
             f"run {run!r} is being run by another process; wait for it, stop it, or give another --name"
         ) from None
     except NotImplementedError:
-        lock = None  # this file system has no such locks
+        locked = False  # this file system has none
     try:
         # What the lock protects from needs no second look.
-        _look_for_another(files, run, machine if lock is not None else None, tell)
+        _look_for_another(files, run, machine if locked else None, tell)
         beat = Heartbeat(files.heartbeat, machine)
         beat.begin()
         try:
@@ -77,7 +77,7 @@ def only_driver(
         finally:
             beat.end()
     finally:
-        if lock is not None:
+        if locked:
             lock.release()
 
 
@@ -161,9 +161,10 @@ class Heartbeat(threading.Thread):
 
     def _is_another_s(self) -> bool:
         try:
-            return json.loads(self._path.read_text(encoding="utf-8"))["key"] != self._key
+            found: str = json.loads(self._path.read_text(encoding="utf-8"))["key"]
         except (OSError, ValueError, KeyError, TypeError):
             return False
+        return found != self._key
 
 
 def _leave() -> None:

@@ -99,9 +99,10 @@ def run_state(run: Run) -> str:
 
 
 def is_driven(run: Run) -> bool:
-    """Whether a driver runs it now: one on this machine or another, one that holds its study in a database, or one that renews its
-    lease in object storage. Asking disturbs nobody for longer than the question takes."""
-    return _holds_folder(run.files) or is_driven_elsewhere(run.files) or run.place.is_driven() or store_of(run.files).is_driven()
+    """Whether a driver runs it now: one on this machine or another, one that holds its study in a database, or one that
+    renews its lease in object storage. Asking disturbs nobody for longer than the question takes."""
+    in_folder = _holds_folder(run.files) or is_driven_elsewhere(run.files)
+    return in_folder or run.place.is_driven() or store_of(run.files).is_driven()
 
 
 def _holds_folder(files: RunFiles) -> bool:
