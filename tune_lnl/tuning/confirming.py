@@ -346,7 +346,7 @@ def train_job(payload: str) -> str:
     asked = json.loads(payload)
     if asked.get("cwd") is not None:
         change_folder(asked["cwd"])
-    folder = NodeFolder.of(Path(asked["run_dir"]), asked["store"])
+    folder = NodeFolder.of(Path(asked["run_dir"]), asked.get("store"))
     try:
         return _train_job(asked, folder, RunFiles(Path(asked["run_dir"])).stop_flag)
     finally:
