@@ -64,13 +64,14 @@ def left_behind(driver: Driver, cluster: RayCluster) -> dict[str, Any]:
 
 
 def test_a_node_dies_and_one_joins(tmp_path: Path) -> None:
-    trials, epochs = 6, 8
-    driver = driver_of(tmp_path / "a", "toy", trials, epochs)
+    trials, epochs = 9, 20
+    driver = driver_of(tmp_path / "a", "toy", trials, epochs, pause=0.3)
     with cluster_for(driver, 1, 1, 1) as cluster:
         driver.start("--address", cluster.address)
         driver.wait(lambda: driver.epochs_written() >= 6, "some epochs", LONG)
         assert driver.running, driver.text
         cluster.kill(2)
+        driver.wait(lambda: "left the cluster" in driver.text, "the death to be noticed", LONG)
         cluster.add(1)
         assert driver.finish(LONG) == 0, driver.text
         check_whole(driver, trials, epochs)

@@ -290,9 +290,16 @@ Ask = Callable[[Callable[[str], str], Mapping[str, Mapping[str, Any]], float | N
 
 
 def ask_nodes(
-    function: Callable[[str], str], questions: Mapping[str, Mapping[str, Any]], seconds: float | None
+    function: Callable[[str], str],
+    questions: Mapping[str, Mapping[str, Any]],
+    seconds: float | None,
+    leaving: threading.Event,
 ) -> dict[str, Answer]:
-    """See :data:`Ask`. A node that is gone meanwhile gives no answer."""
+    """See :data:`Ask`. A node that is gone meanwhile gives no answer.
+
+    Raises:
+        RuntimeError: this process is leaving the cluster; whoever asks Ray after that ends the process.
+    """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -303,7 +310,11 @@ def ask_nodes(
         )
         for node, what in questions.items()
     }
-    ready, late = ray.wait(list(asked), num_returns=len(asked), timeout=seconds)
+    began, ready, late = time.monotonic(), [], list(asked)
+    while late and (seconds is None or time.monotonic() - began < seconds):
+        ready, late = ray.wait(list(asked), num_returns=len(asked), timeout=0.5)
+        if leaving.is_set():
+            raise RuntimeError("the search is over")
     answers: dict[str, Answer] = {asked[each]: {"reason": f"says nothing for {seconds:.0f} s"} for each in late}
     for reference in late:
         ray.cancel(reference, force=True)
@@ -327,13 +338,14 @@ class Cluster:
         dashboard: str,
         say: Console,
         nodes: Callable[[], list[Node]] = nodes_now,
-        ask: Ask = ask_nodes,
+        ask: Ask | None = None,
     ) -> None:
         self.address = address
         self.dashboard = dashboard
         self._say = say
         self._nodes = nodes
-        self._ask = ask
+        self.leaving = threading.Event()
+        self._ask = ask or (lambda function, questions, seconds: ask_nodes(function, questions, seconds, self.leaving))
         self._warned = False
         self.alive = Pulse([lambda: _listens(address), own_raylet_answers], LOST_AFTER)
 
@@ -511,8 +523,11 @@ class Roll(threading.Thread):
                     logger.warning("the cluster's nodes cannot be asked: %s", error)
 
     def rest(self) -> None:
+        """Also in the middle of a question: Ray ends a process that asks it anything after it was left."""
         self._rest.set()
-        self.join(timeout=2 * LOOK_SECONDS)
+        self._site.cluster.leaving.set()
+        self.join()
+        self._site.cluster.leaving.clear()
 
 
 def own_raylet_answers() -> bool:
