@@ -310,7 +310,9 @@ def ask_nodes(
         )
         for node, what in questions.items()
     }
-    began, ready, late = time.monotonic(), [], list(asked)
+    began = time.monotonic()
+    ready: list[Any] = []
+    late = list(asked)
     while late and (seconds is None or time.monotonic() - began < seconds):
         ready, late = ray.wait(list(asked), num_returns=len(asked), timeout=0.5)
         if leaving.is_set():
