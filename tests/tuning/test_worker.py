@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +34,13 @@ from tune_lnl.tuning.worker import TrialRun, _captured
 
 EPOCHS = 4
 PARAMS = {"lr": 0.02, "lr_asymmetry": 2.0, "warmup_epochs": 1}
+WHOLE_TRIAL = f"""
+import json, sys
+from tune_lnl.tuning.worker import TrialRun
+trial = TrialRun(json.loads(sys.argv[1]))
+for _ in range({EPOCHS}):
+    assert trial.step().get("failure") is None
+"""
 TIMES = ("seconds", "train_seconds", "images_per_second", "attempt")
 
 Trial = Callable[..., TrialRun]
@@ -115,6 +123,28 @@ class TestAnEpoch:
         trial(run="b", params={**PARAMS, "lr": 0.1}).step()
         torch.rand(17)
         assert [trial(run="c").step()["value"]] == first
+
+    @pytest.mark.slow
+    def test_its_weights_are_bit_equal_to_those_of_a_fresh_process(self, trial: Trial) -> None:
+        alone = trial(run="alone")
+        subprocess.run([sys.executable, "-c", WHOLE_TRIAL, json.dumps(alone._payload)], check=True)
+        others: list[dict[str, Any]] = [
+            {"precision": "bf16", "threads": 2},
+            {"batch_size": 17, "seed": 5, "label_smoothing": 0.3},
+            {"optimizer": "adam"},
+        ]
+        for number, fixed in enumerate(others):
+            other = trial(run=f"other-{number}", params={**PARAMS, "lr": 0.003}, **fixed)
+            assert other.step()["value"] > 0
+            other.close()
+        reused = trial(run="reused")
+        for _ in range(EPOCHS):
+            reused.step()
+        weights, expected = (torch.load(run.files.model(7), weights_only=True)["weights"] for run in (reused, alone))
+        assert weights.keys() == expected.keys()
+        assert all(torch.equal(weights[name], value) for name, value in expected.items())
+        assert reused.files.epochs(7).read_text().count("\n") == EPOCHS
+        assert curve(reused) == curve(alone)
 
     def test_what_it_prints_goes_to_its_log(
         self, trial: Trial, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
