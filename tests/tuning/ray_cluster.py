@@ -1,19 +1,23 @@
-"""A Ray cluster of several nodes on this machine, for tests: started in a process of its own and led by lines of JSON.
+"""Ray clusters of several nodes on this machine, for tests.
 
-Run as a program it is that process; imported it gives :class:`RayCluster`, which starts and leads it.
+:class:`RayCluster` is started in a process of its own and led by lines of JSON; run as a program this file is that
+process. :class:`TwoNetworks` has its two nodes in network namespaces, and a path between them that can be cut.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, ClassVar
 
 PATIENT = {
     # Each is a limit on how long a start may take, and a loaded machine takes longer.
@@ -102,9 +106,137 @@ class RayCluster:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def lead(folder: Path, answers: Any) -> None:
-    import signal
+class NoNetworksError(Exception):
+    """This machine, or this user, can have no network namespaces."""
 
+
+class TwoNetworks:
+    """Two nodes of one CPU, each in a network namespace, joined by a veth pair; a token is asked for.
+
+    The namespaces have one file system and one table of processes, as a cluster with a shared disk has the first.
+    Whatever runs in them was started here, and ends with this.
+
+    Raises:
+        NoNetworksError: there are none to be had; says why.
+    """
+
+    ADDRESSES = ("10.199.0.1", "10.199.0.2")
+    PORT = 6379
+    """A network of its own has all its ports free."""
+    NOTICE: ClassVar = {
+        # The head asks a node once a second how it is; four silences of at most five seconds, and it is lost.
+        "RAY_health_check_initial_delay_ms": "1000",
+        "RAY_health_check_period_ms": "1000",
+        "RAY_health_check_timeout_ms": "5000",
+        "RAY_health_check_failure_threshold": "4",
+        # The node that is cut off does not end itself while the test looks: it is the path that is gone.
+        "RAY_gcs_rpc_server_reconnect_timeout_s": "3600",
+    }
+
+    def __init__(self) -> None:
+        name = f"lnl{secrets.token_hex(3)}"
+        self.spaces = [f"{name}-1", f"{name}-2"]
+        self.links = [f"{name}v1", f"{name}v2"]
+        self.token = secrets.token_hex(32)
+        self.address = f"{self.ADDRESSES[0]}:{self.PORT}"
+        self.folder = Path(f"/tmp/rn-{secrets.token_hex(3)}")  # not under pytest's: sockets have short paths
+        self.output = self.folder / "output.txt"
+        self.processes: list[subprocess.Popen[bytes]] = []
+        if os.geteuid() != 0:
+            raise NoNetworksError("only root can make network namespaces")
+        if shutil.which("ip") is None:
+            raise NoNetworksError("there is no ip (of iproute2) here to make network namespaces with")
+        self.folder.mkdir()
+        try:
+            self._make()
+        except BaseException as error:
+            self.close()
+            if isinstance(error, subprocess.CalledProcessError):
+                raise NoNetworksError(f"{' '.join(error.cmd)}: {error.stderr.strip()}") from error
+            raise
+
+    def _make(self) -> None:
+        for space in self.spaces:
+            _ip("netns", "add", space)
+        ends = [("name", link, "netns", space) for link, space in zip(self.links, self.spaces, strict=True)]
+        _ip("link", "add", *ends[0], "type", "veth", "peer", *ends[1])
+        for space, link, address in zip(self.spaces, self.links, self.ADDRESSES, strict=True):
+            _ip("-n", space, "address", "add", f"{address}/24", "dev", link)
+            for each in ("lo", link):
+                _ip("-n", space, "link", "set", each, "up")
+
+    def __enter__(self) -> TwoNetworks:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def within(self, number: int) -> list[str]:
+        """The beginning of a command that runs in a node's network."""
+        return ["ip", "netns", "exec", self.spaces[number]]
+
+    @property
+    def credentials(self) -> dict[str, str]:
+        """What the environment of a process needs, so that the cluster listens to it."""
+        return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token}
+
+    def start(self, environment: dict[str, str]) -> None:
+        """Both nodes. Returns when each has begun; whoever joins the cluster waits for the rest."""
+        environment = {**environment, **PATIENT, **self.NOTICE, **self.credentials}
+        environment.pop("RAY_ADDRESS", None)
+        first = ("--head", f"--port={self.PORT}", "--include-dashboard=false")
+        for number, words in enumerate([first, (f"--address={self.address}",)]):
+            start = [*self.within(number), str(Path(sys.executable).with_name("ray")), "start", "--block"]
+            place = [f"--node-ip-address={self.ADDRESSES[number]}", f"--temp-dir={self.folder / str(number)}"]
+            with self.output.open("a") as output:
+                self.processes.append(
+                    subprocess.Popen(
+                        [*start, *place, *words, "--num-cpus=1", "--num-gpus=0"],
+                        env=environment,
+                        stdout=output,
+                        stderr=subprocess.STDOUT,
+                    )
+                )
+            self._wait_for("Ray runtime started", number + 1)
+
+    def _wait_for(self, words: str, times: int) -> None:
+        until = time.monotonic() + 300.0
+        while self.output.read_text(errors="replace").count(words) < times:
+            assert all(process.poll() is None for process in self.processes), self.output.read_text(errors="replace")
+            assert time.monotonic() < until, self.output.read_text(errors="replace")
+            time.sleep(0.2)
+
+    def cut(self) -> None:
+        """The path between the two; every process goes on."""
+        _ip("-n", self.spaces[1], "link", "set", self.links[1], "down")
+
+    def pids(self, number: int) -> list[int]:
+        """Of all processes in a node's network."""
+        return [int(pid) for pid in _ip("netns", "pids", self.spaces[number]).split()]
+
+    def close(self) -> None:
+        made = [space for space in self.spaces if Path("/run/netns", space).exists()]
+        for space in made:
+            number = self.spaces.index(space)
+            until = time.monotonic() + 60.0
+            while (pids := self.pids(number)) and time.monotonic() < until:
+                for pid in pids:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+                time.sleep(0.1)
+            _ip("netns", "delete", space)
+        for process in self.processes:
+            process.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _ip(*words: str) -> str:
+    return subprocess.run(["ip", *words], capture_output=True, text=True, check=True).stdout
+
+
+def lead(folder: Path, answers: Any) -> None:
     from ray.cluster_utils import Cluster
 
     cluster = Cluster()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import socket
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +24,7 @@ from tune_lnl.tuning.cluster import (
     Wants,
     check_reachable,
     head_address,
+    messages_to_log,
     node_of,
     settle_token,
     travelling,
@@ -344,3 +348,27 @@ def test_no_name_of_ray_is_looked_for_before_the_address_answers(monkeypatch: py
             cluster_module.joined(f"127.0.0.1:{taken.getsockname()[1]}", Console("quiet")),
         ):
             pass
+
+
+def test_what_ray_would_print_goes_to_the_log(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    import ray
+    from ray._private.worker import listen_error_messages
+
+    over = threading.Event()
+
+    def poll() -> tuple[None, dict[str, Any]]:
+        over.set()
+        return None, {"job_id": None, "error_message": "a node has been marked dead"}
+
+    driver: Any = SimpleNamespace(
+        gcs_error_subscriber=SimpleNamespace(subscribe=lambda: None, poll=poll), current_job_id=ray.JobID.nil()
+    )
+    with caplog.at_level(logging.WARNING), messages_to_log():
+        listen_error_messages(driver, over)
+    assert capsys.readouterr() == ("", "")
+    assert "a node has been marked dead" in caplog.text
+    over.clear()
+    listen_error_messages(driver, over)
+    assert "a node has been marked dead" in capsys.readouterr().out

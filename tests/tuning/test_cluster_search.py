@@ -1,4 +1,5 @@
-"""Searches on a real Ray cluster of several nodes on this machine: nodes that die and join, drivers that die."""
+"""Searches on a real Ray cluster of several nodes on this machine: nodes that die and join, drivers that die, paths
+that are cut."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ray_cluster import RayCluster
+from ray_cluster import NoNetworksError, RayCluster, TwoNetworks
 from toy_runs import MARK, Driver, check_whole, spread, write_toy
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
@@ -34,11 +35,11 @@ ray.shutdown()
 """
 
 
-def driver_of(folder: Path, name: str, trials: int, epochs: int, pause: float = 0.1) -> Driver:
+def driver_of(folder: Path, name: str, trials: int, epochs: int, pause: float = 0.1, **more: Any) -> Driver:
     """A search that is told its cluster when it starts."""
     folder.mkdir(exist_ok=True)
     space = write_toy(folder, spread(trials), epochs=epochs, fixed={"pause": pause}, name=name)
-    return Driver(folder, space, environment={"RAY_AUTH_MODE": "disabled"})
+    return Driver(folder, space, **{"environment": {"RAY_AUTH_MODE": "disabled"}, **more})
 
 
 @contextmanager
@@ -51,11 +52,11 @@ def cluster_for(driver: Driver, *cpus: int) -> Iterator[RayCluster]:
             driver.close()
 
 
-def left_behind(driver: Driver, cluster: RayCluster) -> dict[str, Any]:
+def left_behind(driver: Driver, cluster: RayCluster | TwoNetworks) -> dict[str, Any]:
     """Live actors and placement groups of the cluster, and the CPUs that nobody has, once all is quiet."""
     until = time.monotonic() + 120.0
     while True:
-        command = [sys.executable, "-c", STATE, cluster.address]
+        command = [*driver.within, sys.executable, "-c", STATE, cluster.address]
         found = subprocess.run(command, capture_output=True, text=True, env=driver.environment, check=True)
         state: dict[str, Any] = json.loads(found.stdout.splitlines()[-1])
         if not state["actors"] + state["groups"] or time.monotonic() > until:
@@ -165,3 +166,66 @@ def test_a_results_folder_that_one_node_does_not_see_is_refused(tmp_path: Path) 
         assert f"does not see {driver.files.root}, which this machine writes to" in driver.text
         assert "Traceback" not in driver.text
         assert list(results.iterdir()) == []
+
+
+@pytest.fixture
+def networks() -> Iterator[TwoNetworks]:
+    try:
+        made = TwoNetworks()
+    except NoNetworksError as error:
+        pytest.skip(str(error))
+    with made:
+        yield made
+
+
+def training_in(driver: Driver, networks: TwoNetworks, number: int) -> tuple[int, list[dict[str, Any]]]:
+    """The process in a node's network that trains, and what it has begun and ended, in order."""
+    found: tuple[int, list[dict[str, Any]]] = (0, [])
+    for pid in networks.pids(number):
+        records = events_of(driver, pid)
+        if records and (not found[1] or records[-1]["time"] > found[1][-1]["time"]):
+            found = pid, records
+    return found
+
+
+def events_of(driver: Driver, pid: int) -> list[dict[str, Any]]:
+    path = driver.events / f"{pid}.jsonl"
+    return [json.loads(line) for line in path.read_text().split("\n")[:-1]] if path.exists() else []
+
+
+def test_a_node_whose_network_path_is_cut_loses_its_trials_to_the_other(tmp_path: Path, networks: TwoNetworks) -> None:
+    trials, epochs = 3, 30
+    driver = driver_of(
+        tmp_path / "a", "toy", trials, epochs, environment=networks.credentials, within=networks.within(0)
+    )
+    networks.start({name: value for name, value in driver.environment.items() if name != MARK})
+    driver.start("--address", networks.address)
+    try:
+
+        def midst_of_a_trial(number: int) -> bool:
+            """A node has begun a trial and kept epochs of it, and its end is far."""
+            _, records = training_in(driver, networks, number)
+            return bool(records) and 2 <= records[-1]["epoch"] <= epochs // 2
+
+        driver.wait(lambda: midst_of_a_trial(0) and midst_of_a_trial(1), "trials on both nodes", LONG)
+        assert driver.running, driver.text
+        networks.cut()
+        lost, records = training_in(driver, networks, 1)
+        x = records[-1]["x"]
+
+        assert driver.finish(LONG) == 0, driver.text
+        check_whole(driver, trials, epochs)
+        assert f"left the cluster: {networks.ADDRESSES[1]} " in driver.text
+        assert "(raylet)" not in driver.text
+        assert "has been marked dead" in driver.files.driver_log.read_text()
+        assert networks.processes[1].poll() is None, "not only its path was cut: the node has ended"
+        assert lost in networks.pids(1), "not only its path was cut: the worker has ended"
+
+        assert {row.params["x"]: row.attempts for row in driver.run().rows()}[x] == 2
+        others = [int(path.stem) for path in driver.events.glob("*.jsonl") if path.stem != str(lost)]
+        again = [event for pid in others for event in events_of(driver, pid) if event["x"] == x]
+        assert again[0]["epoch"] >= records[-1]["epoch"], "it has begun anew"
+        assert again[-1] == again[-1] | {"event": "end", "epoch": epochs - 1}
+        assert left_behind(driver, networks) == {"actors": 0, "groups": 0, "cpus": 1.0}
+    finally:
+        driver.close()

@@ -146,10 +146,22 @@ def _running() -> dict[int, int]:
 
 
 class Driver:
-    """``python -m tune_lnl.search`` as a process of its own, with all the processes it has ever had."""
+    """``python -m tune_lnl.search`` as a process of its own, with all the processes it has ever had.
 
-    def __init__(self, folder: Path, space: Path, *flags: str, environment: dict[str, str] | None = None) -> None:
+    Args:
+        within: a command that runs it in its own place, in this process and not a child (``ip netns exec NAME``).
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        space: Path,
+        *flags: str,
+        environment: dict[str, str] | None = None,
+        within: Sequence[str] = (),
+    ) -> None:
         self.folder = folder
+        self.within = tuple(within)
         self.space = space
         self.flags = flags
         self.events = folder / "events"
@@ -177,7 +189,7 @@ class Driver:
         with self.output.open("w") as out:
             self.process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "tune_lnl.search", str(self.space), "--no-dashboard"),
+                    *(*self.within, sys.executable, "-m", "tune_lnl.search", str(self.space), "--no-dashboard"),
                     *("--results-dir", str(self.folder / "results"), *self.flags, *resume, *more),
                 ],
                 cwd=self.folder,

@@ -92,9 +92,31 @@ def joined(address: str, say: Console) -> Iterator[Cluster]:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)  # Ray has put its own in site
     try:
-        yield Cluster(target, context.dashboard_url or "", say)
+        with messages_to_log():
+            yield Cluster(target, context.dashboard_url or "", say)
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def messages_to_log() -> Iterator[None]:
+    """Ray prints what a cluster says of itself, a node lost for instance, between the lines of the search, and has no
+    switch for it."""
+    from ray._private import worker
+
+    own = getattr(worker, "print_to_stdstream", None)
+    if own is None:
+        yield
+        return
+
+    def log(data: Mapping[str, Any], ignore_prefix: bool = False) -> None:
+        logger.warning("%s", "\n".join(data["lines"]))
+
+    worker.print_to_stdstream = log
+    try:
+        yield
+    finally:
+        worker.print_to_stdstream = own
 
 
 def _init(target: str) -> Any:
