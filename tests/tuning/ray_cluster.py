@@ -182,13 +182,25 @@ class TwoNetworks:
         """What the environment of a process needs, so that the cluster listens to it."""
         return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token}
 
-    def start(self, environment: dict[str, str]) -> None:
-        """Both nodes. Returns when each has begun; whoever joins the cluster waits for the rest."""
+    def within_second(self) -> list[str]:
+        """As :meth:`within`, where the second node has its own table of processes."""
+        starter = self.processes[1].pid
+        first = Path(f"/proc/{starter}/task/{starter}/children").read_text().split()[0]
+        return ["nsenter", f"--target={first}", "--pid", "--mount", "--net"]
+
+    def start(self, environment: dict[str, str], own_table: bool = False) -> None:
+        """Both nodes. Returns when each has begun; whoever joins the cluster waits for the rest.
+
+        Args:
+            own_table: the second node has a table of processes of its own. Ray looks there for the node of a program:
+                without, one in the second network would take the first node for its own.
+        """
         environment = {**environment, **PATIENT, **self.NOTICE, **self.credentials}
         environment.pop("RAY_ADDRESS", None)
         first = ("--head", f"--port={self.PORT}", "--include-dashboard=false")
         for number, words in enumerate([first, (f"--address={self.address}",)]):
-            start = [*self.within(number), str(Path(sys.executable).with_name("ray")), "start", "--block"]
+            table = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"] if own_table and number else []
+            start = [*self.within(number), *table, str(Path(sys.executable).with_name("ray")), "start", "--block"]
             place = [f"--node-ip-address={self.ADDRESSES[number]}", f"--temp-dir={self.folder / str(number)}"]
             with self.output.open("a") as output:
                 self.processes.append(

@@ -229,3 +229,30 @@ def test_a_node_whose_network_path_is_cut_loses_its_trials_to_the_other(tmp_path
         assert left_behind(driver, networks) == {"actors": 0, "groups": 0, "cpus": 1.0}
     finally:
         driver.close()
+
+
+def test_a_search_that_is_cut_off_from_the_head_is_resumed_on_another_machine(
+    tmp_path: Path, networks: TwoNetworks
+) -> None:
+    trials, epochs = 3, 40
+    driver = driver_of(tmp_path / "a", "toy", trials, epochs, environment=networks.credentials)
+    networks.start({name: value for name, value in driver.environment.items() if name != MARK}, own_table=True)
+    driver.within = tuple(networks.within_second())
+    driver.start("--address", networks.address)
+    try:
+        driver.wait(lambda: driver.epochs_written() >= 6, "some epochs", LONG)
+        assert driver.running, driver.text
+        networks.cut()
+        assert driver.finish(LONG) == 1, driver.text
+        assert "is gone, or cannot be reached any more; nothing is lost" in driver.text
+        assert "--resume" in driver.text
+        assert driver.epochs_written() < trials * epochs
+        assert networks.processes[1].poll() is None, "not only its path was cut: the node has ended"
+
+        driver.within = tuple(networks.within(0))
+        driver.start("--address", networks.address)
+        assert driver.finish(LONG) == 0, driver.text
+        check_whole(driver, trials, epochs)
+        assert left_behind(driver, networks) == {"actors": 0, "groups": 0, "cpus": 1.0}
+    finally:
+        driver.close()
