@@ -39,7 +39,7 @@ class TestTheCommandThatAsksForTheSame:
     def test_what_is_as_it_would_be_anyway_is_left_out(self) -> None:
         options = {
             "resume": False,
-            "results_dir": Path("results"),
+            "results_dir": "results",
             "name": None,
             "dashboard": True,
             "verbosity": "normal",
@@ -54,7 +54,7 @@ class TestTheCommandThatAsksForTheSame:
             "seed": 3,
             "condition": "sym20",
             "overrides": ["search.lr={type: loguniform, low: 1e-3, high: 1e-2}"],
-            "results_dir": Path("out"),
+            "results_dir": "out",
             "data_dir": Path("data"),
             "resume": True,
             "concurrent": 2,

@@ -33,7 +33,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 
 def test_text_goes_to_stdout_and_remarks_to_stderr(asked: list[object], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["mine"]) == 0
-    assert asked == ["mine", Path("results"), "the run", 1, "yaml"]
+    assert asked == ["mine", "results", "the run", 1, "yaml"]
     told = capsys.readouterr()
     assert (told.out, told.err) == ("text\n", "note: first\nnote: second\n")
 
@@ -42,7 +42,7 @@ def test_every_flag_arrives(tmp_path: Path, asked: list[object], capsys: pytest.
     output = tmp_path / "best.txt"
     arguments = ["mine", "--top", "3", "--format", "args", "--output", str(output), "--results-dir", "out"]
     assert main(arguments) == 0
-    assert asked == ["mine", Path("out"), "the run", 3, "args"]
+    assert asked == ["mine", "out", "the run", 3, "args"]
     assert capsys.readouterr().out == ""
     assert output.read_text() == "text\n"
 

@@ -30,7 +30,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 
 def test_names_what_was_written(asked: list[object], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["one", "two", "--results-dir", "out"]) == 0
-    assert asked == [["one", "two"], Path("out")]
+    assert asked == [["one", "two"], "out"]
     assert capsys.readouterr().out == "/pages/both.html\n/pages/one.html\n"
 
 

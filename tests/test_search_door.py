@@ -55,7 +55,7 @@ def test_every_flag_arrives(asked: Asked, capsys: pytest.CaptureFixture[str]) ->
             seed=3,
             all_conditions=True,
             overrides=["tau=0.1", "search.lr.high=0.1"],
-            results_dir=Path("out"),
+            results_dir="out",
             data_dir=Path("in"),
             resume=True,
             concurrent=2,

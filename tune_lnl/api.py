@@ -64,6 +64,8 @@ def _options(space: str, given: dict[str, Any]) -> SearchOptions:
     values = dict(given)
     if values.get("data_dir") is not None:
         values["data_dir"] = Path(values["data_dir"])
+    if values.get("results_dir") is not None:
+        values["results_dir"] = str(values["results_dir"])
     if values.get("trials") is not None:
         values["trials"] = str(values["trials"])
     return SearchOptions(space, **{"command": shlex.join(command_line(space, values)), **values})

@@ -308,7 +308,7 @@ def test_the_disk_budget_stops_resumably(prepare: Prepare, monkeypatch: pytest.M
     plan = prepare("none", "none")
     said: list[str] = []
 
-    def over_budget(plan: Plan, session: Session, temporary: Path) -> None:
+    def over_budget(plan: Plan, session: Session, temporary: Path, members: None) -> None:
         first = session.next_trial()
         assert first is not None
         session.stop("disk budget")
@@ -329,7 +329,7 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(runner, "_ray", lambda plan, temporary, say: nullcontext())
 
-    def fit(plan: Plan, session: Session, temporary: Path) -> None:
+    def fit(plan: Plan, session: Session, temporary: Path, members: None) -> None:
         assert temporary.is_dir()
         run_locally(plan, session)
 
