@@ -1,7 +1,7 @@
 """The verdict on given labels held against confident learning on the same out-of-sample predictions.
 
     python benchmarks/labels.py CONFIG.yaml --work DIR [--folds 5] [--epochs N] [--set KEY=VALUE]...
-        [--noise-seeds 1,2,3] [--data-dir DIR] [--output FILE.json]
+        [--truth FILE.csv] [--noise-seeds 1,2,3] [--data-dir DIR] [--output FILE.json]
 
 CONFIG is of a dataset whose true labels are known; `python -m tune_lnl.export RUN` writes one. Needs the extra
 `benchmark` (cleanlab). Trainings that are done are kept in DIR, and an interrupted run goes on there. Confident
@@ -12,11 +12,12 @@ is its own label quality score, its corrected label the network's prediction.
 from __future__ import annotations
 
 import argparse
+import csv
 import platform
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ import numpy as np
 from evidence import evidence, write_evidence
 from numpy.typing import NDArray
 
+from tune_lnl.datasets.noisy import NoisyData
 from tune_lnl.doors import Parser, guarded
 from tune_lnl.errors import InputError
 from tune_lnl.methods.label_verdicts import KEEP, OPEN_SET, Judgement, judge_labels
@@ -47,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--folds", type=int, default=5)
     p.add_argument("--epochs", type=int)
     p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
+    p.add_argument("--truth", type=Path, metavar="FILE.csv", help="columns path and true_label, for a folder of images")
     p.add_argument("--noise-seeds", metavar="1,2,3", help="each draw of the noise; then their means, too")
     p.add_argument("--data-dir", type=Path)
     p.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
@@ -134,12 +137,33 @@ def hold_against(a: argparse.Namespace, overrides: list[str], work: Path, device
         print(f"training {number + 1} of {trainings}, epoch {int(report['epoch']) + 1}", flush=True)
 
     data, found = gather_evidence(config, a.folds, Surroundings(a.data_dir, device), work, on_epoch)
+    if a.truth is not None:
+        data = replace(data, true_labels=true_labels(data, a.truth))
     if data.true_labels is None:
-        raise InputError(f"{config.dataset.name} has no true labels to hold verdicts against; use a dataset that has")
+        raise InputError(f"{config.dataset.name} has no true labels to hold verdicts against; give --truth FILE")
     table = judge(data, found)
     rows = {name: asdict(one) for name, one in qualities(table, found).items()}
     show(rows)
     return _evidence(config.flat(), a.folds, device, table, rows)
+
+
+def true_labels(data: NoisyData, table: Path) -> NDArray[np.int64]:
+    """What a table says of each training image, which it may name from a folder above the dataset's root.
+
+    Raises:
+        InputError: an image or a class is missing.
+    """
+    with table.open(newline="", encoding="utf-8") as file:
+        known = {row["path"]: row["true_label"] for row in csv.DictReader(file)}
+    above = {path.partition("/")[2]: label for path, label in known.items()}
+    classes = {name: number for number, name in enumerate(data.class_names)}
+    if data.train_names is None:
+        raise InputError("--truth names images by their files, and this dataset has none")
+    names = [data.train_names[row] for row in data.rows]
+    try:
+        return np.array([classes[known.get(name) or above[name]] for name in names], dtype=np.int64)
+    except KeyError as missing:
+        raise InputError(f"{table}: every image and class is to be in it; {missing} is not") from None
 
 
 def show(rows: Mapping[str, Mapping[str, float | None]]) -> None:
