@@ -403,6 +403,16 @@ def test_the_page_of_labels_tells_the_reference_results(name: str) -> None:
     assert f"`{best.removeprefix('cleanlab ')}`" in text
 
 
+@pytest.mark.parametrize("noise", ["asymmetric", "symmetric"])
+def test_the_page_of_labels_tells_the_means_over_draws(noise: str) -> None:
+    text = (ROOT / "docs" / "labels.md").read_text(encoding="utf-8")
+    name = f"labels_digits8no_draws_{noise}.json"
+    means = json.loads((ROOT / "results" / "reference" / name).read_text())["means"]
+    for row in ("verdict", "cleanlab prune_by_noise_rate", "cleanlab predicted_neq_given"):
+        figures = [means[row][key] for key in ("precision", "recall", "f1", "auroc", "corrected_accuracy")]
+        assert " | ".join(f"{100 * figure:.1f}" for figure in figures) in text
+
+
 def test_the_comparison_of_methods_is_the_reference_result() -> None:
     rows = json.loads((ROOT / "results" / "reference" / "baselines_digits8no.json").read_text())["rows"]
     table = (ROOT / "docs" / "baselines.md").read_text(encoding="utf-8")
