@@ -66,6 +66,7 @@ def test_a_storage_that_comes_back_is_waited_for(s3: S3Server) -> None:
     assert folder.get("a") == b"2"
 
 
+@pytest.mark.slow
 def test_a_storage_that_stays_away_is_given_up(s3: S3Server) -> None:
     folder = ObjectFolder.of(s3.url("stays-away"))
     s3.away = True
@@ -75,6 +76,7 @@ def test_a_storage_that_stays_away_is_given_up(s3: S3Server) -> None:
         folder.check_writable()
 
 
+@pytest.mark.slow
 def test_nobody_listens(s3: S3Server) -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))

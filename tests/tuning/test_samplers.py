@@ -391,7 +391,13 @@ def next_twenty_above(sampler: optuna.samplers.BaseSampler, seed: int, diverged:
 
 @pytest.mark.parametrize(
     ("name", "diverged"),
-    [("tpe", 4), ("tpe", 8), ("tpe", 60), ("gp", 8), pytest.param("cmaes", 8, marks=NEEDS_CMAES)],
+    [
+        ("tpe", 4),
+        ("tpe", 8),
+        ("tpe", 60),
+        pytest.param("gp", 8, marks=pytest.mark.slow),
+        pytest.param("cmaes", 8, marks=NEEDS_CMAES),
+    ],
 )
 def test_diverged_trials_repel(name: str, diverged: int) -> None:
     """Also where they are many: what is left of TPE's good tenth must not be filled up with them."""

@@ -189,6 +189,7 @@ class TestSent:
     def test_a_named_space_is_sent_as_it_is_here(self, run: Ran, server: JobServer, tmp_path: Path, tiny: str) -> None:
         (tmp_path / "search_spaces").mkdir()
         own = Path(tiny).rename(tmp_path / "search_spaces" / "act_digits8no.yaml")
+        server.answers = [("RUNNING", None, BEGUN.replace("search tiny", "search act_digits8no"))]
         assert run("act_digits8no", "--submit", server.url, "--results-dir", RESULTS)[0] == 0
         assert server.files() == {"search_spaces/act_digits8no.yaml": own.read_text()}
 
