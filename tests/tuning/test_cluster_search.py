@@ -129,7 +129,8 @@ def test_a_cluster_that_goes_away_ends_the_search_with_the_resume_command(tmp_pa
 @contextmanager
 def node_without(folder: Path, cluster: RayCluster, environment: dict[str, str]) -> Iterator[None]:
     """One more node, with a disk of its own where the others have ``folder``."""
-    hidden = f"mount -t tmpfs none '{folder}' && exec ray start --address {cluster.address} --num-cpus 1 --block"
+    ray = Path(sys.executable).with_name("ray")
+    hidden = f"mount -t tmpfs none '{folder}' && exec '{ray}' start --address {cluster.address} --num-cpus 1 --block"
     command = ["unshare", "--mount", "--kill-child", "--fork", "--pid", "--mount-proc", "sh", "-c", hidden]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:

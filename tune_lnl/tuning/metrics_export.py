@@ -53,7 +53,6 @@ class MetricsExport:
         self._clock = clock
         self._next = -math.inf
         self._places: list[int | None] = [None] * plan.resources.concurrent
-        self._shown: dict[tuple[str, ...], float] = {}
         self._gauges = {
             **{name: Gauge(name, text, ("run",)) for name, text in OF_THE_RUN.items()},
             **{name: Gauge(name, text, ("run", "state")) for name, text in OF_A_STATE.items()},
@@ -105,10 +104,6 @@ class MetricsExport:
             self._set(f"tune_lnl_{name}", measures.get(name, math.nan), place=place)
 
     def _set(self, name: str, value: float | None, **tags: str) -> None:
-        """Of hundreds of places few have changed since a second ago, and a gauge keeps its last value."""
-        key = (name, *tags.values())
-        shown = self._shown.get(key)
-        if value is None or shown == value or (shown is not None and math.isnan(shown) and math.isnan(value)):
-            return
-        self._gauges[name].set(float(value), {**self._run, **tags})
-        self._shown[key] = value
+        """Set again though it may not have changed: Ray's endpoint forgets a figure that nobody repeats."""
+        if value is not None:
+            self._gauges[name].set(float(value), {**self._run, **tags})
