@@ -26,31 +26,28 @@ driver in the middle, with half a record at the end of the journal, and is resum
 from __future__ import annotations
 
 import argparse
-import heapq
-import itertools
 import json
 import logging
-import math
 import os
-import random
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter, defaultdict, deque
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
 import yaml
 from evidence import evidence, write_evidence
+from simulated_workers import BEGINNING, Clock, Cluster, DriverLost, Scenario
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -70,95 +67,6 @@ SPACE: dict[str, Any] = {
 }
 LONGEST_WARMUP = 60
 CPUS_PER_GPU = 16
-SPEEDS = (1.0, 0.7, 1.4)
-"""Seconds of an epoch on the cluster's kinds of GPU, relative."""
-START_SECONDS = 8.0
-"""From asking for a worker until its process has imported torch and Ray."""
-FIRST_STEP_SECONDS = 2.0
-EMPTY_ROUND_SECONDS = 10.0
-"""Tune's controller looks around ten times a second when nothing comes; the simulation does so in longer steps."""
-BEGINNING = 1.0e9
-
-Fate = Literal["none", "dies", "dies_again", "hangs", "out_of_memory", "diverges"]
-
-
-@dataclass(frozen=True)
-class Scenario:
-    """One search on one cluster."""
-
-    name: str
-    gpus: int = 64
-    per_gpu: int = 1
-    trials: int = 1000
-    epochs: int = 150
-    epoch_seconds: float = 20.0
-    """On the middle kind of GPU, whatever share of it the trial has."""
-    minutes: float | None = None
-    """The search is stopped after so many simulated minutes."""
-    crash_after: int | None = None
-    """The driver is lost after so many reports, and the search is resumed."""
-    deaths: float = 0.05
-    """Share of trials whose worker dies once; a tenth as many hang, and a twentieth as many die three times."""
-    out_of_memory: float = 0.0
-    diverging: float = 0.03
-    seed: int = 0
-
-    @property
-    def places(self) -> int:
-        return self.gpus * self.per_gpu
-
-
-# ---- time
-
-
-class Clock:
-    """Simulated seconds: they pass as the driver's work does while it works, and by leaps while it waits."""
-
-    def __init__(self, disk_seconds: float = 0.0) -> None:
-        self.disk_seconds = disk_seconds
-        """What a wait for the disk takes."""
-        self.disk = 0.0
-        """Seconds of waiting for the disk."""
-        self.syncs = 0
-        self._now = BEGINNING
-        self._working_since: float | None = None
-        self._worked = 0.0
-        self._wall = 0.0
-        self._wall_since = 0.0
-
-    def __call__(self) -> float:
-        return self._now + self._at_work()
-
-    def worked(self) -> float:
-        """Seconds of the driver's work so far."""
-        return self._worked + self._at_work()
-
-    def wall(self) -> float:
-        """The same by the wall clock."""
-        return self._wall + (0.0 if self._working_since is None else time.perf_counter() - self._wall_since)
-
-    def work(self) -> None:
-        self._working_since, self._wall_since = time.thread_time() + self.disk, time.perf_counter()
-
-    def rest(self) -> None:
-        self._wall, worked = self.wall(), self._at_work()
-        self._now, self._worked, self._working_since = self._now + worked, self._worked + worked, None
-
-    def leap(self, to: float) -> None:
-        self._now = max(self._now, to)
-
-    def synced(self, descriptor: int) -> None:
-        """In the place of ``os.fsync``."""
-        if self._working_since is not None:
-            self.disk += self.disk_seconds
-            self.syncs += 1
-
-    def _at_work(self) -> float:
-        return 0.0 if self._working_since is None else time.thread_time() + self.disk - self._working_since
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Ray makes a copy of all that its searcher can reach, which nobody reads."""
-        return Clock, ()
 
 
 class Meter:
@@ -195,408 +103,6 @@ class Meter:
                     self.calls[each].append(whole)
 
         return timed
-
-
-# ---- the cluster
-
-
-class DriverLost(BaseException):
-    """The driver's process is killed here."""
-
-
-@dataclass(frozen=True)
-class Course:
-    """What a trial would report, and what happens to it."""
-
-    values: Sequence[float]
-    fate: Fate
-    at: int
-    """The epoch of its fate (0-based)."""
-    seconds: float
-    """Of an epoch, relative to others."""
-
-
-def course(scenario: Scenario, number: int, params: Mapping[str, Any]) -> Course:
-    """The same for the same trial, however often it starts anew."""
-    draw = random.Random(f"{scenario.seed} {number}")
-    away = abs(math.log10(params["lr"] / 0.02)) + 0.3 * abs(math.log(params["lr_asymmetry"] / 4)) + 3 * params["tau"]
-    level, slow = 66.0 - 9.0 * away, draw.uniform(8.0, 30.0)
-    values = [level * (1.0 - math.exp(-(epoch + 1) / slow)) + draw.gauss(0.0, 0.3) for epoch in range(scenario.epochs)]
-    chance = draw.random()
-    fate: Fate = "none"
-    shares: dict[Fate, float] = {
-        "dies": scenario.deaths,
-        "dies_again": scenario.deaths / 20,
-        "hangs": scenario.deaths / 10,
-        "out_of_memory": scenario.out_of_memory,
-        "diverges": scenario.diverging,
-    }
-    for name, share in shares.items():
-        if 0 <= chance < share:
-            fate = name
-        chance -= share
-    return Course(values, fate, draw.randrange(scenario.epochs), draw.lognormvariate(0.0, 0.15))
-
-
-@dataclass(eq=False)
-class Worker:
-    """A simulated process: it has one trial at a time."""
-
-    place: int
-    payload: dict[str, Any] = field(default_factory=dict)
-    first_step: bool = True
-    resend: bool = False
-    task: Event | None = None
-
-    def begin(self, config: Mapping[str, Any]) -> None:
-        self.payload, self.first_step = json.loads(config["payload"]), True
-
-
-class Handle:
-    """An actor's handle, as far as the driver looks at it."""
-
-    def __init__(self, worker: Worker) -> None:
-        self.worker = worker
-        self.get_auto_filled_metrics = SimpleNamespace(remote=lambda **options: {})
-        self.train: SimpleNamespace = SimpleNamespace(options=lambda name: self.train)
-
-
-@dataclass(eq=False)
-class Event:
-    """Something that a worker will tell the driver."""
-
-    kind: Literal["start", "report", "reset", "end"]
-    at: float
-    worker: Worker
-    tell: Callable[[Any], None]
-    dead: Callable[[], None] = lambda: None
-    fate: Fate | Literal["stopped"] = "none"
-    seconds: float = 0.0
-    """Of training."""
-    cancelled: bool = False
-
-
-class Cluster:
-    """Workers, in the place of ``RayActorManager``; and what they have left on their disks, which outlives a driver."""
-
-    def __init__(self, scenario: Scenario, clock: Clock, files: Any) -> None:
-        self.scenario, self.clock, self.files = scenario, clock, files
-        self.random = random.Random(scenario.seed)
-        self.courses: dict[int, Course] = {}
-        self.kept: dict[int, int] = defaultdict(int)
-        """Epochs of a trial whose checkpoint is there."""
-        self.struck: Counter[int] = Counter()
-        """How often a trial's fate has struck."""
-        self.reports = 0
-        self.waits: list[float] = []
-        """Seconds between a report and the driver's turning to it."""
-        self.longest_queue = 0
-        self.trained = 0.0
-        self.killed = 0
-        self.written = Counter[str]()
-        self.first_trained: dict[int, float] = {}
-        """When each place first had something to do."""
-        self.kinds: list[str] = []
-        self.crash_after = scenario.crash_after
-        self.connect()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Ray makes a copy of all that its searcher can reach, which nobody reads."""
-        return SimpleNamespace, ()
-
-    def connect(self, resource_manager: Any = None) -> Cluster:
-        """A driver comes: none of the workers of a former one is there any more."""
-        self._heap: list[tuple[float, int, Event]] = []
-        self._ready: deque[Event] = deque()
-        self._order = itertools.count()
-        self._live_actors_to_ray_actors_resources: dict[Any, tuple[Any, None]] = {}
-        self._workers: dict[Any, Worker] = {}
-        self._failed: set[Any] = set()
-        self._places = list(range(self.scenario.places))
-        self._stopping = False
-        self._idle = 0.0
-        return self
-
-    # -- what Tune's controller asks
-
-    def add_actor(
-        self, cls: Any, resource_request: Any, kwargs: Any, on_start: Any, on_stop: Any, on_error: Any
-    ) -> Any:
-        from ray.air.execution._internal.tracked_actor import TrackedActor
-
-        actor = TrackedActor(next(self._order), on_start=on_start, on_stop=on_stop, on_error=on_error)
-        assert self._places, "more workers than places"
-        worker = Worker(heapq.heappop(self._places))
-        worker.begin(kwargs["config"])
-        self._workers[actor] = worker
-
-        def started(answer: Any) -> None:
-            self._live_actors_to_ray_actors_resources[actor] = (Handle(worker), None)
-            assert actor._on_start is not None
-            actor._on_start(actor)
-
-        self._push(Event("start", self.clock() + START_SECONDS * self.random.uniform(0.8, 1.5), worker, started))
-        return actor
-
-    def schedule_actor_task(
-        self,
-        tracked_actor: Any,
-        method_name: str,
-        args: Any = (),
-        kwargs: Any = None,
-        on_result: Any = None,
-        on_error: Any = None,
-        _return_future: bool = False,
-    ) -> Any:
-        worker = self._workers[tracked_actor]
-
-        def tell(answer: Any) -> None:
-            on_result(tracked_actor, answer)
-
-        def dead() -> None:
-            from ray.exceptions import RayActorError
-
-            self._failed.add(tracked_actor)
-            self._forget(tracked_actor)
-            error = RayActorError()
-            tracked_actor._on_error(tracked_actor, error)
-            on_error(tracked_actor, error)
-
-        if method_name == "train":
-            self._push(self._epoch(worker, tell, dead))
-        elif method_name == "reset":
-            worker.begin(args[0])
-            self._push(Event("reset", self.clock() + 0.01, worker, tell, dead))
-        else:
-            assert method_name == "stop", method_name
-
-    def remove_actor(self, tracked_actor: Any, kill: bool = False, stop_future: Any = None) -> bool:
-        if tracked_actor in self._failed or tracked_actor not in self._workers:
-            return False
-        started = tracked_actor in self._live_actors_to_ray_actors_resources
-        worker = self._workers[tracked_actor]
-        if not started:
-            if worker.task is not None:
-                worker.task.cancelled = True
-            self._forget(tracked_actor)
-            return False
-
-        def stopped(answer: Any) -> None:
-            self._forget(tracked_actor)
-            if tracked_actor._on_stop is not None:
-                tracked_actor._on_stop(tracked_actor)
-
-        self._push(Event("end", self.clock() + 0.1, worker, stopped))
-        return True
-
-    def clear_actor_task_futures(self, tracked_actor: Any) -> None:
-        worker = self._workers.get(tracked_actor)
-        if worker is not None and worker.task is not None and worker.task.kind in ("report", "reset"):
-            worker.task.cancelled = True
-
-    def is_actor_started(self, tracked_actor: Any) -> bool:
-        return tracked_actor in self._live_actors_to_ray_actors_resources and tracked_actor not in self._failed
-
-    def is_actor_failed(self, tracked_actor: Any) -> bool:
-        return tracked_actor in self._failed
-
-    @property
-    def num_live_actors(self) -> int:
-        return len(self._live_actors_to_ray_actors_resources)
-
-    @property
-    def num_pending_actors(self) -> int:
-        return len(self._workers) - self.num_live_actors
-
-    @property
-    def num_total_actors(self) -> int:
-        return len(self._workers)
-
-    @property
-    def num_actor_tasks(self) -> int:
-        return len(self._heap) + len(self._ready)
-
-    def get_live_actors_resources(self) -> list[dict[str, float]]:
-        return []
-
-    def cleanup(self) -> None:
-        """Nothing outlives the controller here."""
-
-    def kill(self, handle: Any) -> None:
-        """``ray.kill``."""
-        task = handle.worker.task
-        assert task is not None
-        task.cancelled = True
-        self._push(Event("report", self.clock() + 0.5, handle.worker, task.tell, task.dead, fate="dies"))
-        self.killed += 1
-
-    def next(self, timeout: float | None = None) -> bool:
-        """Hand the driver one event, as soon as there is one."""
-        self.clock.rest()
-        try:
-            event = self._take()
-            answer = None if event is None else self._answer(event)
-        finally:
-            self.clock.work()
-        self.kinds.append("empty" if event is None else event.kind)
-        if event is None:
-            return False
-        if event.kind == "report" and event.fate in ("dies", "dies_again"):
-            event.dead()
-        else:
-            event.tell(answer)
-        return True
-
-    # -- what happens in it
-
-    def _forget(self, actor: Any) -> None:
-        worker = self._workers.pop(actor)
-        self._live_actors_to_ray_actors_resources.pop(actor, None)
-        heapq.heappush(self._places, worker.place)
-
-    def _push(self, event: Event) -> None:
-        event.worker.task = event
-        heapq.heappush(self._heap, (event.at, next(self._order), event))
-
-    def _take(self) -> Event | None:
-        self._notice_stop()
-        now = self.clock()
-        while self._heap and self._heap[0][0] <= now:
-            self._ready.append(heapq.heappop(self._heap)[2])
-        self.longest_queue = max(self.longest_queue, len(self._ready))
-        while self._ready:
-            event = self._ready.popleft()
-            if not event.cancelled:
-                self._idle = 0.0
-                return event
-        until = self._heap[0][0] if self._heap else math.inf
-        if until > now + EMPTY_ROUND_SECONDS:
-            self._idle += EMPTY_ROUND_SECONDS
-            assert self._idle < 1e6, "nobody will ever report again, and the driver waits"
-            self.clock.leap(now + EMPTY_ROUND_SECONDS)
-            return None
-        self.clock.leap(until)
-        return self._take()
-
-    def _notice_stop(self) -> None:
-        """Workers that are asked to stop do so at their next batch."""
-        if self._stopping or not self.files.stop_flag.exists():
-            return
-        self._stopping = True
-        for _, _, event in list(self._heap):
-            if event.kind == "report" and not event.cancelled and event.fate not in ("hangs", "dies", "dies_again"):
-                event.cancelled = True
-                again = Event("report", self.clock() + self.random.random(), event.worker, event.tell, event.dead)
-                again.fate = "stopped"
-                self._push(again)
-
-    def _epoch(self, worker: Worker, tell: Any, dead: Any) -> Event:
-        """The next epoch of a worker's trial, which begins now."""
-        number, params = worker.payload["number"], worker.payload["params"]
-        if number not in self.courses:
-            self.courses[number] = course(self.scenario, number, params)
-        known, epoch = self.courses[number], self.kept[number]
-        self.first_trained.setdefault(worker.place, self.clock())
-        speed = SPEEDS[worker.place // self.scenario.per_gpu % len(SPEEDS)]
-        seconds = self.scenario.epoch_seconds * known.seconds * speed * self.random.lognormvariate(0.0, 0.03)
-        if worker.first_step:
-            seconds += FIRST_STEP_SECONDS
-            worker.resend, worker.first_step = epoch > 0, False
-        event = Event("report", self.clock() + seconds, worker, tell, dead, seconds=seconds)
-        often = {"dies_again": 3}.get(known.fate, 1)
-        if self._stopping:
-            event.fate, event.at = "stopped", self.clock() + 0.1
-        elif known.fate != "none" and epoch == known.at and self.struck[number] < often:
-            self.struck[number] += 1
-            event.fate = known.fate
-            event.at = self.clock() + seconds * self.random.random()
-            if event.fate == "dies" and self.random.random() < 0.5:
-                # Between the checkpoint and the report, which is then lost.
-                event.at = self.clock() + seconds
-                self._keep(worker, number, epoch)
-            if event.fate == "hangs":
-                event.at = math.inf
-        return event
-
-    def _answer(self, event: Event) -> Any:
-        """What the worker sends; it has written its files by then."""
-        if event.kind != "report":
-            return True
-        worker = event.worker
-        number, attempt = worker.payload["number"], worker.payload["attempt"]
-        self.waits.append(self.clock() - event.at)
-        self.trained += event.seconds
-        self.reports += 1
-        if self.crash_after is not None and self.reports >= self.crash_after:
-            self.crash_after = None
-            self.kinds.append("lost")
-            raise DriverLost
-        own: dict[str, Any] = {"number": number, "attempt": attempt}
-        if event.fate in ("dies", "dies_again"):
-            return None
-        if event.fate == "stopped":
-            return self._as_tune_has_it(worker, {**own, "stopped": True})
-        if event.fate == "out_of_memory":
-            return self._as_tune_has_it(worker, {**own, "failure": "out of memory", "message": "CUDA out of memory"})
-        known, epoch = self.courses[number], self.kept[number]
-        value = math.nan if event.fate == "diverges" else known.values[min(epoch, self.scenario.epochs - 1)]
-        report = {
-            **own,
-            "epoch": epoch,
-            "value": value,
-            "standard_error": 0.7,
-            "measures": self._measures(epoch, value),
-        }
-        if worker.resend:
-            report["history"] = tuple(enumerate(known.values[:epoch]))
-            worker.resend = False
-        if event.fate != "diverges":
-            if epoch >= self.scenario.epochs:
-                # All was done before its last report was lost.
-                report["epoch"], report["value"] = epoch - 1, known.values[-1]
-            else:
-                self._keep(worker, number, epoch)
-        return self._as_tune_has_it(worker, report)
-
-    def _measures(self, epoch: int, value: float) -> str:
-        names = ("train_loss", "lr", "lr1", "selected", "selection_precision", "selection_recall", "selection_f1")
-        shares = {name: self.random.random() for name in (*names, "mining_share", "rtm_accuracy", "ntm_accuracy")}
-        rest = {"val_accuracy": value, "val_accuracy_standard_error": 0.7, "images_per_second": 2000.0}
-        return json.dumps({"epoch": float(epoch), "seconds": self.scenario.epoch_seconds, **shares, **rest})
-
-    def _keep(self, worker: Worker, number: int, epoch: int) -> None:
-        """An epoch is on the worker's disk: a line, and a checkpoint in the place of the one before."""
-        attempt = worker.payload["attempt"]
-        path = self.files.epochs(number)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        value = self.courses[number].values[epoch]
-        line = json.dumps({"attempt": attempt, **json.loads(self._measures(epoch, value))}) + "\n"
-        with path.open("a", encoding="utf-8") as file:
-            file.write(line)
-        self.written["lines"] += 1
-        self.written["bytes of lines"] += len(line)
-        self.written["checkpoints"] += 1
-        self.files.checkpoints.mkdir(exist_ok=True)
-        if epoch + 1 == self.scenario.epochs:
-            self.files.model(number).touch()
-        self.files.checkpoint(number, attempt).touch()
-        for earlier in range(1, attempt):
-            self.files.checkpoint(number, earlier).unlink(missing_ok=True)
-        self.kept[number] = epoch + 1
-
-    def _as_tune_has_it(self, worker: Worker, report: dict[str, Any]) -> dict[str, Any]:
-        """With what Ray's ``Trainable`` adds to a report."""
-        steps = self.kept[report["number"]]
-        added = {
-            "done": False,
-            "training_iteration": steps,
-            "iterations_since_restore": steps,
-            "timestamp": 1,
-            "pid": 1,
-        }
-        seconds = {"time_this_iter_s": 20.0, "time_total_s": 20.0 * steps, "time_since_restore": 20.0 * steps}
-        where = {"hostname": "node", "node_ip": "10.0.0.1", "date": "2026-01-01_00-00-00", "trial_id": "0"}
-        return {**report, **added, **seconds, **where, "config": {"number": report["number"], "payload": "{}"}}
 
 
 # ---- one search
@@ -827,67 +333,82 @@ def check(driver: Driver) -> dict[str, int]:
 
 
 def summary(driver: Driver, outcome: str) -> dict[str, Any]:
-    scenario, clock, cluster, meter = driver.scenario, driver.clock, driver.cluster, driver.meter
-    simulated = clock() - BEGINNING
-    worked, minutes, journal = clock.worked(), simulated / 60, driver.plan.files.study
-    records = journal.read_bytes().count(b"\n")
-    states = Counter(trial.state.name for trial in driver.studies[-1].trials)
-    by_kind: dict[str, list[float]] = defaultdict(list)
-    for kind, seconds in zip(cluster.kinds, meter.calls["event"], strict=False):
-        by_kind[kind].append(seconds)
-    by_part = {**meter.parts, "start and end": worked - sum(meter.parts.values())}
-    taken = sorted(cluster.first_trained.values())
+    scenario, minutes = driver.scenario, (driver.clock() - BEGINNING) / 60
     return {
         "scenario": asdict(scenario),
         "trials at once": scenario.places,
         "outcome": outcome,
-        "states": dict(states),
-        "reports": cluster.reports,
-        "simulated hours": round(simulated / 3600, 3),
-        "driver": {
-            "busy share": round(worked / simulated, 5),
-            "busy share by the wall clock": round(clock.wall() / simulated, 5),
-            "seconds": round(worked, 2),
-            "of them waiting for the disk": round(clock.disk, 2),
-            "ms of a wait for the disk": round(1e3 * clock.disk_seconds, 3),
-            "busy share on a disk without waits": round((worked - clock.disk) / simulated, 5),
-            "reports per simulated second": round(cluster.reports / simulated, 3),
-            "share of its time by part": {
-                part: round(seconds / worked, 4) for part, seconds in sorted(by_part.items(), key=lambda at: -at[1])
-            },
-            "ms per report by part": {
-                part: round(1e3 * seconds / cluster.reports, 3)
-                for part, seconds in sorted(by_part.items(), key=lambda at: -at[1])
-            },
-            "ms of an event": {kind: spread(seconds) for kind, seconds in by_kind.items()},
-            "ms of asking": spread(meter.calls["ask"]),
-            "ms of taking a report": spread(meter.calls["report"]),
+        "states": dict(Counter(trial.state.name for trial in driver.studies[-1].trials)),
+        "reports": driver.cluster.reports,
+        "simulated hours": round(minutes / 60, 3),
+        "driver": driver_load(driver),
+        "workers": workers_load(driver),
+        **storage_load(driver, minutes),
+    }
+
+
+def driver_load(driver: Driver) -> dict[str, Any]:
+    """How busy it is, and with what."""
+    clock, cluster, meter = driver.clock, driver.cluster, driver.meter
+    simulated, worked = clock() - BEGINNING, clock.worked()
+    by_kind: dict[str, list[float]] = defaultdict(list)
+    for kind, seconds in zip(cluster.kinds, meter.calls["event"], strict=False):
+        by_kind[kind].append(seconds)
+    by_part = {**meter.parts, "start and end": worked - sum(meter.parts.values())}
+    largest_first = dict(sorted(by_part.items(), key=lambda part: -part[1]))
+    return {
+        "busy share": round(worked / simulated, 5),
+        "busy share by the wall clock": round(clock.wall() / simulated, 5),
+        "seconds": round(worked, 2),
+        "of them waiting for the disk": round(clock.disk, 2),
+        "ms of a wait for the disk": round(1e3 * clock.disk_seconds, 3),
+        "busy share on a disk without waits": round((worked - clock.disk) / simulated, 5),
+        "reports per simulated second": round(cluster.reports / simulated, 3),
+        "share of its time by part": {part: round(seconds / worked, 4) for part, seconds in largest_first.items()},
+        "ms per report by part": {
+            part: round(1e3 * seconds / cluster.reports, 3) for part, seconds in largest_first.items()
         },
-        "workers": {
-            "seconds until a report is turned to": spread(cluster.waits, 1.0, digits=4),
-            "longest queue": cluster.longest_queue,
-            "share of their time spent waiting for the driver": round(
-                sum(cluster.waits) / (scenario.places * simulated), 5
-            ),
-            "share of their time spent training": round(cluster.trained / (scenario.places * simulated), 4),
-            "seconds until half of them had a trial": round(taken[len(taken) // 2] - BEGINNING, 1),
-            "seconds until all of them had one": round(taken[-1] - BEGINNING, 1),
-            "killed for their silence": cluster.killed,
-        },
+        "ms of an event": {kind: spread(seconds) for kind, seconds in by_kind.items()},
+        "ms of asking": spread(meter.calls["ask"]),
+        "ms of taking a report": spread(meter.calls["report"]),
+    }
+
+
+def workers_load(driver: Driver) -> dict[str, Any]:
+    """What workers wait for."""
+    cluster = driver.cluster
+    seconds = driver.scenario.places * (driver.clock() - BEGINNING)
+    taken = sorted(cluster.first_trained.values())
+    return {
+        "seconds until a report is turned to": spread(cluster.waits, 1.0, digits=4),
+        "longest queue": cluster.longest_queue,
+        "share of their time spent waiting for the driver": round(sum(cluster.waits) / seconds, 5),
+        "share of their time spent training": round(cluster.trained / seconds, 4),
+        "seconds until half of them had a trial": round(taken[len(taken) // 2] - BEGINNING, 1),
+        "seconds until all of them had one": round(taken[-1] - BEGINNING, 1),
+        "killed for their silence": cluster.killed,
+    }
+
+
+def storage_load(driver: Driver, minutes: float) -> dict[str, dict[str, Any]]:
+    """What is written where, by simulated minute."""
+    files, written, meter = driver.plan.files, driver.cluster.written, driver.meter
+    content = files.study.read_bytes()
+    return {
         "journal": {
-            "MB": round(journal.stat().st_size / 1e6, 2),
-            "kB per simulated minute": round(journal.stat().st_size / 1e3 / minutes, 2),
-            "records per simulated minute": round(records / minutes, 1),
-            "waits for the disk per simulated minute": round(clock.syncs / minutes, 1),
+            "MB": round(len(content) / 1e6, 2),
+            "kB per simulated minute": round(len(content) / 1e3 / minutes, 2),
+            "records per simulated minute": round(content.count(b"\n") / minutes, 1),
+            "waits for the disk per simulated minute": round(driver.clock.syncs / minutes, 1),
         },
         "storage written by workers": {
-            "checkpoints per simulated minute": round(cluster.written["checkpoints"] / minutes, 1),
-            "kB of epoch lines per simulated minute": round(cluster.written["bytes of lines"] / 1e3 / minutes, 1),
+            "checkpoints per simulated minute": round(written["checkpoints"] / minutes, 1),
+            "kB of epoch lines per simulated minute": round(written["bytes of lines"] / 1e3 / minutes, 1),
         },
         "tables": {
             "times written": len(meter.calls["tables"]),
             "ms each": spread(meter.calls["tables"]),
-            "MB at the end": round(sum(p.stat().st_size for p in driver.plan.files.root.glob("*.parquet")) / 1e6, 2),
+            "MB at the end": round(sum(path.stat().st_size for path in files.root.glob("*.parquet")) / 1e6, 2),
         },
     }
 

@@ -17,6 +17,11 @@ def simulated(monkeypatch: pytest.MonkeyPatch) -> Any:
     return importlib.import_module("simulated_cluster")
 
 
+@pytest.fixture
+def workers(simulated: Any) -> Any:
+    return importlib.import_module("simulated_workers")
+
+
 def search(simulated: Any, folder: Path, **changes: Any) -> dict[str, Any]:
     """A small search; ``simulate`` itself checks every trial, the study and the tables."""
     small = {"gpus": 4, "per_gpu": 2, "trials": 40, "epochs": 9, **changes}
@@ -26,12 +31,12 @@ def search(simulated: Any, folder: Path, **changes: Any) -> dict[str, Any]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_workers_die_and_run_out_of_memory(simulated: Any, tmp_path: Path) -> None:
+def test_workers_die_and_run_out_of_memory(simulated: Any, workers: Any, tmp_path: Path) -> None:
     found = search(simulated, tmp_path, deaths=0.3, out_of_memory=0.1)
     assert found["outcome"] == "done"
     assert found["checked"]["trials"] == 40
     # All places are taken at once, not one after another.
-    assert found["workers"]["seconds until all of them had one"] < 2 * simulated.START_SECONDS
+    assert found["workers"]["seconds until all of them had one"] < 2 * workers.START_SECONDS
     assert found["driver"]["ms of taking a report"]["count"] > 40
 
 
@@ -54,8 +59,8 @@ def test_a_search_is_stopped_by_its_time_budget(simulated: Any, tmp_path: Path) 
     assert 3 / 60 <= found["simulated hours"] < 4 / 60
 
 
-def test_time_passes_as_the_driver_works_and_by_leaps_while_it_waits(simulated: Any) -> None:
-    clock = simulated.Clock(disk_seconds=5.0)
+def test_time_passes_as_the_driver_works_and_by_leaps_while_it_waits(workers: Any) -> None:
+    clock = workers.Clock(disk_seconds=5.0)
     began = clock()
     clock.leap(began + 100.0)
     assert clock() == began + 100.0
