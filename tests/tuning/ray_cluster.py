@@ -16,7 +16,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Any, ClassVar
 
 PATIENT = {
@@ -60,14 +59,6 @@ class RayCluster:
         except BaseException:
             self.close()
             raise
-
-    def __enter__(self) -> RayCluster:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
-        self.close()
 
     @property
     def address(self) -> str:
@@ -164,14 +155,6 @@ class TwoNetworks:
             _ip("-n", space, "address", "add", f"{address}/24", "dev", link)
             for each in ("lo", link):
                 _ip("-n", space, "link", "set", each, "up")
-
-    def __enter__(self) -> TwoNetworks:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
-        self.close()
 
     def within(self, number: int) -> list[str]:
         """The beginning of a command that runs in a node's network."""

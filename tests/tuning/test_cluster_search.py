@@ -10,13 +10,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ray_cluster import NoNetworksError, RayCluster, TwoNetworks
-from toy_runs import MARK, Driver, check_whole, spread, write_toy
+from s3_server import S3Server
+from toy_runs import MARK, Driver, RemoteDriver, check_complete, check_whole, spread, write_toy
+
+from tune_lnl.tuning.confirmation import Confirmation
+from tune_lnl.tuning.results import load_run
+from tune_lnl.tuning.storage_password import PASSWORD
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -44,8 +49,9 @@ def driver_of(folder: Path, name: str, trials: int, epochs: int, pause: float = 
 
 @contextmanager
 def cluster_for(driver: Driver, *cpus: int) -> Iterator[RayCluster]:
-    environment = {name: value for name, value in driver.environment.items() if name != MARK}
-    with RayCluster(*cpus, environment=environment) as cluster:
+    # The password of a database is the driver's alone.
+    environment = {name: value for name, value in driver.environment.items() if name not in (MARK, PASSWORD)}
+    with closing(RayCluster(*cpus, environment=environment)) as cluster:
         try:
             yield cluster
         finally:
@@ -126,6 +132,77 @@ def test_a_cluster_that_goes_away_ends_the_search_with_the_resume_command(tmp_pa
         assert "--resume" in driver.text
 
 
+def test_nothing_of_a_run_on_the_nodes(tmp_path: Path, s3: S3Server, postgresql_url: str) -> None:
+    """Results in object storage, the study in a database: a node dies, then the driver, and another machine goes on."""
+    trials, epochs = 4, 16
+    url = s3.url(f"{tmp_path.name}/results")
+    space = write_toy(tmp_path, spread(trials), epochs=epochs, fixed={"pause": 0.3})
+    flags, environment = ("--storage", postgresql_url), {"RAY_AUTH_MODE": "disabled"}
+    first = RemoteDriver(tmp_path / "first", space, url, *flags, environment=environment)
+    second = RemoteDriver(tmp_path / "second", space, url, *flags, environment=environment)
+    with closing(second), cluster_for(first, 1, 1) as cluster:
+        first.start("--address", cluster.address)
+        first.wait(lambda: first.stored_epochs() >= 6, "some epochs", LONG)
+        assert first.running, first.text
+        cluster.kill(1)
+        first.wait(lambda: "left the cluster" in first.text, "the death to be noticed", LONG)
+        before = first.stored_epochs()
+        first.wait(lambda: first.stored_epochs() >= before + 2, "epochs after it", LONG)
+        assert first.running, first.text
+        os.kill(first.process.pid, signal.SIGKILL)
+        first.process.wait()
+
+        second.start("--address", cluster.address, "--resume")
+        assert second.finish(LONG) == 0, second.text
+        run = load_run("toy", url)
+        check_complete(run, trials, epochs)
+        reports = [report for number in range(trials) for report in run.epoch_reports(number)]
+        assert len(reports) == trials * epochs
+        assert max(report["attempt"] for report in reports) > 1, "no trial was continued"
+        assert left_behind(second, cluster) == {"actors": 0, "groups": 0, "cpus": 1.0}
+
+
+def test_described_then_searched_and_confirmed(tmp_path: Path) -> None:
+    driver = driver_of(tmp_path / "a", "toy", 3, 4)
+    with cluster_for(driver, 1, 1) as cluster:
+        driver.start("--address", cluster.address, "--dry-run")
+        assert driver.finish(LONG) == 0, driver.text
+        assert "2 at once" in driver.text
+        assert not driver.files.root.parent.exists()
+        driver.start("--address", cluster.address, "--confirm", "2x2")
+        assert driver.finish(LONG) == 0, driver.text
+        confirmation = driver.run().confirmation
+        assert isinstance(confirmation, Confirmation)
+        assert len(confirmation.candidates) == 2
+        assert driver.files.confirmed_model.exists()
+        assert left_behind(driver, cluster) == {"actors": 0, "groups": 0, "cpus": 2.0}
+
+
+def test_a_cluster_that_asks_for_a_token(tmp_path: Path) -> None:
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a" * 64}
+    nowhere = {"RAY_AUTH_MODE": "", "RAY_AUTH_TOKEN": "", "RAY_AUTH_TOKEN_PATH": str(tmp_path / "none")}
+    driver = driver_of(tmp_path / "a", "toy", 2, 3, environment=token)
+    with cluster_for(driver, 1) as cluster:
+        for environment, said in (
+            (nowhere, f"asks for a token, and there is none here; put the cluster's into {tmp_path / 'none'}"),
+            (nowhere | {"RAY_AUTH_TOKEN": "b" * 64}, "does not accept this machine's token"),
+        ):
+            driver.environment |= environment
+            driver.start("--address", cluster.address)
+            assert driver.finish(LONG) == 2, driver.text
+            assert said in driver.text
+            assert "Traceback" not in driver.text
+            assert "b" * 64 not in driver.text
+            assert not driver.files.root.exists()
+        (tmp_path / "none").write_text("a" * 64 + "\n")
+        driver.environment |= nowhere
+        driver.start("--address", cluster.address)
+        assert driver.finish(LONG) == 0, driver.text
+        check_whole(driver, 2, 3)
+        driver.environment |= token
+        assert left_behind(driver, cluster) == {"actors": 0, "groups": 0, "cpus": 1.0}
+
+
 @contextmanager
 def node_without(folder: Path, cluster: RayCluster, environment: dict[str, str]) -> Iterator[None]:
     """One more node, with a disk of its own where the others have ``folder``."""
@@ -175,7 +252,7 @@ def networks() -> Iterator[TwoNetworks]:
         made = TwoNetworks()
     except NoNetworksError as error:
         pytest.skip(str(error))
-    with made:
+    with closing(made):
         yield made
 
 

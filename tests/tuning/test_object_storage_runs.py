@@ -11,33 +11,14 @@ from typing import Any
 
 import pytest
 from s3_server import S3Server
-from toy_runs import Driver, spread, toy_method, write_toy
+from toy_runs import Driver, RemoteDriver, check_complete, spread, write_toy
 
 from tune_lnl import export
-from tune_lnl.object_storage import ObjectFolder
-from tune_lnl.tuning.results import Run, load_run
+from tune_lnl.tuning.results import load_run
 
 TRIALS, EPOCHS = 6, 12
 
 pytestmark = [pytest.mark.slow, pytest.mark.kill, pytest.mark.timeout(1500)]
-
-
-class RemoteDriver(Driver):
-    """Its results lie in object storage, its cache is its machine's."""
-
-    def __init__(self, folder: Path, space: Path, url: str, *flags: str) -> None:
-        folder.mkdir(exist_ok=True)
-        self.cache = folder / "cache"
-        environment = {"TUNE_LNL_CACHE": str(self.cache)}
-        super().__init__(folder, space, "--results-dir", url, *flags, environment=environment)
-        self.objects = ObjectFolder.of(url) / space.stem
-
-    def stored_epochs(self) -> int:
-        keys = [key for key in self.objects.list("trials") if key.endswith("epochs.jsonl")]
-        return sum((self.objects.get(key) or b"").count(b"\n") for key in keys)
-
-    def ended(self) -> int:
-        return sum(key.endswith("-model.pt") for key in self.objects.list("checkpoints"))
 
 
 @pytest.fixture
@@ -51,15 +32,6 @@ def driver_on(tmp_path: Path) -> Iterator[Callable[..., RemoteDriver]]:
     yield make
     for driver in drivers:
         driver.close()
-
-
-def check_whole(run: Run) -> None:
-    """Every trial ended once, with the curve that nothing disturbs."""
-    assert [trial.state.name for trial in run.trials] == ["COMPLETE"] * TRIALS
-    for trial in run.trials:
-        expected = toy_method().curve(trial.params["x"], 0, EPOCHS)
-        assert [trial.intermediate_values[epoch] for epoch in range(EPOCHS)] == expected
-        assert [report["val_accuracy"] for report in run.epoch_reports(trial.number)] == expected
 
 
 def best_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
@@ -90,7 +62,7 @@ def test_killed_and_resumed_on_another_machine(
     assert second.finish() == 0, second.text
     assert "kept 1, continued" in second.text or "kept 2, continued" in second.text
     run = load_run("toy", url)
-    check_whole(run)
+    check_complete(run, TRIALS, EPOCHS)
     attempts = [report["attempt"] for number in range(TRIALS) for report in run.epoch_reports(number)]
     assert len(attempts) == TRIALS * EPOCHS
     assert attempts.count(1) >= before, "epochs that the storage had were trained again"
@@ -131,4 +103,4 @@ def test_a_storage_that_stays_away_ends_the_search_in_order(
     s3.away = False
     driver.start("--resume")
     assert driver.finish() == 0, driver.text
-    check_whole(load_run("toy", url))
+    check_complete(load_run("toy", url), TRIALS, EPOCHS)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from s3_server import S3Server
 from tiny_search import write_space
-from toy_runs import TOY, local_session, open_run, run_locally, spread, toy_method, toy_plan, worker, write_toy
+from toy_runs import TOY, check_complete, local_session, open_run, run_locally, spread, toy_plan, worker, write_toy
 
 from tune_lnl import export, logs, report, search
 from tune_lnl.errors import InputError
@@ -84,14 +84,6 @@ def finish(plan: Plan, study: SearchStudy) -> Run:
     return run
 
 
-def check_whole(run: Run) -> None:
-    assert [trial.state.name for trial in run.trials] == ["COMPLETE"] * TRIALS
-    for trial in run.trials:
-        expected = toy_method().curve(trial.params["x"], 0, EPOCHS)
-        assert [trial.intermediate_values[epoch] for epoch in range(EPOCHS)] == expected
-        assert [report["val_accuracy"] for report in run.epoch_reports(trial.number)] == expected
-
-
 def test_a_search_is_what_it_is_in_a_local_folder(
     tmp_path: Path, space: Path, plan: Plan, place: str, on_machine: Machine
 ) -> None:
@@ -107,8 +99,8 @@ def test_a_search_is_what_it_is_in_a_local_folder(
     finish(local, open_run(local))
     on_machine("two")
     there, here = load_run("toy", place), load_run(local.files.root)
-    check_whole(there)
-    check_whole(here)
+    check_complete(there, TRIALS, EPOCHS)
+    check_complete(here, TRIALS, EPOCHS)
     assert there.best is not None
     assert here.best is not None
     assert (there.best.number, there.config(there.best)) == (here.best.number, here.config(here.best))
@@ -134,7 +126,7 @@ def test_another_machine_goes_on(tmp_path: Path, space: Path, plan: Plan, place:
     continued = study.trial(1)
     finish(plan, study)
     run = load_run("toy", place)
-    check_whole(run)
+    check_complete(run, TRIALS, EPOCHS)
     assert continued.params == run.trials[1].params
     attempts = [[report["attempt"] for report in run.epoch_reports(number)] for number in (0, 1)]
     assert attempts == [[1, 2, 2, 2], [1, 1, 1, 2]], "what was kept was trained again"
@@ -157,7 +149,7 @@ def test_an_end_that_the_storage_has_not_heard_of(
     assert read_trials(plan.files.study)[0].state.name == "RUNNING"
     finish(plan, open_run(plan))
     run = load_run("toy", place)
-    check_whole(run)
+    check_complete(run, TRIALS, EPOCHS)
     assert {report["attempt"] for report in run.epoch_reports(0)} == {1}, "nothing was left to train"
 
 

@@ -1,4 +1,4 @@
-"""Searches with their studies in one PostgreSQL: side by side, one of them killed and resumed, no secret anywhere."""
+"""Searches with their studies in one database: side by side, one of them killed and resumed, no secret anywhere."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[StudyServer]:
+def server(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[StudyServer]:
+    """A database server of the test's own, PostgreSQL where it asks for no other."""
     monkeypatch.setenv(PASSWORD, SECRET)
     toy_method()
-    server = new_server("postgresql")
+    server = new_server(getattr(request, "param", "postgresql"))
     yield server
     end_server(server)
 
@@ -67,6 +68,7 @@ def processes_that_show(secret: str, driver: Driver) -> list[str]:
     return shown
 
 
+@pytest.mark.parametrize("server", ["postgresql", "mysql"], indirect=True)
 def test_two_searches_one_killed(
     server: StudyServer, driver: Callable[..., Driver], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 
 import yaml
 
+from tune_lnl.object_storage import ObjectFolder
 from tune_lnl.trainables.config_file import dump_yaml
 from tune_lnl.tuning.files import RunFiles
 from tune_lnl.tuning.keeping import tidy
@@ -309,6 +310,35 @@ class Driver:
 
     def ray_folders(self) -> list[str]:
         return self.files.ray_folder.read_text().split() if self.files.ray_folder.exists() else []
+
+
+class RemoteDriver(Driver):
+    """Its results lie in object storage, its cache is its machine's."""
+
+    def __init__(
+        self, folder: Path, space: Path, url: str, *flags: str, environment: dict[str, str] | None = None
+    ) -> None:
+        folder.mkdir(exist_ok=True)
+        self.cache = folder / "cache"
+        environment = {"TUNE_LNL_CACHE": str(self.cache), **(environment or {})}
+        super().__init__(folder, space, "--results-dir", url, *flags, environment=environment)
+        self.objects = ObjectFolder.of(url) / space.stem
+
+    def stored_epochs(self) -> int:
+        keys = [key for key in self.objects.list("trials") if key.endswith("epochs.jsonl")]
+        return sum((self.objects.get(key) or b"").count(b"\n") for key in keys)
+
+    def ended(self) -> int:
+        return sum(key.endswith("-model.pt") for key in self.objects.list("checkpoints"))
+
+
+def check_complete(run: Run, trials: int, epochs: int, seed: int = 0) -> None:
+    """Every trial ran to its end, once, with a curve that nothing has disturbed."""
+    assert [trial.state.name for trial in run.trials] == ["COMPLETE"] * trials
+    for trial in run.trials:
+        expected = toy_method().curve(trial.params["x"], seed, epochs)
+        assert [trial.intermediate_values[epoch] for epoch in range(epochs)] == expected
+        assert [report["val_accuracy"] for report in run.epoch_reports(trial.number)] == expected
 
 
 def check_whole(driver: Driver, trials: int, epochs: int, seed: int = 0) -> None:
