@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 import torchvision.transforms as T
 from picture_trees import write_broken_files, write_image, write_odd_files
 from PIL import Image
@@ -13,6 +15,9 @@ from PIL import Image
 from tune_lnl.datasets.picture_decoding import (
     UnreadableImageError,
     WorkingSize,
+    _open,
+    _planes,
+    _resized,
     decode,
     decode_pixels,
     dimensions,
@@ -110,8 +115,24 @@ def test_sizes_and_pixels_are_torchvisions(width: int, height: int, tmp_path: Pa
     resized = T.Resize(48)(image)
     done = decode(path, size).pixels
     assert stored_size(width, height, size) == resized.size
-    assert np.array_equal(done, np.asarray(resized))
-    assert np.array_equal(middle(done, 42, 42), np.asarray(T.CenterCrop(42)(resized)))
+    assert done.shape == np.asarray(resized).shape
+    # torch and Pillow round the same weighted means in their own ways; the images are noise, where that shows most.
+    assert np.abs(done.astype(int) - np.asarray(resized)).max() <= 2
+    cropped = np.asarray(T.CenterCrop(42)(Image.fromarray(done)))
+    assert np.array_equal(middle(done, 42, 42), cropped)
+
+
+@pytest.mark.parametrize("side", [30, 3000])
+def test_images_in_pillows_memory_and_copied_out_give_the_same_pixels(side: int, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (side, side + 1, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.bmp")
+    image = _open((tmp_path / "a.bmp").read_bytes()).convert("RGB")
+    in_place = _planes(image)
+    assert in_place.shape == (1, 4 if hasattr(image, "__arrow_c_array__") else 3, side, side + 1)
+    assert np.array_equal(in_place[0, :3].permute(1, 2, 0).numpy(), noise)
+    size = WorkingSize(20, 20, square=False)
+    copied = F.interpolate(torch.from_numpy(noise).permute(2, 0, 1)[None], (20, 20), mode="bilinear", antialias=True)
+    assert np.array_equal(_resized(image, size), copied[0].permute(1, 2, 0).numpy())
 
 
 @pytest.mark.parametrize(("width", "height"), [(1000, 10), (10, 1000), (5000, 1)])

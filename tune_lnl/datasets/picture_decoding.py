@@ -4,6 +4,9 @@ An image is turned as its EXIF data says, transparency is laid over white, 16 bi
 torchvision's Resize does it (bilinear with antialiasing, the shorter side to a given length), which is how the released
 ACT scripts for the web datasets begin (utils/builder.py, lines 56-95). Those scripts neither turn images nor keep
 transparency apart, and they read truncated files as far as they go; here such files are errors.
+
+Pillow decodes; torch resizes in Pillow's own memory, which is faster than Pillow, and gives pixels that are here and
+there a grey level or two apart. ``benchmarks/decoders.py`` measures this, and the decoders that are not used.
 """
 
 from __future__ import annotations
@@ -12,8 +15,9 @@ import hashlib
 import io
 import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +25,7 @@ from tune_lnl.datasets.base import Images
 
 if TYPE_CHECKING:
     from PIL import Image
+    from torch import Tensor
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 MAX_FILE_BYTES = 2**28
@@ -81,8 +86,8 @@ def decode(path: Path, size: WorkingSize) -> Decoded:
         image = _open(data)
         kind = f"{image.format} {image.mode}"
         image = _upright_rgb(image)
-        pixels = np.asarray(_resized(image, size), dtype=np.uint8)
-        return Decoded(pixels, _thumbnail(image), image.width, image.height, kind, hashlib.sha256(data).digest()[:16])
+        content = hashlib.sha256(data).digest()[:16]
+        return Decoded(_resized(image, size), _thumbnail(image), image.width, image.height, kind, content)
     except (MemoryError, UnreadableImageError):
         raise
     except Exception as error:
@@ -97,7 +102,7 @@ def decode_pixels(path: Path, size: WorkingSize) -> Images:
         UnreadableImageError: it is no longer.
     """
     try:
-        return np.asarray(_resized(_upright_rgb(_open(_read(path))), size), dtype=np.uint8)
+        return _resized(_upright_rgb(_open(_read(path))), size)
     except (MemoryError, UnreadableImageError):
         raise
     except Exception as error:
@@ -144,9 +149,20 @@ def _read(path: Path) -> bytes:
     return data
 
 
+@cache
+def _keep_images_in_one_block() -> None:
+    """In Pillow's memory; those above 16 MB lie in several otherwise, and :func:`_planes` would have to copy them."""
+    from PIL import Image
+
+    core: Any = vars(Image)["core"]  # documented, but not exported
+    if hasattr(core, "set_use_block_allocator"):  # Pillow 11.2
+        core.set_use_block_allocator(1)
+
+
 def _open(data: bytes) -> Image.Image:
     from PIL import Image
 
+    _keep_images_in_one_block()
     image = Image.open(io.BytesIO(data), formats=FORMATS)
     pixels = image.width * image.height
     if Image.MAX_IMAGE_PIXELS is not None and pixels > Image.MAX_IMAGE_PIXELS:
@@ -160,13 +176,13 @@ def _upright_rgb(image: Image.Image) -> Image.Image:
     from PIL import Image, ImageOps
 
     image.load()
-    image = ImageOps.exif_transpose(image)
+    ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I") or image.mode == "F":
         return _eight_bits(image)
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         layer = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, WHITE), layer).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
@@ -185,8 +201,8 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(grey).convert("RGB")
 
 
-def _resized(image: Image.Image, size: WorkingSize) -> Image.Image:
-    from PIL import Image
+def _resized(image: Image.Image, size: WorkingSize) -> Images:
+    import torch.nn.functional as F
 
     short, long = min(image.size), max(image.size)
     limit = 1.0 if size.square else MAX_ASPECT
@@ -197,7 +213,32 @@ def _resized(image: Image.Image, size: WorkingSize) -> Image.Image:
         size_kept = (kept, image.height) if image.width > image.height else (image.width, kept)
         image = image.crop((*box, box[0] + size_kept[0], box[1] + size_kept[1]))
     target = stored_size(image.width, image.height, size)
-    return image if image.size == target else image.resize(target, Image.Resampling.BILINEAR)
+    if image.size == target:
+        return np.array(image)
+    resized = F.interpolate(_planes(image), (target[1], target[0]), mode="bilinear", antialias=True)
+    pixels: Images = resized[0, :3].permute(1, 2, 0).contiguous().numpy()
+    return pixels
+
+
+def _planes(image: Image.Image) -> Tensor:
+    """uint8 (1, C, h, w) of an RGB image, channels last in memory.
+
+    Pillow keeps four bytes a pixel. Where they can be looked at as they are, C is 4 and the last channel means nothing:
+    copying them out costs more than all that follows.
+    """
+    import pyarrow
+    import torch
+    from torch.utils.dlpack import from_dlpack
+
+    if hasattr(image, "__arrow_c_array__"):  # Pillow 11.2
+        try:
+            stored = pyarrow.array(image)
+        except ValueError:
+            pass  # it lies in several blocks
+        else:
+            pixels = from_dlpack(stored.flatten()).view(image.height, image.width, 4)
+            return pixels.permute(2, 0, 1).unsqueeze(0)
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).unsqueeze(0)
 
 
 def _thumbnail(image: Image.Image) -> Images:

@@ -42,7 +42,7 @@ from tune_lnl.datasets.store import SourceFiles, map_array, open_or_build, store
 from tune_lnl.errors import CorruptDataError, shown
 
 # Part of the store's form: raise it when the decoding or the files change.
-PACKING_VERSION = 1
+PACKING_VERSION = 2
 SURVEYED = 256
 IMAGES_PER_BLOCK = 256
 MARGIN = 1.1
