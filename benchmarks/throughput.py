@@ -1,6 +1,7 @@
 """Images per second of ACT's robust phase, beside a plain pipeline and the machine's matrix peak, in one run.
 
-    python benchmarks/throughput.py [--data-dir DIR] [--threads 2] [--batches 12] [--rounds 3] [--output FILE.json]
+    python benchmarks/throughput.py [--data-dir DIR] [--threads 2] [--batches 12] [--rounds 3] [--compile]
+        [--output FILE.json]
 
 Ours: a trial's own training step, loading and augmentation included. Plain: the same losses and network written as
 most published codes are: torchvision transforms per PIL image in DataLoader workers, float32, boolean indexing of the
@@ -53,11 +54,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--batches", type=int, default=12, help="batches of each arm in each round")
     p.add_argument("--rounds", type=int, default=3)
+    p.add_argument("--compile", action="store_true", help="also with networks that torch compiles; wants g++")
     p.add_argument("--output", type=Path, metavar="FILE.json")
     return p
 
 
-def trial_config(precision: str, threads: int) -> TrialConfig:
+def trial_config(precision: str, threads: int, compiled: bool = False) -> TrialConfig:
     sections = {
         "method": "act",
         "dataset": {"name": "cifar80no", "subset": SUBSET},
@@ -70,6 +72,7 @@ def trial_config(precision: str, threads: int) -> TrialConfig:
             "batch_size": BATCH,
             "precision": precision,
             "threads": threads,
+            "compile": "default" if compiled else None,
         },
     }
     return build_config(sections, settings_type, "throughput")
@@ -233,22 +236,25 @@ def gflop_per_image(data: ClassifierData) -> float:
     return 3 * cast(float, counter.get_total_flops()) / 8 / 1e9
 
 
-def started(precision: str, threads: int, data_dir: Path | None) -> ActTraining:
-    training = start_training(trial_config(precision, threads), Surroundings(data_dir=data_dir))
+def started(precision: str, threads: int, data_dir: Path | None, compiled: bool = False) -> ActTraining:
+    training = start_training(trial_config(precision, threads, compiled), Surroundings(data_dir=data_dir))
     assert isinstance(training, ActTraining)
     return training
 
 
-def measure(data_dir: Path | None, threads: int, batches: int, rounds: int) -> dict[str, Any]:
+def measure(data_dir: Path | None, threads: int, batches: int, rounds: int, compiled: bool) -> dict[str, Any]:
     torch.set_num_threads(threads)
     precisions = ("bf16", "fp32") if has_bf16("cpu") else ("fp32",)
     ours = {name: started(name, threads, data_dir) for name in precisions}
     data = ours["fp32"].data
     arms: dict[str, Callable[[], object]] = {f"ours, {name}": our_step(training) for name, training in ours.items()}
+    if compiled:
+        arms |= {f"ours, {name}, compiled": our_step(started(name, threads, data_dir, True)) for name in precisions}
     arms |= {f"plain, {workers} workers": Plain(data, workers).step for workers in (0, 2)}
     speeds: dict[str, list[float]] = {name: [] for name in arms}
-    for step in arms.values():
-        images_per_second(step, 2)  # pays for what is set up once
+    set_up = {}
+    for name, step in arms.items():
+        set_up[name] = 2 * BATCH / images_per_second(step, 2)  # pays for what is set up once
     for _ in range(rounds):
         for name, step in arms.items():
             speeds[name].append(images_per_second(step, batches))
@@ -263,6 +269,7 @@ def measure(data_dir: Path | None, threads: int, batches: int, rounds: int) -> d
             "images/s": round(speed, 1),
             "each round": [round(value, 1) for value in speeds[name]],
             "times plain": round(speed / plain, 2),
+            "seconds of the first two steps": round(set_up[name], 1),
             "GFLOP/s": round(speed * gflop, 1),
             "share of the matrix peak": round(speed * gflop / peaks[precision], 3),
         }
@@ -280,12 +287,12 @@ def measure(data_dir: Path | None, threads: int, batches: int, rounds: int) -> d
 @guarded
 def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
-    found = measure(arguments.data_dir, arguments.threads, arguments.batches, arguments.rounds)
+    found = measure(arguments.data_dir, arguments.threads, arguments.batches, arguments.rounds, arguments.compile)
     print(f"matrix peak {found['matrix peak, GFLOP/s']} GFLOP/s, {found['GFLOP per image']} GFLOP an image")
-    print(f"{'ACT, robust phase':<20}{'images/s':>10}{'times plain':>13}{'of the peak':>13}")
+    print(f"{'ACT, robust phase':<22}{'images/s':>10}{'times plain':>13}{'of the peak':>13}")
     for name, row in found["arms"].items():
         shown = (row["images/s"], row["times plain"], row["share of the matrix peak"])
-        print(f"{name:<20}{shown[0]:>10.1f}{shown[1]:>13.2f}{shown[2]:>13.3f}")
+        print(f"{name:<22}{shown[0]:>10.1f}{shown[1]:>13.2f}{shown[2]:>13.3f}")
     print(f"loading and augmentation, share of the step: {found['loading and augmentation, share of the step']}")
     for name, shares in found["evaluation"].items():
         print(f"evaluation, {name}: " + ", ".join(f"{what} {value}" for what, value in shares.items()))

@@ -116,6 +116,11 @@ class MethodSettings(Settings):
         "fp32",
         description="arithmetic of the forward pass (fp32 weights always); fp16 needs a GPU and scales gradients",
     )
+    compile: Literal["default", "reduce-overhead"] | None = Field(
+        None,
+        description="mode of torch.compile for the networks, null: not at all; reduce-overhead: CUDA graphs, on a GPU; "
+        "other last digits, other draws of dropout",
+    )
 
     def warmup_length(self) -> int:
         """Epochs before the method's main phase; no trial may be stopped inside them."""
