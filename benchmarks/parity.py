@@ -1,6 +1,7 @@
 """Whether the fast step costs accuracy: bf16, channels-last and masks against a plain float32 step, seed by seed.
 
-    python benchmarks/parity.py [--data-dir DIR] [--subset 0.05] [--epochs 8] [--seeds 0,1,2,3,4] [--output FILE.json]
+    python benchmarks/parity.py [--data-dir DIR] [--subset 0.05] [--epochs 8] [--seeds 0,1,2,3,4] [--jobs 2 --threads 1]
+        [--output FILE.json]
 
 Both arms train ACT on CIFAR-80N from the same weights, in the same order, on the same augmented views; they differ in
 how a step is computed. The plain arm keeps activations in the usual memory order, float32 throughout, and picks the
@@ -15,6 +16,8 @@ import math
 import platform
 import statistics
 import sys
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -91,7 +94,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--epochs", type=int, default=8)
     p.add_argument("--warmup-epochs", type=int, default=3)
     p.add_argument("--average-last", type=int, default=3)
-    p.add_argument("--threads", type=int, default=2)
+    p.add_argument("--threads", type=int, default=2, help="of each training")
+    p.add_argument("--jobs", type=int, default=1, help="trainings beside each other")
     p.add_argument("--seeds", default="0,1,2,3,4")
     p.add_argument("--arms", default="fast, bf16;plain, fp32", help=f"of {'; '.join(ARMS)}; the last is the reference")
     p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="fixed", help="a setting of both")
@@ -142,18 +146,22 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     seeds = [int(seed) for seed in arguments.seeds.split(",")]
     arms = arguments.arms.split(";")
-    found: dict[str, list[dict[str, float]]] = {arm: [] for arm in arms}
+    # The longest first, so that none is left alone at the end.
+    planned = [(arm, seed) for arm in reversed(arms) for seed in seeds]
+    rows: dict[tuple[str, int], dict[str, float]] = {}
     print(f"{'seed':<6}{'arm':<14}{'test':>8}{'val':>8}{'sel. prec.':>12}{'recall':>8}{'s/epoch':>9}", flush=True)
-    for seed in seeds:
-        for arm in arms:
-            row = trained(arguments, arm, seed)
-            found[arm].append(row)
+    with ProcessPoolExecutor(arguments.jobs, mp_context=get_context("spawn")) as pool:
+        running = {pool.submit(trained, arguments, arm, seed): (arm, seed) for arm, seed in planned}
+        for done in as_completed(running):
+            (arm, seed), row = running[done], done.result()
+            rows[arm, seed] = row
             figures = [row[name] for name in FIGURES]
             print(
                 f"{seed:<6}{arm:<14}{figures[0]:>8.2f}{figures[1]:>8.2f}{figures[2]:>12.2f}{figures[3]:>8.2f}"
                 f"{row['seconds']:>9.1f}",
                 flush=True,
             )
+    found = {arm: [rows[arm, seed] for seed in seeds] for arm in arms}
     reference = found[arms[-1]]
     differences = {}
     for arm in arms[:-1]:

@@ -1,10 +1,10 @@
 """What a study costs where it is kept: asking for a trial, reporting an epoch, ending it, in a journal or a database.
 
-    TUNE_LNL_STORAGE_PASSWORD=... python benchmarks/storage_cost.py [--storage URL] [--trials 10 500] [--output FILE]
+    TUNE_LNL_STORAGE_PASSWORD=... python benchmarks/storage_cost.py [--storage URL]... [--trials 10 500] [--output FILE]
 
 No trial is trained and no Ray runs: one study, TPE over four ranges, the default stopping rule asked after every epoch,
-one trial after the other. Without ``--storage`` the study is a journal file. The medians are over the last ten trials
-of each count, so that they tell what a study of that size costs.
+one trial after the other. First with a journal file, then in every database that is given; they share the password.
+The medians are over the last ten trials of each count, so that they tell what a study of that size costs.
 """
 
 from __future__ import annotations
@@ -75,24 +75,26 @@ def measure(place: StudyPlace, counts: list[int]) -> dict[str, dict[str, float]]
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--storage", metavar="URL")
+    parser.add_argument("--storage", metavar="URL", action="append", default=[])
     parser.add_argument("--trials", type=int, nargs="+", default=[10, 500])
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     sys.path.append(str(TOY))
+    found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
-        place: StudyPlace = JournalFile(Path(folder) / "study.log")
-        if arguments.storage is not None:
-            place = StudyDatabase(parse_storage(arguments.storage), f"cost-{secrets.token_hex(4)}", "cost")
-        kind = "journal" if arguments.storage is None else str(arguments.storage).partition("://")[0]
-        found: dict[str, Any] = measure(place, arguments.trials)
-        place.close()
-    for size, row in found.items():
-        print(f"{kind}, {size} trials: " + ", ".join(f"{name} {value} ms" for name, value in row.items()))
+        places: dict[str, StudyPlace] = {"journal": JournalFile(Path(folder) / "study.log")}
+        for url in arguments.storage:
+            kind = str(url).partition("://")[0]
+            places[kind] = StudyDatabase(parse_storage(url), f"cost-{secrets.token_hex(4)}", "cost")
+        for kind, place in places.items():
+            found[kind] = measure(place, arguments.trials)
+            place.close()
+            for size, row in found[kind].items():
+                said = ", ".join(f"{name} {value} ms" for name, value in row.items())
+                print(f"{kind}, {size} trials: {said}", flush=True)
     if arguments.output is not None:
         what = "medians in milliseconds of calls to a study, by its number of trials"
-        content = {"what": what, **evidence(("optuna", "SQLAlchemy")), kind: found}
-        write_evidence(arguments.output, content)
+        write_evidence(arguments.output, {"what": what, **evidence(("optuna", "SQLAlchemy")), "studies": found})
     return 0
 
 
