@@ -165,7 +165,7 @@ def test_what_has_no_default_is_required(name: str) -> None:
         ("tau", -0.1, "greater than or equal to 0"),
         ("momentum", 1.0, "less than 1"),
         ("weight_decay", -1e-4, "greater than or equal to 0"),
-        ("warmup_lr", 0.0, "greater than 0"),
+        ("warmup_lr", 0.0, "greater than 0 or null, got 0"),
         ("warmup_epochs", -1, "greater than or equal to 0"),
         ("warmup_epochs", 1.0, "valid integer"),
         ("warmup_epochs", True, "valid integer"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator, model_validator
 
@@ -381,10 +381,10 @@ def validated(model: type[S], values: Mapping[str, Any], source: str) -> S:
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
-        raise InputError("\n".join(_explain(item, source) for item in error.errors()[:3])) from None
+        raise InputError("\n".join(_explain(item, source, model) for item in error.errors()[:3])) from None
 
 
-def _explain(item: Mapping[str, Any], source: str) -> str:
+def _explain(item: Mapping[str, Any], source: str, model: type[Settings]) -> str:
     """One pydantic complaint as: place, rule, value received."""
     place = ".".join(str(part) for part in item["loc"])
     where = f"{source}: {place}" if place else source
@@ -393,4 +393,6 @@ def _explain(item: Mapping[str, Any], source: str) -> str:
         return f"{where} is required"
     if item["type"] == "value_error":
         return f"{where}: {message}"
-    return f"{where} {message}, got {item['input']!r}"
+    field = model.model_fields.get(place)
+    null = " or null" if field is not None and type(None) in get_args(field.annotation) else ""
+    return f"{where} {message}{null}, got {item['input']!r}"
