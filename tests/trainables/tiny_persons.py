@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -14,8 +16,9 @@ TRAIN_PERSONS, TEST_PERSONS, CAMERAS, SHOTS = 10, 4, 3, 3
 
 @functools.cache
 def data_dir() -> Path:
-    """A data dir that holds it, made once per process and kept until the machine cleans up."""
+    """A data dir that holds it, made once per process and gone with it."""
     root = Path(tempfile.mkdtemp(prefix="tiny-persons-"))
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
     colours = np.random.RandomState(0).randint(40, 216, size=(TRAIN_PERSONS + TEST_PERSONS + 1, 2, 3))
     for person in range(1, TRAIN_PERSONS + TEST_PERSONS + 1):
         for camera in range(1, CAMERAS + 1):
