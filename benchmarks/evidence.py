@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 PRIVATE = ("--output", "--data-dir", "--work", "--storage")
-"""Options that say where files lie on one machine: no part of how a figure came about."""
+"""Options that say where files or servers are: no part of how a figure came about."""
 LOAD = os.getloadavg()[0]
 """Of the machine when the script began, before it made one of its own."""
 

@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from evidence import evidence, write_evidence
-from optuna.trial import FrozenTrial
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "tests" / "tuning"))
 
-from toy_runs import Driver, check_whole, toy_method, write_toy  # noqa: E402
+from toy_runs import Driver, check_whole, write_toy  # noqa: E402
 
 from tune_lnl.tuning.planning import Machine  # noqa: E402
 from tune_lnl.tuning.results import load_run  # noqa: E402
@@ -58,18 +57,12 @@ def search(folder: Path, trials: int, kills: int, seed: int) -> dict[str, Any]:
         "workers killed": killed,
         "states": dict(Counter(row.state for row in rows)),
         "trials by number of attempts": {str(n): c for n, c in sorted(Counter(row.attempts for row in rows).items())},
-        "trials whose curve is not the undisturbed one": sum(is_disturbed(trial) for trial in run.trials),
         "processes left": len(left),
         "driver seconds": round(seconds, 1),
         "seconds from the first trial's start to the last one's end": round(busy, 1),
         "seconds of training": round(trained, 1),
         "slot-seconds beyond training, per trial": round((busy * slots() - trained) / trials, 3),
     }
-
-
-def is_disturbed(trial: FrozenTrial) -> bool:
-    expected: list[float] = toy_method().curve(trial.params["x"], 0, EPOCHS)
-    return [trial.intermediate_values.get(epoch) for epoch in range(EPOCHS)] != expected
 
 
 def kill_workers(driver: Driver, trials: int, kills: int, rng: random.Random) -> int:

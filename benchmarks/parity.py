@@ -28,6 +28,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 from tune_lnl.doors import Parser, guarded
+from tune_lnl.errors import InputError
 from tune_lnl.trainables.act import ActTraining
 from tune_lnl.trainables.classification import Batch
 from tune_lnl.trainables.networks import Totals
@@ -146,6 +147,11 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     seeds = [int(seed) for seed in arguments.seeds.split(",")]
     arms = arguments.arms.split(";")
+    unknown = [arm for arm in arms if arm not in ARMS]
+    if unknown:
+        raise InputError(f"--arms names arms divided by ';', of {'; '.join(ARMS)}; got {unknown[0]!r}")
+    if arguments.jobs < 1:
+        raise InputError(f"--jobs is at least 1, got {arguments.jobs}")
     # The longest first, so that none is left alone at the end.
     planned = [(arm, seed) for arm in reversed(arms) for seed in seeds]
     rows: dict[tuple[str, int], dict[str, float]] = {}
@@ -153,6 +159,8 @@ def main(argv: list[str] | None = None) -> int:
     with ProcessPoolExecutor(arguments.jobs, mp_context=get_context("spawn")) as pool:
         running = {pool.submit(trained, arguments, arm, seed): (arm, seed) for arm, seed in planned}
         for done in as_completed(running):
+            if done.exception() is not None:
+                pool.shutdown(cancel_futures=True)
             (arm, seed), row = running[done], done.result()
             rows[arm, seed] = row
             figures = [row[name] for name in FIGURES]
@@ -176,6 +184,7 @@ def main(argv: list[str] | None = None) -> int:
             "what": "ACT's fast step against a plain float32 step: figures of each seed, means of the last epochs, "
             "percent; differences of test accuracy paired by seed, 95% interval by Student's t",
             **evidence(("torch", "numpy", "scipy"), f"cpu, {platform.machine()}, {arguments.threads} threads"),
+            "trainings beside each other": arguments.jobs,
             "config": config_of(arguments, "bf16", seeds[0]).flat(),
             "seeds": seeds,
             "arms": found,

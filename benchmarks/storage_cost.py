@@ -9,7 +9,6 @@ The medians are over the last ten trials of each count, so that they tell what a
 
 from __future__ import annotations
 
-import argparse
 import secrets
 import statistics
 import sys
@@ -25,6 +24,7 @@ import yaml
 from engine_cost import SPACE, TOY
 from evidence import evidence, write_evidence
 
+from tune_lnl.doors import Parser, guarded
 from tune_lnl.tuning.database import StudyDatabase, parse_storage
 from tune_lnl.tuning.journal import JournalFile
 from tune_lnl.tuning.space import load_space
@@ -73,25 +73,31 @@ def measure(place: StudyPlace, counts: list[int]) -> dict[str, dict[str, float]]
     return found
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+@guarded
+def main(argv: list[str] | None = None) -> int:
+    parser = Parser(prog="benchmarks/storage_cost.py", description=__doc__)
     parser.add_argument("--storage", metavar="URL", action="append", default=[])
     parser.add_argument("--trials", type=int, nargs="+", default=[10, 500])
     parser.add_argument("--output", type=Path)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     sys.path.append(str(TOY))
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
-        places: dict[str, StudyPlace] = {"journal": JournalFile(Path(folder) / "study.log")}
-        for url in arguments.storage:
-            kind = str(url).partition("://")[0]
-            places[kind] = StudyDatabase(parse_storage(url), f"cost-{secrets.token_hex(4)}", "cost")
-        for kind, place in places.items():
-            found[kind] = measure(place, arguments.trials)
-            place.close()
-            for size, row in found[kind].items():
-                said = ", ".join(f"{name} {value} ms" for name, value in row.items())
-                print(f"{kind}, {size} trials: {said}", flush=True)
+        places: list[StudyPlace] = [JournalFile(Path(folder) / "study.log")]
+        places += [
+            StudyDatabase(parse_storage(url), f"cost-{secrets.token_hex(4)}", "cost") for url in arguments.storage
+        ]
+        for number, place in enumerate(places):
+            kind = "journal" if number == 0 else arguments.storage[number - 1].partition("://")[0]
+            # Of two databases of one kind the second is told apart by its place.
+            name = kind if kind not in found else f"{kind} {number}"
+            try:
+                found[name] = measure(place, arguments.trials)
+            finally:
+                place.close()
+            for size, row in found[name].items():
+                said = ", ".join(f"{what} {value} ms" for what, value in row.items())
+                print(f"{name}, {size} trials: {said}", flush=True)
     if arguments.output is not None:
         what = "medians in milliseconds of calls to a study, by its number of trials"
         write_evidence(arguments.output, {"what": what, **evidence(("optuna", "SQLAlchemy")), "studies": found})

@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def trial_config(precision: str, threads: int, compiled: bool = False) -> TrialConfig:
+def trial_config(precision: str, threads: int) -> TrialConfig:
     sections = {
         "method": "act",
         "dataset": {"name": "cifar80no", "subset": SUBSET},
@@ -72,7 +72,6 @@ def trial_config(precision: str, threads: int, compiled: bool = False) -> TrialC
             "batch_size": BATCH,
             "precision": precision,
             "threads": threads,
-            "compile": "default" if compiled else None,
         },
     }
     return build_config(sections, settings_type, "throughput")
@@ -237,8 +236,11 @@ def gflop_per_image(data: ClassifierData) -> float:
 
 
 def started(precision: str, threads: int, data_dir: Path | None, compiled: bool = False) -> ActTraining:
-    training = start_training(trial_config(precision, threads, compiled), Surroundings(data_dir=data_dir))
+    training = start_training(trial_config(precision, threads), Surroundings(data_dir=data_dir))
     assert isinstance(training, ActTraining)
+    if compiled:
+        for network in training.networks.values():
+            network.compile()
     return training
 
 

@@ -47,8 +47,9 @@ SAMPLER_NOTES = {
 PRUNER_NOTES = {
     "asha": "asynchronous successive halving: at each rung a trial goes on while it is among the best of every "
     f"{REDUCTION} that have come so far",
-    "hyperband": "Optuna's Hyperband, from the first rung on",
-    "median": "stops what is below the median of the others, from the first rung on, after five trials",
+    "hyperband": "Optuna's Hyperband; none of its brackets stops a trial before the first rung",
+    "median": "stops what is below the median of the others, after every epoch from the first rung on, once five "
+    "trials have ended",
     "none": "every trial runs to its end",
 }
 SPACE_KEYS = {
@@ -78,8 +79,8 @@ LR_PLANS = """\
 at `warmup_lr`:
 """
 RUNGS = """\
-Trials are compared after the same epochs, the rungs, whatever their own warm-up. The first rung lies behind the longest
-warm-up that the space allows; `--dry-run` says where they are.
+The rungs are the same epochs for every trial, whatever its own warm-up. The first lies behind the longest warm-up that
+the space allows; `--dry-run` says where they are.
 """
 
 

@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
         "--results-dir",
         default="results",
         metavar="DIR|URL",
-        help="where runs lie: a folder, or object storage such as s3://bucket/prefix",
+        help="where runs lie: a folder (default: results), or object storage such as s3://bucket/prefix",
     )
     p.add_argument("--data-dir", type=Path, metavar="DIR", help="where datasets lie (only read)")
     p.add_argument("--resume", action="store_true", help="continue the run")
@@ -54,11 +54,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="auto|F",
         help="1 or 1/k, or auto: measured (default: 1 where there is a GPU)",
     )
-    p.add_argument("--cpus-per-trial", type=float, metavar="F", help="cores per trial (default: 1)")
+    p.add_argument(
+        "--cpus-per-trial", type=float, metavar="F", help="cores per trial (default: 1, or a GPU's share of the cores)"
+    )
     p.add_argument("--sampler", metavar="NAME", help="tpe, random, qmc, cmaes or gp")
     p.add_argument("--pruner", metavar="NAME", help="asha, hyperband, median or none")
     p.add_argument("--time-budget", metavar="2h", help="stop resumably after this time, exit 0")
-    p.add_argument("--disk-budget", default="20GB", metavar="20GB", help="most that the run may occupy")
+    p.add_argument("--disk-budget", default="20GB", metavar="20GB", help="most that the run may occupy (default: 20GB)")
     p.add_argument(
         "--confirm",
         metavar="KxS",

@@ -93,6 +93,18 @@ def test_broken_files_are_refused_with_a_reason(tmp_path: Path) -> None:
     assert "decompression bomb" in reasons["bomb.png"]
 
 
+def test_a_lack_of_memory_is_not_the_files_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_image(tmp_path / "a.png", 0, 40, 30)
+
+    def fail(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(F, "interpolate", fail)
+    for read in (decode, decode_pixels):
+        with pytest.raises(MemoryError):
+            read(path, AS_IS)
+
+
 def test_a_missing_file_is_unreadable(tmp_path: Path) -> None:
     with pytest.raises(UnreadableImageError):
         decode(tmp_path / "absent.jpg", AS_IS)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from tune_lnl.datasets.registry import dataset_names
-from tune_lnl.reporting.published import ACT, PLAIN, RERUN, published_results
+from tune_lnl.reporting.published import ACT, PLAIN, RERUN, TABLES, published_results
 
 
 @pytest.mark.parametrize(
@@ -13,15 +13,20 @@ from tune_lnl.reporting.published import ACT, PLAIN, RERUN, published_results
         ("cifar100nc", ("symmetric", 0.8), 40.74, 4.41, 15.617),
         ("cifar80no", ("asymmetric", 0.4), 64.40, 22.25, 63.259),
         ("cifar80no", ("symmetric", 0.8), 38.58, 4.20, None),
-        ("web-bird", None, 81.43, 64.40, None),
-        ("food-101n", None, 86.81, 84.50, None),
+        ("web_bird", None, 81.43, 64.40, None),
+        ("food101n", None, 86.81, 84.50, None),
     ],
 )
 def test_figures_of_the_papers(
     dataset: str, noise: tuple[str, float] | None, act: float, plain: float, rerun: float | None
 ) -> None:
+    assert dataset in dataset_names()
     found = {result.method: result.accuracy for result in published_results(dataset, noise)}
     assert (found[ACT], found[PLAIN], found.get(RERUN)) == (act, plain, rerun)
+
+
+def test_every_column_is_of_a_dataset_that_there_is() -> None:
+    assert {dataset for columns, *_ in TABLES for dataset, _ in columns} <= set(dataset_names())
 
 
 def test_best_first() -> None:

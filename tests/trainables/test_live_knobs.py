@@ -158,9 +158,8 @@ LIVE: dict[str, list[Turn]] = {
         Turn("label_ema_classes", 1, given=(("label_ema", 0.6), *MORE)),
     ],
 }
-ELSEWHERE = {"epochs", "threads", "compile"}
-"""The length of a run, and settings whose effect is not on the numbers; see ``test_threads_are_the_trainings_own`` and
-``test_networks.py``."""
+ELSEWHERE = {"epochs", "threads"}
+"""The length of a run, and a setting whose effect is not on the numbers; see ``test_threads_are_the_trainings_own``."""
 
 TURNS = [pytest.param(method, turn, id=f"{method}-{turn}") for method, turns in LIVE.items() for turn in turns]
 

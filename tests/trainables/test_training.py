@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import shutil
 
 import pytest
 from tiny_runs import EPOCHS, finish, start, tiny
 
 from tune_lnl.errors import InputError
 from tune_lnl.trainables import training
-from tune_lnl.trainables.training import Report, Surroundings, check_compiler, check_precision, objective_so_far
+from tune_lnl.trainables.training import Report, Surroundings, check_precision, objective_so_far
 
 
 def reports(*values: float) -> list[Report]:
@@ -51,25 +49,6 @@ def test_bf16_needs_hardware_for_it(device: str, instead: str, monkeypatch: pyte
         check_precision("bf16", device)
     with pytest.raises(InputError, match=instead):
         check_precision("bf16", device)
-
-
-def test_cuda_graphs_need_cuda() -> None:
-    with pytest.raises(InputError, match="reduce-overhead uses CUDA graphs, got device cpu; set compile to null"):
-        start(tiny("standard", compile="reduce-overhead"))
-
-
-@pytest.mark.parametrize(
-    ("device", "lacks"), [("cpu", r"needs a C\+\+ compiler, and there is none here"), ("cuda", "triton")]
-)
-def test_compiling_needs_a_compiler(device: str, lacks: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    check_compiler(None, device)
-    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
-    check_compiler("default", device)
-    monkeypatch.setattr(shutil, "which", lambda name: None)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match=lacks):
-        check_compiler("default", device)
 
 
 def test_fp16_needs_a_gpu() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -9,8 +10,9 @@ import optuna
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_search import tiny_space
 
-from tune_lnl.tuning.pruners import RungPruner, make_pruner, pruner_of, rungs, rungs_of
+from tune_lnl.tuning.pruners import RungPruner, comparisons, make_pruner, pruner_of, rungs, rungs_of
 from tune_lnl.tuning.space import PRUNERS, load_space
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -208,3 +210,19 @@ class TestRungPruner:
         trial = study.ask()
         trial.report(89.0, 2)
         assert trial.should_prune()
+
+
+@pytest.mark.parametrize(
+    ("pruner", "told", "rungs_there"),
+    [
+        ("asha", "after epochs 3 and 4", True),
+        ("median", "after every epoch from 3 on", True),
+        ("hyperband", "in brackets, after epoch 3 at the earliest", True),
+        ("none", "never", False),
+    ],
+)
+def test_when_trials_are_compared_is_told(pruner: str, told: str, rungs_there: bool, tmp_path: Path) -> None:
+    assert {"asha", "median", "hyperband", "none"} == set(PRUNERS)
+    space = tiny_space(tmp_path, budget={"trials": 2, "sampler": "random", "pruner": pruner})
+    assert comparisons(space) == told
+    assert bool(rungs_of(space)) == rungs_there

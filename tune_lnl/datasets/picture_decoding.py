@@ -92,7 +92,7 @@ def decode(path: Path, size: WorkingSize) -> Decoded:
         raise
     except Exception as error:
         # Whatever a decoder throws at hostile bytes: OSError, SyntaxError, zlib.error, the bomb limit, ...
-        raise UnreadableImageError(_reason(error)) from error
+        raise _unreadable(error) from error
 
 
 def decode_pixels(path: Path, size: WorkingSize) -> Images:
@@ -106,7 +106,7 @@ def decode_pixels(path: Path, size: WorkingSize) -> Images:
     except (MemoryError, UnreadableImageError):
         raise
     except Exception as error:
-        raise UnreadableImageError(_reason(error)) from error
+        raise _unreadable(error) from error
 
 
 def dimensions(path: Path) -> tuple[int, int] | None:
@@ -151,7 +151,7 @@ def _read(path: Path) -> bytes:
 
 @cache
 def _keep_images_in_one_block() -> None:
-    """In Pillow's memory; those above 16 MB lie in several otherwise, and :func:`_planes` would have to copy them."""
+    """In Pillow's memory, where those above 16 MB lie in several otherwise: :func:`_planes` looks at one."""
     from PIL import Image
 
     core: Any = vars(Image)["core"]  # documented, but not exported
@@ -231,20 +231,23 @@ def _planes(image: Image.Image) -> Tensor:
     from torch.utils.dlpack import from_dlpack
 
     if hasattr(image, "__arrow_c_array__"):  # Pillow 11.2
-        try:
-            stored = pyarrow.array(image)
-        except ValueError:
-            pass  # it lies in several blocks
-        else:
-            pixels = from_dlpack(stored.flatten()).view(image.height, image.width, 4)
-            return pixels.permute(2, 0, 1).unsqueeze(0)
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).unsqueeze(0)
+        pixels = from_dlpack(pyarrow.array(image).flatten()).view(image.height, image.width, 4)
+    else:
+        pixels = torch.from_numpy(np.array(image))
+    return pixels.permute(2, 0, 1).unsqueeze(0)
 
 
 def _thumbnail(image: Image.Image) -> Images:
     from PIL import Image
 
     return np.asarray(image.resize((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.BOX), dtype=np.uint8)
+
+
+def _unreadable(error: Exception) -> Exception:
+    """What a file's user is told; a machine that is out of memory, as torch says it, is not the file's fault."""
+    if "can't allocate memory" in str(error):
+        return MemoryError(str(error))
+    return UnreadableImageError(_reason(error))
 
 
 def _reason(error: Exception) -> str:

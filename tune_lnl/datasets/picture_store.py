@@ -165,7 +165,7 @@ class PackedPixels(PixelSource):
 
 
 class DecodedPixels(PixelSource):
-    """From the files, by a pool of threads: Pillow lets go of the interpreter's lock while it decodes and resizes."""
+    """From the files, by a pool of threads: Pillow and torch let go of the interpreter's lock while they work."""
 
     def __init__(self, root: Path, names: Names, size: WorkingSize) -> None:
         self._root = root
@@ -384,7 +384,7 @@ class _Writer:
         self._thumbnails, self._contents = bytearray(), bytearray()
         self._shapes, self._sizes = array("i"), array("i")
         self._kinds: Counter[str] = Counter()
-        self._digest = hashlib.sha256()
+        self._digest = hashlib.sha256(f"pixels {PACKING_VERSION}\0".encode())
         self.pixels_sha256 = hashlib.sha256()
         self.unreadable: dict[str, str] = {}
         self.unreadable_count = 0

@@ -15,7 +15,7 @@ from tune_lnl.trainables.devices import choose_device
 from tune_lnl.trainables.label_evidence import DivergedError, gather_evidence, label_config
 from tune_lnl.trainables.repeats import resolve_config
 from tune_lnl.trainables.settings import TrialConfig
-from tune_lnl.trainables.training import Report, Surroundings, check_device
+from tune_lnl.trainables.training import Report, Surroundings, check_precision
 from tune_lnl.tuning.results import Run, load_run, replace_text
 from tune_lnl.tuning.run_store import ResultsDir
 
@@ -61,7 +61,7 @@ def export_labels(options: LabelOptions, say: Callable[[str], None]) -> int:
     run = load_run(options.run, options.results_dir)
     config = label_config(_best_config(run, options))
     device = choose_device(options.device)
-    check_device(config.settings, device)
+    check_precision(config.settings.precision, device)
     stored = run.settings.get("data_dir")
     surroundings = Surroundings(options.data_dir or (None if stored is None else Path(stored)), device)
     say(

@@ -45,7 +45,7 @@ _CIFAR: Mapping[str, tuple[float, ...]] = {
     ACT: (65.51, 40.74, 63.48, 67.09, 38.58, 64.40),
 }
 
-_WEB_COLUMNS: tuple[Key, ...] = (("web-aircraft", None), ("web-bird", None), ("web-car", None))
+_WEB_COLUMNS: tuple[Key, ...] = (("web_aircraft", None), ("web_bird", None), ("web_car", None))
 
 _WEB: Mapping[str, tuple[float, ...]] = {
     PLAIN: (60.80, 64.40, 60.60),
@@ -99,6 +99,14 @@ class PublishedResult:
     source: str
 
 
+TABLES: tuple[tuple[tuple[Key, ...], Mapping[str, tuple[float, ...]], str], ...] = (
+    (_CIFAR_COLUMNS, _CIFAR, "ACT, Table 1"),
+    (_WEB_COLUMNS, _WEB, "ACT, Table 2"),
+    ((("food101n", None),), _FOOD, "ACT, Table 3"),
+)
+"""Columns, accuracies by method in their order, and source."""
+
+
 def published_results(dataset: str, noise: Noise | None) -> list[PublishedResult]:
     """What has been published for a dataset under a noise, best first; nothing where there is no figure.
 
@@ -108,11 +116,7 @@ def published_results(dataset: str, noise: Noise | None) -> list[PublishedResult
     """
     key = (dataset, noise)
     found = []
-    for columns, table, source in (
-        (_CIFAR_COLUMNS, _CIFAR, "ACT, Table 1"),
-        (_WEB_COLUMNS, _WEB, "ACT, Table 2"),
-        ((("food-101n", None),), _FOOD, "ACT, Table 3"),
-    ):
+    for columns, table, source in TABLES:
         if key in columns:
             place = columns.index(key)
             found += [PublishedResult(name, values[place], None, source) for name, values in table.items()]

@@ -25,7 +25,7 @@ from tune_lnl.errors import InputError
 from tune_lnl.trainables.classification import ClassifierTraining
 from tune_lnl.trainables.registry import start_training, training_type
 from tune_lnl.trainables.settings import Fold, TrialConfig
-from tune_lnl.trainables.training import Report, Surroundings, check_device
+from tune_lnl.trainables.training import Report, Surroundings, check_precision
 from tune_lnl.whole_files import whole_file
 
 FORM = 1
@@ -89,7 +89,7 @@ def gather_evidence(
         InputError: data or settings that cannot be used.
         DivergedError: a training diverged.
     """
-    check_device(config.settings, surroundings.device)
+    check_precision(config.settings.precision, surroundings.device)
     surroundings = replace(surroundings, test_from=None)
     fingerprints = training_type(config.method).prepare(config, surroundings)
     data = load_noisy(config.dataset, surroundings.data_dir)

@@ -52,9 +52,6 @@ class NetworkTraining(Training, Generic[B]):
         torch.set_num_threads(self.settings.threads)
         self._load_data()
         self.networks = {suffix: self._build_network(suffix) for suffix in self.lr_names}
-        if self.settings.compile is not None:
-            for network in self.networks.values():
-                network.compile(mode=self.settings.compile)  # in place: weights keep their names
         self.optimizers = {suffix: self._build_optimizer(network) for suffix, network in self.networks.items()}
         self.plans = self.settings.plans()
         self.scaler = torch.amp.GradScaler(enabled=self.settings.precision == "fp16")
@@ -94,7 +91,6 @@ class NetworkTraining(Training, Generic[B]):
         totals = Totals()
         for batch in self.batches(epoch):
             self.surroundings.between_batches()
-            self._begin_step()
             self.train_step(batch, epoch, totals)
         return self._learning_rate_report() | self.summarise(totals.means(self.images_per_epoch()))
 
@@ -102,11 +98,9 @@ class NetworkTraining(Training, Generic[B]):
         self._begin_epoch(epoch)
         ahead = islice(self.batches(epoch), batches + 1)
         # The first batch pays for what is set up once.
-        self._begin_step()
         self.train_step(next(ahead), epoch, Totals())
         began, images = time.perf_counter(), 0
         for batch in ahead:
-            self._begin_step()
             self.train_step(batch, epoch, Totals())
             images += len(batch.labels)
         if self.device.type == "cuda":
@@ -114,11 +108,6 @@ class NetworkTraining(Training, Generic[B]):
         if images == 0:
             return time.perf_counter() - began
         return (time.perf_counter() - began) / images * self.images_per_epoch()
-
-    def _begin_step(self) -> None:
-        if self.settings.compile == "reduce-overhead":
-            # What the graphs of the step before have put out may be overwritten from here on.
-            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
 
     def _begin_epoch(self, epoch: int) -> None:
         self._set_learning_rates(epoch)

@@ -116,11 +116,6 @@ class MethodSettings(Settings):
         "fp32",
         description="arithmetic of the forward pass (fp32 weights always); fp16 needs a GPU and scales gradients",
     )
-    compile: Literal["default", "reduce-overhead"] | None = Field(
-        None,
-        description="mode of torch.compile for the networks, null: not at all; reduce-overhead: CUDA graphs, on a GPU; "
-        "other last digits, other draws of dropout",
-    )
 
     def warmup_length(self) -> int:
         """Epochs before the method's main phase; no trial may be stopped inside them."""
@@ -384,7 +379,7 @@ def validated(model: type[S], values: Mapping[str, Any], source: str) -> S:
         raise InputError("\n".join(_explain(item, source, model) for item in error.errors()[:3])) from None
 
 
-def _explain(item: Mapping[str, Any], source: str, model: type[Settings]) -> str:
+def _explain(item: Mapping[str, Any], source: str, model: type[BaseModel]) -> str:
     """One pydantic complaint as: place, rule, value received."""
     place = ".".join(str(part) for part in item["loc"])
     where = f"{source}: {place}" if place else source

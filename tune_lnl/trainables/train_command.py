@@ -12,7 +12,7 @@ from tune_lnl.object_storage import local_file
 from tune_lnl.trainables.devices import choose_device
 from tune_lnl.trainables.registry import training_type
 from tune_lnl.trainables.repeats import SeedResult, read_config, summarise, train_seeds
-from tune_lnl.trainables.training import Report, Surroundings, check_device, spoken
+from tune_lnl.trainables.training import Report, Surroundings, check_precision, spoken
 
 FIGURES = {
     "test_last10": "test {metric}, mean of the last {n} epochs (as published)",
@@ -53,7 +53,7 @@ def train_command(
     trial = read_config(config, overrides, epochs)
     numbers = [trial.settings.seed] if seeds is None else _seeds(seeds)
     surroundings = Surroundings(data_dir=data_dir, device=choose_device(device))
-    check_device(trial.settings, surroundings.device)
+    check_precision(trial.settings.precision, surroundings.device)
     folder = _output_folder(output, config)
     training_type(trial.method).prepare(trial, surroundings)
     say(f"training {trial.method} on {trial.dataset.name}, {trial.settings.epochs} epochs, {surroundings.device}")

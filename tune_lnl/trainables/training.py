@@ -6,11 +6,8 @@ A new method overrides :meth:`Training.train_epoch` and its state; the loop, eva
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import os
 import platform
-import shutil
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -23,9 +20,6 @@ import torch
 from tune_lnl.errors import InputError
 from tune_lnl.trainables.randomness import stream_seed
 from tune_lnl.trainables.settings import MethodSettings, TrialConfig
-
-CPP_COMPILERS = ("g++", "clang++")
-"""Which torch looks for, beside what ``CXX`` names."""
 
 Report = dict[str, float]
 """Named numbers of one epoch. Accuracies, precision, recall and F1 in percent; what is not known is absent."""
@@ -57,7 +51,7 @@ class Training(ABC):
         self.surroundings = surroundings
         self.device = torch.device(surroundings.device)
         self.epoch = 0
-        check_device(config.settings, self.device.type)
+        check_precision(config.settings.precision, self.device.type)
 
     @classmethod
     @abstractmethod
@@ -151,36 +145,6 @@ def objective_so_far(metric: str, average_last: int, reports: list[Report]) -> f
     """
     values = [report.get(metric, math.nan) for report in reports[-average_last:]]
     return math.fsum(values) / len(values) if all(map(math.isfinite, values)) else math.nan
-
-
-def check_device(settings: MethodSettings, device: str) -> None:
-    """Refuse ways of computing that the device (``cpu`` or ``cuda``) does not have.
-
-    Raises:
-        InputError: see :func:`check_precision` and :func:`check_compiler`.
-    """
-    check_precision(settings.precision, device)
-    check_compiler(settings.compile, device)
-
-
-def check_compiler(mode: str | None, device: str) -> None:
-    """Refuse a mode of ``torch.compile`` that would only fail at the first step.
-
-    Raises:
-        InputError: CUDA graphs without CUDA, or no compiler for what torch generates.
-    """
-    if mode is None:
-        return
-    if device != "cuda":
-        if mode == "reduce-overhead":
-            raise InputError(f"compile reduce-overhead uses CUDA graphs, got device {device}; set compile to null")
-        if not any(map(shutil.which, (os.environ.get("CXX") or "c++", *CPP_COMPILERS))):
-            raise InputError(
-                f"compile {mode} needs a C++ compiler, and there is none here ({', '.join(CPP_COMPILERS)}); install "
-                "one, or set compile to null"
-            )
-    elif importlib.util.find_spec("triton") is None:
-        raise InputError(f"compile {mode} on a GPU needs the package triton; install it, or set compile to null")
 
 
 def check_precision(precision: str, device: str) -> None:

@@ -15,7 +15,7 @@ from tune_lnl.tuning.cluster import joined
 from tune_lnl.tuning.console import Console
 from tune_lnl.tuning.node_probing import measure_on_nodes
 from tune_lnl.tuning.planning import Machine, Plan, SearchOptions, plan_search
-from tune_lnl.tuning.pruners import REDUCTION
+from tune_lnl.tuning.pruners import REDUCTION, comparisons
 from tune_lnl.tuning.run_store import shown
 
 PROBE_BATCHES = 4
@@ -57,7 +57,7 @@ def _describe_plan(plan: Plan) -> str:
         f"# trial 0: {'the first start point' if space.start else 'every range at its low end'}, complete",
         *(f"#   {name}: {value}" for name, value in config.flat().items()),
         f"# learning rates, first and last epoch: {_ends(config)}",
-        f"# trials are compared after epochs: {', '.join(str(r + 1) for r in plan.rungs) or 'never'}",
+        f"# trials are compared {comparisons(space)}",
         f"# resources: {plan.resources}, device {plan.resources.device}",
         *(f"# note: {remark}" for remark in plan.remarks()),
         f"# an epoch: {cost.warmup_epoch_seconds:.1f} s in warm-up, {cost.main_epoch_seconds:.1f} s after, "

@@ -22,7 +22,7 @@ from tune_lnl.errors import InputError, nearest
 from tune_lnl.trainables.config_file import parse_overrides, read_mapping
 from tune_lnl.trainables.registry import training_type
 from tune_lnl.trainables.settings import validated
-from tune_lnl.trainables.training import Surroundings, check_device
+from tune_lnl.trainables.training import Surroundings, check_precision
 from tune_lnl.tuning.confirmation import ConfirmRequest
 from tune_lnl.tuning.console import Verbosity
 from tune_lnl.tuning.disk import DiskNeed, check_disk_budget, disk_need, measure_sizes
@@ -279,7 +279,7 @@ def _plan_one(options: SearchOptions, asked: AskedSearch, machine: Machine, meas
     make_sampler(space.budget.sampler, seed, space.budget.trials, distributions(space))
     config = space.config(next(space.corners())[1])
     if not machine.nodes or resources.device == "cpu":
-        check_device(config.settings, resources.device)  # the driver of a cluster need not have a GPU
+        check_precision(config.settings.precision, resources.device)  # the driver of a cluster need not have a GPU
     data_dir = None if options.data_dir is None else options.data_dir.resolve()
     surroundings = Surroundings(data_dir=data_dir, device=resources.device)
     fingerprints = training_type(config.method).prepare(config, surroundings)

@@ -16,6 +16,7 @@ from tune_lnl.tuning.console import Console
 from tune_lnl.tuning.live_table import live_table
 from tune_lnl.tuning.machine_use import GpuWatch, memory_in_use
 from tune_lnl.tuning.planning import Plan
+from tune_lnl.tuning.pruners import comparisons
 from tune_lnl.tuning.results import TrialRow, describe_params, describe_state, describe_value
 from tune_lnl.tuning.run_store import shown, store_of
 from tune_lnl.tuning.session import WorkerReport
@@ -43,8 +44,7 @@ class Progress:
         tell(f"search {space.name}{condition}: {space.description}")
         tell(
             f"  {space.budget.trials} trials of {space.epochs} epochs, sampler {space.budget.sampler}, "
-            f"pruner {space.budget.pruner}"
-            + (f" (compares after epochs {', '.join(str(r + 1) for r in plan.rungs)})" if plan.rungs else "")
+            f"pruner {space.budget.pruner}" + (f" (compares {comparisons(space)})" if plan.rungs else "")
         )
         tell(f"  {plan.resources}; files in {shown(plan.files.root)}")
         for remark in plan.remarks():

@@ -41,8 +41,24 @@ def rungs(epochs: int, longest_warmup: int, average_last: int = 1, reduction: in
 
 
 def rungs_of(space: SearchSpace) -> list[int]:
-    """The rungs of a search."""
+    """The rungs of a search; none where nothing is stopped."""
+    if space.budget.pruner == "none":
+        return []
     return rungs(space.epochs, space.longest_warmup(), _average_last(space))
+
+
+def comparisons(space: SearchSpace) -> str:
+    """When trials are compared, in words; epochs count from 1."""
+    stops = [str(rung + 1) for rung in rungs_of(space)]
+    if not stops:
+        return "never"
+    match space.budget.pruner:
+        case "median":
+            return f"after every epoch from {stops[0]} on"
+        case "hyperband":
+            return f"in brackets, after epoch {stops[0]} at the earliest"
+        case _:
+            return f"after epoch{'s' * (len(stops) > 1)} {' and '.join(stops)}"
 
 
 def pruner_of(space: SearchSpace) -> optuna.pruners.BasePruner:

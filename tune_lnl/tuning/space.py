@@ -43,7 +43,6 @@ NOT_SEARCHED = {
     "seed": "every trial trains with the same seed, so that settings are compared and not luck",
     "threads": "it changes last digits, not what is learnt",
     "precision": "it is part of the machine's set-up",
-    "compile": "it is part of the machine's set-up",
 }
 
 
