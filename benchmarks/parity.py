@@ -1,7 +1,7 @@
 """Whether the fast step costs accuracy: bf16, channels-last and masks against a plain float32 step, seed by seed.
 
     python benchmarks/parity.py [--data-dir DIR] [--subset 0.05] [--epochs 8] [--seeds 0,1,2,3,4] [--jobs 2 --threads 1]
-        [--output FILE.json]
+        [--earlier FILE.json] [--output FILE.json]
 
 Both arms train ACT on CIFAR-80N from the same weights, in the same order, on the same augmented views; they differ in
 how a step is computed. The plain arm keeps activations in the usual memory order, float32 throughout, and picks the
@@ -12,6 +12,7 @@ between the arms, paired by seed, with its 95% interval by Student's t.
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import platform
 import statistics
@@ -100,6 +101,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--seeds", default="0,1,2,3,4")
     p.add_argument("--arms", default="fast, bf16;plain, fp32", help=f"of {'; '.join(ARMS)}; the last is the reference")
     p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="fixed", help="a setting of both")
+    p.add_argument(
+        "--earlier", type=Path, metavar="FILE.json", help="output of a run whose seeds need not be trained again"
+    )
     p.add_argument("--output", type=Path, metavar="FILE.json")
     return p
 
@@ -135,6 +139,22 @@ def trained(arguments: argparse.Namespace, arm: str, seed: int) -> dict[str, flo
     return found | {"seconds": statistics.fmean(report["train_seconds"] for report in reports)}
 
 
+def earlier_rows(arguments: argparse.Namespace) -> dict[tuple[str, int], dict[str, float]]:
+    """Rows by arm and seed of the earlier run, which must have had this one's config."""
+    if arguments.earlier is None:
+        return {}
+    content = json.loads(arguments.earlier.read_text())
+    config = config_of(arguments, "bf16", content["seeds"][0]).flat()
+    unlike = sorted(name for name, value in config.items() if content["config"].get(name) != value)
+    if unlike:
+        raise InputError(f"--earlier is of another config: {', '.join(unlike)}; leave it out, or give the same flags")
+    return {
+        (arm, seed): row
+        for arm, found in content["arms"].items()
+        for seed, row in zip(content["seeds"], found, strict=True)
+    }
+
+
 def interval(differences: list[float]) -> tuple[float, float]:
     """95% of the mean, by Student's t."""
     mean = statistics.fmean(differences)
@@ -153,8 +173,8 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.jobs < 1:
         raise InputError(f"--jobs is at least 1, got {arguments.jobs}")
     # The longest first, so that none is left alone at the end.
-    planned = [(arm, seed) for arm in reversed(arms) for seed in seeds]
-    rows: dict[tuple[str, int], dict[str, float]] = {}
+    rows = earlier_rows(arguments)
+    planned = [(arm, seed) for arm in reversed(arms) for seed in seeds if (arm, seed) not in rows]
     print(f"{'seed':<6}{'arm':<14}{'test':>8}{'val':>8}{'sel. prec.':>12}{'recall':>8}{'s/epoch':>9}", flush=True)
     with ProcessPoolExecutor(arguments.jobs, mp_context=get_context("spawn")) as pool:
         running = {pool.submit(trained, arguments, arm, seed): (arm, seed) for arm, seed in planned}

@@ -34,7 +34,7 @@ LABEL_EMA_BYTES = 256 * 2**20
 """Up to here the label distributions of all samples are kept whole: of every published set, Food-101N's are 125 MB."""
 KEPT_CLASSES = 8
 """Classes kept of each distribution above that: 64 bytes a sample. Chosen by its memory. Of the digits' eight classes
-two are enough to lose no accuracy, and one is not (``benchmarks/label_averages.py``); of many classes it is not known."""
+two are enough to lose no accuracy, and one is not (``benchmarks/label_averages.py``); of many it is not known."""
 
 
 LABEL_DISTRIBUTION = ("label_ema", "label_ema_classes")
