@@ -1,12 +1,12 @@
 """The verdict on given labels held against confident learning on the same out-of-sample predictions.
 
-    python benchmarks/labels.py CONFIG.yaml --work DIR [--folds 5] [--epochs N] [--set KEY=VALUE]...
+    python benchmarks/labels.py CONFIG.yaml [--work DIR] [--folds 5] [--epochs N] [--set KEY=VALUE]...
         [--truth FILE.csv] [--noise-seeds 1,2,3] [--data-dir DIR] [--output FILE.json]
 
 CONFIG is of a dataset whose true labels are known; `python -m tune_lnl.export RUN` writes one. Needs the extra
-`benchmark` (cleanlab). Trainings that are done are kept in DIR, and an interrupted run goes on there. Confident
-learning (cleanlab's find_label_issues) gets the reported network's predictions, with each of its filters; its ranking
-is its own label quality score, its corrected label the network's prediction.
+`benchmark` (cleanlab). Trainings that are done are kept in DIR, if one is given, and an interrupted run goes on there.
+Confident learning (cleanlab's find_label_issues) gets the reported network's predictions, with each of its filters; its
+ranking is its own label quality score, its corrected label the network's prediction.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,7 @@ SHOWN = {"precision": 11, "recall": 8, "f1": 8, "auroc": 8}
 def parser() -> argparse.ArgumentParser:
     p = Parser(prog="benchmarks/labels.py", description=__doc__)
     p.add_argument("config", type=Path, metavar="CONFIG.yaml")
-    p.add_argument("--work", type=Path, required=True, metavar="DIR", help="of finished trainings")
+    p.add_argument("--work", type=Path, metavar="DIR", help="of finished trainings, to go on from")
     p.add_argument("--folds", type=int, default=5)
     p.add_argument("--epochs", type=int)
     p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
@@ -106,24 +107,30 @@ def qualities(table: LabelTable, evidence: LabelEvidence) -> dict[str, LabelQual
     return rows | {f"cleanlab {name}": quality for name, quality in reported.items()}
 
 
+def measure(a: argparse.Namespace, work: Path, device: str) -> dict[str, Any]:
+    """One draw of the noise, or several and their means."""
+    if a.noise_seeds is None:
+        return hold_against(a, a.overrides, work, device)
+    draws = {
+        seed: hold_against(a, [*a.overrides, f"dataset.noise_seed={int(seed)}"], work / f"noise-{seed}", device)
+        for seed in a.noise_seeds.split(",")
+    }
+    content = {**next(iter(draws.values())), "rows": {seed: draw["rows"] for seed, draw in draws.items()}}
+    content["open_set"] = {seed: draw["open_set"] for seed, draw in draws.items()}
+    for of_one_draw in ("fingerprints", "estimated"):
+        del content[of_one_draw]
+    content["means"] = means(list(content["rows"].values()))
+    print("means over the draws of the noise")
+    show(content["means"])
+    return content
+
+
 @guarded
 def main(argv: list[str] | None = None) -> int:
     a = parser().parse_args(argv)
     device = choose_device(a.device)
-    if a.noise_seeds is None:
-        content = hold_against(a, a.overrides, a.work, device)
-    else:
-        draws = {
-            seed: hold_against(a, [*a.overrides, f"dataset.noise_seed={int(seed)}"], a.work / f"noise-{seed}", device)
-            for seed in a.noise_seeds.split(",")
-        }
-        content = {**next(iter(draws.values())), "rows": {seed: draw["rows"] for seed, draw in draws.items()}}
-        content["open_set"] = {seed: draw["open_set"] for seed, draw in draws.items()}
-        for of_one_draw in ("fingerprints", "estimated"):
-            del content[of_one_draw]
-        content["means"] = means(list(content["rows"].values()))
-        print("means over the draws of the noise")
-        show(content["means"])
+    with TemporaryDirectory() as temporary:
+        content = measure(a, Path(temporary) if a.work is None else a.work, device)
     if a.output is not None:
         write_evidence(a.output, content)
     return 0
