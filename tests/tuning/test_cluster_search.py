@@ -89,6 +89,23 @@ def test_a_node_dies_and_one_joins(tmp_path: Path) -> None:
         assert left_behind(driver, cluster) == {"actors": 0, "groups": 0, "cpus": 3.0}
 
 
+def test_a_death_that_is_noticed_late(tmp_path: Path) -> None:
+    """Its trial is asked for again while the dead node still counts, and waits there until that is known."""
+    trials, epochs = 4, 12
+    driver = driver_of(tmp_path / "a", "toy", trials, epochs, pause=0.5)
+    (driver.folder / "sitecustomize.py").write_text("import tune_lnl.tuning.cluster as c\nc.LOOK_SECONDS = 15.0\n")
+    driver.environment["PYTHONPATH"] += f"{os.pathsep}{driver.folder}"
+    with cluster_for(driver, 1, 1) as cluster:
+        driver.start("--address", cluster.address)
+        driver.wait(lambda: driver.epochs_written() >= 4, "some epochs", LONG)
+        assert driver.running, driver.text
+        cluster.kill(1)
+        assert driver.finish(LONG) == 0, driver.text
+        check_whole(driver, trials, epochs)
+        assert "left the cluster" in driver.text
+        assert left_behind(driver, cluster) == {"actors": 0, "groups": 0, "cpus": 1.0}
+
+
 def test_two_searches_share_a_cluster_and_a_killed_driver_is_resumed(tmp_path: Path) -> None:
     first, second = (driver_of(tmp_path / name, name, 3, 6) for name in ("one", "two"))
     with cluster_for(first, 1, 1) as cluster:

@@ -183,11 +183,15 @@ class TestScheduler:
 
         tuner = controller(runs, waits, misplaced)
         tuner.stop_trial = stop
+        # As Ray has it: what waits for a worker is staged, and stopping it does not change that.
+        tuner._staged_trials = [waits, misplaced]
+        tuner._unstage_trial_with_resources = tuner._staged_trials.remove
         hooks = StudyScheduler(cast(Session, session), SomeNodes("aa,bb"))
         for trial in (misplaced, waits):
             hooks.on_trial_add(tuner, trial)
         assert hooks.choose_trial_to_run(tuner) is waits
         assert (stopped, session.withdrawn) == ([misplaced], [2])
+        assert tuner._staged_trials == [waits], "Ray keeps an idle worker for a trial that will never begin"
 
     def test_every_result_is_wanted_at_once(self) -> None:
         assert scheduler(ScriptedSession()).supports_buffered_results is False

@@ -80,6 +80,14 @@ def _unwritable_study_ends_search(session: Session) -> Iterator[None]:
         session.stop("disk full")
 
 
+def _expect_no_worker_for(trial: Trial, tune_controller: Any) -> None:
+    """Ray goes on expecting a worker for a trial that is stopped before it has begun. The next worker that becomes idle
+    it would keep for that trial for ever, and with it the CPU or GPU that all others wait for (seen with Ray 2.60)."""
+    controller = getattr(tune_controller, "_tune_controller", tune_controller)  # what it hands over is a wrapper
+    if trial in controller._staged_trials:
+        controller._unstage_trial_with_resources(trial)
+
+
 class _NotWritten:
     """Ray writes its Tuner down, hooks included, for a restore that is never asked for: no study, whose connection may
     hold a password, goes there."""
@@ -184,6 +192,7 @@ class StudyScheduler(_NotWritten, TrialScheduler):
                 with _unwritable_study_ends_search(self._session):
                     self._session.withdraw(trial.config[NUMBER])
                 tune_controller.stop_trial(trial)
+                _expect_no_worker_for(trial, tune_controller)
 
     def debug_string(self) -> str:
         return "stopping rule: the study's pruner"
