@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -302,23 +303,19 @@ def test_the_order_is_that_of_the_names_whatever_the_disk_says(root: Path, monke
     write_reorganised(root, market_name)
     expected = Market1501().read_names(root.parent, root, ReidOptions(name="market1501"))
 
-    class Shuffled:
-        """What os.scandir gives, in another order."""
-
-        def __init__(self, folder: Path) -> None:
-            with scandir(folder) as entries:
-                self.entries = list(entries)
-            random.Random(3).shuffle(self.entries)
-
-        def __enter__(self) -> Iterator[os.DirEntry[str]]:
-            return iter(self.entries)
-
-        def __exit__(self, *exception: object) -> None:
-            pass
-
     scandir = os.scandir
-    monkeypatch.setattr(os, "scandir", Shuffled)
-    assert [entry.name for entry in Shuffled(root / "train").entries] != sorted(os.listdir(root / "train"))  # noqa: PTH208
+
+    @contextmanager
+    def shuffled_entries(folder: Path) -> Iterator[Iterator[os.DirEntry[str]]]:
+        """What os.scandir gives, in another order."""
+        with scandir(folder) as entries:
+            found = list(entries)
+        random.Random(3).shuffle(found)
+        yield iter(found)
+
+    monkeypatch.setattr(os, "scandir", shuffled_entries)
+    with shuffled_entries(root / "train") as entries:
+        assert [entry.name for entry in entries] != sorted(os.listdir(root / "train"))  # noqa: PTH208
     shuffled = Market1501().read_names(root.parent, root, ReidOptions(name="market1501"))
     assert shuffled == expected
     names = [file.name for file in shuffled.train]
