@@ -31,7 +31,7 @@ Ran = Callable[..., tuple[int, str, str]]
 def _surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", *submitting.OVERRIDING):
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", *submitting.OVERRIDING):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(submitting, "POLL_SECONDS", 0.01)
 
