@@ -163,7 +163,7 @@ class Driver:
             self._watch(stack)
             self.clock.work()
             try:
-                return runner.run_plan(plan, resume, 0, self.lines.append)
+                return runner.run_plan(plan, resume, self.lines.append)
             finally:
                 self.clock.rest()
 

@@ -296,10 +296,10 @@ def test_a_full_disk_under_the_driver(prepare: Prepare, monkeypatch: pytest.Monk
     without_ray(monkeypatch)
     with monkeypatch.context() as patched:
         patched.setattr(runner, where, no_room)
-        assert runner.run_plan(plan, False, 0, said.append) == "failed"
+        assert runner.run_plan(plan, False, said.append) == "failed"
     assert "is full; make room, then:" in "\n".join(said)
     assert plan.resume_command() in "\n".join(said)
-    assert runner.run_plan(plan, True, 0, said.append) == "done"
+    assert runner.run_plan(plan, True, said.append) == "done"
     assert [t.state.name for t in read_trials(plan.files.study)] == ["COMPLETE"]
     assert not plan.files.ray_folder.exists()
 
@@ -317,10 +317,10 @@ def test_the_disk_budget_stops_resumably(prepare: Prepare, monkeypatch: pytest.M
     without_ray(monkeypatch)
     with monkeypatch.context() as patched:
         patched.setattr(runner, "_fit", over_budget)
-        assert runner.run_plan(plan, False, 0, said.append) == "failed"
+        assert runner.run_plan(plan, False, said.append) == "failed"
     assert "uses more than its 20.0 GB; raise --disk-budget" in "\n".join(said)
     assert [t.state.name for t in read_trials(plan.files.study)] == ["WAITING", "WAITING"]
-    assert runner.run_plan(plan, True, 0, said.append) == "done"
+    assert runner.run_plan(plan, True, said.append) == "done"
 
 
 def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -266,9 +266,9 @@ class TestConditions:
             plan_search(SearchOptions(str(write_space(tmp_path)), all_conditions=True), CPU)
 
     def test_resuming_starts_those_that_were_not_reached(self, tmp_path: Path) -> None:
-        begun = tmp_path / "results" / "act_digits8no" / "asym40"
-        begun.mkdir(parents=True)
-        (begun / "run.yaml").write_text("run: x\n")
+        begun = plan_search(self.OPTIONS, CPU)[0]
+        begun.files.root.mkdir(parents=True)
+        begun.files.settings.write_text(dump_yaml(begun.settings()))
         assert len(plan_search(replace(self.OPTIONS, resume=True), CPU)) == 3
         with pytest.raises(InputError, match="run 'act_digits8no/asym40' exists already"):
             plan_search(self.OPTIONS, CPU)
@@ -322,6 +322,7 @@ class TestPlan:
     def test_how_to_resume(self, tmp_path: Path) -> None:
         assert tiny_plan(tmp_path, command="go tiny").resume_command() == "go tiny --resume"
         assert tiny_plan(tmp_path, command="go tiny --resume").resume_command() == "go tiny --resume"
+        assert tiny_plan(tmp_path, command="go --trials 2 x", trials="9").resume_command() == "go --trials 9 x --resume"
 
     def test_what_run_yaml_holds(self, tmp_path: Path) -> None:
         plan = tiny_plan(tmp_path)

@@ -12,8 +12,10 @@ from toy_runs import TOY, local_session, open_run, run_locally, spread, toy_plan
 
 from tune_lnl import export, search
 from tune_lnl.errors import CorruptDataError
+from tune_lnl.trainables.registry import training_type
 from tune_lnl.tuning.files import RunFiles
 from tune_lnl.tuning.journal import read_trials
+from tune_lnl.tuning.space import load_space
 
 EPOCHS = 3
 
@@ -151,8 +153,27 @@ def test_a_start_without_resume(space: Path, files: RunFiles, capsys: pytest.Cap
     assert contents(files) == before
 
 
-def test_only_the_total_may_grow(tmp_path: Path, space: Path, files: RunFiles) -> None:
-    """The same flags are taken, and run.yaml still holds what the run was started with."""
+def test_a_total_below_what_has_begun(space: Path, files: RunFiles, capsys: pytest.CaptureFixture[str]) -> None:
+    said = refused(space, files, capsys, "--trials", "3")
+    assert "--trials 3 is the total, and this run has begun 4 trials" in said
+    assert "to finish its 4, or give 4 or more" in said
+
+
+@pytest.mark.parametrize(("asked", "total"), [(None, 4), ("9", 9), ("4", 4), ("+2", 6)])
+def test_the_total_may_change(tmp_path: Path, space: Path, files: RunFiles, asked: str | None, total: int) -> None:
+    """Without the flag a run keeps its own, whatever the space says."""
     stored = yaml.safe_load(files.settings.read_text())
     assert stored["space"]["budget"]["trials"] == 4
-    assert toy_plan(tmp_path, space, resume=True, trials="9").space.budget.trials == 9
+    assert load_space(str(space)).budget.trials == 3
+    assert toy_plan(tmp_path, space, resume=True, trials=asked).space.budget.trials == total
+
+
+def test_other_flags_are_refused_before_the_data_are_read(
+    space: Path, files: RunFiles, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(*args: object) -> None:
+        raise AssertionError("the data were read")
+
+    monkeypatch.setattr(training_type("toy"), "prepare", read)
+    assert "seed = 0, now it is 1" in refused(space, files, capsys, "--seed", "1")
+    assert "--trials 1 is the total" in refused(space, files, capsys, "--trials", "1")

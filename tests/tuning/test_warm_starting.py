@@ -13,6 +13,7 @@ from tiny_search import EPOCHS, tiny_plan
 
 from tune_lnl.errors import InputError
 from tune_lnl.trainables.config_file import read_mapping
+from tune_lnl.trainables.registry import training_type
 from tune_lnl.tuning.exporting import export_run
 from tune_lnl.tuning.replaying import replay
 from tune_lnl.tuning.results import Run, load_run, write_best, write_tables
@@ -154,6 +155,17 @@ def test_a_run_cannot_start_from_itself(other: Run, tmp_path: Path) -> None:
     plan = warm_plan(tmp_path)
     with pytest.raises(InputError, match="cannot start from itself"):
         plan_warm_start(other, plan.space, other.files, plan.fingerprints, "cpu")
+
+
+def test_a_run_that_is_not_there_is_told_before_the_data_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(*args: object) -> None:
+        raise AssertionError("the data were read")
+
+    monkeypatch.setattr(training_type("act"), "prepare", read)
+    with pytest.raises(InputError, match="--warm-start: no run 'nowhere'"):
+        tiny_plan(tmp_path, warm_start="nowhere")
 
 
 # ---- resumed

@@ -6,6 +6,7 @@ import shlex
 
 from tune_lnl.reporting.run_data import RunView
 from tune_lnl.reporting.trainings import PLAIN
+from tune_lnl.tuning.resuming import resume_command
 from tune_lnl.tuning.run_store import shown
 
 SEARCH = "tune_lnl.search"
@@ -17,7 +18,7 @@ def commands_of(view: RunView) -> list[tuple[str, str]]:
     root = shown(view.run.files.root)
     found = [("Run the whole search again (under another --name)", command)]
     if SEARCH in command:
-        resume = command if "--resume" in command.split() else f"{command} --resume"
+        resume = resume_command(command, view.asked)
         found.append(("Resume it" if not view.finished else "Resume it with more trials", _more(resume, view)))
         if view.finished and view.run.confirmation is None and "--confirm" not in command:
             found.append(("Confirm its winner on fresh splits and seeds", f"{resume} --confirm 3x5"))

@@ -31,7 +31,8 @@ from tune_lnl.tuning.journal import JournalFile
 from tune_lnl.tuning.probing import Question, measure_sharing
 from tune_lnl.tuning.pruners import rungs_of
 from tune_lnl.tuning.resources import Node, Resources, plan_resources, shared_resources
-from tune_lnl.tuning.results import read_settings
+from tune_lnl.tuning.results import Run, read_settings
+from tune_lnl.tuning.resuming import require_same_search, resume_command, total_trials
 from tune_lnl.tuning.run_store import ResultsDir, bring_here, shown
 from tune_lnl.tuning.samplers import LEARN_FROM_COMPLETE, make_sampler
 from tune_lnl.tuning.sharing import Sharing, heavy_configs
@@ -146,6 +147,8 @@ class Plan:
     """Where the study is kept, if not in the run's folder."""
     at_most: int | None = None
     """Trials at once that the user wants no more of; nodes may join and leave a cluster, so what fits is not fixed."""
+    asked_trials: str | None = None
+    """``--trials`` as it was given."""
 
     @property
     def place(self) -> StudyPlace:
@@ -157,7 +160,7 @@ class Plan:
         return rungs_of(self.space)
 
     def resume_command(self) -> str:
-        return f"{self.command} --resume" if "--resume" not in self.command else self.command
+        return resume_command(self.command, self.space.budget.trials)
 
     @property
     def gpu_memory_fraction(self) -> float | None:
@@ -187,11 +190,8 @@ class Plan:
         """The content of run.yaml."""
         return {
             "run": self.run,
-            "space_name": self.space.name,
-            "condition": self.space.condition,
             "command": self.command,
-            "seed": self.seed,
-            "space": self.space.to_dict(),
+            **_search_of(self.space, self.seed),
             "rungs": self.rungs,
             "resources": {
                 "device": self.resources.device,
@@ -207,6 +207,11 @@ class Plan:
             "warm_start": None if self.warm_start is None else self.warm_start.to_dict(),
             "storage": self.place.to_dict(),
         }
+
+
+def _search_of(space: SearchSpace, seed: int) -> dict[str, Any]:
+    """What of run.yaml is known before any data is read."""
+    return {"space_name": space.name, "condition": space.condition, "seed": seed, "space": space.to_dict()}
 
 
 Measure = Callable[[Question], Sharing]
@@ -273,9 +278,16 @@ def _plan_one(options: SearchOptions, asked: AskedSearch, machine: Machine, meas
         _check_conditions_folder(RunFiles(files.root.parent), options.resume)
     _check_run_folder(files, run, options.resume and not (options.all_conditions and not files.root.exists()))
     database = _database(options, files, run)
-    division = _Division(_with_share_of_run(options, files), space, machine)
+    stored = read_settings(files.settings) if options.resume and files.settings.exists() else None
+    if stored is not None:
+        place = JournalFile(files.study) if database is None else database
+        space = space.with_trials(total_trials(options.trials, stored, place))
+    division = _Division(_with_share_of_run(options, stored), space, machine)
     resources = division.resources(None)
     unshared, (space, seed) = space, _complete_base(space, options, resources)
+    if stored is not None:
+        require_same_search(stored, _search_of(space, seed))
+    begins_with = _begins_with(options, files, space.condition, stored is not None)
     make_sampler(space.budget.sampler, seed, space.budget.trials, distributions(space))
     config = space.config(next(space.corners())[1])
     if not machine.nodes or resources.device == "cpu":
@@ -315,8 +327,12 @@ def _plan_one(options: SearchOptions, asked: AskedSearch, machine: Machine, meas
         sharing=sharing,
         database=database,
         at_most=options.concurrent,
+        asked_trials=options.trials,
+        tensorboard=options.tensorboard,
     )
-    return replace(plan, warm_start=_warm_start(plan, options), tensorboard=options.tensorboard)
+    if isinstance(begins_with, Run):
+        begins_with = plan_warm_start(begins_with, plan.space, plan.files, plan.fingerprints, plan.resources.device)
+    return replace(plan, warm_start=begins_with)
 
 
 def _database(options: SearchOptions, files: RunFiles, run: str) -> StudyDatabase | None:
@@ -353,11 +369,15 @@ def check_database(database: StudyDatabase, resume: bool, files: RunFiles) -> No
     database.check(resume and files.settings.exists(), any((files.root / "trials").glob("*")))
 
 
-def _with_share_of_run(options: SearchOptions, files: RunFiles) -> SearchOptions:
-    """A run that is resumed goes on with the share that was measured for it: its threads are part of every config."""
-    if options.gpus_per_trial != "auto" or not (options.resume and files.settings.exists()):
+def _with_share_of_run(options: SearchOptions, stored: Mapping[str, Any] | None) -> SearchOptions:
+    """A run that is resumed goes on with the share that was measured for it: its threads are part of every config.
+
+    Args:
+        stored: content of its run.yaml; ``None`` for a new one.
+    """
+    if options.gpus_per_trial != "auto" or stored is None:
         return options
-    before = read_settings(files.settings).get("resources", {})
+    before = stored.get("resources", {})
     return replace(
         options,
         gpus_per_trial=before.get("gpus_per_trial") or None,
@@ -405,18 +425,17 @@ class _Division:
         return plan_resources(cpus, gpus, self._cpus_per_trial, self._share, self._concurrent, nodes)
 
 
-def _warm_start(plan: Plan, options: SearchOptions) -> WarmStart | None:
-    name, condition = options.warm_start, plan.space.condition
-    if options.resume and plan.files.settings.exists():
-        return remembered(plan.files, name, options.results_dir, condition)
-    if name is None:
+def _begins_with(options: SearchOptions, files: RunFiles, condition: str | None, begun: bool) -> WarmStart | Run | None:
+    """The run to start from; of one that is resumed, what it has begun with."""
+    if begun:
+        return remembered(files, options.warm_start, options.results_dir, condition)
+    if options.warm_start is None:
         return None
-    other = find_other_run(name, options.results_dir, condition)
-    return plan_warm_start(other, plan.space, plan.files, plan.fingerprints, plan.resources.device)
+    return find_other_run(options.warm_start, options.results_dir, condition)
 
 
 def _budget(space: SearchSpace, options: SearchOptions) -> Budget:
-    """The space's budget with the flags applied; ``+N`` counts from the run that is resumed, see ``resuming``."""
+    """The space's budget with the flags applied; of a run that is resumed its own total counts, see ``resuming``."""
     changes: dict[str, Any] = {}
     for flag, value, valid in (("sampler", options.sampler, SAMPLERS), ("pruner", options.pruner, PRUNERS)):
         if value is not None:

@@ -18,11 +18,10 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from optuna.trial import TrialState
 
-from tune_lnl.errors import InputError
 from tune_lnl.object_storage import StorageError
 from tune_lnl.trainables.config_file import dump_yaml
 from tune_lnl.tuning.cluster import Members, Roll, Site
@@ -38,6 +37,7 @@ from tune_lnl.tuning.planning import Plan, check_database
 from tune_lnl.tuning.progress import Progress
 from tune_lnl.tuning.prometheus_targets import discoverable
 from tune_lnl.tuning.results import Run, read_settings, replace_text, write_best, write_tables
+from tune_lnl.tuning.resuming import require_same_search, total_trials
 from tune_lnl.tuning.run_store import shown, store_of
 from tune_lnl.tuning.session import BUGS_TO_STOP, Session, StopReason, WorkerReport
 from tune_lnl.tuning.storage_password import password_hidden
@@ -76,14 +76,11 @@ def set_ray_environment() -> None:
     os.environ.update({key: os.environ.get(key, value) for key, value in RAY_ENVIRONMENT.items()})
 
 
-def run_plan(
-    plan: Plan, resume: bool, more_trials: int, say: Callable[[str], None], site: Site | None = None
-) -> Outcome:
+def run_plan(plan: Plan, resume: bool, say: Callable[[str], None], site: Site | None = None) -> Outcome:
     """Carry out one study.
 
     Args:
         resume: continue the study that is there.
-        more_trials: with ``resume``, trials to add to the run's total.
         say: prints a line for the user; a :class:`Console` does more with it.
         site: in the cluster that was joined; ``None``: on a Ray of its own.
 
@@ -96,7 +93,7 @@ def run_plan(
     alone = only_driver(plan.files, plan.run, say.tell, patience=store.lock_patience)
     with _only_writer(plan, resume), alone, store.driven(plan.run, say.tell):
         if resume:
-            plan = _agreeing(plan, more_trials)
+            plan = _agreeing(plan)
         try:
             return _run_alone(plan, resume, say, site)
         except StorageError as error:
@@ -198,37 +195,15 @@ def _only_writer(plan: Plan, resume: bool) -> Iterator[None]:
         plan.database.close()
 
 
-def _agreeing(plan: Plan, more_trials: int) -> Plan:
-    """The plan with the run's total, after checking that it continues the same search."""
+def _agreeing(plan: Plan) -> Plan:
+    """The plan with the run's total and its first command, after checking that it continues the same search."""
     if not plan.files.settings.exists():
         return plan
+    # Read again by the only writer: another driver may have been at work since this was planned.
     stored = read_settings(plan.files.settings)
-    own = plan.settings()
-    total = max(stored["space"]["budget"]["trials"] + more_trials, 0 if more_trials else plan.space.budget.trials)
-    differences = [f"{place} = {before!r}, now it is {now!r}" for place, before, now in _differences(stored, own)]
-    if differences:
-        raise InputError(
-            f"--resume: this run was started with {'; '.join(differences[:3])}\n"
-            "give the same flags and data, or another --name"
-        )
-    budget = plan.space.budget.model_copy(update={"trials": total})
-    return replace(plan, space=replace(plan.space, budget=budget), command=stored["command"])
-
-
-def _differences(stored: dict[str, Any], own: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    """(what, stored, now) for whatever makes it another search; the number of trials may grow."""
-    for key in ("space_name", "condition", "seed", "fingerprints"):
-        yield from _unequal(key, stored.get(key), own[key])
-    before, now = ({**side["space"], "budget": {**side["space"]["budget"], "trials": None}} for side in (stored, own))
-    yield from _unequal("", before, now)
-
-
-def _unequal(place: str, before: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:
-    if isinstance(before, dict) and isinstance(now, dict):
-        for key in dict.fromkeys([*before, *now]):
-            yield from _unequal(f"{place}.{key}" if place else str(key), before.get(key), now.get(key))
-    elif before != now:
-        yield place, before, now
+    require_same_search(stored, plan.settings())
+    total = total_trials(plan.asked_trials, stored, plan.place)
+    return replace(plan, space=plan.space.with_trials(total), command=stored["command"])
 
 
 def _open_study(plan: Plan) -> SearchStudy:

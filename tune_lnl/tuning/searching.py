@@ -39,10 +39,9 @@ def search(options: SearchOptions, say: Callable[[str], None]) -> int:
 
 
 def _run(options: SearchOptions, plans: Sequence[tuple[Plan, Site | None]], console: Console) -> int:
-    more = int(options.trials[1:]) if options.trials is not None and options.trials.startswith("+") else 0
     codes = []
     for plan, site in plans:
-        outcome = run_plan(plan, options.resume, more, console, site)
+        outcome = run_plan(plan, options.resume, console, site)
         if outcome == "interrupted":
             return EXIT_CODES[outcome]
         codes.append(EXIT_CODES[outcome])

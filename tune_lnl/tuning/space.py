@@ -7,7 +7,7 @@ could only fail later: every extreme of every range is tried as a config here, b
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Literal, get_args
 
@@ -92,6 +92,9 @@ class SearchSpace:
     @property
     def epochs(self) -> int:
         return int(self.base["fixed"]["epochs"])
+
+    def with_trials(self, trials: int) -> SearchSpace:
+        return replace(self, budget=self.budget.model_copy(update={"trials": trials}))
 
     def longest_warmup(self) -> int:
         """Epochs of the longest warm-up that any trial can have."""
