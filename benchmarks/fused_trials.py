@@ -1,6 +1,6 @@
 """Several ACT trials trained as one batched model, beside the same trials packed on the machine. An experiment.
 
-    python benchmarks/fused_trials.py [--steps 12] [--rounds 3] [--data-dir DIR] [--output FILE]
+    python benchmarks/fused_trials.py [--steps 12] [--rounds 4] [--data-dir DIR] [--output FILE]
 
 K trials share their shapes and differ in lr, lr1, tau, seed (weights, data order, augmentation) and selection state.
 Fused, their networks are one: ``stacked`` maps one network over stacked weights (``torch.func``), ``grouped`` lays the
