@@ -17,12 +17,15 @@ from tune_lnl.tuning.failures import BUG, DIVERGED
 from tune_lnl.tuning.pruners import make_pruner
 from tune_lnl.tuning.samplers import (
     FAILURE,
+    MOST_GOOD,
     MOST_SEEN,
     NEAR,
     REDRAWS,
+    EndedTrials,
     SeenByTpe,
     TriedPoints,
     WholePointSampler,
+    has_diverged,
     make_sampler,
     scaled,
     startup_trials,
@@ -37,6 +40,7 @@ SPACE: dict[str, BaseDistribution] = {
     "warmup_epochs": IntDistribution(3, 18, step=3),
     "penalty": CategoricalDistribution(["exact", "code", None]),
 }
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 POINT = {"lr": 0.02, "tau": 0.1, "warmup_epochs": 6, "penalty": "code"}
 NEEDS_CMAES = pytest.mark.skipif(find_spec("cmaes") is None, reason="cmaes is not installed")
 INSTALLED = [pytest.param(name, marks=NEEDS_CMAES if name == "cmaes" else ()) for name in SAMPLERS]
@@ -263,7 +267,7 @@ def test_the_view_leaves_the_study_alone() -> None:
     finished(study, TrialState.FAIL, [9.0], failure=BUG)
     study.ask(dict(SPACE))
     before = [trial.state for trial in study.trials]
-    view = SeenByTpe(study)
+    view = SeenByTpe(study, study.trials, EndedTrials())
     running = view._get_trials(states=(TrialState.RUNNING,))
     assert [trial.number for trial in running] == [2, 4]  # what runs counts as bad for TPE
     assert [trial.number for trial in view._get_trials(states=(TrialState.FAIL,))] == [3]
@@ -301,23 +305,45 @@ def test_tried_points_that_grow_are_those_that_are_read_at_once() -> None:
         assert growing.nearest_diverged(point) == whole.nearest_diverged(point)
 
 
-def test_ranks_that_are_kept_are_those_that_are_formed_anew() -> None:
-    """Of trials that run nothing is kept: they will stand elsewhere."""
+@pytest.mark.parametrize("states", [FINISHED, (*FINISHED, TrialState.RUNNING)])
+def test_what_is_kept_from_look_to_look_is_what_one_look_finds(states: tuple[TrialState, ...]) -> None:
+    """Some trials run for long while others end; some are stopped, diverge or break."""
     study = optuna.create_study(direction="maximize")
     generator = np.random.default_rng(0)
     running: list[optuna.Trial] = []
-    ranks: dict[int, tuple[int, float, float]] = {}
-    states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
-    for step in range(460):
+    ended = EndedTrials()
+    for step in range(900):
         running.append(study.ask(dict(SPACE)))
         if step % 10:
-            study.tell(running.pop(int(generator.integers(len(running)))), float(generator.normal()))
-        if step > 400 and step % 5 == 0:
-            with_memory = SeenByTpe(study, ranks)._get_trials(deepcopy=False, states=states)
-            without = SeenByTpe(study)._get_trials(deepcopy=False, states=states)
-            assert [trial.number for trial in with_memory] == [trial.number for trial in without]
-    assert len(ranks) > 400
-    assert not ranks.keys() & {trial.number for trial in running}
+            trial = running.pop(int(generator.integers(len(running))))
+            how = generator.integers(6)
+            if how == 0:
+                trial.set_user_attr(FAILURE, [DIVERGED, BUG][step % 2])
+                study.tell(trial, state=TrialState.FAIL)
+            elif how == 1:
+                trial.report(float(generator.normal()), int(generator.integers(5)))
+                study.tell(trial, state=TrialState.PRUNED)
+            else:
+                study.tell(trial, float(generator.normal()))
+        if step < 20 or step % 17 == 0:
+            seen = SeenByTpe(study, study.trials, ended)._get_trials(deepcopy=False, states=states)
+            assert [trial.number for trial in seen] == seen_at_once(study, states)
+
+
+def seen_at_once(study: optuna.Study, states: tuple[TrialState, ...]) -> list[int]:
+    """Numbers of the trials, told by sorting all of them by TPE's order."""
+    shown = [
+        trial
+        for trial in study.trials
+        if trial.state in states or (TrialState.RUNNING in states and has_diverged(trial))
+    ]
+    if len(shown) <= MOST_SEEN:
+        return [trial.number for trial in shown]
+    good, _ = _split_trials(study, [trial for trial in shown if trial.state in FINISHED], MOST_GOOD)
+    best = {trial.number for trial in good}
+    rest = [trial.number for trial in shown if trial.number not in best]
+    even = [rest[round(place)] for place in np.linspace(0, len(rest) - 1, MOST_SEEN - MOST_GOOD)]
+    return sorted([*best, *even])
 
 
 @pytest.mark.parametrize("direction", [StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE])
@@ -341,10 +367,10 @@ def test_of_many_trials_tpe_sees_all_the_good_ones_and_an_even_share_of_the_othe
                 intermediate_values=values,
             )
         )
-    finished_states = (TrialState.COMPLETE, TrialState.PRUNED)
-    trials = study._get_trials(deepcopy=False, states=finished_states)
+    trials = study._get_trials(deepcopy=False, states=FINISHED)
     good, _ = _split_trials(study, trials, 25)
-    seen = [trial.number for trial in SeenByTpe(study)._get_trials(deepcopy=False, states=finished_states)]
+    view = SeenByTpe(study, study.trials, EndedTrials())
+    seen = [trial.number for trial in view._get_trials(deepcopy=False, states=FINISHED)]
     assert {trial.number for trial in good} <= set(seen)
     assert seen == sorted(set(seen))
     assert len(seen) == MOST_SEEN

@@ -12,6 +12,7 @@ import copy
 import heapq
 import math
 import warnings
+from bisect import insort
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -110,7 +111,7 @@ class WholePointSampler(optuna.samplers.BaseSampler):
         # The optimum of a Gaussian process is no draw: asked again it would be, slowly, the same.
         self._proposers = [inner] * (1 if name == "gp" else 1 + REDRAWS) + [self._random] * REDRAWS
         self._tried = TriedPoints(self._searched)
-        self._tpe_ranks: dict[int, TpeRank] = {}
+        self._ended = EndedTrials()
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return dict(self._searched)
@@ -121,10 +122,11 @@ class WholePointSampler(optuna.samplers.BaseSampler):
         known = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
         if known.keys() >= self._searched.keys():
             return {}
-        seen = cast(optuna.Study, SeenByTpe(study, self._tpe_ranks)) if self._name == "tpe" else study
+        trials = study._get_trials(deepcopy=False, use_cache=True)
+        seen = cast(optuna.Study, SeenByTpe(study, trials, self._ended)) if self._name == "tpe" else study
         if known:
             return self._draw(self._inner, seen, trial)
-        self._tried.update(study._get_trials(deepcopy=False, use_cache=True), trial.number)
+        self._tried.update(trials, trial.number)
         for sampler in self._proposers:
             point = self._draw(sampler, seen, trial)
             if not self._unwanted(point):
@@ -237,17 +239,16 @@ class SeenByTpe:
     suggestions after four diverged trials in one half of the lr range 117 fall there with TPE as it is, 45 where only
     those next to a diverged trial are drawn again, 23 with this view too; after 60 diverged trials 120, 24 and 2.
 
-    Made anew for every suggestion, during which the study stands still: what has been looked at is not looked at again.
-
     Args:
-        ranks: where trials that have ended stand in TPE's order, by number; kept from suggestion to suggestion.
+        trials: all of the study, by number, as they are while one suggestion is made.
+        ended: what is known from earlier suggestions.
     """
 
-    def __init__(self, study: optuna.Study, ranks: dict[int, TpeRank] | None = None) -> None:
+    def __init__(self, study: optuna.Study, trials: Sequence[FrozenTrial], ended: EndedTrials) -> None:
         self._study = study
         self._storage = _Deaf()
-        self._ranks = {} if ranks is None else ranks
-        self._looked: dict[tuple[bool, tuple[TrialState, ...] | None], list[FrozenTrial]] = {}
+        self._trials = trials
+        self._ended = ended
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._study, name)
@@ -255,30 +256,59 @@ class SeenByTpe:
     def _get_trials(
         self, deepcopy: bool = True, states: Sequence[TrialState] | None = None, use_cache: bool = False
     ) -> list[FrozenTrial]:
-        look = (deepcopy, None if states is None else tuple(states))
-        if look not in self._looked:
-            trials = self._study._get_trials(deepcopy=deepcopy, use_cache=use_cache)
-            seen = [_as_running(trial) if has_diverged(trial) else trial for trial in trials]
-            wanted = [trial for trial in seen if states is None or trial.state in states]
-            self._looked[look] = self._thinned(wanted) if len(wanted) > MOST_SEEN else wanted
-        return list(self._looked[look])
+        wanted = frozenset(TrialState if states is None else states)
+        seen = self._ended.look(wanted).seen(self._trials, self._study.direction)
+        return copy.deepcopy(seen) if deepcopy else seen
 
-    def _thinned(self, trials: list[FrozenTrial]) -> list[FrozenTrial]:
-        """At most ``MOST_SEEN``: the good ones, and others evenly by number."""
-        direction = self._study.direction
-        ranks = [self._rank(trial, direction) for trial in trials]
-        good = heapq.nsmallest(MOST_GOOD, range(len(trials)), key=ranks.__getitem__)
-        others = sorted(set(range(len(trials))) - set(good))
-        kept = np.linspace(0, len(others) - 1, MOST_SEEN - MOST_GOOD).round().astype(int)
-        return [trials[place] for place in sorted([*good, *(others[each] for each in kept)])]
 
-    def _rank(self, trial: FrozenTrial, direction: StudyDirection) -> TpeRank:
-        rank = self._ranks.get(trial.number)
-        if rank is None:
-            rank = _tpe_rank(trial, direction)
-            if trial.state.is_finished():
-                self._ranks[trial.number] = rank
-        return rank
+class EndedTrials:
+    """What one study's trials that have ended look like to TPE, kept from suggestion to suggestion.
+
+    Nothing about them changes any more, so that a suggestion looks at those trials alone that still run or have ended
+    since: what asking takes does not grow with the search.
+    """
+
+    def __init__(self) -> None:
+        self._looks: dict[frozenset[TrialState], _Look] = {}
+
+    def look(self, states: frozenset[TrialState]) -> _Look:
+        """At the trials in these states."""
+        return self._looks.setdefault(states, _Look(states))
+
+
+class _Look:
+    def __init__(self, states: frozenset[TrialState]) -> None:
+        self._states = states
+        self._passed = 0
+        """So many trials, from the first on, have ended and are known."""
+        self._wanted: list[FrozenTrial] = []
+        """Those of them in the states looked for, by number."""
+        self._good: list[tuple[TpeRank, int]] = []
+        """The best of these, best first, with their places; at most :data:`MOST_GOOD`."""
+
+    def seen(self, trials: Sequence[FrozenTrial], direction: StudyDirection) -> list[FrozenTrial]:
+        """The trials looked for, by number; of more than :data:`MOST_SEEN` the good ones and others evenly."""
+        passed = self._passed
+        while passed < len(trials) and trials[passed].state.is_finished():
+            passed += 1
+        for trial in self._as_seen(trials[self._passed : passed]):
+            insort(self._good, (_tpe_rank(trial, direction), len(self._wanted)))
+            del self._good[MOST_GOOD:]
+            self._wanted.append(trial)
+        self._passed = passed
+        others = self._as_seen(trials[passed:])
+        seen = [*self._wanted, *others]
+        if len(seen) <= MOST_SEEN:
+            return seen
+        ranked = [(_tpe_rank(trial, direction), place) for place, trial in enumerate(others, start=len(self._wanted))]
+        good = [place for _, place in heapq.nsmallest(MOST_GOOD, [*self._good, *ranked])]
+        rest = np.delete(np.arange(len(seen)), good)
+        kept = rest[np.linspace(0, len(rest) - 1, MOST_SEEN - MOST_GOOD).round().astype(int)]
+        return [seen[place] for place in sorted([*good, *kept.tolist()])]
+
+    def _as_seen(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+        shown = (_as_running(trial) if has_diverged(trial) else trial for trial in trials)
+        return [trial for trial in shown if trial.state in self._states]
 
 
 TpeRank = tuple[int, float, float]
