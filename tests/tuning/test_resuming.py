@@ -100,10 +100,7 @@ class TestSameSearch:
             ({"seed": 1}, "seed = 0, now it is 1"),
             ({"fingerprints": {"labels": "x"}}, "fingerprints.labels = 'abc', now it is 'x'"),
             ({"fingerprints": {}}, "fingerprints.labels = 'abc', now it is None"),
-            (
-                {"space": {"fixed": {"lr": 0.2}, "budget": {"trials": 12, "pruner": "asha"}}},
-                "fixed.lr = 0.1, now it is",
-            ),
+            ({"space": space(lr=0.2)}, "fixed.lr = 0.1, now it is 0.2"),
             ({"space": space(pruner="none")}, "budget.pruner = 'asha', now it is 'none'"),
         ],
     )

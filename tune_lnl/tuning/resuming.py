@@ -73,7 +73,7 @@ def resume_command(command: str, total: int) -> str:
     words = shlex.split(command)
     for place, word in enumerate(words):
         if word == "--trials":
-            words[place + 1] = str(total)
+            words[place + 1 : place + 2] = [str(total)]
         elif word.startswith("--trials="):
             words[place] = f"--trials={total}"
     return shlex.join(words if "--resume" in words else [*words, "--resume"])

@@ -264,8 +264,8 @@ class SeenByTpe:
 class EndedTrials:
     """What one study's trials that have ended look like to TPE, kept from suggestion to suggestion.
 
-    Nothing about them changes any more, so that a suggestion looks at those trials alone that still run or have ended
-    since: what asking takes does not grow with the search.
+    Nothing about them changes any more. A suggestion looks one by one only at the trials from the first on that had not
+    ended at the suggestion before; the others it copies as a list.
     """
 
     def __init__(self) -> None:

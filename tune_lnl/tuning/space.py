@@ -94,6 +94,7 @@ class SearchSpace:
         return int(self.base["fixed"]["epochs"])
 
     def with_trials(self, trials: int) -> SearchSpace:
+        """The same search with another total of trials, at least 1."""
         return replace(self, budget=self.budget.model_copy(update={"trials": trials}))
 
     def longest_warmup(self) -> int:
