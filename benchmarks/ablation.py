@@ -17,12 +17,12 @@ from typing import Any
 
 from evidence import evidence, write_evidence
 
-from tune_lnl.doors import Parser, guarded
-from tune_lnl.trainables.config_file import dump_yaml
-from tune_lnl.trainables.repeats import read_config, resolve_config, train_seeds
-from tune_lnl.trainables.settings import TrialConfig
-from tune_lnl.trainables.training import Surroundings
-from tune_lnl.tuning.space import load_space
+from tune_lnl.cli import Parser, guarded
+from tune_lnl.config.settings import TrialConfig
+from tune_lnl.config.yaml import dump_yaml
+from tune_lnl.training.loop import Surroundings
+from tune_lnl.training.seeds import read_config, resolve_config, train_seeds
+from tune_lnl.tuning.space.space import load_space
 
 ROWS: dict[str, dict[str, Any]] = {
     "Standard": {"method": "standard"},

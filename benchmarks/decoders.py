@@ -35,7 +35,7 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms.v2 import functional as transforms
 
-from tune_lnl.datasets.picture_decoding import WorkingSize, decode_pixels, stored_size
+from tune_lnl.datasets.pictures.decoding import WorkingSize, decode_pixels, stored_size
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE = WorkingSize(resize=256, crop=224, square=False)

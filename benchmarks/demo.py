@@ -11,12 +11,12 @@ from itertools import count
 from pathlib import Path
 
 from tune_lnl import load_run, run_search
-from tune_lnl.doors import guarded
-from tune_lnl.trainables.config_file import dump_yaml
-from tune_lnl.trainables.registry import settings_type
-from tune_lnl.trainables.repeats import resolve_config, train_seeds
-from tune_lnl.trainables.settings import TrialConfig
-from tune_lnl.trainables.training import Surroundings
+from tune_lnl.cli import guarded
+from tune_lnl.config.settings import TrialConfig
+from tune_lnl.config.yaml import dump_yaml
+from tune_lnl.training.loop import Surroundings
+from tune_lnl.training.registry import settings_type
+from tune_lnl.training.seeds import resolve_config, train_seeds
 
 RESULTS = Path("results")
 SEEDS = (0, 1, 2)

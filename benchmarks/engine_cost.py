@@ -89,14 +89,14 @@ class Stopwatch:
 
 def run_one(folder: Path, trials: int, epochs: int, profile: Path | None) -> dict[str, Any]:
     """One search in this process."""
-    from tune_lnl.tuning import runner
-    from tune_lnl.tuning.journal import WholeLinesBackend
-    from tune_lnl.tuning.metrics_export import MetricsExport
-    from tune_lnl.tuning.planning import SearchOptions
-    from tune_lnl.tuning.progress import Progress
-    from tune_lnl.tuning.results import load_run
-    from tune_lnl.tuning.searching import search
-    from tune_lnl.tuning.study import FINISHED, STARTED, SearchStudy
+    from tune_lnl.tuning.driver import search
+    from tune_lnl.tuning.engine import runner
+    from tune_lnl.tuning.monitor.progress import Progress
+    from tune_lnl.tuning.monitor.prometheus import MetricsExport
+    from tune_lnl.tuning.plan.plan import SearchOptions
+    from tune_lnl.tuning.runs.results import load_run
+    from tune_lnl.tuning.study.journal import WholeLinesBackend
+    from tune_lnl.tuning.study.study import FINISHED, STARTED, SearchStudy
 
     watch = Stopwatch()
     watch.watch("asking", SearchStudy, "ask")

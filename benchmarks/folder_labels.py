@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tune_lnl.datasets.noisy import load_noisy
+from tune_lnl.cli import Parser, guarded
+from tune_lnl.datasets.images.noisy import load_noisy
 from tune_lnl.datasets.registry import parse_options
-from tune_lnl.doors import Parser, guarded
 from tune_lnl.errors import InputError
 
 JPEG_QUALITY = 95

@@ -34,13 +34,13 @@ from evidence import evidence, write_evidence
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
 
+from tune_lnl.config.settings import TrialConfig, build_config
 from tune_lnl.methods.act import robust_losses
-from tune_lnl.trainables.act import ActTraining
-from tune_lnl.trainables.classification import Batch
-from tune_lnl.trainables.networks import Totals
-from tune_lnl.trainables.registry import settings_type, start_training
-from tune_lnl.trainables.settings import TrialConfig, build_config
-from tune_lnl.trainables.training import Surroundings, has_bf16
+from tune_lnl.training.act import ActTraining
+from tune_lnl.training.classification import Batch
+from tune_lnl.training.loop import Surroundings, has_bf16
+from tune_lnl.training.networks import Totals
+from tune_lnl.training.registry import settings_type, start_training
 
 ROOT = Path(__file__).resolve().parents[1]
 WORTH = 1.3

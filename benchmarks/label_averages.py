@@ -23,12 +23,12 @@ from evidence import evidence, write_evidence
 from scipy import stats
 from torch import Tensor
 
+from tune_lnl.config.settings import build_config
 from tune_lnl.methods import act
 from tune_lnl.methods.act import ActConfig, ActState
-from tune_lnl.trainables.act import ActTraining
-from tune_lnl.trainables.registry import settings_type, start_training
-from tune_lnl.trainables.settings import build_config
-from tune_lnl.trainables.training import Surroundings
+from tune_lnl.training.act import ActTraining
+from tune_lnl.training.loop import Surroundings
+from tune_lnl.training.registry import settings_type, start_training
 
 ROOT = Path(__file__).resolve().parents[1]
 LAST = 5

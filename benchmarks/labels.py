@@ -26,16 +26,16 @@ import numpy as np
 from evidence import evidence, write_evidence
 from numpy.typing import NDArray
 
-from tune_lnl.datasets.noisy import NoisyData
-from tune_lnl.doors import Parser, guarded
+from tune_lnl.cli import Parser, guarded
+from tune_lnl.datasets.images.noisy import NoisyData
 from tune_lnl.errors import InputError
 from tune_lnl.methods.label_verdicts import KEEP, OPEN_SET, Judgement, judge_labels
 from tune_lnl.metrics.label_quality import LabelQuality, label_quality
 from tune_lnl.reporting.label_table import REPORTED, LabelTable, judge
-from tune_lnl.trainables.devices import choose_device
-from tune_lnl.trainables.label_evidence import LabelEvidence, gather_evidence, label_config
-from tune_lnl.trainables.repeats import read_config
-from tune_lnl.trainables.training import Report, Surroundings
+from tune_lnl.training.devices import choose_device
+from tune_lnl.training.labels import LabelEvidence, gather_evidence, label_config
+from tune_lnl.training.loop import Report, Surroundings
+from tune_lnl.training.seeds import read_config
 
 FILTERS = ("prune_by_noise_rate", "both", "confident_learning", "prune_by_class", "predicted_neq_given")
 """Of cleanlab; the first is its default."""

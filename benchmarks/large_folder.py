@@ -25,11 +25,11 @@ import numpy as np
 from evidence import evidence, write_evidence
 from PIL import Image
 
-from tune_lnl.doors import Parser, guarded
-from tune_lnl.trainables.networks import Totals
-from tune_lnl.trainables.registry import settings_type, start_training
-from tune_lnl.trainables.settings import TrialConfig, build_config
-from tune_lnl.trainables.training import Surroundings, Training
+from tune_lnl.cli import Parser, guarded
+from tune_lnl.config.settings import TrialConfig, build_config
+from tune_lnl.training.loop import Surroundings, Training
+from tune_lnl.training.networks import Totals
+from tune_lnl.training.registry import settings_type, start_training
 
 SIDE = 32
 
@@ -93,7 +93,7 @@ def measure(folder: Path, cache_budget: float) -> dict[str, float]:
 
 
 def _first_step(training: Training) -> float:
-    from tune_lnl.trainables.act import ActTraining
+    from tune_lnl.training.act import ActTraining
 
     assert isinstance(training, ActTraining)
     began = time.perf_counter()

@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 from evidence import evidence, write_evidence
 
+from tune_lnl.config.settings import build_config
 from tune_lnl.errors import InputError
-from tune_lnl.trainables.act import ActTraining
-from tune_lnl.trainables.registry import settings_type, start_training
-from tune_lnl.trainables.settings import build_config
-from tune_lnl.trainables.training import Surroundings
+from tune_lnl.training.act import ActTraining
+from tune_lnl.training.loop import Surroundings
+from tune_lnl.training.registry import settings_type, start_training
 
 ROOT = Path(__file__).resolve().parents[1]
 MEGABYTE = 1e6

@@ -28,14 +28,14 @@ from evidence import evidence, write_evidence
 from scipy import stats
 from torch import Tensor, nn
 
-from tune_lnl.doors import Parser, guarded
+from tune_lnl.cli import Parser, guarded
+from tune_lnl.config.settings import TrialConfig, build_config
 from tune_lnl.errors import InputError
-from tune_lnl.trainables.act import ActTraining
-from tune_lnl.trainables.classification import Batch
-from tune_lnl.trainables.networks import Totals
-from tune_lnl.trainables.registry import settings_type
-from tune_lnl.trainables.settings import TrialConfig, build_config
-from tune_lnl.trainables.training import Surroundings
+from tune_lnl.training.act import ActTraining
+from tune_lnl.training.classification import Batch
+from tune_lnl.training.loop import Surroundings
+from tune_lnl.training.networks import Totals
+from tune_lnl.training.registry import settings_type
 
 FIGURES = ("test_accuracy", "val_accuracy", "selection_precision", "selection_recall")
 

@@ -24,12 +24,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy.stats import qmc
 
-from tune_lnl.doors import Parser, guarded
+from tune_lnl.cli import Parser, guarded
 from tune_lnl.metrics.classification import mean_and_std
-from tune_lnl.trainables.registry import start_training
-from tune_lnl.trainables.training import Report, Surroundings, objective_so_far
-from tune_lnl.tuning.parameters import Choice, Int, LogUniform, Parameter, Uniform
-from tune_lnl.tuning.space import SearchSpace, load_space
+from tune_lnl.training.loop import Report, Surroundings, objective_so_far
+from tune_lnl.training.registry import start_training
+from tune_lnl.tuning.space.ranges import Choice, Int, LogUniform, Parameter, Uniform
+from tune_lnl.tuning.space.space import SearchSpace, load_space
 
 SOBOL_SEED = 20240
 OUTPUT = Path(__file__).parent / "data" / "act_digits8no_curves.parquet"

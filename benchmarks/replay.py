@@ -16,8 +16,8 @@ stock
     epochs of a full trial), both as installed. Its answer is the trial with the best last value, as of
     ``ResultGrid.get_best_result``: that may be a stopped trial or one that the end of the budget cut off.
 ours
-    :func:`tune_lnl.tuning.samplers.make_sampler` and :func:`tune_lnl.tuning.pruners.pruner_of` over an Optuna study.
-    Its answer is the best COMPLETE trial. No recorded config diverges and none is proposed twice, so its sampler is
+    ``samplers.make_sampler`` and ``pruners.pruner_of`` of :mod:`tune_lnl.tuning.study` over an Optuna study. Its
+    answer is the best COMPLETE trial. No recorded config diverges and none is proposed twice, so its sampler is
     TPE at its defaults here: what differs from ``tpe`` is the stopping rule.
 
 The regret of a search is the best final objective of all recorded configs minus that of its answer; the test regret
@@ -46,11 +46,11 @@ import pyarrow.parquet as pq
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from tune_lnl.doors import Parser, guarded
-from tune_lnl.tuning.pruners import pruner_of, rungs_of
-from tune_lnl.tuning.samplers import make_sampler, scaled
-from tune_lnl.tuning.space import SearchSpace, load_space
-from tune_lnl.tuning.study import best_trial, distributions
+from tune_lnl.cli import Parser, guarded
+from tune_lnl.tuning.space.space import SearchSpace, load_space
+from tune_lnl.tuning.study.pruners import pruner_of, rungs_of
+from tune_lnl.tuning.study.samplers import make_sampler, scaled
+from tune_lnl.tuning.study.study import best_trial, distributions
 
 CURVES = Path(__file__).parent / "data" / "act_digits8no_curves.parquet"
 SPACE = "act_digits8no"

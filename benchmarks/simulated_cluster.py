@@ -2,8 +2,8 @@
 
     python benchmarks/simulated_cluster.py [--only NAME]... [--output FILE]
 
-Real: the whole driver of a search. :func:`tune_lnl.tuning.runner.run_plan` runs the session, the study with its journal
-on disk, TPE, the stopping rule, progress, the figures for Prometheus, the tables, tidying, and Ray Tune's own
+Real: the whole driver of a search. ``run_plan`` of ``tuning/engine/runner.py`` runs the session, the study with its
+journal on disk, TPE, the stopping rule, progress, the figures for Prometheus, the tables, tidying, and Ray Tune's own
 controller with its bookkeeping of trials and actors.
 
 Simulated: time, and the workers, which stand where Tune's controller calls Ray's actors. A worker takes seconds to
@@ -109,7 +109,7 @@ class Meter:
 
 
 def plan_of(scenario: Scenario, folder: Path, resume: bool = False) -> Any:
-    from tune_lnl.tuning.planning import Machine, SearchOptions, plan_search
+    from tune_lnl.tuning.plan.plan import Machine, SearchOptions, plan_search
 
     space = folder / "simulated.yaml"
     fixed = {"epochs": scenario.epochs, "batch_size": 64}
@@ -155,7 +155,7 @@ class Driver:
 
     def run(self, resume: bool = False) -> str:
         """One process of the driver, from its start to its end; a lost one raises :class:`DriverLost`."""
-        from tune_lnl.tuning import runner
+        from tune_lnl.tuning.engine import runner
 
         plan = plan_of(self.scenario, self.folder, resume=True) if resume else self.plan
         with ExitStack() as stack:
@@ -172,10 +172,14 @@ class Driver:
         from ray.train._internal import storage
         from ray.tune.execution import tune_controller
 
-        from tune_lnl.tuning import planning, progress, ray_bridge, runner, study
-        from tune_lnl.tuning.board import Board
-        from tune_lnl.tuning.metrics_export import MetricsExport
-        from tune_lnl.tuning.session import Session
+        from tune_lnl.tuning.engine import runner
+        from tune_lnl.tuning.engine import tune as ray_bridge
+        from tune_lnl.tuning.engine.session import Session
+        from tune_lnl.tuning.monitor import progress
+        from tune_lnl.tuning.monitor.prometheus import MetricsExport
+        from tune_lnl.tuning.monitor.state import Board
+        from tune_lnl.tuning.plan import plan as planning
+        from tune_lnl.tuning.study import study
 
         clock, open_study, let_go = self.clock, runner._open_study, runner._let_go
         now = SimpleNamespace(time=clock, monotonic=clock, sleep=time.sleep)
@@ -210,13 +214,13 @@ class Driver:
     def _watch(self, stack: ExitStack) -> None:
         from ray.tune.execution.tune_controller import TuneController
 
-        from tune_lnl.tuning import runner
-        from tune_lnl.tuning.journal import WholeLinesBackend
-        from tune_lnl.tuning.metrics_export import MetricsExport
-        from tune_lnl.tuning.progress import Progress
-        from tune_lnl.tuning.ray_bridge import StudyScheduler, StudySearcher
-        from tune_lnl.tuning.session import Session
-        from tune_lnl.tuning.study import SearchStudy
+        from tune_lnl.tuning.engine import runner
+        from tune_lnl.tuning.engine.session import Session
+        from tune_lnl.tuning.engine.tune import StudyScheduler, StudySearcher
+        from tune_lnl.tuning.monitor.progress import Progress
+        from tune_lnl.tuning.monitor.prometheus import MetricsExport
+        from tune_lnl.tuning.study.journal import WholeLinesBackend
+        from tune_lnl.tuning.study.study import SearchStudy
 
         trial_ended = Progress.trial_ended
 
@@ -292,7 +296,7 @@ def check(driver: Driver) -> dict[str, int]:
     """What must be so of every search, however it went; what was looked at, counted."""
     import pyarrow.parquet as pq
 
-    from tune_lnl.tuning.results import load_run
+    from tune_lnl.tuning.runs.results import load_run
 
     scenario, cluster, files = driver.scenario, driver.cluster, driver.plan.files
     run = load_run(files.root)

@@ -17,12 +17,12 @@ from typing import Any
 
 from evidence import evidence, write_evidence
 
-from tune_lnl.doors import Parser, guarded
-from tune_lnl.trainables.core import CoreSettings
-from tune_lnl.trainables.repeats import resolve_config, train_seeds
-from tune_lnl.trainables.settings import TrialConfig
-from tune_lnl.trainables.training import Surroundings
-from tune_lnl.tuning.space import load_space
+from tune_lnl.cli import Parser, guarded
+from tune_lnl.config.settings import TrialConfig
+from tune_lnl.training.core import CoreSettings
+from tune_lnl.training.loop import Surroundings
+from tune_lnl.training.seeds import resolve_config, train_seeds
+from tune_lnl.tuning.space.space import load_space
 
 FIGURES = ("objective", "test_last10", "test_rank1_last10")
 

@@ -113,9 +113,9 @@ def stock_trainable(config: dict[str, Any]) -> None:
     import torch
     from ray import tune
 
-    from tune_lnl.trainables.registry import settings_type, start_training
-    from tune_lnl.trainables.settings import build_config
-    from tune_lnl.trainables.training import Surroundings
+    from tune_lnl.config.settings import build_config
+    from tune_lnl.training.loop import Surroundings
+    from tune_lnl.training.registry import settings_type, start_training
 
     fixed = {"epochs": EPOCHS, "seed": SEED, "pause": PAUSE, "fault_epoch": FAULT_EPOCH, **config}
     sections = {"method": "toy", "dataset": {"name": "digits8no"}, "objective": {"average_last": 1}, "fixed": fixed}

@@ -24,12 +24,12 @@ import yaml
 from engine_cost import SPACE, TOY
 from evidence import evidence, write_evidence
 
-from tune_lnl.doors import Parser, guarded
-from tune_lnl.tuning.database import StudyDatabase, parse_storage
-from tune_lnl.tuning.journal import JournalFile
-from tune_lnl.tuning.space import load_space
-from tune_lnl.tuning.study import SearchStudy
-from tune_lnl.tuning.study_place import StudyPlace
+from tune_lnl.cli import Parser, guarded
+from tune_lnl.tuning.space.space import load_space
+from tune_lnl.tuning.study.database import StudyDatabase, parse_storage
+from tune_lnl.tuning.study.journal import JournalFile
+from tune_lnl.tuning.study.place import StudyPlace
+from tune_lnl.tuning.study.study import SearchStudy
 
 Result = TypeVar("Result")
 EPOCHS = 6

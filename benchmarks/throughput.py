@@ -32,14 +32,14 @@ from torch.utils.data import Dataset as TorchDataset
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import transforms
 
-from tune_lnl.doors import Parser, guarded
+from tune_lnl.cli import Parser, guarded
+from tune_lnl.config.settings import TrialConfig, build_config
 from tune_lnl.models.registry import build_model
-from tune_lnl.trainables.act import ActTraining
-from tune_lnl.trainables.classification import Batch, ClassifierData
-from tune_lnl.trainables.networks import Totals
-from tune_lnl.trainables.registry import settings_type, start_training
-from tune_lnl.trainables.settings import TrialConfig, build_config
-from tune_lnl.trainables.training import Surroundings, has_bf16
+from tune_lnl.training.act import ActTraining
+from tune_lnl.training.classification import Batch, ClassifierData
+from tune_lnl.training.loop import Surroundings, has_bf16
+from tune_lnl.training.networks import Totals
+from tune_lnl.training.registry import settings_type, start_training
 
 BATCH = 128
 ROBUST = 1

@@ -22,15 +22,15 @@ import torch
 from evidence import evidence, write_evidence
 from torch.utils.flop_counter import FlopCounterMode
 
-from tune_lnl.doors import Parser, guarded
+from tune_lnl.cli import Parser, guarded
+from tune_lnl.config.settings import build_config
 from tune_lnl.errors import InputError
 from tune_lnl.models.registry import build_model
-from tune_lnl.trainables.act import ActTraining
-from tune_lnl.trainables.classification import Batch
-from tune_lnl.trainables.networks import Totals
-from tune_lnl.trainables.registry import settings_type
-from tune_lnl.trainables.settings import build_config
-from tune_lnl.trainables.training import Surroundings, has_bf16
+from tune_lnl.training.act import ActTraining
+from tune_lnl.training.classification import Batch
+from tune_lnl.training.loop import Surroundings, has_bf16
+from tune_lnl.training.networks import Totals
+from tune_lnl.training.registry import settings_type
 
 ROOT = Path(__file__).resolve().parents[1]
 ROBUST = 1

@@ -21,16 +21,16 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 import tune_lnl
+from tune_lnl.cli import Parser, guarded
+from tune_lnl.config.settings import EPOCHS, HeldOut, MethodSettings, ObjectiveSettings
 from tune_lnl.datasets.base import Dataset
 from tune_lnl.datasets.options import DatasetOptions
 from tune_lnl.datasets.registry import DATASETS, get_dataset
-from tune_lnl.doors import Parser, guarded
 from tune_lnl.methods import schedules
-from tune_lnl.trainables.registry import METHODS, training_type
-from tune_lnl.trainables.settings import EPOCHS, HeldOut, MethodSettings, ObjectiveSettings
-from tune_lnl.tuning.parameters import Parameter
-from tune_lnl.tuning.pruners import REDUCTION
-from tune_lnl.tuning.space import KEYS, NOT_SEARCHED, PRUNERS, SAMPLERS, Budget
+from tune_lnl.training.registry import METHODS, training_type
+from tune_lnl.tuning.space.ranges import Parameter
+from tune_lnl.tuning.space.space import KEYS, NOT_SEARCHED, PRUNERS, SAMPLERS, Budget
+from tune_lnl.tuning.study.pruners import REDUCTION
 
 HERE = Path(__file__).parent
 WRITTEN = "<!-- Written by docs/make_settings.py from the code; change the code and run `make docs`. -->"

@@ -31,8 +31,8 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(autouse=True)
 def _emulated_bf16_will_do(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the processor has no bf16 torch emulates it: slower, which users are told, but good for these tests."""
-    if request.path.parent.name == "trainables":
-        from tune_lnl.trainables import training
+    if request.path.parent.name in ("training", "config"):
+        from tune_lnl.training import loop as training
 
         monkeypatch.setattr(training, "has_bf16", lambda device: True)
 
@@ -71,7 +71,7 @@ def postgresql_url(study_server: Callable[[str], StudyServer], monkeypatch: pyte
 def _new_database(server: StudyServer, monkeypatch: pytest.MonkeyPatch) -> str:
     from study_servers import SECRET
 
-    from tune_lnl.tuning.storage_password import PASSWORD
+    from tune_lnl.tuning.study.password import PASSWORD
 
     monkeypatch.setenv(PASSWORD, SECRET)
     return server.new_database()

@@ -15,9 +15,9 @@ import pytest
 
 from tune_lnl import load_run, run_search
 from tune_lnl.api import command_line
+from tune_lnl.config.yaml import read_mapping
 from tune_lnl.search import main, parser
-from tune_lnl.trainables.config_file import read_mapping
-from tune_lnl.tuning.results import Run
+from tune_lnl.tuning.runs.results import Run
 
 SMALL: dict[str, Any] = {
     "trials": 3,

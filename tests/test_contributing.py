@@ -54,13 +54,13 @@ def run(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_page_adds_one_of_each() -> None:
     assert added_files() == [
-        "tune_lnl/trainables/bootstrapping.py",
+        "tune_lnl/training/bootstrapping.py",
         "tune_lnl/datasets/stripes.py",
         "search_spaces/act_stripes.yaml",
     ]
     assert [(path, within) for path, within, _ in BLOCKS if within] == [
-        ("tune_lnl/trainables/registry.py", "METHODS"),
-        ("tests/trainables/test_live_knobs.py", "LIVE"),
+        ("tune_lnl/training/registry.py", "METHODS"),
+        ("tests/training/test_live_knobs.py", "LIVE"),
         ("tune_lnl/datasets/registry.py", "DATASETS"),
     ]
 
@@ -80,10 +80,10 @@ class TestApplied:
     @pytest.mark.parametrize(
         ("tests", "chosen", "least"),
         [
-            ("trainables/test_method_contract.py", "bootstrapping and not leaks", 15),
-            ("trainables/test_live_knobs.py", "bootstrapping", 20),
+            ("training/test_method_contract.py", "bootstrapping and not leaks", 15),
+            ("training/test_live_knobs.py", "bootstrapping", 20),
             ("datasets/test_dataset_contract.py", "stripes", 20),
-            ("tuning/test_space_contract.py", "act_stripes", 10),
+            ("tuning/space/test_space_contract.py", "act_stripes", 10),
         ],
     )
     def test_the_contract_tests_take_it_and_pass(self, project: Path, tests: str, chosen: str, least: int) -> None:

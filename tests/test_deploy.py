@@ -17,8 +17,8 @@ import yaml
 from rayjob_schema import CLAIM, RAYJOB
 
 import tune_lnl.search
-from tune_lnl.tuning.named_spaces import space_files
-from tune_lnl.tuning.submitting import JOB_ENVIRONMENT
+from tune_lnl.tuning.engine.submitting import JOB_ENVIRONMENT
+from tune_lnl.tuning.space.named import space_files
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"

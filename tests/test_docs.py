@@ -22,14 +22,14 @@ import pytest
 from real_data import real_cifar100
 
 import tune_lnl
+from tune_lnl.config.yaml import load_yaml, parse_overrides
 from tune_lnl.datasets.registry import dataset_names
-from tune_lnl.trainables.config_file import load_yaml, parse_overrides
-from tune_lnl.trainables.registry import METHODS
-from tune_lnl.trainables.repeats import resolve_config
-from tune_lnl.tuning.confirmation import ConfirmRequest
-from tune_lnl.tuning.named_spaces import space_files
-from tune_lnl.tuning.planning import bytes_of, seconds_of
-from tune_lnl.tuning.space import PRUNERS, SAMPLERS, condition_names, load_space
+from tune_lnl.training.registry import METHODS
+from tune_lnl.training.seeds import resolve_config
+from tune_lnl.tuning.confirm.statistics import ConfirmRequest
+from tune_lnl.tuning.plan.plan import bytes_of, seconds_of
+from tune_lnl.tuning.space.named import space_files
+from tune_lnl.tuning.space.space import PRUNERS, SAMPLERS, condition_names, load_space
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from tune_lnl.export import main
-from tune_lnl.tuning import exporting, results
-from tune_lnl.tuning.exporting import Export
+from tune_lnl.tuning.runs import export as exporting
+from tune_lnl.tuning.runs import results
+from tune_lnl.tuning.runs.export import Export
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 
 import tune_lnl
 
-ROOMS = ("methods", "models", "datasets", "metrics", "trainables")
+ROOMS = ("config", "methods", "models", "datasets", "metrics", "training")
 HEAVY = {"torch", "ray", "optuna", "numpy", "sklearn", "pyarrow", "pydantic"}
 
 
@@ -28,7 +28,7 @@ def modules_after(code: str) -> set[str]:
 
 def modules_of(room: str) -> list[str]:
     folder = str(Path(tune_lnl.__file__).parent / room)
-    return [f"tune_lnl.{room}", *(f"tune_lnl.{room}.{module.name}" for module in pkgutil.iter_modules([folder]))]
+    return [f"tune_lnl.{room}", *(f"tune_lnl.{room}.{module.name}" for module in pkgutil.walk_packages([folder]))]
 
 
 def test_rooms_below_the_search_know_neither_ray_nor_optuna() -> None:

@@ -18,7 +18,7 @@ from tune_lnl.data import main as data
 from tune_lnl.datasets.registry import dataset_names, get_dataset, parse_options
 from tune_lnl.errors import InputError
 from tune_lnl.train import main as train
-from tune_lnl.trainables.registry import method_names, settings_type, training_type
+from tune_lnl.training.registry import method_names, settings_type, training_type
 
 ROOT = Path(__file__).parents[1]
 METHODS, DATASETS = "tune_lnl.methods", "tune_lnl.datasets"
@@ -112,14 +112,14 @@ def test_a_broken_package_is_named_and_in_nobodys_way(code: str, told: str, site
 
 
 def test_a_method_without_settings_is_told(site: Path) -> None:
-    code = "from tune_lnl.trainables.training import Training\nclass Bare(Training): pass"
+    code = "from tune_lnl.training.loop import Training\nclass Bare(Training): pass"
     install(site, "bare", "bare", code, {METHODS: {"bare": "bare:Bare"}})
     with pytest.raises(InputError, match=r"method 'bare' of bare 1\.0 \(bare:Bare\) has no Settings"):
         training_type("bare")
 
 
 def test_a_dataset_that_calls_itself_otherwise_is_told(site: Path) -> None:
-    install(site, "other", "other", "", {DATASETS: {"theirs": "tune_lnl.datasets.digits:Digits8NO"}})
+    install(site, "other", "other", "", {DATASETS: {"theirs": "tune_lnl.datasets.images.digits:Digits8NO"}})
     with pytest.raises(InputError, match=r"'theirs' of other .* calls itself 'digits8no'; both names must be the same"):
         get_dataset("theirs")
 
@@ -215,7 +215,7 @@ def test_the_example_is_searched_by_workers(tmp_path: Path) -> None:
 @pytest.mark.timeout(900)
 def test_the_contract_tests_hold_for_plug_ins(tmp_path: Path) -> None:
     site = install_example(tmp_path / "site")
-    tests = ("tests/trainables/test_method_contract.py", "tests/datasets/test_dataset_contract.py")
+    tests = ("tests/training/test_method_contract.py", "tests/datasets/test_dataset_contract.py")
     done = run(site, "pytest", "-vv", "-p", "no:cacheprovider", *tests, "-k", "gce or gratings", cwd=ROOT)
     assert done.returncode == 0, done.stdout[-4000:]
     for file, name in zip(tests, ("gce", "gratings"), strict=True):

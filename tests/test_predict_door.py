@@ -15,7 +15,7 @@ from PIL import Image
 
 from tune_lnl.models.registry import build_model
 from tune_lnl.predict import main
-from tune_lnl.trainables import predicting
+from tune_lnl.training import predict as predicting
 
 CLASSES = ["dog", "=cat", "-1"]
 
@@ -177,7 +177,7 @@ def test_bad_input_is_told_and_nothing_is_written(
 def test_onnx_alone_and_beside_predictions(
     model: Path, pictures: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tune_lnl.trainables.onnx_file.write_onnx", lambda classifier, file: file.touch())
+    monkeypatch.setattr("tune_lnl.training.onnx.write_onnx", lambda classifier, file: file.touch())
     network = model.parent / "net.onnx"
     assert main([str(model), "--onnx", str(network)]) == 0
     assert capsys.readouterr() == ("", f"network: {network}\n")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tune_lnl.report import main
-from tune_lnl.reporting import writing
+from tune_lnl.reporting import write as writing
 
 
 @pytest.fixture

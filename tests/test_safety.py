@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 
 import tune_lnl
+from tune_lnl.config.yaml import load_yaml
 from tune_lnl.errors import InputError
-from tune_lnl.trainables.config_file import load_yaml
-from tune_lnl.tuning.dashboards import LOOPBACK
-from tune_lnl.tuning.runner import RAY_ENVIRONMENT
+from tune_lnl.tuning.engine.runner import RAY_ENVIRONMENT
+from tune_lnl.tuning.monitor.dashboards import LOOPBACK
 
 PACKAGE = Path(tune_lnl.__file__).parent
 SOURCES = sorted(PACKAGE.rglob("*.py"))
-CHECKED_BEFORE = {("datasets/cifar_forms.py", "pickle.loads")}
+CHECKED_BEFORE = {("datasets/images/cifar_forms.py", "pickle.loads")}
 """CIFAR's official archives are pickles; the bytes that are unpickled are those whose checksum was just found right."""
 BUILDERS = ("pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "jsonpickle")
 LOADING = ("load", "loads", "Unpickler", "open")

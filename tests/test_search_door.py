@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tune_lnl.reporting import writing
+from tune_lnl.reporting import write as writing
 from tune_lnl.search import main
-from tune_lnl.tuning.planning import SearchOptions
+from tune_lnl.tuning.plan.plan import SearchOptions
 
 Asked = list[SearchOptions]
 

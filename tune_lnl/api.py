@@ -7,16 +7,16 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from tune_lnl.doors import flags
+from tune_lnl.cli import flags
 from tune_lnl.errors import InputError, nearest
-from tune_lnl.reporting.writing import search_and_report
+from tune_lnl.reporting.write import search_and_report
 from tune_lnl.search import parser
-from tune_lnl.tuning.console import Console
-from tune_lnl.tuning.named_spaces import find_space
-from tune_lnl.tuning.planning import SearchOptions
-from tune_lnl.tuning.results import Run, load_run
-from tune_lnl.tuning.run_store import shown
-from tune_lnl.tuning.searching import EXIT_CODES
+from tune_lnl.tuning.driver import EXIT_CODES
+from tune_lnl.tuning.monitor.console import Console
+from tune_lnl.tuning.plan.plan import SearchOptions
+from tune_lnl.tuning.runs.remote import shown
+from tune_lnl.tuning.runs.results import Run, load_run
+from tune_lnl.tuning.space.named import find_space
 
 __all__ = ["load_run", "run_search"]
 
@@ -30,7 +30,7 @@ def run_search(space: str | Path, *, quiet: bool = False, **options: Any) -> Run
     Args:
         space: a named space or the path of one.
         quiet: print nothing.
-        **options: fields of :class:`tune_lnl.tuning.planning.SearchOptions`: ``name``, ``trials``, ``epochs``,
+        **options: fields of :class:`tune_lnl.tuning.plan.plan.SearchOptions`: ``name``, ``trials``, ``epochs``,
             ``condition``, ``overrides`` (a list of ``"KEY=VALUE"``), ``resume``, ``confirm``, ...
 
     Returns:

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from tune_lnl.doors import Parser, guarded
+from tune_lnl.cli import Parser, guarded
 
 
 def parser() -> argparse.ArgumentParser:
@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
         print("\n".join(check.list_datasets(arguments.data_dir)))
         return 0
     if arguments.command == "prepare" and arguments.patterned:
-        from tune_lnl.trainables.clean_predictions import save_clean_predictions
+        from tune_lnl.training.patterned import save_clean_predictions
 
         path = save_clean_predictions(
             arguments.name, arguments.data_dir, arguments.device, arguments.epochs, arguments.settings, print

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from tune_lnl.doors import Parser, guarded
+from tune_lnl.cli import Parser, guarded
 
 TRIAL_FLAGS = {"top": "--top", "format": "--format", "output": "--output"}
 LABEL_FLAGS = {
@@ -69,8 +69,8 @@ def main(argv: list[str] | None = None) -> int:
         return export_labels(options, lambda line: print(line, flush=True))
     if given:
         parser().error(f"{', '.join(LABEL_FLAGS[name] for name in given)} only with --labels FILE")
-    from tune_lnl.tuning.exporting import export_run, save_export
-    from tune_lnl.tuning.results import load_run
+    from tune_lnl.tuning.runs.export import export_run, save_export
+    from tune_lnl.tuning.runs.results import load_run
 
     export = export_run(load_run(arguments.run, arguments.results_dir), arguments.top, arguments.format)
     for remark in export.remarks:

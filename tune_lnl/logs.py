@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from tune_lnl.doors import Parser, guarded
+from tune_lnl.cli import Parser, guarded
 
 
 def parser() -> argparse.ArgumentParser:
@@ -25,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
 @guarded
 def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
-    from tune_lnl.tuning.trial_log import trial_log
+    from tune_lnl.tuning.runs.log import trial_log
 
     for piece in trial_log(arguments.run, arguments.number, arguments.results_dir, arguments.follow):
         print(piece, end="", flush=True)

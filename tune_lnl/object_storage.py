@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from tune_lnl.errors import InputError
-from tune_lnl.whole_files import whole_file
+from tune_lnl.files import whole_file
 
 PATIENCE = 30.0
 """Seconds for which a call is repeated; less than the silence after which a worker counts as stuck."""

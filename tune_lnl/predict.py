@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from tune_lnl.doors import Parser, guarded
+from tune_lnl.cli import Parser, guarded
 
 
 def parser() -> argparse.ArgumentParser:
@@ -27,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Exit code: 0 done, 1 no file could be read, 2 bad input, 130 interrupted."""
     arguments = parser().parse_args(argv)
-    from tune_lnl.trainables.predicting import predict_command
+    from tune_lnl.training.predict import predict_command
 
     return predict_command(
         arguments.model,

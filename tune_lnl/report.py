@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from tune_lnl.doors import Parser, guarded
+from tune_lnl.cli import Parser, guarded
 
 
 def parser() -> argparse.ArgumentParser:
@@ -24,7 +24,7 @@ def parser() -> argparse.ArgumentParser:
 @guarded
 def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
-    from tune_lnl.reporting.writing import write_reports
+    from tune_lnl.reporting.write import write_reports
 
     written = write_reports(arguments.runs, arguments.results_dir)
     for path in written:

@@ -8,7 +8,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from tune_lnl.doors import Parser, flags, guarded
+from tune_lnl.cli import Parser, flags, guarded
 
 
 def parser() -> argparse.ArgumentParser:
@@ -103,13 +103,13 @@ def _share(text: str) -> float | str:
 @guarded
 def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
-    from tune_lnl.tuning.named_spaces import list_spaces
+    from tune_lnl.tuning.space.named import list_spaces
 
     if arguments.list:
         print("\n".join(list_spaces()))
         return 0
     if arguments.runs:
-        from tune_lnl.tuning.run_list import list_runs
+        from tune_lnl.tuning.runs.listing import list_runs
 
         print("\n".join(list_runs(arguments.results_dir)))
         return 0
@@ -117,10 +117,10 @@ def main(argv: list[str] | None = None) -> int:
         return _replay(arguments.replay, arguments.results_dir)
     if arguments.space is None:
         parser().error("SPACE is required; --list shows the named ones")
-    from tune_lnl.reporting.writing import search_and_report
-    from tune_lnl.tuning.console import Console
-    from tune_lnl.tuning.dry_run import describe
-    from tune_lnl.tuning.planning import SearchOptions
+    from tune_lnl.reporting.write import search_and_report
+    from tune_lnl.tuning.engine.dry_run import describe
+    from tune_lnl.tuning.monitor.console import Console
+    from tune_lnl.tuning.plan.plan import SearchOptions
 
     values = vars(arguments)
     url, dry_run = values.pop("submit"), values.pop("dry_run")
@@ -131,7 +131,7 @@ def main(argv: list[str] | None = None) -> int:
         **{key: value for key, value in values.items() if key not in ("list", "runs", "replay")},
     )
     if url is not None:
-        from tune_lnl.tuning.submitting import submit
+        from tune_lnl.tuning.engine.submitting import submit
 
         say = partial(print, flush=True)
         return submit(options, url, words, say, partial(say, file=sys.stderr), dry_run)
@@ -143,7 +143,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _replay(run: str, results_dir: str) -> int:
     from tune_lnl.tuning.replaying import replay
-    from tune_lnl.tuning.results import load_run
+    from tune_lnl.tuning.runs.results import load_run
 
     found = replay(load_run(run, results_dir))
     print(found)

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from tune_lnl.doors import Parser, guarded
+from tune_lnl.cli import Parser, guarded
 
 
 def parser() -> argparse.ArgumentParser:
@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
 @guarded
 def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
-    from tune_lnl.trainables.train_command import train_command
+    from tune_lnl.training.train_command import train_command
 
     return train_command(**vars(arguments), say=lambda line: print(line, flush=True))
 

@@ -22,9 +22,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field
 
+from tune_lnl.config.settings import MethodSettings, TrialConfig
 from tune_lnl.errors import InputError
-from tune_lnl.trainables.settings import MethodSettings, TrialConfig
-from tune_lnl.trainables.training import Report, Surroundings, Training
+from tune_lnl.training.loop import Report, Surroundings, Training
 
 Fault = Literal[
     "none", "bug", "nan", "nan_weights", "oom", "oom_once", "data", "disk_full", "die", "die_once", "hang", "hang_once"

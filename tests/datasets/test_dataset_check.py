@@ -8,7 +8,7 @@ import pytest
 from cifar_trees import TinyCifar, tiny_cifar, write_parquet
 
 from tune_lnl.data import main
-from tune_lnl.datasets.cifar import Cifar10N
+from tune_lnl.datasets.images.cifar import Cifar10N
 
 
 @pytest.fixture

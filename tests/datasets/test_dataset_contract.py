@@ -12,9 +12,9 @@ import pytest
 from cifar_trees import tiny_cifar, write_layout
 
 from tune_lnl.datasets.base import ImageDataset, fingerprint_of
-from tune_lnl.datasets.cifar import Cifar
+from tune_lnl.datasets.images.cifar import Cifar
+from tune_lnl.datasets.images.noisy import NoisyData, load_noisy
 from tune_lnl.datasets.noise import closed_class_count
-from tune_lnl.datasets.noisy import NoisyData, load_noisy
 from tune_lnl.datasets.paths import cache_dir
 from tune_lnl.datasets.registry import DATASETS, dataset_names, get_dataset, get_image_dataset, parse_options
 from tune_lnl.errors import InputError

@@ -5,7 +5,7 @@ import random
 from typing import Any
 
 from tune_lnl.reporting.importances import importances
-from tune_lnl.tuning.parameters import Parameter, parse_parameter
+from tune_lnl.tuning.space.ranges import Parameter, parse_parameter
 
 PARAMETERS: dict[str, Parameter] = {
     "lr": parse_parameter({"type": "loguniform", "low": 1e-3, "high": 1.0}, "search.lr"),

@@ -15,12 +15,12 @@ from PIL import Image
 from report_runs import COMPLETE, Asked, make_run
 
 from tune_lnl.datasets.base import TrainingForm
-from tune_lnl.datasets.noisy import NoisyData
+from tune_lnl.datasets.images.noisy import NoisyData
 from tune_lnl.export import main
 from tune_lnl.methods.label_verdicts import KEEP, OPEN_SET, RELABEL, VERDICTS
 from tune_lnl.reporting.label_page import label_page, most_suspicious
 from tune_lnl.reporting.label_table import LabelTable, columns_of, judge, printable, summary_lines, write_label_file
-from tune_lnl.trainables.label_evidence import LabelEvidence
+from tune_lnl.training.labels import LabelEvidence
 
 COLUMNS = [
     *("given_label", "corrected_label", "confidence", "selected_share", "disagreement", "verdict"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from report_runs import COMPLETE, Page, view
 
-from tune_lnl.datasets.noisy import load_noisy
+from tune_lnl.datasets.images.noisy import load_noisy
 from tune_lnl.datasets.registry import get_dataset, parse_options
 from tune_lnl.reporting import noise_matrix
 from tune_lnl.reporting.drawing import SMALL

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from tune_lnl.reporting.scales import Categories, Linear, Log, Whole, nice_step, number, scale_of, setting, shortened
-from tune_lnl.tuning.parameters import parse_parameter
+from tune_lnl.tuning.space.ranges import parse_parameter
 
 
 @pytest.mark.parametrize(("rough", "step"), [(0.7, 1.0), (1.0, 1.0), (1.1, 2.0), (3.0, 5.0), (6.0, 10.0), (0.03, 0.05)])

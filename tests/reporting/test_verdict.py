@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from report_runs import COMPLETE, SPACE, Asked, view
 
+from tune_lnl.config.yaml import dump_yaml
 from tune_lnl.reporting.drawing import SMALL
 from tune_lnl.reporting.trainings import Recorded
 from tune_lnl.reporting.verdict import (
@@ -16,8 +17,7 @@ from tune_lnl.reporting.verdict import (
     published_of,
     validation_figure,
 )
-from tune_lnl.trainables.config_file import dump_yaml
-from tune_lnl.tuning.confirmation import Confirmation, rank_candidates
+from tune_lnl.tuning.confirm.statistics import Confirmation, rank_candidates
 
 
 @pytest.mark.parametrize(

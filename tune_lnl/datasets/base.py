@@ -37,7 +37,7 @@ class TrainingForm:
 
     Attributes:
         image_shape: (height, width, channels) of its input.
-        weak_augmentation, strong_augmentation: names of :mod:`tune_lnl.datasets.augmentation`.
+        weak_augmentation, strong_augmentation: names of :mod:`tune_lnl.datasets.augment.views`.
         default_model: a name of :mod:`tune_lnl.models.registry`.
     """
 

@@ -11,24 +11,24 @@ import numpy as np
 import yaml
 
 from tune_lnl.datasets.base import Dataset, ImageDataset, Images, Labels, Source, fingerprint_of
-from tune_lnl.datasets.folder import ImageFolder, sensible_defaults
-from tune_lnl.datasets.noise_estimate import estimate_noise
-from tune_lnl.datasets.noisy import NoisyData, load_noisy, load_pictures, noisy_pictures
+from tune_lnl.datasets.estimate import estimate_noise
+from tune_lnl.datasets.images.noisy import NoisyData, load_noisy, load_pictures, noisy_pictures
 from tune_lnl.datasets.options import DatasetOptions, NoiseFile, NoisyLabelOptions
 from tune_lnl.datasets.paths import cache_dir
-from tune_lnl.datasets.picture_options import FolderOptions, PictureOptions
-from tune_lnl.datasets.pictures import PictureDataset, Pictures
+from tune_lnl.datasets.pictures.folder import ImageFolder, sensible_defaults
+from tune_lnl.datasets.pictures.noisy import PictureDataset, Pictures
+from tune_lnl.datasets.pictures.options import FolderOptions, PictureOptions
 from tune_lnl.datasets.registry import DATASETS, NAMES, dataset_names, get_dataset, get_image_dataset, parse_options
-from tune_lnl.datasets.reid import (
+from tune_lnl.datasets.reid.data import ReidData, load_reid, matchable_queries
+from tune_lnl.datasets.reid.layouts import DISTRACTOR, ReidFiles
+from tune_lnl.datasets.reid.options import ReidOptions
+from tune_lnl.datasets.reid.sets import (
     PersonImages,
     ReidDataset,
     ReidSource,
     source_fingerprint,
     training_size,
 )
-from tune_lnl.datasets.reid_data import ReidData, load_reid, matchable_queries
-from tune_lnl.datasets.reid_layouts import DISTRACTOR, ReidFiles
-from tune_lnl.datasets.reid_options import ReidOptions
 from tune_lnl.errors import CorruptDataError, InputError, shown
 
 

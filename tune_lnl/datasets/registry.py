@@ -9,25 +9,25 @@ from pydantic import ValidationError
 from tune_lnl.datasets.base import Dataset, ImageDataset
 from tune_lnl.datasets.options import DatasetOptions
 from tune_lnl.errors import InputError, nearest
-from tune_lnl.plugins import Names
+from tune_lnl.registry import Names
 
 ENTRY_POINT_GROUP = "tune_lnl.datasets"
 
 DATASETS: dict[str, str] = {
-    "cifar100nc": "tune_lnl.datasets.cifar:Cifar100NC",
-    "cifar80no": "tune_lnl.datasets.cifar:Cifar80NO",
-    "cifar10n": "tune_lnl.datasets.cifar:Cifar10N",
-    "clothing1m": "tune_lnl.datasets.clothing:Clothing1M",
-    "cuhk03": "tune_lnl.datasets.reid:Cuhk03",
-    "digits8no": "tune_lnl.datasets.digits:Digits8NO",
-    "dukemtmc": "tune_lnl.datasets.reid:DukeMTMC",
-    "folder": "tune_lnl.datasets.folder:ImageFolder",
-    "food101n": "tune_lnl.datasets.food:Food101N",
-    "market1501": "tune_lnl.datasets.reid:Market1501",
-    "sprites": "tune_lnl.datasets.sprites:Sprites",
-    "web_aircraft": "tune_lnl.datasets.web:WebAircraft",
-    "web_bird": "tune_lnl.datasets.web:WebBird",
-    "web_car": "tune_lnl.datasets.web:WebCar",
+    "cifar100nc": "tune_lnl.datasets.images.cifar:Cifar100NC",
+    "cifar80no": "tune_lnl.datasets.images.cifar:Cifar80NO",
+    "cifar10n": "tune_lnl.datasets.images.cifar:Cifar10N",
+    "clothing1m": "tune_lnl.datasets.pictures.clothing:Clothing1M",
+    "cuhk03": "tune_lnl.datasets.reid.sets:Cuhk03",
+    "digits8no": "tune_lnl.datasets.images.digits:Digits8NO",
+    "dukemtmc": "tune_lnl.datasets.reid.sets:DukeMTMC",
+    "folder": "tune_lnl.datasets.pictures.folder:ImageFolder",
+    "food101n": "tune_lnl.datasets.pictures.food:Food101N",
+    "market1501": "tune_lnl.datasets.reid.sets:Market1501",
+    "sprites": "tune_lnl.datasets.reid.sprites:Sprites",
+    "web_aircraft": "tune_lnl.datasets.pictures.web:WebAircraft",
+    "web_bird": "tune_lnl.datasets.pictures.web:WebBird",
+    "web_car": "tune_lnl.datasets.pictures.web:WebCar",
 }
 
 

@@ -1,1 +1,1 @@
-"""Plots and the HTML report: reads a run through :mod:`tune_lnl.tuning.results`, writes one page that works offline."""
+"""Plots and the HTML report: reads a run through ``tuning/runs``, writes one page that works offline."""

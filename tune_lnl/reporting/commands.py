@@ -6,8 +6,8 @@ import shlex
 
 from tune_lnl.reporting.run_data import RunView
 from tune_lnl.reporting.trainings import PLAIN
-from tune_lnl.tuning.resuming import resume_command
-from tune_lnl.tuning.run_store import shown
+from tune_lnl.tuning.plan.resume import resume_command
+from tune_lnl.tuning.runs.remote import shown
 
 SEARCH = "tune_lnl.search"
 

@@ -13,7 +13,7 @@ from tune_lnl.reporting.run_data import RunView
 from tune_lnl.reporting.scales import Linear, Whole, setting
 from tune_lnl.reporting.timeline import bars_of, duration, usage_of
 from tune_lnl.reporting.verdict import RowValue, last_epochs_test, rows_drawing
-from tune_lnl.tuning.confirmation import Confirmation
+from tune_lnl.tuning.confirm.statistics import Confirmation
 
 SERIES = 6
 """Kinds of line that can be told apart."""

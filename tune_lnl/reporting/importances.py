@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tune_lnl.tuning.parameters import Choice, Int, LogUniform, Parameter
+from tune_lnl.tuning.space.ranges import Choice, Int, LogUniform, Parameter
 
 ENOUGH = 30
 """Trials below which importances are little more than noise."""

@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tune_lnl.csv_cells import no_formula
-from tune_lnl.datasets.noisy import NoisyData
+from tune_lnl.datasets.images.noisy import NoisyData
 from tune_lnl.errors import InputError, shown
+from tune_lnl.files import no_formula, whole_file
 from tune_lnl.methods.label_verdicts import KEEP, VERDICTS, Judgement, judge_in_sample, judge_labels
 from tune_lnl.metrics.label_quality import LabelQuality, label_quality
-from tune_lnl.trainables.label_evidence import LabelEvidence
-from tune_lnl.whole_files import whole_file
+from tune_lnl.training.labels import LabelEvidence
 
 REPORTED = ""
 SUFFIXES = (".csv", ".parquet")

@@ -29,7 +29,7 @@ from tune_lnl.reporting.settings_figures import importance_figure, lr_map, paral
 from tune_lnl.reporting.timeline import bars_of, duration, timeline_figure, usage_of
 from tune_lnl.reporting.trainings import recorded_trainings
 from tune_lnl.reporting.verdict import accuracy_figure, config_table, confirmation_figure, validation_figure
-from tune_lnl.tuning.results import config_yaml, describe_state
+from tune_lnl.tuning.runs.results import config_yaml, describe_state
 
 
 def run_page(view: RunView, written: datetime) -> str:

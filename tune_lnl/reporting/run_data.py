@@ -9,12 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from tune_lnl.config.settings import TrialConfig
 from tune_lnl.errors import InputError
-from tune_lnl.trainables.settings import TrialConfig
-from tune_lnl.tuning.files import RunFiles
-from tune_lnl.tuning.results import Run, TrialRow, find_run, load_run
-from tune_lnl.tuning.run_store import ResultsDir, local_folder, split_run
-from tune_lnl.tuning.study import FINISHED, STARTED
+from tune_lnl.tuning.runs.layout import RunFiles
+from tune_lnl.tuning.runs.remote import ResultsDir, local_folder, split_run
+from tune_lnl.tuning.runs.results import Run, TrialRow, find_run, load_run
+from tune_lnl.tuning.study.study import FINISHED, STARTED
 
 ENDED = ("COMPLETE", "PRUNED", "FAIL")
 STATE_WORDS = {

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
-from tune_lnl.tuning.parameters import Choice, Int, LogUniform, Parameter
+from tune_lnl.tuning.space.ranges import Choice, Int, LogUniform, Parameter
 
 Tick = tuple[Any, str]
 

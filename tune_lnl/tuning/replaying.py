@@ -19,9 +19,9 @@ from optuna.storages.journal._storage import JournalOperation
 from optuna.trial import FrozenTrial, TrialState
 
 from tune_lnl.errors import CorruptDataError, InputError
-from tune_lnl.tuning.results import Run
-from tune_lnl.tuning.space import SearchSpace
-from tune_lnl.tuning.study import ATTEMPTS, SAMPLER_START, TAKEN_FROM, distributions, new_study, start_sampler
+from tune_lnl.tuning.runs.results import Run
+from tune_lnl.tuning.space.space import SearchSpace
+from tune_lnl.tuning.study.study import ATTEMPTS, SAMPLER_START, TAKEN_FROM, distributions, new_study, start_sampler
 
 Entry = Mapping[str, Any]
 

@@ -1,0 +1,371 @@
+"""Folders and tables of one's own images."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from picture_trees import write_broken_files, write_class_folders, write_image, write_odd_files
+
+from tune_lnl.datasets.images.noisy import NoisyData, load_noisy
+from tune_lnl.datasets.pictures.folder import ImageFolder, sensible_defaults
+from tune_lnl.datasets.pictures.listing import PictureList
+from tune_lnl.datasets.pictures.options import FolderOptions
+from tune_lnl.datasets.registry import parse_options
+from tune_lnl.datasets.split import split_validation
+from tune_lnl.errors import CorruptDataError, InputError
+
+CLASSES = ["chat", "дом", "犬"]
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TUNE_LNL_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    return folder
+
+
+def options(root: Path, **settings: Any) -> FolderOptions:
+    parsed = parse_options({"name": "folder", "root": str(root), **settings})
+    assert isinstance(parsed, FolderOptions)
+    return parsed
+
+
+def listed(root: Path, **settings: Any) -> PictureList:
+    return ImageFolder().list_files(None, root.parent, options(root, **settings))
+
+
+def load(root: Path, **settings: Any) -> NoisyData:
+    return load_noisy(options(root, **settings), None)
+
+
+def names(found: PictureList) -> list[str]:
+    return [found.names[row] for row in range(len(found))]
+
+
+# ---- class folders
+
+
+def test_class_folders(root: Path) -> None:
+    write_class_folders(root, CLASSES, 3)
+    found = listed(root)
+    assert found.class_names == tuple(CLASSES)
+    assert found.labels.tolist() == [0] * 3 + [1] * 3 + [2] * 3
+    assert names(found)[3:6] == ["дом/000.jpg", "дом/001.jpg", "дом/002.jpg"]
+    assert (found.training, len(found), found.true_labels) == (9, 9, None)
+
+
+def test_a_relative_root_starts_at_the_working_directory(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_class_folders(root, CLASSES, 1)
+    monkeypatch.chdir(root.parent)
+    relative = options(Path("mine"))
+    monkeypatch.chdir(root)
+    assert len(ImageFolder().list_files(None, root, relative)) == 3
+
+
+def test_a_test_folder_is_the_test_set(root: Path) -> None:
+    write_class_folders(root, CLASSES, 2)
+    write_class_folders(root / "test", CLASSES[:2], 1)
+    found = listed(root)
+    assert (found.training, len(found)) == (6, 8)
+    assert found.class_names == tuple(CLASSES)
+    assert names(found)[6:] == ["test/chat/000.jpg", "test/дом/000.jpg"]
+    assert len(load(root).test_rows) == 2
+
+
+def test_train_and_test_folders(root: Path) -> None:
+    write_class_folders(root / "train", CLASSES, 2)
+    write_class_folders(root / "val", CLASSES, 1)
+    found = listed(root)
+    assert (found.training, len(found)) == (6, 6)
+    assert any("not read: val; one of them can be the test set" in note for note in found.notes)
+    found = listed(root, test_folder="val")
+    assert (found.training, len(found)) == (6, 9)
+
+
+def test_a_class_may_be_called_test(root: Path) -> None:
+    write_class_folders(root, ["ok", "test"], 2)
+    assert listed(root).class_names == ("ok", "test")
+
+
+def test_deeper_folders_belong_to_their_class(root: Path) -> None:
+    write_class_folders(root, CLASSES, 1)
+    write_image(root / "chat" / "2024" / "may" / "x.png", 0)
+    found = listed(root)
+    assert "chat/2024/may/x.png" in names(found)
+    assert found.labels[names(found).index("chat/2024/may/x.png")] == 0
+
+
+def test_what_is_no_image_is_counted(root: Path) -> None:
+    write_class_folders(root, CLASSES, 1)
+    (root / "chat" / "Thumbs.db").write_text("x")
+    (root / "chat" / ".hidden.jpg").write_text("x")
+    (root / "empty").mkdir()
+    write_image(root / "stray.png", 0)
+    found = listed(root)
+    assert (found.ignored, len(found)) == (1, 3)
+    assert found.skipped == {"stray.png": "it is in no class folder"}
+    assert any("1 folders without an image are no classes: empty" in note for note in found.notes)
+
+
+def test_odd_files_are_read_and_broken_ones_named(root: Path) -> None:
+    write_class_folders(root, CLASSES, 2)
+    odd = write_odd_files(root / "odd")
+    broken = write_broken_files(root / "odd")
+    data = load(root)
+    assert data.class_names == ("chat", "odd", "дом", "犬")
+    assert len(data.rows) == 6 + len(odd)
+    assert data.train_names is not None
+    read = {name for name in data.train_names if name.startswith("odd/")}
+    assert read == {f"odd/{name}" for name in odd}
+    assert not read & {f"odd/{name}" for name in broken}
+    with pytest.raises(CorruptDataError, match=r"the image cannot be used: .*\n.*on_error=skip"):
+        load(root, on_error="fail")
+
+
+def test_unreadable_files_are_refused_after_they_were_skipped(root: Path) -> None:
+    write_class_folders(root, CLASSES, 2)
+    write_broken_files(root / "chat")
+    assert len(load(root).rows) == 6
+    with pytest.raises(CorruptDataError, match="cannot be used"):
+        load(root, on_error="fail")
+
+
+def test_a_class_with_one_image_stays_in_training(root: Path) -> None:
+    write_class_folders(root, CLASSES, 6)
+    write_image(root / "rare" / "one.jpg", 0)
+    data = load(root)
+    train, held_out = split_validation(data.given_labels, 0.3, 0)
+    rare = data.class_names.index("rare")
+    assert rare in data.given_labels[train]
+    assert rare not in data.given_labels[held_out]
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        ([], "has no training image\nlooked for <class>/<image>"),
+        (["only/a.jpg", "only/b.jpg"], r"of one class only \(only\); a classifier needs at least two"),
+        (["a.jpg", "b.jpg"], "has no training image; 2 files were skipped"),
+        (["x/a.txt", "y/b.pdf"], "has no training image"),
+    ],
+)
+def test_folders_that_cannot_be_learnt_from(make: Sequence[str], told: str, root: Path) -> None:
+    for name in make:
+        if name.endswith("jpg"):
+            write_image(root / name, 0)
+        else:
+            (root / name).parent.mkdir()
+            (root / name).write_text("x")
+    with pytest.raises(InputError, match=told):
+        load(root)
+
+
+def test_no_readable_image_at_all(root: Path) -> None:
+    for name in ("a", "b"):
+        (root / name).mkdir()
+        (root / name / "x.jpg").write_text("x")
+    with pytest.raises(
+        CorruptDataError, match=r"no training image in .* can be read, of 2 files; the first is a/x\.jpg"
+    ):
+        load(root)
+
+
+def test_a_test_class_without_training_images(root: Path) -> None:
+    write_class_folders(root, CLASSES, 1)
+    write_class_folders(root / "test", ["new"], 1)
+    with pytest.raises(InputError, match="1 classes without a training folder, the first is new"):
+        listed(root)
+
+
+@pytest.mark.parametrize("root_text", [None, "absent", "file.txt"])
+def test_roots_that_are_none(root_text: str | None, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(root)
+    (root / "file.txt").write_text("x")
+    with pytest.raises(InputError, match=r"dataset\.root"):
+        load_noisy(parse_options({"name": "folder", "root": root_text}), None)
+
+
+def test_names_that_are_not_utf8(root: Path) -> None:
+    write_class_folders(root, CLASSES, 1)
+    odd = os.fsencode(root / "chat") + b"/\xff\xfe.png"
+    image = write_image(root / "x.png", 0)
+    try:
+        image.rename(os.fsdecode(odd))
+    except OSError:
+        pytest.skip("this file system only takes UTF-8")
+    data = load(root)
+    assert data.train_names is not None
+    assert os.fsencode(data.train_names[1]) == b"chat/\xff\xfe.png"
+
+
+# ---- tables
+
+
+def table(root: Path, rows: Sequence[Sequence[str]], header: str = "path,label", name: str = "labels.csv") -> Path:
+    text = "\n".join([header, *(",".join(row) for row in rows)]) + "\n"
+    (root / name).write_text(text, encoding="utf-8")
+    return root / name
+
+
+@pytest.fixture
+def images(root: Path) -> Path:
+    for number in range(6):
+        write_image(root / "imgs" / f"{number}.jpg", number, label=number % 2)
+    return root
+
+
+def test_a_table_of_paths_and_labels(images: Path) -> None:
+    rows = [(f"imgs/{number}.jpg", ["猫", "b"][number % 2]) for number in range(6)]
+    found = listed(table(images, rows))
+    assert found.class_names == ("b", "猫")
+    assert found.labels.tolist() == [1, 0] * 3
+    assert names(found) == [f"imgs/{number}.jpg" for number in range(6)]
+    assert found.root == images
+
+
+def test_absolute_paths_inside_are_the_same_files(images: Path) -> None:
+    rows = [(str(images / "imgs" / "0.jpg"), "a"), ("./imgs/1.jpg", "b"), ("imgs/../imgs/2.jpg", "b")]
+    assert names(listed(table(images, rows))) == ["imgs/0.jpg", "imgs/1.jpg", "imgs/2.jpg"]
+
+
+def test_numbers_are_classes_in_their_order(images: Path) -> None:
+    rows = [(f"imgs/{number}.jpg", label) for number, label in enumerate(("10", "9", "2", "10", "9", "2"))]
+    assert listed(table(images, rows)).class_names == ("2", "9", "10")
+
+
+def test_true_labels_and_a_split(images: Path) -> None:
+    rows = [
+        ("imgs/0.jpg", "a", "a", "train"),
+        ("imgs/1.jpg", "a", "b", ""),
+        ("imgs/2.jpg", "b", "b", "train"),
+        ("imgs/3.jpg", "b", "other", "train"),
+        ("imgs/4.jpg", "a", "b", "test"),
+        ("imgs/5.jpg", "a", "other", "test"),
+    ]
+    data = load(table(images, rows, "path,label,true_label,split"))
+    assert data.class_names == ("a", "b", "other")
+    assert data.num_classes == 2
+    assert data.true_labels is not None
+    assert data.true_labels.tolist() == [0, 1, 1, 2]
+    assert data.open_set is not None
+    assert data.open_set.tolist() == [False, False, False, True]
+    assert data.measured_noise == pytest.approx(1 / 3)
+    # Tested on the true label; an image of another class has no place in the test set.
+    assert data.test_labels.tolist() == [1]
+
+
+@pytest.mark.parametrize("suffix", [".tsv", ".parquet"])
+def test_other_forms_of_a_table(suffix: str, images: Path) -> None:
+    paths = [f"imgs/{number}.jpg" for number in range(6)]
+    labels = [number % 2 for number in range(6)]
+    file = images / f"t{suffix}"
+    if suffix == ".parquet":
+        pq.write_table(pa.table({"path": paths, "label": labels}), file)
+    else:
+        file.write_text("label\tpath\n" + "".join(f"{y}\t{p}\n" for p, y in zip(paths, labels, strict=True)))
+    found = listed(file)
+    assert (found.class_names, found.labels.tolist()) == (("0", "1"), labels)
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "told"),
+    [
+        ("path,class", ("imgs/0.jpg", "a"), r"must have columns path and label, each once, got path, class"),
+        ("path,label,label", ("imgs/0.jpg", "a", "a"), "each once"),
+        ("path,label", ("../outside.jpg", "a"), "is outside .*only files inside are read"),
+        ("path,label", ("/etc/hostname", "a"), "is outside .*only files inside are read"),
+        ("path,label", ("imgs/link.jpg", "a"), "through a link; only files inside are read"),
+        ("path,label,split", ("imgs/0.jpg", "a", "val"), "row 3 of labels.csv: split must be train or test, got val"),
+        ("path,label,split", ("imgs/0.jpg", "new", "test"), "the test set has class new, which no training row has"),
+        ("path,label", ("imgs/1.jpg", "b"), r"imgs/1\.jpg is listed twice, under different labels"),
+    ],
+)
+def test_tables_that_are_refused(header: str, row: Sequence[str], told: str, images: Path) -> None:
+    write_image(images.parent / "outside.jpg", 0)
+    (images / "imgs" / "link.jpg").symlink_to(images.parent / "outside.jpg")
+    width = header.count(",") + 1
+    rows = [("imgs/1.jpg", "a", "train")[:width], ("imgs/2.jpg", "b", "train")[:width], row]
+    with pytest.raises(InputError, match=told):
+        listed(table(images, rows, header))
+
+
+def test_rows_that_cannot_be_used_are_skipped_or_told(images: Path) -> None:
+    rows = [("imgs/0.jpg", "a"), ("imgs/1.jpg", "b"), ("imgs/2.jpg", ""), ("", "a"), ("imgs/absent.jpg", "a")]
+    rows += [("imgs/0.jpg", "a"), ("imgs", "a")]
+    file = table(images, rows)
+    found = listed(file)
+    assert (len(found), found.skipped_count) == (2, 5)
+    assert found.skipped["imgs/2.jpg"] == "it has no label (row 3 of labels.csv)"
+    assert found.skipped["row 4 of labels.csv"] == "it has no path"
+    assert found.skipped["imgs/0.jpg"] == "it is listed twice (row 6 of labels.csv)"
+    with pytest.raises(CorruptDataError, match="it has no label"):
+        listed(file, on_error="fail")
+
+
+@pytest.mark.parametrize(("name", "content"), [("x.parquet", b"PAR1 no"), ("x.csv", b"path,label\n\xff\xfe,a\n")])
+def test_damaged_tables(name: str, content: bytes, root: Path) -> None:
+    (root / name).write_bytes(content)
+    with pytest.raises(InputError, match="cannot be read"):
+        listed(root / name)
+
+
+# ---- noise put in
+
+
+@pytest.mark.parametrize("noise", ["symmetric", "asymmetric", "instance"])
+def test_noise_put_in_makes_true_labels_known(noise: str, root: Path) -> None:
+    write_class_folders(root, CLASSES, 60)
+    data = load(root, noise=noise, closed_ratio=0.4)
+    assert data.true_labels is not None
+    assert data.true_labels.tolist() == np.repeat(np.arange(3), 60).tolist()
+    assert data.requested_noise == 0.4
+    assert data.measured_noise == pytest.approx(0.4, abs=0.12)
+    changed = data.given_labels != data.true_labels
+    if noise == "asymmetric":
+        assert (data.given_labels[changed] == (data.true_labels[changed] + 1) % 3).all()
+    assert load(root, noise=noise, closed_ratio=0.4).fingerprints == data.fingerprints
+    assert load(root, noise=noise, closed_ratio=0.4, noise_seed=1).fingerprints["labels"] != data.fingerprints["labels"]
+    assert load(root, noise=noise, closed_ratio=0.4, cache_budget=0.0).fingerprints == data.fingerprints
+
+
+def test_noise_is_not_put_on_noisy_labels(images: Path) -> None:
+    rows = [(f"imgs/{number}.jpg", "ab"[number % 2], "ab"[number // 3]) for number in range(6)]
+    with pytest.raises(InputError, match="put into labels that are true"):
+        load(table(images, rows, "path,label,true_label"), noise="symmetric")
+
+
+# ---- defaults
+
+
+@pytest.mark.parametrize(
+    ("images", "side", "expected"),
+    [
+        (500, 20, (32, "cnn7", 100)),
+        (50_000, 32, (32, "cnn7", 100)),
+        (50_000, 100, (64, "resnet18", 100)),
+        (3_000, 200, (128, "resnet18", 100)),
+        (3_000, 480, (224, "resnet18", 100)),
+        (30_000, 480, (224, "resnet50", 100)),
+        (300_000, 480, (224, "resnet50", 30)),
+        (1_000_000, 480, (224, "resnet50", 10)),
+    ],
+)
+def test_sensible_defaults(images: int, side: int, expected: tuple[int, str, int]) -> None:
+    fit = sensible_defaults(images, side)
+    assert (fit.resolution, fit.model, fit.epochs) == expected
+
+
+def test_the_size_of_the_images_decides_what_a_network_sees(root: Path) -> None:
+    write_class_folders(root, CLASSES, 2)
+    form = load(root).form
+    assert (form.image_shape, form.default_model, form.weak_augmentation) == ((32, 32, 3), "cnn7", "padded_weak")
+    form = load(root, resolution=96).form
+    assert (form.image_shape, form.default_model, form.strong_augmentation) == ((96, 96, 3), "resnet18", "crop_strong")

@@ -1,0 +1,319 @@
+"""``python -m tune_lnl.train``, from its arguments to its files."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_runs import TIMES, finish, sections, start, tiny, without_times
+
+from tune_lnl.config.yaml import dump_yaml, load_yaml
+from tune_lnl.train import main
+from tune_lnl.training.devices import choose_device
+
+SPACE = Path(__file__).parents[2] / "search_spaces" / "act_digits8no.yaml"
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("TUNE_LNL_DATA", raising=False)
+
+
+def config_file(name: str = "mine.yaml", method: str = "act", **changes: Any) -> str:
+    Path(name).write_text(dump_yaml(sections(method, **changes)), encoding="utf-8")
+    return name
+
+
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+# ---- a run
+
+
+def test_two_seeds_from_config_to_files(capsys: pytest.CaptureFixture[str]) -> None:
+    changes: dict[str, Any] = {"dataset": {"subset": 0.3}, "lr": 0.02, "warmup_epochs": 1}
+    assert main([config_file(**changes), "--seeds", "1,0", "--output", "out", "--device", "cpu"]) == 0
+    out = Path("out")
+    found = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
+    assert found == ["config.yaml", "model.pt", "seed-0/epochs.jsonl", "seed-1/epochs.jsonl", "summary.json"]
+
+    # Each curve is the run of that seed.
+    curves = {seed: lines_of(out / f"seed-{seed}" / "epochs.jsonl") for seed in (0, 1)}
+    for seed, curve in curves.items():
+        assert without_times(curve) == without_times(finish(start(tiny("act", seed=seed, **changes), test_from=0)))
+        assert set(TIMES) <= curve[0].keys()
+
+    # The figures follow from the curves: average_last is 2.
+    summary = json.loads((out / "summary.json").read_text())
+    objectives = {}
+    for seed, curve in curves.items():
+        test = [line["test_accuracy"] for line in curve]
+        val = [line["val_accuracy"] for line in curve]
+        objectives[seed] = (val[-1] + val[-2]) / 2
+        assert summary["seeds"][str(seed)] == pytest.approx(
+            {
+                "test_last10": (test[-1] + test[-2]) / 2,
+                "test_last10_std": abs(test[-1] - test[-2]) / 2,
+                "test_oracle": max(test),
+                "test_at_val_best": test[val.index(max(val))],
+                "objective": objectives[seed],
+            }
+        )
+    for name, over in summary["over_seeds"].items():
+        values = [summary["seeds"][seed][name] for seed in ("0", "1")]
+        assert over == {
+            "mean": pytest.approx(statistics.fmean(values)),
+            "n": 2,
+            "std": pytest.approx(statistics.stdev(values)),
+        }
+    assert summary["config"] == tiny("act", **changes).flat()
+    assert (summary["device"], summary["torch"]) == ("cpu", torch.__version__)
+
+    # The model is the one of the seed with the best objective.
+    best = max((1, 0), key=lambda seed: objectives[seed])
+    model = torch.load(out / "model.pt", weights_only=True)
+    assert model["config"]["seed"] == best
+    again = start(tiny("act", seed=best, **changes))
+    finish(again)
+    weights = again.model_file()["weights"]
+    assert all(torch.equal(model["weights"][name], tensor) for name, tensor in weights.items())
+
+    # What is told on the terminal.
+    told = capsys.readouterr()
+    assert told.err == ""
+    lines = told.out.splitlines()
+    assert lines[0] == "training act on digits8no, 4 epochs, cpu"
+    assert [line[:15] for line in lines[1:9]] == [
+        f"seed {seed} epoch   {e}"[:15] for seed in (1, 0) for e in range(1, 5)
+    ]
+    assert f"test_last10       {summary['over_seeds']['test_last10']['mean']:6.2f} ± " in told.out
+    assert "test accuracy, mean of the last 2 epochs" in told.out
+    assert "not for selection" in told.out
+    assert lines[-1].startswith("files: out (")
+
+
+def test_the_written_config_gives_the_same_run() -> None:
+    assert main([config_file(), "--output", "one"]) == 0
+    assert main(["one/config.yaml", "--output", "two"]) == 0
+    one, two = (lines_of(Path(name) / "seed-0" / "epochs.jsonl") for name in ("one", "two"))
+    assert without_times(one) == without_times(two)
+    assert (Path("one") / "config.yaml").read_text() == (Path("two") / "config.yaml").read_text()
+
+
+def test_without_a_validation_split_the_figures_are_those_of_the_test_set(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([config_file(validation={"fraction": 0.0}), "--seeds", "1,0", "--output", "out"]) == 0
+    summary = json.loads(Path("out/summary.json").read_text())
+    assert summary["seeds"].keys() == {"0", "1"}
+    assert summary["over_seeds"].keys() == {"test_last10", "test_last10_std", "test_oracle"}
+    assert "objective" not in capsys.readouterr().out
+    assert torch.load("out/model.pt", weights_only=True)["config"]["seed"] == 1, "the first seed given"
+
+
+def test_seed_and_length_default_to_the_configs() -> None:
+    assert main([config_file(seed=4, epochs=3, method="standard"), "--output", "out"]) == 0
+    assert [path.name for path in Path("out").glob("seed-*")] == ["seed-4"]
+    assert len(lines_of(Path("out/seed-4/epochs.jsonl"))) == 3
+
+
+def test_flags_scale_and_override() -> None:
+    argv = [config_file(), "--epochs", "6", "--set", "method=standard", "--set", "lr=0.01", "--output", "out"]
+    assert main(argv) == 0
+    written = load_yaml(Path("out/config.yaml").read_text(), "written")
+    assert written["method"] == "standard"
+    assert (written["fixed"]["epochs"], written["fixed"]["warmup_epochs"], written["fixed"]["lr"]) == (6, 3, 0.01)
+    assert written["objective"]["average_last"] == 3
+    assert len(lines_of(Path("out/seed-0/epochs.jsonl"))) == 6
+
+
+def test_results_go_to_the_next_free_folder_of_the_configs_name(capsys: pytest.CaptureFixture[str]) -> None:
+    mine = config_file(method="standard", epochs=2, warmup_epochs=0)
+    for _ in range(3):
+        assert main([mine]) == 0
+    assert sorted(path.name for path in Path("results/train").iterdir()) == ["mine", "mine-2", "mine-3"]
+    Path("my_run").mkdir()
+    best = config_file("my_run/best.yaml", method="standard", epochs=2, warmup_epochs=0)
+    assert main([best]) == 0
+    assert Path("results/train/my_run/summary.json").is_file()
+    assert "files: results/train/my_run (" in capsys.readouterr().out
+
+
+def test_an_empty_folder_may_be_the_output() -> None:
+    Path("out").mkdir()
+    assert main([config_file(method="standard", epochs=2, warmup_epochs=0), "--output", "out"]) == 0
+
+
+def test_a_seed_that_diverges_gives_1_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([config_file(method="standard", lr=1e30), "--output", "out"]) == 1
+    told = capsys.readouterr()
+    assert "seed 0 diverged" in told.out
+    assert json.loads(Path("out/seed-0/epochs.jsonl").read_text().splitlines()[-1])["val_accuracy"] is None
+
+
+def test_divergence_is_noticed_without_a_validation_split() -> None:
+    assert main([config_file(method="standard", lr=1e30, validation={"fraction": 0.0}), "--output", "out"]) == 1
+
+
+def test_an_interruption_gives_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tune_lnl.training.train_command.train_seeds", interrupted)
+    assert main([config_file()]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+# ---- bad input
+
+
+def refusal(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """What stderr says, where the command ended with 2, in few lines, and wrote nothing."""
+    before = {path: path.stat().st_mtime_ns for path in Path().rglob("*")}
+    try:
+        code = main(argv)
+    except SystemExit as exit_:  # argparse
+        code = int(exit_.code or 0)
+    told = capsys.readouterr()
+    assert code == 2
+    assert told.out == ""
+    assert told.err.startswith("error: ")
+    assert "Traceback" not in told.err
+    assert 1 <= len(told.err.splitlines()) <= 3
+    assert {path: path.stat().st_mtime_ns for path in Path().rglob("*")} == before
+    return told.err
+
+
+def test_a_missing_config(capsys: pytest.CaptureFixture[str]) -> None:
+    said = refusal(["nowhere.yaml"], capsys)
+    assert "nowhere.yaml: no such config file" in said
+    assert "tune_lnl.export" in said
+
+
+def test_a_folder_is_no_config(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("folder").mkdir()
+    assert "folder: no such config file" in refusal(["folder"], capsys)
+
+
+def test_no_config_at_all(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "the following arguments are required: CONFIG.yaml" in refusal([], capsys)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("method: act\nfixed: {lr: 1\nseed: 3\n", "mine.yaml, line 3, column 5: not valid YAML"),
+        ("method: act\nmethod: standard\n", "mine.yaml, line 2, column 1: not valid YAML: key 'method' is given twice"),
+        ("", "mine.yaml: a config is a mapping of sections (method:, dataset:, ...), found nothing"),
+        ("- 1\n", "found list"),
+        ("fixed: {}\n", "'method' is required and is a name, got None"),
+        ("method: act\n", "mine.yaml: dataset: 'name' is required"),
+        ("method: act\nfxed: {}\n", "unknown section 'fxed'; did you mean 'fixed'?"),
+    ],
+)
+def test_a_broken_config(text: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("mine.yaml").write_text(text)
+    assert said in refusal(["mine.yaml"], capsys)
+
+
+def test_a_search_space_is_no_config(capsys: pytest.CaptureFixture[str]) -> None:
+    said = refusal([str(SPACE)], capsys)
+    assert "is a search space" in said
+    assert f"python -m tune_lnl.search {SPACE}" in said
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"lr2": 0.1}, "unknown key 'lr2'; did you mean 'lr"),
+        ({"lr": -0.1}, "mine.yaml: lr must be greater than 0, got -0.1"),
+        ({"tau": "high"}, "mine.yaml: tau must be a valid number, got 'high'"),
+        ({"warmup_epochs": 4}, "warmup_epochs must be below epochs, got 4 with epochs 4"),
+        ({"objective": {"average_last": 9}}, "objective.average_last must not exceed epochs, got 9 with epochs 4"),
+        ({"lr_decay": "cosin:3"}, "lr_decay: unknown lr plan 'cosin:3': did you mean 'cosine:'?"),
+        ({"dataset": {"name": "digits8n"}}, "unknown dataset 'digits8n'; did you mean 'digits8no'?"),
+        ({"dataset": {"subset": 2.0}}, "dataset: subset"),
+        ({"dataset": {"noise": {"file": "no.npy"}}}, "no.npy"),
+        ({"model": "cnn77"}, "There is no model 'cnn77'; did you mean 'cnn7'?"),
+        ({"model": "cnn7"}, "32"),
+        ({"validation": {"fraction": 0.95}}, "validation: fraction must be less than or equal to 0.9, got 0.95"),
+        ({"validation": {"seed": 2**32}}, "validation: seed must be less than 4294967296"),
+        ({"precision": "fp16"}, "precision fp16 needs a GPU, got device cpu"),
+    ],
+    ids=str,
+)
+def test_settings_that_cannot_be(changes: dict[str, Any], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert said in refusal([config_file(**changes), "--device", "cpu"], capsys)
+
+
+def test_an_unknown_method(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("mine.yaml").write_text(dump_yaml({**sections("act"), "method": "standrd"}))
+    assert "unknown method 'standrd'; did you mean 'standard'?" in refusal(["mine.yaml"], capsys)
+
+
+@pytest.mark.parametrize("seeds", ["", "a", "0,,1", "-1", "1.5", "0 1", "0-2"])
+def test_bad_seeds(seeds: str, capsys: pytest.CaptureFixture[str]) -> None:
+    said = refusal([config_file(), f"--seeds={seeds}"], capsys)
+    assert said == f"error: --seeds is a list of whole numbers such as 0,1,2, got {seeds!r}\n"
+
+
+def test_a_seed_named_twice(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--seeds names a seed twice: '1,2,01'" in refusal([config_file(), "--seeds", "1,2,01"], capsys)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--epochs", "0"], "--epochs is at least 1, got 0"),
+        (["--epochs", "x"], "argument --epochs: invalid int value: 'x'"),
+        (["--epochs", "1"], "warmup_epochs must be below epochs, got 1 with epochs 1"),
+        (["--epoch", "3"], "unrecognized arguments: --epoch 3"),
+        (["--device", "tpu"], "argument --device: invalid choice: 'tpu'"),
+        (["--set", "tau"], "--set takes KEY=VALUE, got 'tau'"),
+        (["--set", "tua=0.1"], "--set tua: no such setting; did you mean 'tau'?"),
+        (["--set", "tau=[1"], "--set tau, line 1, column 3: not valid YAML"),
+        (["--set", "tau=-1"], "tau must be greater than or equal to 0, got -1"),
+        (["--set", "dataset.subst=1"], "dataset: unknown key 'subst'; did you mean 'subset'?"),
+        (["--set", "search.tau={type: uniform}"], "unknown section 'search'"),
+        (["--set", "budget.trials=3"], "unknown section 'budget'"),
+        (["--set", "start=5", "--set", "tau=1"], "unknown section 'start'"),
+        (["--set", "method=standrd"], "unknown method 'standrd'"),
+        (["--set", "method=[act]"], "unknown method"),
+        (["--set", "dataset.name=3"], "dataset: 'name' is required and is a name, got 3"),
+        (["--set", "dataset.name=cifar80no", "--data-dir", "nowhere"], "nowhere"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_flags(flags: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert said in refusal([config_file(), *flags], capsys)
+
+
+def test_an_output_that_exists(capsys: pytest.CaptureFixture[str]) -> None:
+    mine = config_file()
+    Path("out").mkdir()
+    (Path("out") / "summary.json").write_text("{}")
+    assert "--output out exists already and is not empty" in refusal([mine, "--output", "out"], capsys)
+    assert "--output mine.yaml exists already" in refusal([mine, "--output", "mine.yaml"], capsys)
+
+
+def test_an_output_that_cannot_be_made(capsys: pytest.CaptureFixture[str]) -> None:
+    mine = config_file()
+    assert "results cannot be written to mine.yaml/out" in refusal([mine, "--output", "mine.yaml/out"], capsys)
+    Path("results").write_text("")
+    assert "results cannot be written to results/train/mine" in refusal([mine], capsys)
+
+
+def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "--device cuda needs a CUDA GPU" in refusal([config_file(), "--device", "cuda"], capsys)
+
+
+@pytest.mark.parametrize(("there", "auto"), [(True, "cuda"), (False, "cpu")])
+def test_auto_takes_the_gpu_where_there_is_one(there: bool, auto: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    assert choose_device("auto") == auto
+    assert choose_device("cpu") == "cpu"

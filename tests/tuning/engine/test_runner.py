@@ -1,0 +1,34 @@
+"""What Ray is asked for, without starting it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray import tune
+from tiny_search import tiny_plan
+from toy_runs import local_session, open_run
+
+from tune_lnl.tuning.engine import runner
+
+
+class AskedFor(Exception):  # noqa: N818 (no error)
+    """Raised in place of a start."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self.options = options
+
+
+def test_workers_are_kept_and_ray_saves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def tuner(trainable: Any, **options: Any) -> None:
+        raise AskedFor(options)
+
+    monkeypatch.setattr(tune, "Tuner", tuner)
+    plan = tiny_plan(tmp_path)
+    with pytest.raises(AskedFor) as asked:
+        runner._fit(plan, local_session(plan, open_run(plan)), tmp_path)
+    assert asked.value.options["tune_config"].reuse_actors is True
+    checkpoints = asked.value.options["run_config"].checkpoint_config
+    assert checkpoints.checkpoint_at_end is False
+    assert checkpoints.checkpoint_frequency == 0

@@ -1,0 +1,101 @@
+"""A trial's log, whole and as it grows."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+from tiny_search import EPOCHS, record_run, tiny_plan
+
+from tune_lnl.config.yaml import dump_yaml
+from tune_lnl.errors import InputError
+from tune_lnl.logs import main as logs
+from tune_lnl.tuning.runs.log import trial_log
+from tune_lnl.tuning.runs.results import Run, replace_text
+from tune_lnl.tuning.study.study import SearchStudy
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Trials 0 to 3 have ended, 4 has not."""
+    run = record_run(tmp_path)
+    for number in range(4):
+        run.files.log(number).write_text(f"hello from trial {number}\n", encoding="utf-8")
+    return run
+
+
+def told(run: Run, number: str, follow: bool = False) -> str:
+    return "".join(trial_log(str(run.files.root), number, Path("results"), follow))
+
+
+def test_the_whole_log(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert told(run, "3") == "hello from trial 3\n"
+    assert told(run, "3", follow=True) == "hello from trial 3\n"
+    assert logs(["tiny", "2", "--results-dir", str(tmp_path / "results")]) == 0
+    assert capsys.readouterr().out == "hello from trial 2\n"
+
+
+@pytest.mark.parametrize("number", ["6", "-1", "best", "1.0", "²", ""])
+def test_numbers_that_there_are_not(run: Run, capsys: pytest.CaptureFixture[str], number: str) -> None:
+    assert logs([str(run.files.root), "--", number]) == 2
+    assert f"has no trial {number!r}; its trials are 0 to 4" in capsys.readouterr().err
+
+
+def test_runs_that_have_none(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert logs(["other", "0", "--results-dir", str(tmp_path / "results")]) == 2
+    assert "no run 'other'" in capsys.readouterr().err
+    plan = tiny_plan(tmp_path, name="new")
+    plan.files.root.mkdir(parents=True)
+    replace_text(plan.files.settings, dump_yaml(plan.settings()))
+    with pytest.raises(InputError, match="has no trials yet"):
+        trial_log("new", "0", tmp_path / "results", False)
+
+
+def test_a_trial_that_has_written_nothing(run: Run) -> None:
+    assert told(run, "4") == "(trial 4 has written nothing yet; it is running)\n"
+
+
+def test_nobody_runs_it_any_more(run: Run) -> None:
+    run.files.log(4).write_text("so far", encoding="utf-8")
+    assert told(run, "4", follow=True) == "so far\n(trial 4 has not ended, and no search is running it)\n"
+
+
+@pytest.fixture
+def live(tmp_path: Path) -> Iterator[tuple[Run, SearchStudy]]:
+    """A run whose driver is this process, with trial 0 at work."""
+    plan = tiny_plan(tmp_path)
+    plan.files.trial(0).mkdir(parents=True)
+    replace_text(plan.files.settings, dump_yaml(plan.settings()))
+    study = SearchStudy.create(plan.files.study, plan.space, 0)
+    study.ask()
+    with FileLock(plan.files.lock):
+        yield Run(plan.files, plan.settings(), plan.space, study.trials), study
+
+
+def test_following_ends_with_the_trial(live: tuple[Run, SearchStudy]) -> None:
+    run, study = live
+    heard: list[str] = []
+    something = threading.Event()
+
+    def follow() -> None:
+        for piece in trial_log(str(run.files.root), "0", Path("results"), True):
+            heard.append(piece)
+            something.set()
+
+    follower = threading.Thread(target=follow)
+    follower.start()
+    with run.files.log(0).open("ab") as log:
+        log.write(b"first line\nhalf a character " + "é".encode()[:1])
+        log.flush()
+        assert something.wait(20.0)
+        assert heard == ["first line\n"]
+        log.write("é".encode()[1:] + b"\nlast line, without an end")
+    for epoch in range(EPOCHS):
+        study.report(0, epoch, 50.0)
+    study.complete(0, 50.0, 1.0)
+    follower.join(timeout=20.0)
+    assert not follower.is_alive()
+    assert "".join(heard) == "first line\nhalf a character é\nlast line, without an end"

@@ -1,0 +1,374 @@
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+import sqlalchemy
+from study_servers import KINDS, SECRET, Postgres, StudyServer, database, end_server, free_port, new_server, wait_for
+from tiny_search import EPOCHS, tiny_plan, tiny_space, write_space
+
+from tune_lnl.config.yaml import dump_yaml
+from tune_lnl.errors import InputError
+from tune_lnl.export import main as export
+from tune_lnl.logs import main as logs
+from tune_lnl.search import main as search
+from tune_lnl.tuning.runs.results import replace_text
+from tune_lnl.tuning.study import database as module
+from tune_lnl.tuning.study.database import StudyDatabase, parse_storage, shown_url
+from tune_lnl.tuning.study.password import PASSWORD, password_hidden, storage_password
+from tune_lnl.tuning.study.place import StudyLostError
+from tune_lnl.tuning.study.study import SearchStudy
+
+
+class TestAddresses:
+    @pytest.mark.parametrize(
+        ("given", "driver", "shown"),
+        [
+            ("postgresql://ann@db.lab:5433/team", "postgresql+psycopg", "postgresql://ann@db.lab:5433/team"),
+            ("postgres://ann@db.lab/team", "postgresql+psycopg", "postgresql://ann@db.lab/team"),
+            ("postgresql+psycopg://db.lab/team", "postgresql+psycopg", "postgresql://db.lab/team"),
+            ("mysql://ann@db.lab/team", "mysql+pymysql", "mysql://ann@db.lab/team"),
+            ("mariadb://ann@db.lab/team", "mysql+pymysql", "mysql://ann@db.lab/team"),
+            ("postgresql://ann@/team?host=/run/db", "postgresql+psycopg", "postgresql://ann@/team?host=%2Frun%2Fdb"),
+        ],
+    )
+    def test_what_is_understood(self, given: str, driver: str, shown: str) -> None:
+        url = parse_storage(given)
+        assert url.drivername == driver
+        assert shown_url(url) == shown
+        assert parse_storage(shown_url(url)) == url
+
+    @pytest.mark.parametrize(
+        ("given", "said"),
+        [
+            ("study.db", "is no URL"),
+            ("sqlite:///team.db", "Leave --storage out"),
+            ("oracle://ann@db/team", "got oracle://..."),
+            ("postgresql://ann@db", "name of the database is missing"),
+            ("postgresql://ann@db:port/team", "port a number"),
+        ],
+    )
+    def test_what_is_refused(self, given: str, said: str) -> None:
+        with pytest.raises(InputError, match=said):
+            parse_storage(given)
+
+    @pytest.mark.parametrize(
+        "given",
+        [
+            "postgresql://ann:{}@db/team",
+            "mysql://ann:{}@db/team",
+            "postgresql://ann@db/team?password={}",
+            "postgresql://ann@db/team?sslpassword={}",
+            "mysql://ann@db/team?passwd={}",
+            "sqlite://ann:{}@db/team",
+            "other://ann:{}@db/team",
+            "ann:{}@db/team",
+            "postgresql://ann:{}@db:port/team",
+        ],
+    )
+    def test_a_secret_is_refused_and_not_repeated(self, given: str, capsys: pytest.CaptureFixture[str]) -> None:
+        """Whatever else is wrong with the address."""
+        assert search(["act_digits8no", "--storage", given.format("hunter2hunter2"), "--dry-run"]) == 2
+        said = capsys.readouterr()
+        assert "hunter2" not in said.out + said.err
+        assert "--storage" in said.err
+
+    def test_a_missing_driver_names_the_extra(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(module, "find_spec", lambda name: None)
+        with pytest.raises(InputError, match=r"needs the package psycopg: pip install 'tune_lnl\[storage\]'"):
+            StudyDatabase(parse_storage("postgresql://ann@db/team"), "run", "r1")
+
+
+class TestPassword:
+    def test_hidden_from_what_is_started_meanwhile(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv(PASSWORD, "hunter2")
+        with password_hidden():
+            assert PASSWORD not in os.environ
+            assert storage_password() == "hunter2"
+            with password_hidden():
+                assert storage_password() == "hunter2"
+        assert os.environ[PASSWORD] == "hunter2"
+
+    def test_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv(PASSWORD, raising=False)
+        with password_hidden():
+            assert storage_password() is None
+        assert PASSWORD not in os.environ
+
+
+def test_nobody_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PASSWORD, "hunter2hunter2")
+    results = tmp_path / "results"
+    for scheme in ("postgresql", "mysql"):
+        address = f"{scheme}://ann@127.0.0.1:{free_port()}/team"
+        began = time.monotonic()
+        assert search([str(write_space(tmp_path)), "--storage", address, "--results-dir", str(results)]) == 2
+        assert time.monotonic() - began < 60
+        said = capsys.readouterr().err
+        assert f"the study in {address} cannot be opened" in said
+        assert "is the server running" in said
+        assert "hunter2" not in said
+        assert not results.exists()
+
+
+@pytest.fixture
+def place(database_url: str) -> Iterator[StudyDatabase]:
+    place = database(database_url)
+    yield place
+    place.close()
+
+
+def refusal(act: Callable[[], Any]) -> str:
+    with pytest.raises(InputError) as refused:
+        act()
+    assert SECRET not in str(refused.value)
+    return str(refused.value)
+
+
+@pytest.mark.slow
+class TestRefusals:
+    def test_a_wrong_password_or_none(self, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        place = database(database_url)
+        monkeypatch.setenv(PASSWORD, "wrong-one")
+        for act in (place.exists, place.open, place.read_trials):
+            said = refusal(act)
+            assert f"the password in {PASSWORD} right?" in said
+            assert "wrong-one" not in said
+        monkeypatch.delenv(PASSWORD)
+        assert f"It is given in the variable {PASSWORD}" in refusal(place.open)
+
+    def test_rights_are_missing(
+        self, study_server: Callable[[str], StudyServer], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        """PostgreSQL lets only the owner of a database make tables there."""
+        server = study_server("postgresql")
+        assert isinstance(server, Postgres)
+        monkeypatch.setenv(PASSWORD, SECRET)
+        url = server.new_database()
+        name = f"guest{uuid.uuid4().hex[:8]}"
+        server.execute(f"CREATE USER {name} PASSWORD '{SECRET}'")
+        guest = database(url.replace("tuner@", f"{name}@"))
+        said = refusal(guest.open)
+        assert "permission denied" in said
+        assert "give its user the right to create and to write tables" in said
+        # With tables that it may only read, it may look, and not write.
+        owner = database(url)
+        SearchStudy.create(owner, tiny_space(tmp_path), 0)
+        owner.close()
+        server.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {name}", url.rpartition("/")[2])
+        assert len(guest.read_trials()) == 2
+        assert "give its user the right" in refusal(guest.open)
+
+    def test_a_study_of_that_name(self, place: StudyDatabase, database_url: str, tmp_path: Path) -> None:
+        place.check(begun=False, has_trials=False)
+        place.check(begun=True, has_trials=False)  # killed before its study existed
+        assert "holds no study 'run', though the run has trials" in refusal(lambda: place.check(True, True))
+        SearchStudy.create(place, tiny_space(tmp_path), 0)
+        place.check(begun=True, has_trials=True)
+        assert "holds a study 'run' already" in refusal(lambda: place.check(False, False))
+        stranger = database(database_url, run_id="r2")
+        assert "begun by a run in another results folder" in refusal(lambda: stranger.check(True, False))
+        place.close()
+        said = refusal(lambda: SearchStudy.reopen(stranger, tiny_space(tmp_path), 0))
+        stranger.close()
+        assert "begun by a run in another results folder" in said
+
+    def test_tables_of_another_optuna(self, place: StudyDatabase, database_url: str) -> None:
+        place.open()
+        place.close()
+        with sqlalchemy.create_engine(parse_storage(database_url).set(password=SECRET)).begin() as connection:
+            connection.execute(sqlalchemy.text("UPDATE alembic_version SET version_num = 'v1.3.0.a'"))
+        assert "made by another version of Optuna" in refusal(place.open)
+
+
+@pytest.mark.slow
+class TestOneWriter:
+    def test_another_is_refused_until_the_first_is_gone(self, place: StudyDatabase, database_url: str) -> None:
+        other = database(database_url)
+        assert not other.is_driven()
+        place.open()
+        assert other.is_driven()
+        assert "is being run by another process" in refusal(other.open)
+        beside = database(database_url, name="other")
+        beside.open()
+        beside.close()
+        place.close()
+        wait_for(lambda: not other.is_driven(), "the lock to go")
+        other.open()
+        other.close()
+
+    def test_two_that_make_the_tables_at_once(self, database_url: str) -> None:
+        places = [database(database_url, name) for name in ("a", "b", "c")]
+        failures: list[BaseException] = []
+
+        def begin(place: StudyDatabase) -> None:
+            try:
+                place.open()
+            except BaseException as error:
+                failures.append(error)
+
+        threads = [threading.Thread(target=begin, args=(place,)) for place in places]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for place in places:
+            place.close()
+        assert not failures
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+class TestLosingTheServer:
+    @pytest.fixture
+    def server(self, kind: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[StudyServer]:
+        """One that may be stopped."""
+        monkeypatch.setenv(PASSWORD, SECRET)
+        server = new_server(kind)
+        yield server
+        end_server(server)
+
+    def test_it_comes_back(self, server: StudyServer, tmp_path: Path) -> None:
+        url = server.new_database()
+        study = SearchStudy.create(database(url), tiny_space(tmp_path), 0)
+        first = study.ask()
+        actions: list[Callable[[], object]] = [
+            lambda: study.report(first.number, 0, 1.0),
+            lambda: study.report(first.number, 1, 2.0),
+            lambda: study.note(first.number, "seen"),
+            study.ask,
+            lambda: study.wait(1),
+            study.ask,
+            lambda: study.complete(first.number, 2.0, 0.5),
+            lambda: study.fail(1, "bug", "no"),
+            study.ask,
+        ]
+        for act in actions:
+            server.stop()
+            back = threading.Timer(0.5, server.start)
+            back.start()
+            act()
+            back.join()
+        trials = database(url).read_trials()
+        assert [trial.state.name for trial in trials] == ["COMPLETE", "FAIL", "RUNNING"]
+        assert [trial.intermediate_values for trial in trials] == [{0: 1.0, 1: 2.0}, {}, {}]
+        assert study.place.losses >= len(actions)
+
+    def test_it_stays_away(self, server: StudyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(module, "PATIENCE", 2.0)
+        place = database(server.new_database())
+        study = SearchStudy.create(place, tiny_space(tmp_path), 0)
+        number = study.ask().number
+        server.stop()
+        with pytest.raises(StudyLostError, match="can no longer be written") as lost:
+            study.report(number, 0, 1.0)
+        assert SECRET not in str(lost.value)
+        # At once from now on: everything that wants to end in order would wait again.
+        began = time.monotonic()
+        with pytest.raises(StudyLostError):
+            study.wait(number)
+        assert time.monotonic() - began < 1.0
+        server.start()
+        again = SearchStudy.reopen(database(str(place)), tiny_space(tmp_path), 0)
+        assert (again.ask().number, again.count()) == (number, 0)
+
+    def test_another_takes_over_meanwhile(
+        self, server: StudyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(module, "PATIENCE", 4.0)
+        url = server.new_database()
+        study = SearchStudy.create(database(url), tiny_space(tmp_path), 0)
+        number = study.ask().number
+        server.stop()
+        server.start()
+        taken = SearchStudy.reopen(database(url), tiny_space(tmp_path), 0)
+        assert taken.ask().number == number
+        with pytest.raises(StudyLostError, match="another process now writes the study"):
+            study.report(number, 0, 99.0)
+        taken.report(number, 0, 1.0)
+        assert database(url).read_trials()[number].intermediate_values == {0: 1.0}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after", range(14))
+def test_an_answer_that_is_lost(
+    postgresql_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    """The server has done what it was asked to, and the connection is cut before it could say so: each time at another
+    of the steps that asking and telling take."""
+    study = SearchStudy.create(database(postgresql_url, uuid.uuid4().hex), tiny_space(tmp_path), 0)
+    name = study.place.name
+    commit, committed = psycopg.Connection.commit, 0
+
+    def commit_and_lose(self: Any) -> None:
+        nonlocal committed
+        idle = self.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
+        commit(self)
+        committed += not idle
+        if committed == after + 1 and not idle:
+            self.close()
+            raise psycopg.OperationalError("the connection was cut")
+
+    monkeypatch.setattr(psycopg.Connection, "commit", commit_and_lose)
+    number = study.ask().number
+    study.report(number, 0, 1.0)
+    study.complete(number, 1.0, 0.5)
+    monkeypatch.undo()
+    os.environ[PASSWORD] = SECRET
+    try:
+        second = study.ask().number
+        study.place.close()
+        trials = database(postgresql_url, name).read_trials()
+    finally:
+        del os.environ[PASSWORD]
+    assert committed > 14
+    assert (number, second) == (0, 1)
+    assert [trial.state.name for trial in trials] == ["COMPLETE", "RUNNING"]
+    assert (trials[0].value, trials[0].intermediate_values) == (1.0, {0: 1.0})
+
+
+@pytest.mark.slow
+def test_a_plan_over_a_database(postgresql_url: str, tmp_path: Path) -> None:
+    plan = tiny_plan(tmp_path, storage=postgresql_url)
+    assert isinstance(plan.place, StudyDatabase)
+    stored = plan.settings()["storage"]
+    assert (stored["url"], stored["study"]) == (postgresql_url, plan.run)
+    assert SECRET not in str(plan.settings())
+    assert plan.space.epochs == EPOCHS
+
+
+@pytest.mark.slow
+def test_what_reads_a_run(
+    postgresql_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = tiny_plan(tmp_path, storage=postgresql_url)
+    plan.files.root.mkdir(parents=True)
+    replace_text(plan.files.settings, dump_yaml(plan.settings()))
+    study = SearchStudy.create(plan.place, plan.space, plan.seed)
+    number = study.ask().number
+    for epoch in range(EPOCHS):
+        study.report(number, epoch, float(epoch))
+    study.complete(number, 5.0, 0.5)
+    results = ["--results-dir", str(tmp_path / "results")]
+    assert search(["--runs", *results]) == 0
+    assert "running" in capsys.readouterr().out
+    study.place.close()
+    assert search(["--runs", *results]) == 0
+    assert "interrupted" in capsys.readouterr().out
+    assert export([plan.run, "--format", "json", *results]) == 0
+    assert [trial["value"] for trial in json.loads(capsys.readouterr().out)["trials"]] == [5.0]
+    assert logs([plan.run, "0", *results]) == 0
+    assert search(["--replay", plan.run, *results]) == 2
+    assert "only a study in a journal file can be replayed" in capsys.readouterr().err
+    monkeypatch.delenv(PASSWORD)
+    assert export([plan.run, *results]) == 2
+    assert f"It is given in the variable {PASSWORD}" in capsys.readouterr().err
+    assert not [path for path in plan.files.root.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]

@@ -1,0 +1,1 @@
+"""Views of images: random changes that depend on (seed, epoch) alone."""

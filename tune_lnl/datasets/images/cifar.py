@@ -1,0 +1,177 @@
+"""The noisy datasets made of CIFAR: cifar100nc, cifar80no (ACT, released data/noisy_cifar.py) and cifar10n."""
+
+from __future__ import annotations
+
+import http.client
+import shutil
+import socket
+import threading
+import urllib.error
+import urllib.request
+from abc import ABC
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import ClassVar
+
+from filelock import FileLock
+
+from tune_lnl.datasets.base import ImageDataset, Source
+from tune_lnl.datasets.images.cifar_forms import CIFAR10, CIFAR100, FORMS, SIDE, CifarSpec, form_in, published_archive
+from tune_lnl.datasets.options import DatasetOptions, NoisyLabelOptions
+from tune_lnl.datasets.paths import DATA_VARIABLE, download_dir, find_dataset_folder, searched_folders
+from tune_lnl.datasets.store import SourceFiles, open_or_pack
+from tune_lnl.errors import InputError
+
+HOMEPAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
+PROBE_SECONDS = 8.0
+STALL_SECONDS = 30.0
+
+
+class Cifar(ImageDataset, ABC):
+    """What the CIFAR datasets share: where the source is found, downloaded to and packed."""
+
+    folder: ClassVar[str]
+    spec: ClassVar[CifarSpec]
+
+    Options: ClassVar[type[DatasetOptions]] = NoisyLabelOptions
+    image_shape = (SIDE, SIDE, 3)
+    # ACT, released utils/builder.py, lines 56-95: ImageNet statistics, for CIFAR too.
+    mean = (0.485, 0.456, 0.406)
+    std = (0.229, 0.224, 0.225)
+    weak_augmentation = "cifar_weak"
+    strong_augmentation = "cifar_strong"
+    default_model = "cnn7"
+
+    def load_source(self, data_dir: Path | None, cache_dir: Path) -> Source:
+        place = self._find(data_dir, cache_dir)
+        if place is None:
+            if data_dir is not None:
+                raise self._not_found(data_dir, cache_dir, reason=None)
+            place = self._download(cache_dir)
+        root = place.resolve()
+        with _told_where_unreadable(root):
+            form = form_in(root, self.spec, own_folder=True)
+            assert form is not None, "a place that was found holds one of the forms"
+            files = SourceFiles(root, form.name, tuple(form.files(root, self.spec)))
+        return open_or_pack(cache_dir, self.folder, files, lambda: form.read(root, files.files, self.spec))
+
+    def is_present(self, data_dir: Path | None, cache_dir: Path) -> bool:
+        return self._find(data_dir, cache_dir) is not None
+
+    def _find(self, data_dir: Path | None, cache_dir: Path) -> Path | None:
+        return find_dataset_folder(self.folder, data_dir, self._holds_data, cache_dir)
+
+    def _holds_data(self, place: Path) -> bool:
+        with _told_where_unreadable(place):
+            return form_in(place, self.spec, own_folder=place.resolve().name == self.folder) is not None
+
+    def _download(self, cache_dir: Path) -> Path:
+        """The cache's folder with the official archive in it, checksum known to be good. Raises InputError."""
+        import torchvision.datasets.utils
+
+        url, md5 = published_archive(self.spec)
+        reason = _why_unreachable(url)
+        if reason is not None:
+            raise self._not_found(None, cache_dir, reason)
+        place = download_dir(self.folder, cache_dir)
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            with FileLock(place / "download.lock"):
+                if not self._holds_data(place):
+                    with _arriving(place / "arriving") as arriving, _stalls_end_after(STALL_SECONDS):
+                        torchvision.datasets.utils.download_url(url, arriving, self.spec.archive, md5)
+                        (arriving / self.spec.archive).rename(place / self.spec.archive)
+        except (OSError, RuntimeError, http.client.HTTPException) as error:
+            raise self._not_found(None, cache_dir, str(error)) from error
+        return place
+
+    def _not_found(self, data_dir: Path | None, cache_dir: Path, reason: str | None) -> InputError:
+        places = " and ".join(str(place) for place in searched_folders(self.folder, data_dir, cache_dir))
+        forms = "; ".join(form.describe(self.spec) for form in FORMS)
+        failed = "" if reason is None else f" and the download failed ({reason})"
+        return InputError(
+            f"{self.name} needs {self.spec.title}: none found in {places}{failed}\n"
+            f"looked for {forms}; get it from {HOMEPAGE} and pass --data-dir DIR or set {DATA_VARIABLE}\n"
+            "the search space act_digits8no needs no data at all"
+        )
+
+
+class Cifar100NC(Cifar):
+    """CIFAR-100 with closed-set noise only (ACT's CIFAR100N)."""
+
+    name = "cifar100nc"
+    folder = "cifar100"
+    description = "CIFAR-100 with label noise among its 100 classes (ACT's CIFAR100N)"
+    spec = CIFAR100
+    num_source_classes = 100
+    open_ratio = 0.0
+
+
+class Cifar80NO(Cifar100NC):
+    """CIFAR-100 with 80 closed and 20 open classes (ACT's CIFAR80N)."""
+
+    name = "cifar80no"
+    description = "CIFAR-100 with label noise among 80 classes and 20 open-set classes (ACT's CIFAR80N)"
+    open_ratio = 0.2
+
+
+class Cifar10N(Cifar):
+    """CIFAR-10 with closed-set noise only: the same as cifar100nc with ten classes."""
+
+    name = "cifar10n"
+    folder = "cifar10"
+    description = "CIFAR-10 with label noise among its 10 classes, or the published human labels"
+    spec = CIFAR10
+    num_source_classes = 10
+    open_ratio = 0.0
+
+
+def _why_unreachable(url: str) -> str | None:
+    """None where the server answers; else the reason.
+
+    In a thread with a deadline, because looking up a host name knows no timeout and can take minutes without a network.
+    """
+    answers: list[str | None] = []
+
+    def ask() -> None:
+        try:
+            with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=PROBE_SECONDS):
+                answers.append(None)
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            answers.append(str(error))
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(PROBE_SECONDS + 2.0)
+    return answers[0] if answers else f"no answer within {PROBE_SECONDS:.0f} s"
+
+
+@contextmanager
+def _told_where_unreadable(place: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{place} cannot be read: {error}\ncheck its permissions") from error
+
+
+@contextmanager
+def _arriving(folder: Path) -> Iterator[Path]:
+    """A folder for an unfinished download; emptied before (a download that was killed) and removed after."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _stalls_end_after(seconds: float) -> Iterator[None]:
+    """torchvision's downloader sets no timeout of its own."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)

@@ -1,0 +1,452 @@
+"""Images of any size, read once: what is sound, what is not, and, where they fit, their pixels at the working size.
+
+Under the cache: `packed/<dataset>-<key>/`, as in :mod:`tune_lnl.datasets.store`. The key covers the names, sizes and
+modification times of the files and their labels. `pixels.bin` holds the resized images one after the other and is
+memory-mapped by all trials of a node; where it would exceed the cache budget it is left out, and images are decoded
+when they are asked for, to the same pixels.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import shutil
+from abc import ABC, abstractmethod
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tune_lnl.datasets.base import Images
+from tune_lnl.datasets.pictures.decoding import (
+    Decoded,
+    UnreadableImageError,
+    WorkingSize,
+    decode,
+    decode_pixels,
+    dimensions,
+    middle,
+    stored_size,
+)
+from tune_lnl.datasets.pictures.listing import NAMES_TOLD, Names, PictureList
+from tune_lnl.datasets.store import SourceFiles, map_array, open_or_build, store_path, write_through
+from tune_lnl.errors import CorruptDataError, shown
+
+# Part of the store's form: raise it when the decoding or the files change.
+PACKING_VERSION = 2
+SURVEYED = 256
+IMAGES_PER_BLOCK = 256
+MARGIN = 1.1
+"""Sizes are estimated from a sample of the files; so much more is reckoned with."""
+SPARE_DISK = 0.9
+"""Share of the free space under the cache that packed images may take."""
+ARRAYS = ("thumbnails", "shapes", "readable", "contents")
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What the first bytes of some of the files say.
+
+    Attributes:
+        files: how many training and test images are listed.
+        training: how many training images.
+        short_side: median of the shorter sides, in pixels; 0 where no file said anything.
+        sizes: int64 (n, 2), width and height of those that were looked at.
+    """
+
+    files: int
+    training: int
+    short_side: int
+    sizes: NDArray[np.int64]
+
+    def packed_bytes(self, size: WorkingSize) -> int:
+        """Estimate of what all images take at this working size."""
+        if not len(self.sizes):
+            return 0
+        areas = [np.prod(stored_size(int(width), int(height), size)) for width, height in self.sizes]
+        return int(MARGIN * 3 * float(np.mean(areas)) * self.files)
+
+
+def survey(found: PictureList) -> Survey:
+    """Look at evenly spaced files, at most SURVEYED of them."""
+    rows = np.unique(np.linspace(0, len(found) - 1, min(SURVEYED, len(found))).round().astype(np.int64))
+    with _pool() as pool:
+        sizes = [size for size in pool.map(dimensions, [found.path(int(row)) for row in rows]) if size is not None]
+    known = np.array(sizes, dtype=np.int64).reshape(-1, 2)
+    return Survey(len(found), found.training, int(np.median(known.min(axis=1))) if len(known) else 0, known)
+
+
+@dataclass(frozen=True)
+class Examined:
+    """A list whose files have all been decoded once.
+
+    Attributes:
+        size: the working size.
+        rows: int64 (n,), sorted: rows of the list whose files are sound.
+        training: how many of them, the first ones, are for training.
+        shapes: int32 (n, 2): (height, width) of the original images.
+        thumbnails: uint8 (n, 8, 8, 3), a read-only memory map.
+        contents: uint8 (n, 16): equal for files of the same bytes.
+        kinds: how many images have which format and colour form.
+        unreadable: why a file could not be decoded, by its name; the first NAMES_TOLD of them.
+        unreadable_count: how many there are.
+        pixels: where the images come from.
+        packed: folder of the store, its size in bytes, and whether it holds the pixels.
+        fingerprint: sha256 (hex) over names, labels and bytes of the sound files.
+    """
+
+    size: WorkingSize
+    rows: NDArray[np.int64]
+    training: int
+    shapes: NDArray[np.int32]
+    thumbnails: Images
+    contents: Images
+    kinds: dict[str, int]
+    unreadable: dict[str, str]
+    unreadable_count: int
+    pixels: PixelSource
+    store: Path
+    packed: bool
+    fingerprint: str
+
+    def training_images(self) -> PictureRows:
+        return PictureRows(self.pixels, 0, self.training, self.size)
+
+    def test_images(self) -> PictureRows:
+        return PictureRows(self.pixels, self.training, len(self.rows), self.size)
+
+    def store_bytes(self) -> int:
+        return sum(file.stat().st_size for file in self.store.iterdir())
+
+    def pixels_changed(self) -> bool:
+        """Whether packed pixels are no longer those that were written. Reads them all."""
+        if not self.packed:
+            return False
+        recorded = json.loads((self.store / "meta.json").read_text(encoding="utf-8"))["pixels_sha256"]
+        with (self.store / "pixels.bin").open("rb") as file:
+            return bool(hashlib.file_digest(file, "sha256").hexdigest() != recorded)
+
+
+# ---- reading pixels
+
+
+class PixelSource(ABC):
+    """Images at the working size, by row of :class:`Examined`."""
+
+    @abstractmethod
+    def read(self, rows: NDArray[np.int64]) -> list[Images]:
+        """uint8 (h, w, 3) for each row."""
+
+
+class PackedPixels(PixelSource):
+    """From the memory-mapped store."""
+
+    def __init__(self, store: Path) -> None:
+        self._flat = np.memmap(store / "pixels.bin", dtype=np.uint8, mode="r")
+        self._sizes = map_array(store / "sizes.npy")
+        self._starts = map_array(store / "starts.npy")
+
+    def read(self, rows: NDArray[np.int64]) -> list[Images]:
+        images = []
+        for row in rows:
+            height, width = (int(side) for side in self._sizes[row])
+            start = int(self._starts[row])
+            images.append(np.asarray(self._flat[start : start + 3 * height * width]).reshape(height, width, 3))
+        return images
+
+
+class DecodedPixels(PixelSource):
+    """From the files, by a pool of threads: Pillow and torch let go of the interpreter's lock while they work."""
+
+    def __init__(self, root: Path, names: Names, size: WorkingSize) -> None:
+        self._root = root
+        self._names = names
+        self._size = size
+        self._pool: ThreadPoolExecutor | None = None
+
+    def read(self, rows: NDArray[np.int64]) -> list[Images]:
+        if self._pool is None:
+            self._pool = _pool()
+        return list(self._pool.map(self._one, rows.tolist()))
+
+    def _one(self, row: int) -> Images:
+        name = self._names[row]
+        try:
+            return decode_pixels(self._root / name, self._size)
+        except UnreadableImageError as error:
+            raise CorruptDataError(
+                f"{shown(str(self._root / name))} could be decoded before and now cannot: {error}\n"
+                "the files must not change during a run; start again when they are complete"
+            ) from error
+
+
+class PictureRows:
+    """Images of one split: the network's square input by index, the uncropped images on request.
+
+    `images[rows]` is what evaluation sees (the middle square, as in CenterCrop); training crops `uncropped(rows)`.
+    """
+
+    def __init__(self, source: PixelSource, start: int, stop: int, size: WorkingSize) -> None:
+        self._source = source
+        self._start = start
+        self._count = stop - start
+        self.size = size
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, crop, crop, 3)."""
+        return (self._count, self.size.crop, self.size.crop, 3)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, rows: Any, /) -> Images:
+        """uint8 (n, crop, crop, 3), or (crop, crop, 3) for a single row."""
+        chosen = self._positions(rows)
+        crop = self.size.crop
+        images = [middle(image, crop, crop) for image in self._source.read(np.atleast_1d(chosen) + self._start)]
+        stacked = np.stack(images) if images else np.empty((0, *self.shape[1:]), np.uint8)
+        return stacked if np.ndim(chosen) else stacked[0]
+
+    def _positions(self, rows: Any) -> NDArray[np.int64]:
+        if isinstance(rows, slice):
+            return np.arange(self._count)[rows]
+        chosen = np.asarray(rows)
+        if chosen.dtype == np.bool_:
+            return np.flatnonzero(chosen)
+        if chosen.size and not (chosen.min() >= 0 and chosen.max() < self._count):
+            raise IndexError(f"rows must be in 0..{self._count - 1}, got {chosen.min()}..{chosen.max()}")
+        return chosen.astype(np.int64)
+
+    def uncropped(self, rows: NDArray[np.int64]) -> list[Images]:
+        """uint8 (h, w, 3) for each row, the shorter side resized."""
+        return self._source.read(np.atleast_1d(self._positions(rows)) + self._start)
+
+
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None)
+
+
+# ---- the store
+
+
+def examine(
+    cache_dir: Path, dataset: str, found: PictureList, seen: Survey, size: WorkingSize, on_error: str, budget: float
+) -> Examined:
+    """Decode every file once, or open what an earlier run made of them.
+
+    Args:
+        cache_dir: the cache.
+        dataset: its registered name.
+        found, seen: the list, and what :func:`survey` says of it.
+        size: the working size.
+        on_error: "fail": an unreadable file is an error.
+        budget: GB that packed pixels may take.
+
+    Raises:
+        CorruptDataError: an unreadable file with `on_error` "fail", no readable training image, or files that changed
+            while they were read.
+        InputError: the cache cannot be written.
+    """
+    fits = 0 < seen.packed_bytes(size) <= budget * 1e9
+    if fits and not _store(cache_dir, dataset, found, size, packed=True).exists():
+        place = next(path for path in (cache_dir, *cache_dir.absolute().parents) if path.exists())
+        fits = seen.packed_bytes(size) <= SPARE_DISK * shutil.disk_usage(place).free
+    fail = on_error == "fail"
+    opened = open_or_build(
+        cache_dir,
+        dataset,
+        _source_files(found, size, fits),
+        _open,
+        lambda building, key: _build(building, key, found, size, packed=fits, fail=fail),
+    )
+    if fail and opened.unreadable:
+        name, reason = next(iter(opened.unreadable.items()))
+        raise _unreadable(found.root / name, reason)
+    return _examined(found, size, _store(cache_dir, dataset, found, size, packed=fits), fits, opened)
+
+
+def _source_files(found: PictureList, size: WorkingSize, packed: bool) -> SourceFiles:
+    # The digest stands for the files: a million paths would take as much memory as everything else together.
+    kind = f"pictures {PACKING_VERSION} {size.resize} {size.crop} {size.square} {'packed' if packed else 'examined'}"
+    return SourceFiles(found.root, f"{kind} {found.digest}", ())
+
+
+def _store(cache_dir: Path, dataset: str, found: PictureList, size: WorkingSize, *, packed: bool) -> Path:
+    return store_path(cache_dir, dataset, _source_files(found, size, packed))
+
+
+@dataclass(frozen=True)
+class _Opened:
+    arrays: dict[str, NDArray[Any]]
+    kinds: dict[str, int]
+    unreadable: dict[str, str]
+    unreadable_count: int
+    fingerprint: str
+
+
+def _open(store: Path) -> _Opened | None:
+    """The store, or None where it is absent or damaged."""
+    try:
+        meta = json.loads((store / "meta.json").read_text(encoding="utf-8"))
+        if not store.name.endswith(f"-{meta['key']}"):
+            return None
+        if any((store / name).stat().st_size != size for name, size in meta["bytes"].items()):
+            return None
+        arrays = {name: map_array(store / f"{name}.npy") for name in ARRAYS}
+        return _Opened(
+            arrays,
+            dict(meta["kinds"]),
+            dict(meta["unreadable"]),
+            int(meta["unreadable_count"]),
+            str(meta["fingerprint"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        # Absent, torn or from another hand: all of them mean "make it again".
+        return None
+
+
+def _examined(found: PictureList, size: WorkingSize, store: Path, packed: bool, opened: _Opened) -> Examined:
+    rows = np.flatnonzero(opened.arrays["readable"]).astype(np.int64)
+    pixels: PixelSource
+    pixels = PackedPixels(store) if packed else DecodedPixels(found.root, found.names.chosen(rows), size)
+    return Examined(
+        size=size,
+        rows=rows,
+        training=int(np.count_nonzero(rows < found.training)),
+        shapes=opened.arrays["shapes"],
+        thumbnails=opened.arrays["thumbnails"],
+        contents=opened.arrays["contents"],
+        kinds=opened.kinds,
+        unreadable=opened.unreadable,
+        unreadable_count=opened.unreadable_count,
+        pixels=pixels,
+        store=store,
+        packed=packed,
+        fingerprint=opened.fingerprint,
+    )
+
+
+def _build(building: Path, key: str, found: PictureList, size: WorkingSize, *, packed: bool, fail: bool) -> None:
+    writer = _Writer(found, size, fail)
+    with contextlib.ExitStack() as stack:
+        pool = stack.enter_context(_pool())
+        keep: Callable[[Images], object] = len
+        if packed:
+            file = stack.enter_context((building / "pixels.bin").open("wb"))
+
+            def keep(pixels: Images) -> None:
+                data = np.ascontiguousarray(pixels).data
+                file.write(data)
+                writer.pixels_sha256.update(data)
+
+        for start in range(0, len(found), IMAGES_PER_BLOCK):
+            rows = range(start, min(start + IMAGES_PER_BLOCK, len(found)))
+            decoded = pool.map(functools.partial(_decoded, found, size), rows)
+            writer.add(rows, decoded, keep)
+        if packed:
+            file.flush()
+            os.fsync(file.fileno())
+    if not any(row < found.training for row in writer.readable_rows()):
+        told = next(iter(writer.unreadable.items()), None)
+        first = "" if told is None else f"; the first is {shown(told[0])}: {told[1]}"
+        raise CorruptDataError(
+            f"no training image in {found.root} can be read, of {found.training:,} files{first}\n"
+            "check that they are whole images"
+        )
+    writer.save(building, key, packed)
+
+
+def _decoded(found: PictureList, size: WorkingSize, row: int) -> Decoded | str:
+    try:
+        return decode(found.path(row), size)
+    except UnreadableImageError as error:
+        return str(error)
+
+
+class _Writer:
+    """Takes the decoded images one by one; per image less than 300 bytes stay in memory."""
+
+    def __init__(self, found: PictureList, size: WorkingSize, fail: bool) -> None:
+        self._found = found
+        self._size = size
+        self._fail = fail
+        self._readable = np.zeros(len(found), dtype=np.bool_)
+        self._thumbnails, self._contents = bytearray(), bytearray()
+        self._shapes, self._sizes = array("i"), array("i")
+        self._kinds: Counter[str] = Counter()
+        self._digest = hashlib.sha256(f"pixels {PACKING_VERSION}\0".encode())
+        self.pixels_sha256 = hashlib.sha256()
+        self.unreadable: dict[str, str] = {}
+        self.unreadable_count = 0
+
+    def add(self, rows: Iterable[int], decoded: Iterable[Decoded | str], keep: Callable[[Images], object]) -> None:
+        for row, image in zip(rows, decoded, strict=True):
+            name = self._found.names[row]
+            if isinstance(image, str):
+                self._refuse(name, image)
+                continue
+            self._readable[row] = True
+            self._thumbnails += image.thumbnail.tobytes()
+            self._contents += image.content
+            self._shapes.extend((image.height, image.width))
+            self._sizes.extend(image.pixels.shape[:2])
+            self._kinds[image.kind] += 1
+            facts = f"\0{row < self._found.training}\0{self._found.labels[row]}\0".encode()
+            self._digest.update(os.fsencode(name) + facts + image.content)
+            keep(image.pixels)
+
+    def readable_rows(self) -> Iterable[int]:
+        return iter(np.flatnonzero(self._readable).tolist())
+
+    def _refuse(self, name: str, reason: str) -> None:
+        if self._fail:
+            raise _unreadable(self._found.root / name, reason)
+        self.unreadable_count += 1
+        if len(self.unreadable) < NAMES_TOLD:
+            self.unreadable[name] = reason
+
+    def save(self, building: Path, key: str, packed: bool) -> None:
+        count = len(self._shapes) // 2
+        arrays: dict[str, NDArray[Any]] = {
+            "thumbnails": np.frombuffer(self._thumbnails, dtype=np.uint8).reshape(count, 8, 8, 3),
+            "contents": np.frombuffer(self._contents, dtype=np.uint8).reshape(count, 16),
+            "shapes": np.array(self._shapes, dtype=np.int32).reshape(count, 2),
+            "readable": self._readable,
+        }
+        if packed:
+            sizes = np.array(self._sizes, dtype=np.int32).reshape(count, 2)
+            ends = np.cumsum(3 * sizes.astype(np.int64).prod(axis=1))
+            arrays |= {"sizes": sizes, "starts": np.concatenate([[0], ends[:-1]]).astype(np.int64)}
+        for name, values in arrays.items():
+            with (building / f"{name}.npy").open("wb") as file:
+                np.save(file, values, allow_pickle=False)
+                file.flush()
+                os.fsync(file.fileno())
+        meta = {
+            "key": key,
+            "source_file_count": len(self._found),
+            "kinds": dict(self._kinds),
+            "unreadable": self.unreadable,
+            "unreadable_count": self.unreadable_count,
+            "pixels_sha256": self.pixels_sha256.hexdigest(),
+            "fingerprint": self._digest.hexdigest(),
+            "bytes": {file.name: file.stat().st_size for file in building.iterdir()},
+        }
+        write_through(building / "meta.json", json.dumps(meta, indent=1).encode())
+
+
+def _unreadable(path: Path, reason: str) -> CorruptDataError:
+    return CorruptDataError(
+        f"{shown(str(path))}: the image cannot be used: {reason}\n"
+        "remove or replace it, or skip and count such files: --set dataset.on_error=skip"
+    )

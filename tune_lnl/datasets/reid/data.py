@@ -1,0 +1,409 @@
+"""A person dataset as it is trained on: validation identities set aside, identities corrupted, a subset kept.
+
+The order is fixed: the first N identities, then the validation identities, then noise among the training identities
+that are left, then the subset. So validation images keep the labels of the source, no validation person is ever trained
+on, and the labels of a subset are those of the full run. With a validation fraction of 0 the noise is the published
+draw (CORE, released utils.py, lines 17-40), number for number.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.random import RandomState
+from numpy.typing import NDArray
+
+from tune_lnl.datasets.base import Labels
+from tune_lnl.datasets.label_file import MAX_UNPACKED_BYTES, given_labels
+from tune_lnl.datasets.noise import patterned_identity_noise, random_identity_noise
+from tune_lnl.datasets.options import DatasetOptions, NoiseFile
+from tune_lnl.datasets.paths import cache_dir
+from tune_lnl.datasets.registry import get_dataset
+from tune_lnl.datasets.reid.options import ReidOptions
+from tune_lnl.datasets.reid.sets import ReidDataset, ReidSource
+from tune_lnl.datasets.split import MAX_VALIDATION_FRACTION, stratified_subset
+from tune_lnl.errors import CorruptDataError, InputError
+
+
+@dataclass(frozen=True)
+class ReidData:
+    """Training images under noisy identities; validation query and gallery of other people. n images, C identities.
+
+    Attributes:
+        source: all pixels, the official query and gallery (the test set) among them.
+        train_rows: int64 (n,), sorted rows of `source.train` that are trained on.
+        given_labels: int64 (n,) in 0..C-1, the noisy labels.
+        true_labels: int64 (n,) in 0..C-1; None where the source has given identities only.
+        identity_numbers: int64 (C,), ascending: the identity, as in the file names, that each label stands for.
+        num_classes: C, what a classifier head predicts.
+        validation_query: int64, sorted rows of `source.train`; one image per validation identity and camera.
+        validation_gallery: int64, sorted rows of `source.train`; the other images of the validation identities.
+        fingerprints: sha256 (hex); "source": of the source; "labels": rows, given labels and the identities they stand
+            for; "split": rows of validation query and gallery.
+        requested_noise: noise ratio asked for, in [0, 1); None for labels from a file or given identities.
+        disjoint_in: in which identities validation and training have nobody in common. With "given" a person under
+            two identities may be on both sides, so that the score can reward remembering.
+    """
+
+    source: ReidSource
+    train_rows: Labels
+    given_labels: Labels
+    true_labels: Labels | None
+    identity_numbers: Labels
+    num_classes: int
+    validation_query: Labels
+    validation_gallery: Labels
+    fingerprints: dict[str, str]
+    requested_noise: float | None
+    disjoint_in: Literal["true", "given"]
+
+    @property
+    def measured_noise(self) -> float | None:
+        """Share of training images with a wrong identity; None where unknown."""
+        return None if self.true_labels is None else float(np.mean(self.given_labels != self.true_labels))
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a clean-trained network predicts for the N training images of a source with C identities.
+
+    Attributes:
+        ranking: integers (N, C); row i: positions in `identity_numbers`, from most to least likely for image i.
+        identity_numbers: int64 (C,) ascending, as in the file names.
+        source_fingerprint: of the source whose images, in whose order.
+    """
+
+    ranking: NDArray[Any]
+    identity_numbers: Labels
+    source_fingerprint: str
+
+
+def load_reid(
+    options: DatasetOptions, data_dir: Path | None, validation_fraction: float, validation_seed: int
+) -> ReidData:
+    """The dataset of `options`, ready to train on.
+
+    Args:
+        options: a person dataset's own options, as `registry.parse_options` makes them.
+        data_dir: where the data lies; None: the environment variable TUNE_LNL_DATA, then the cache.
+        validation_fraction: share of the training identities that are set aside, in [0, 0.9]; 0 trains on all.
+        validation_seed: which ones, and which of their images are queries; 0 to 2**32 - 1.
+
+    Raises:
+        InputError: data, noise file or predictions absent or unusable, or too few identities for what was asked.
+        CorruptDataError: data or predictions that are there but damaged.
+        TypeError: options of another kind of dataset.
+    """
+    if not isinstance(options, ReidOptions):
+        raise TypeError(f"options must be ReidOptions, got {type(options).__name__}")
+    dataset = get_dataset(options.name)
+    if not isinstance(dataset, ReidDataset):
+        raise TypeError(f"{options.name} must be a ReidDataset, got {type(dataset).__name__}")
+    _require_fraction(validation_fraction)
+    source = dataset.load_source(data_dir, cache_dir(), options)
+
+    identities = source.train.identities
+    kept = _first_identities(identities, options.classes)
+    stream = RandomState(validation_seed)
+    training, validation = _split_identities(kept, validation_fraction, stream)
+    query, gallery = _validation_rows(source, validation, stream)
+    if validation_fraction > 0:
+        _require_a_match(source, query, gallery)
+
+    rows = np.flatnonzero(np.isin(identities, training))
+    given = _given_identities(options, dataset, source, rows, training, kept)
+    # A label file may give a training image the identity of a person who was set aside: that is one more class.
+    numbers = np.union1d(training, given)
+    true = identities[rows]
+    if options.subset < 1.0:
+        chosen = stratified_subset(np.searchsorted(training, true), options.subset, options.subset_seed)
+        rows, true, given = rows[chosen], true[chosen], given[chosen]
+    labels = _positions(numbers, given)
+    return ReidData(
+        source=source,
+        train_rows=rows,
+        given_labels=labels,
+        true_labels=None if options.identities == "given" else _positions(numbers, true),
+        identity_numbers=numbers,
+        num_classes=len(numbers),
+        validation_query=query,
+        validation_gallery=gallery,
+        fingerprints={
+            "source": source.fingerprint,
+            "labels": _digest(rows, labels, numbers),
+            "split": _digest(query, gallery),
+        },
+        requested_noise=requested_noise(options),
+        disjoint_in=options.identities,
+    )
+
+
+def requested_noise(options: ReidOptions) -> float | None:
+    """The noise ratio asked for; 0 for noise "none", None for labels from a file or identities that are only given."""
+    if isinstance(options.noise, NoiseFile) or options.identities == "given":
+        return None
+    return 0.0 if options.noise == "none" else options.noise_ratio
+
+
+# ---- identities ----------------------------------------------------------------------------------------------------
+
+
+def _first_identities(identities: Labels, count: int | None) -> Labels:
+    """The identities that are kept, ascending."""
+    everyone = np.unique(identities)
+    if count is not None and count > len(everyone):
+        raise InputError(
+            f"dataset.classes must be at most {len(everyone)}, the number of training identities, got {count}"
+        )
+    return everyone[:count]
+
+
+def _require_fraction(fraction: float) -> None:
+    if not 0.0 <= fraction <= MAX_VALIDATION_FRACTION:
+        raise InputError(
+            f"validation.fraction must be in [0, {MAX_VALIDATION_FRACTION}], got {fraction!r}\n"
+            "0.1 is usual; 0 trains on all identities"
+        )
+
+
+def _split_identities(identities: Labels, fraction: float, stream: RandomState) -> tuple[Labels, Labels]:
+    """(training, validation) identities, both ascending: round(n * fraction), at least two, are for validation."""
+    count = 0 if fraction == 0 else max(2, round(len(identities) * fraction))
+    if len(identities) - count < 2:
+        raise InputError(
+            f"validation.fraction {fraction!r} of {len(identities)} identities leaves {len(identities) - count} for "
+            f"training and {count} for validation; both need at least two\n"
+            "use a larger dataset.classes, another fraction, or more identities"
+        )
+    chosen = stream.permutation(len(identities))[:count]
+    held_out = np.zeros(len(identities), dtype=np.bool_)
+    held_out[chosen] = True
+    return identities[~held_out], identities[held_out]
+
+
+def _validation_rows(source: ReidSource, validation: Labels, stream: RandomState) -> tuple[Labels, Labels]:
+    """(query, gallery) rows of the training split, both sorted.
+
+    One image of each identity and camera is a query, as in Market-1501's own test set. An identity that one camera saw
+    has no match in another: all its images only make the gallery larger.
+    """
+    query: list[int] = []
+    gallery: list[int] = []
+    for identity in validation:
+        rows = np.flatnonzero(source.train.identities == identity)
+        cameras = source.train.cameras[rows]
+        seen_by = np.unique(cameras)
+        chosen = [int(stream.choice(rows[cameras == camera])) for camera in seen_by] if len(seen_by) > 1 else []
+        query.extend(chosen)
+        gallery.extend(int(row) for row in rows if row not in chosen)
+    return np.array(sorted(query), dtype=np.int64), np.array(sorted(gallery), dtype=np.int64)
+
+
+def _require_a_match(source: ReidSource, query: Labels, gallery: Labels) -> None:
+    people, cameras = source.train.identities, source.train.cameras
+    if not len(query):
+        raise InputError(
+            "no validation identity is seen by two cameras, so that no query has a match in another camera\n"
+            "check the cameras in the file names, or raise validation.fraction"
+        )
+    if not matchable_queries(people[query], cameras[query], people[gallery], cameras[gallery]):
+        raise InputError(
+            "no validation query has a match in another camera: each validation identity has one image per camera, "
+            "and that one is the query\nuse a dataset with more images per identity, or raise validation.fraction"
+        )
+
+
+def matchable_queries(
+    query_identities: Labels, query_cameras: Labels, gallery_identities: Labels, gallery_cameras: Labels
+) -> int:
+    """How many queries have an image of the same identity from another camera in the gallery; only they are scored."""
+    seen: dict[int, set[int]] = {}
+    for identity, camera in zip(gallery_identities.tolist(), gallery_cameras.tolist(), strict=True):
+        seen.setdefault(identity, set()).add(camera)
+    return sum(
+        bool(seen.get(identity, set()) - {camera})
+        for identity, camera in zip(query_identities.tolist(), query_cameras.tolist(), strict=True)
+    )
+
+
+# ---- noise ---------------------------------------------------------------------------------------------------------
+
+
+def _given_identities(
+    options: ReidOptions, dataset: ReidDataset, source: ReidSource, rows: Labels, training: Labels, kept: Labels
+) -> Labels:
+    """The noisy identity, as in the file names, of each of `rows`."""
+    true = source.train.identities[rows]
+    if isinstance(options.noise, NoiseFile):
+        return _identities_from_file(options.noise, source, rows, kept)
+    if options.noise == "none":
+        return true
+    if options.noise == "random":
+        return random_identity_noise(true, options.noise_ratio, options.noise_seed)
+    predictions = _predictions(options, dataset, source)
+    second = second_identities(predictions, source.train.identities, rows, training)
+    return patterned_identity_noise(true, options.noise_ratio, second, options.noise_seed)
+
+
+def _identities_from_file(noise: NoiseFile, source: ReidSource, rows: Labels, kept: Labels) -> Labels:
+    given = given_labels(noise.file, noise.column, source.train.identities)[rows]
+    strangers = given[~np.isin(given, kept)]
+    if len(strangers):
+        raise InputError(
+            f"{noise.file}: labels of the kept images must be identity numbers as in the file names, of the "
+            f"{len(kept)} kept training identities, got {strangers[0]} ({len(strangers):,} such images)\n"
+            "use labels made for this dataset, split and number of identities"
+        )
+    return given
+
+
+def second_identities(predictions: Predictions, identities: Labels, rows: Labels, training: Labels) -> Labels:
+    """For each of `rows` the identity that its image is most likely taken for, int64: not its own, one of `training`.
+
+    Source: CORE, released eval_utils.py, lines 187-218: the first prediction where it is not the true identity, else
+    the second.
+
+    Args:
+        predictions: of the source.
+        identities: (N,) true identities of the training split.
+        rows: (n,) which images.
+        training: at least two identities that labels may be.
+    """
+    numbers = predictions.identity_numbers
+    ranking = predictions.ranking[rows]
+    allowed = np.isin(numbers, training)[ranking]
+    own = np.searchsorted(numbers, identities[rows])
+    best = np.argmax(allowed & (ranking != own[:, None]), axis=1)
+    second: Labels = numbers[ranking[np.arange(len(rows)), best]]
+    return second
+
+
+def _predictions(options: ReidOptions, dataset: ReidDataset, source: ReidSource) -> Predictions:
+    path = patterned_file(cache_dir(), dataset.name, source.fingerprint)
+    if options.patterned_labels is not None:
+        path = Path(options.patterned_labels).expanduser()
+    if not path.is_file():
+        raise InputError(
+            f"patterned noise needs the predictions of a clean-trained network: no such file: {path}\n"
+            f"make it, with the same --set dataset.KEY=VALUE: python -m tune_lnl.data prepare {dataset.name} "
+            "--patterned\nor name another one: dataset.patterned_labels"
+        )
+    predictions = load_predictions(path)
+    if predictions.source_fingerprint != source.fingerprint:
+        raise InputError(
+            f"{path} was made for another source: sha256 {predictions.source_fingerprint}, this one has "
+            f"{source.fingerprint}\n"
+            f"make it for this one: python -m tune_lnl.data prepare {dataset.name} --patterned"
+        )
+    if len(predictions.ranking) != len(source.train.identities) or not np.array_equal(
+        predictions.identity_numbers, np.unique(source.train.identities)
+    ):
+        raise CorruptDataError(f"{path} does not rank this source's identities for each image\nmake it again")
+    return predictions
+
+
+def patterned_file(cache: Path, name: str, source_fingerprint: str) -> Path:
+    """Where the cache keeps the predictions of a clean-trained network for the dataset `name` of this fingerprint."""
+    return cache / "patterned" / f"{name}-{source_fingerprint[:16]}.npz"
+
+
+def save_predictions(path: Path, ranking: NDArray[Any], identity_numbers: Labels, source_fingerprint: str) -> None:
+    """Save what a clean-trained network predicts; the file appears whole or not at all.
+
+    Args:
+        path: a npz file; its folder is made.
+        ranking: integers (N, C), for each image of `source.train`, in order, the positions in `identity_numbers` from
+            most to least likely.
+        identity_numbers: (C,) the identities of `source.train`, ascending.
+        source_fingerprint: of the source.
+
+    Raises:
+        ValueError: a ranking whose rows are not permutations of 0..C-1, or identities that do not ascend.
+        InputError: the file cannot be written.
+    """
+    problem = _problem(np.asarray(ranking), np.asarray(identity_numbers))
+    if problem is not None:
+        raise ValueError(problem)
+    columns = np.uint16 if len(identity_numbers) <= np.iinfo(np.uint16).max else np.int32
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                np.savez(
+                    file,
+                    ranking=np.asarray(ranking).astype(columns),
+                    identity_numbers=np.asarray(identity_numbers, dtype=np.int64),
+                    source_fingerprint=np.array(source_fingerprint),
+                )
+                file.flush()
+                os.fsync(file.fileno())
+            Path(unfinished).replace(path)
+        finally:
+            Path(unfinished).unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"the predictions cannot be written to {path}: {error}\nfree some space there, or set TUNE_LNL_CACHE"
+        ) from error
+
+
+def load_predictions(path: Path) -> Predictions:
+    """What :func:`save_predictions` saved. Nothing is unpickled.
+
+    Raises:
+        InputError: the file cannot be opened.
+        CorruptDataError: it is truncated, or is no such file.
+    """
+    again = "make it again: python -m tune_lnl.data prepare NAME --patterned"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+        if unpacked > MAX_UNPACKED_BYTES:
+            raise CorruptDataError(f"{path} unpacks to {unpacked:,} bytes, too much for predictions\n{again}")
+        with np.load(path, allow_pickle=False) as arrays:
+            ranking, numbers = arrays["ranking"], arrays["identity_numbers"]
+            fingerprint = str(arrays["source_fingerprint"])
+    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
+        raise InputError(f"{path} cannot be opened: {error}\n{again}") from error
+    except (zipfile.BadZipFile, ValueError, KeyError, OSError, EOFError) as error:
+        if isinstance(error, CorruptDataError):
+            raise
+        raise CorruptDataError(f"{path} is no whole file of saved predictions: {error}\n{again}") from error
+    problem = _problem(ranking, numbers)
+    if problem is not None:
+        raise CorruptDataError(f"{path}: {problem}\n{again}")
+    return Predictions(ranking, numbers.astype(np.int64), fingerprint)
+
+
+def _problem(ranking: NDArray[Any], numbers: NDArray[Any]) -> str | None:
+    """What makes these no predictions, or None."""
+    if numbers.ndim != 1 or not np.issubdtype(numbers.dtype, np.integer) or np.any(np.diff(numbers) <= 0):
+        return "identity_numbers must be ascending whole numbers"
+    if ranking.ndim != 2 or not np.issubdtype(ranking.dtype, np.integer) or ranking.shape[1] != len(numbers):
+        return f"ranking must hold whole numbers, one column for each of {len(numbers)} identities, got {ranking.shape}"
+    if not np.array_equal(np.sort(ranking, axis=1), np.broadcast_to(np.arange(len(numbers)), ranking.shape)):
+        return f"each row of ranking must hold each of 0..{len(numbers) - 1} once"
+    return None
+
+
+# ---- numbers -------------------------------------------------------------------------------------------------------
+
+
+def _positions(numbers: Labels, identities: Labels) -> Labels:
+    return np.searchsorted(numbers, identities).astype(np.int64)
+
+
+def _digest(*vectors: Labels) -> str:
+    digest = hashlib.sha256()
+    for numbers in vectors:
+        # The length first: moving a row from one vector to the next is another digest.
+        digest.update(f"{len(numbers)}\n".encode())
+        digest.update(np.ascontiguousarray(numbers, dtype="<i8").data)
+    return digest.hexdigest()

@@ -1,0 +1,467 @@
+"""Person re-identification datasets: Market-1501, DukeMTMC-reID and CUHK03-NP, and what they share.
+
+Images are decoded and resized once, as published (CORE, released train_core.py: bicubic, 288x144 before the random crop
+of training, 256x128 for evaluation), into a packed store that is memory-mapped by all trials of a node.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tune_lnl.datasets.base import Dataset, Images, Labels
+from tune_lnl.datasets.options import DatasetOptions
+from tune_lnl.datasets.paths import DATA_VARIABLE, find_dataset_folder, searched_folders
+from tune_lnl.datasets.reid.layouts import (
+    CUHK03_NP_NAMES,
+    CUHK03_OLD_NAMES,
+    DISTRACTOR,
+    DUKE_NAMES,
+    MARKET_NAMES,
+    OFFICIAL_FOLDERS,
+    SPLITS,
+    NameScheme,
+    PersonFile,
+    ReidFiles,
+    find_layout,
+    read_layout,
+)
+from tune_lnl.datasets.reid.options import Cuhk03Options, ReidOptions
+from tune_lnl.datasets.store import SourceFiles, map_array, open_or_build, write_through
+from tune_lnl.errors import CorruptDataError, InputError, shown
+
+# Part of the store's form: raise it when the decoding or the arrays change.
+PACKING_VERSION = 1
+ENLARGEMENT = 1.125  # training images before the random crop: 288 / 256 and 144 / 128
+IMAGES_PER_BLOCK = 256
+ARRAYS = ("train", "train_resized", "query", "gallery")
+
+
+@dataclass(frozen=True)
+class PersonImages:
+    """Images of one split, n of them.
+
+    Attributes:
+        images: uint8 (n, H, W, 3) at the size of the network's input; a read-only memory map.
+        paths: (n,) relative to the folder that holds the splits, with slashes; sorted.
+        identities: int64 (n,) as in the file names; 0 for distractors in a gallery.
+        cameras: int64 (n,) as in the file names.
+    """
+
+    images: Images
+    paths: tuple[str, ...]
+    identities: Labels
+    cameras: Labels
+
+
+@dataclass(frozen=True)
+class ReidSource:
+    """A dataset as published: three splits, before any noise, validation split or subset.
+
+    Attributes:
+        train: the training split.
+        train_resized: uint8 (n, h, w, 3), the same images in the same order, 1.125 times the size of the network's
+            input: what the random crop of training is taken from.
+        query: the official query, a part of the test set.
+        gallery: the official gallery, without junk, with distractors.
+        junk: images that were dropped because they show nobody in full.
+        skipped: paths that were skipped because of their names or because they cannot be read; sorted.
+        fingerprint: sha256 (hex) over pixels, identities and cameras of all splits, in order.
+    """
+
+    train: PersonImages
+    train_resized: Images
+    query: PersonImages
+    gallery: PersonImages
+    junk: int
+    skipped: tuple[str, ...]
+    fingerprint: str
+
+    @property
+    def distractors(self) -> int:
+        """Gallery images of people who are no query."""
+        return int(np.count_nonzero(self.gallery.identities == DISTRACTOR))
+
+
+class ReidDataset(Dataset):
+    """A dataset of people in files of a published layout. A subclass says where its root folder is."""
+
+    task = "re-identification"
+    Options: ClassVar[type[DatasetOptions]] = ReidOptions
+    image_shape: ClassVar[tuple[int, int, int]] = (256, 128, 3)
+    mean = (0.485, 0.456, 0.406)
+    std = (0.229, 0.224, 0.225)
+    default_model = "reid_resnet50"
+
+    schemes: ClassVar[tuple[NameScheme, ...]]
+    """The forms of its file names."""
+    inner_folders: ClassVar[tuple[str, ...]] = ()
+    """Folders of the published archive that may stand between the root and the splits."""
+
+    @abstractmethod
+    def root_folder(self, data_dir: Path | None, cache_dir: Path, options: ReidOptions) -> Path:
+        """The folder with the dataset's files, in one of the layouts of :mod:`reid_layouts`.
+
+        Raises:
+            InputError: it is not there; the message says what was looked for and where to get it.
+        """
+
+    def boxes_folder(self, options: ReidOptions) -> str | None:
+        """A folder between the root and the official splits that an option chooses, or None."""
+        return None
+
+    def input_size(self, options: ReidOptions) -> tuple[int, int]:
+        """(height, width) of the network's input in pixels."""
+        if options.height is None:
+            return self.image_shape[0], self.image_shape[1]
+        return options.height, options.height // 2
+
+    def read_names(self, data_dir: Path | None, cache_dir: Path, options: ReidOptions) -> ReidFiles:
+        """The dataset's files by their names, none opened.
+
+        Raises:
+            InputError, CorruptDataError: as :meth:`load_source`, images that cannot be decoded aside.
+        """
+        root = self.root_folder(data_dir, cache_dir, options)
+        with _told_where_unreadable(root):
+            layout = find_layout(root, self.inner_folders, self.boxes_folder(options), partial=True)
+            if layout is None:
+                raise CorruptDataError(f"{root} must hold {self._expected_folders(options)}\nget the dataset again")
+            return read_layout(root, layout, self.schemes, options.split, options.on_error)
+
+    def load_source(self, data_dir: Path | None, cache_dir: Path, options: ReidOptions) -> ReidSource:
+        """The clean source; found in `data_dir` (only read), packed into `cache_dir` on first use.
+
+        Raises:
+            InputError: the data is not there; the message says what was looked for and where to get it.
+            CorruptDataError: a split is missing or empty, a file has a name of no published form, or an image cannot
+                be read; the last two are skipped and counted with `on_error` "skip".
+        """
+        files = self.read_names(data_dir, cache_dir, options)
+        base = files.layout.base
+        # Boxes of both kinds may be equal in names and sizes: where the splits lie is part of what is packed.
+        inner = base.relative_to(files.root).as_posix()
+        size = self.input_size(options)
+        form = f"{PACKING_VERSION} {files.layout.name} {inner} {size[0]}x{size[1]}"
+        everything = tuple(file.path for split in SPLITS for file in files.split(split))
+        packed = open_or_build(
+            cache_dir,
+            self.name,
+            SourceFiles(base, form, everything),
+            _open,
+            lambda building, key: _pack(building, key, files, size, fail=options.on_error == "fail"),
+        )
+        if packed.unreadable and options.on_error == "fail":
+            name, reason = next(iter(packed.unreadable.items()))
+            raise _unreadable_image(base / name, reason)
+        return _source(files, packed)
+
+    def _expected_folders(self, options: ReidOptions) -> str:
+        boxes = self.boxes_folder(options)
+        inside = "" if boxes is None else f"{boxes}/"
+        official = ", ".join(inside + folder for folder in OFFICIAL_FOLDERS.values())
+        return f"{official}, or train, query, gallery with a folder per identity"
+
+
+class ReidFolders(ReidDataset):
+    """A dataset that the user brings, in the data dir."""
+
+    folder: ClassVar[str]
+    title: ClassVar[str]
+    origin: ClassVar[str]
+    """Where it is to be had, in words."""
+
+    def root_folder(self, data_dir: Path | None, cache_dir: Path, options: ReidOptions) -> Path:
+        place = self._find(data_dir, cache_dir, self.boxes_folder(options))
+        if place is None:
+            places = " and ".join(str(place) for place in searched_folders(self.folder, data_dir, cache_dir))
+            raise InputError(
+                f"{self.name} needs {self.title}: none found in {places}\n"
+                f"looked for {self._expected_folders(options)}\n"
+                f"get it from {self.origin}, and pass --data-dir DIR or set {DATA_VARIABLE}\n"
+                "the search space core_sprites needs no data at all"
+            )
+        return place
+
+    def is_present(self, data_dir: Path | None, cache_dir: Path) -> bool:
+        return self._find(data_dir, cache_dir, self.boxes_folder(self._default_options())) is not None
+
+    def _default_options(self) -> ReidOptions:
+        options = self.Options(name=self.name)
+        assert isinstance(options, ReidOptions), "a person dataset has such options"
+        return options
+
+    def _find(self, data_dir: Path | None, cache_dir: Path, boxes: str | None) -> Path | None:
+        def holds_data(place: Path) -> bool:
+            # A folder of another name may hold another dataset: there, nothing less than all three splits will do.
+            own = place.resolve().name in (self.folder, *self.inner_folders)
+            with _told_where_unreadable(place):
+                return find_layout(place, self.inner_folders, boxes, partial=own) is not None
+
+        return find_dataset_folder(self.folder, data_dir, holds_data, cache_dir)
+
+
+class Market1501(ReidFolders):
+    """Market-1501 (Zheng et al. 2015): 751 training identities, 750 for testing, six cameras."""
+
+    name = "market1501"
+    folder = "market1501"
+    title = "Market-1501"
+    description = "Market-1501 with identity noise among its 751 training identities"
+    origin = "its authors' page (Zheng et al., Scalable Person Re-identification, ICCV 2015)"
+    schemes = (MARKET_NAMES,)
+    inner_folders = ("Market-1501-v15.09.15",)
+
+
+class DukeMTMC(ReidFolders):
+    """DukeMTMC-reID (Zheng et al. 2017): 702 training identities, 702 for testing, eight cameras."""
+
+    name = "dukemtmc"
+    folder = "dukemtmc-reid"
+    title = "DukeMTMC-reID"
+    description = "DukeMTMC-reID with identity noise among its 702 training identities"
+    origin = "those who hold a licensed copy (Zheng et al., ICCV 2017; the authors withdrew the public download)"
+    schemes = (DUKE_NAMES,)
+    inner_folders = ("DukeMTMC-reID",)
+
+
+class Cuhk03(ReidFolders):
+    """CUHK03 under the new protocol (Zhong et al. 2017): 767 training identities, 700 for testing."""
+
+    name = "cuhk03"
+    folder = "cuhk03-np"
+    title = "CUHK03-NP"
+    description = "CUHK03 (new protocol) with identity noise among its 767 training identities"
+    origin = "the page of the new protocol (Zhong et al., Re-ranking with k-reciprocal Encoding, CVPR 2017)"
+    Options: ClassVar[type[DatasetOptions]] = Cuhk03Options
+    schemes = (CUHK03_NP_NAMES, CUHK03_OLD_NAMES)
+    inner_folders = ("cuhk03-np",)
+
+    def boxes_folder(self, options: ReidOptions) -> str | None:
+        assert isinstance(options, Cuhk03Options), "its own options"
+        return options.boxes
+
+    def is_present(self, data_dir: Path | None, cache_dir: Path) -> bool:
+        return any(self._find(data_dir, cache_dir, boxes) is not None for boxes in ("detected", "labeled"))
+
+
+def training_size(size: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) that training images are resized to, for an input of this size: 288x144 for 256x128."""
+    return round(size[0] * ENLARGEMENT), round(size[1] * ENLARGEMENT)
+
+
+def source_fingerprint(source: ReidSource) -> str:
+    """The fingerprint that `source` must have by its pixels, identities and cameras. Reads all pixels."""
+    splits = (source.train, source.query, source.gallery)
+    arrays = (source.train.images, source.train_resized, source.query.images, source.gallery.images)
+    digests = [(array.shape, hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()) for array in arrays]
+    return _fingerprint(digests, [(split.identities, split.cameras) for split in splits])
+
+
+# ---- the packed store ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Packed:
+    arrays: dict[str, NDArray[Any]]
+    unreadable: dict[str, str]
+    """Why an image could not be decoded, by its path; in the order of the splits."""
+    fingerprint: str
+
+
+def _open(store: Path) -> _Packed | None:
+    """The store, or None where it is absent or damaged."""
+    try:
+        meta = json.loads((store / "meta.json").read_text(encoding="utf-8"))
+        if not store.name.endswith(f"-{meta['key']}"):
+            return None
+        if any((store / f"{name}.npy").stat().st_size != meta["bytes"][name] for name in ARRAYS):
+            return None
+        arrays = {name: map_array(store / f"{name}.npy") for name in ARRAYS}
+        return _Packed(arrays, dict(meta["unreadable"]), str(meta["fingerprint"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        # Absent, torn or from another hand: all of them mean "pack it again".
+        return None
+
+
+def _pack(building: Path, key: str, files: ReidFiles, size: tuple[int, int], *, fail: bool) -> None:
+    packer = _Packer(building, fail)
+    for split in SPLITS:
+        sizes = {split: size, "train_resized": training_size(size)} if split == "train" else {split: size}
+        packer.pack(files.split(split), sizes)
+    kept = [[file for file in files.split(split) if file.name not in packer.unreadable] for split in SPLITS]
+    meta = {
+        "key": key,
+        "source_file_count": sum(len(files.split(split)) for split in SPLITS),
+        "unreadable": packer.unreadable,
+        "bytes": packer.bytes,
+        "fingerprint": _fingerprint(packer.digests, [(_identities(split), _cameras(split)) for split in kept]),
+    }
+    write_through(building / "meta.json", json.dumps(meta, indent=1).encode())
+
+
+class _Packer:
+    """Decodes and writes split after split; only a block of images is in memory."""
+
+    def __init__(self, building: Path, fail: bool) -> None:
+        self.building = building
+        self.fail = fail
+        self.unreadable: dict[str, str] = {}
+        self.bytes: dict[str, int] = {}
+        self.digests: list[tuple[tuple[int, ...], str]] = []
+        """Shape and sha256 of each array, in the order of ARRAYS."""
+
+    def pack(self, files: Sequence[PersonFile], sizes: dict[str, tuple[int, int]]) -> None:
+        """Write an array per entry of `sizes`: its name, and (height, width) of its images."""
+        arrays = [_ArrayFile(self.building / f"{name}.npy", (*size, 3)) for name, size in sizes.items()]
+        with contextlib.ExitStack() as stack:
+            pool = stack.enter_context(ThreadPoolExecutor(max_workers=os.cpu_count()))
+            for array in arrays:
+                stack.callback(array.close)
+            for start in range(0, len(files), IMAGES_PER_BLOCK):
+                block = files[start : start + IMAGES_PER_BLOCK]
+                # Pillow lets go of the interpreter's lock while it decodes and resizes.
+                decoded = pool.map(functools.partial(_decode, sizes=tuple(sizes.values())), block)
+                for images in self._readable(block, decoded):
+                    for array, image in zip(arrays, images, strict=True):
+                        array.append(image)
+            for name, array in zip(sizes, arrays, strict=True):
+                if array.count == 0:
+                    raise CorruptDataError(f"no image of the {name} split can be read\nget the dataset again")
+                self.bytes[name] = array.finish()
+                self.digests.append((array.shape, array.sha256.hexdigest()))
+
+    def _readable(self, files: Sequence[PersonFile], decoded: Iterable[list[Images] | str]) -> Iterator[list[Images]]:
+        for file, images in zip(files, decoded, strict=True):
+            if not isinstance(images, str):
+                yield images
+            elif self.fail:
+                raise _unreadable_image(file.path, images)
+            else:
+                self.unreadable[file.name] = images
+
+
+class _ArrayFile:
+    """A npy file of uint8 images that is written image by image; how many there are is known at the end."""
+
+    def __init__(self, path: Path, item_shape: tuple[int, int, int]) -> None:
+        self.path = path
+        self.item_shape = item_shape
+        self.count = 0
+        self.sha256 = hashlib.sha256()
+        self._file = path.open("wb")
+        self._data_start = self._write_header()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.count, *self.item_shape)
+
+    def append(self, image: Images) -> None:
+        assert image.shape == self.item_shape
+        pixels = np.ascontiguousarray(image).data
+        self._file.write(pixels)
+        self.sha256.update(pixels)
+        self.count += 1
+
+    def finish(self) -> int:
+        """The size of the complete file in bytes."""
+        self._file.seek(0)
+        end = self._write_header()
+        assert end == self._data_start, "numpy leaves room in the header for a first axis that grows"
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        return self.path.stat().st_size
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _write_header(self) -> int:
+        descr = np.lib.format.dtype_to_descr(np.dtype(np.uint8))
+        header = {"descr": descr, "fortran_order": False, "shape": self.shape}
+        np.lib.format.write_array_header_1_0(self._file, header)
+        return self._file.tell()
+
+
+def _decode(file: PersonFile, sizes: Sequence[tuple[int, int]]) -> list[Images] | str:
+    """The image at each (height, width), uint8 (height, width, 3); or why it cannot be decoded."""
+    from PIL import Image
+
+    try:
+        with Image.open(file.path, formats=("PNG", "JPEG")) as image:
+            pixels = image.width * image.height
+            if Image.MAX_IMAGE_PIXELS is not None and pixels > Image.MAX_IMAGE_PIXELS:
+                return f"{pixels:,} pixels are more than Pillow's limit of {Image.MAX_IMAGE_PIXELS:,}"
+            person = image.convert("RGB")
+        return [
+            np.asarray(person.resize((width, height), Image.Resampling.BICUBIC), dtype=np.uint8)
+            for height, width in sizes
+        ]
+    except MemoryError:
+        raise
+    except Exception as error:
+        # Whatever a decoder throws at hostile bytes (OSError, SyntaxError, zlib.error, the bomb limit, ...).
+        return str(error).replace(str(file.path), file.name) or type(error).__name__
+
+
+def _unreadable_image(path: Path, reason: str) -> CorruptDataError:
+    return CorruptDataError(
+        f"{shown(str(path))}: the image cannot be decoded: {reason}\n"
+        "get the dataset again, or skip and count such images: --set dataset.on_error=skip"
+    )
+
+
+def _source(files: ReidFiles, packed: _Packed) -> ReidSource:
+    def people(split: str) -> PersonImages:
+        kept = [file for file in files.split(split) if file.name not in packed.unreadable]
+        images = packed.arrays[split]
+        assert len(images) == len(kept), "the store's key covers the names"
+        return PersonImages(images, tuple(file.name for file in kept), _identities(kept), _cameras(kept))
+
+    return ReidSource(
+        train=people("train"),
+        train_resized=packed.arrays["train_resized"],
+        query=people("query"),
+        gallery=people("gallery"),
+        junk=files.junk,
+        skipped=tuple(sorted([*files.skipped, *packed.unreadable])),
+        fingerprint=packed.fingerprint,
+    )
+
+
+def _fingerprint(arrays: Sequence[tuple[tuple[int, ...], str]], people: Sequence[tuple[Labels, Labels]]) -> str:
+    """sha256 (hex) of shapes and digests of the pixels, and of identities and cameras; the same on every machine."""
+    digest = hashlib.sha256()
+    for shape, pixels in arrays:
+        digest.update(f"{[int(size) for size in shape]} {pixels}\n".encode())
+    for identities, cameras in people:
+        for numbers in (identities, cameras):
+            digest.update(np.ascontiguousarray(numbers, dtype="<i8").data)
+    return digest.hexdigest()
+
+
+def _identities(files: Sequence[PersonFile]) -> Labels:
+    return np.array([file.identity for file in files], dtype=np.int64)
+
+
+def _cameras(files: Sequence[PersonFile]) -> Labels:
+    return np.array([file.camera for file in files], dtype=np.int64)
+
+
+@contextlib.contextmanager
+def _told_where_unreadable(place: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{place} cannot be read: {error}\ncheck its permissions") from error

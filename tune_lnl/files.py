@@ -1,0 +1,42 @@
+"""Files that readers see whole (the old content or the new, never a part), and text in CSV files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def whole_file(path: Path, *, durable: bool = False) -> Iterator[Path]:
+    """A path beside ``path`` to write to, which takes its place when the context ends well; else it is deleted.
+
+    A process that is killed leaves it behind: its name begins with a dot.
+
+    Args:
+        path: in a folder that exists.
+        durable: wait until the disk has the content, so that it outlives the machine, too.
+
+    Raises:
+        OSError: no room, or no permission; ``path`` is as it was.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield beside
+        if durable:
+            with beside.open("rb") as file:
+                os.fsync(file.fileno())
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r")
+"""A spreadsheet takes a cell that begins with one of these for a formula, and runs it."""
+
+
+def no_formula(cell: str) -> str:
+    """The text with an apostrophe in front where a spreadsheet would take it for a formula."""
+    return f"'{cell}" if cell.startswith(FORMULA_SIGNS) else cell

@@ -1,0 +1,1 @@
+"""Argument lines of the released scripts."""

@@ -1,0 +1,103 @@
+"""Writing the pages: ``report.html`` into each run's folder, and one page that compares where there are several."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+
+from tune_lnl.errors import InputError
+from tune_lnl.object_storage import StorageError
+from tune_lnl.reporting.page import comparison_page, run_page
+from tune_lnl.reporting.run_data import RunView, conditions_folder, find_runs, view_run
+from tune_lnl.tuning.driver import EXIT_CODES, search
+from tune_lnl.tuning.plan.plan import SearchOptions
+from tune_lnl.tuning.runs.remote import ResultsDir, put_back, shown
+from tune_lnl.tuning.runs.results import replace_text
+from tune_lnl.tuning.space.named import find_space
+
+logger = logging.getLogger(__name__)
+
+REPORT = "report.html"
+LONGEST_NAME = 120
+
+
+def write_reports(runs: Sequence[ResultsDir], results_dir: ResultsDir) -> list[Path]:
+    """Write the report of every run named, and one that compares them where there are several.
+
+    A folder with one run per condition stands for all of them; its comparison is its ``report.html``. Runs named one by
+    one are compared in ``report-A-vs-B.html`` beside the first.
+
+    Args:
+        runs: names under ``results_dir``, paths or URLs.
+
+    Returns:
+        what was written, the page to open first.
+
+    Raises:
+        InputError: no such run, the same one twice, or a folder that cannot be written to.
+    """
+    found = [run for name in runs for run in find_runs(name, results_dir)]
+    roots = [run.files.root.resolve() for run in found]
+    twice = next((root for index, root in enumerate(roots) if root in roots[:index]), None)
+    if twice is not None:
+        raise InputError(f"a run is compared with others, not with itself; {twice} is named twice")
+    now = datetime.now()
+    views = [view_run(run) for run in found]
+    own = [root / REPORT for root in roots]
+    for view, path in zip(views, own, strict=True):
+        _write(path, run_page(view, now))
+    if len(views) == 1:
+        return own
+    together = _comparison_path(runs, results_dir, views)
+    links = [Path(os.path.relpath(path, together.parent)).as_posix() for path in own]
+    _write(together, comparison_page(views, links, now))
+    return [together, *own]
+
+
+def report_after_search(run: str, results_dir: ResultsDir, say: Callable[[str], None]) -> None:
+    """Write the report of a search that has ended, and say where it is.
+
+    Whatever goes wrong is said and nothing more: the search itself went well, and the page can be written again.
+    """
+    try:
+        say(f"  report: {shown(write_reports([run], results_dir)[0])}")
+    except InputError as error:
+        say(f"  no report: {error}")
+    except Exception as error:
+        logger.exception("the report of %s could not be made", run)
+        say(f"  no report: {type(error).__name__}: {error}; it is a bug of the report alone, the run is whole")
+
+
+def search_and_report(options: SearchOptions, say: Callable[[str], None]) -> int:
+    """Run a search to its end and write its report; not after an interruption, which has to be quick.
+
+    Returns:
+        the exit code of the search.
+    """
+    code = search(options, say)
+    if code != EXIT_CODES["interrupted"]:
+        report_after_search(options.name or find_space(options.space).stem, options.results_dir, say)
+    return code
+
+
+def _comparison_path(runs: Sequence[ResultsDir], results_dir: ResultsDir, views: Sequence[RunView]) -> Path:
+    folder = conditions_folder(runs[0], results_dir)
+    if len(runs) == 1:
+        assert folder is not None, "one name stands for several runs only where it is a folder of conditions"
+        return folder.resolve() / REPORT
+    first = (folder or views[0].run.files.root).resolve()
+    names = "-vs-".join(Path(run).name for run in runs)[:LONGEST_NAME]
+    return first.parent / f"report-{names}.html"
+
+
+def _write(path: Path, page: str) -> None:
+    try:
+        replace_text(path, page)
+        put_back(path)
+    except StorageError as error:
+        raise InputError(f"{error}\nthe page is in {path}") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}; make its folder writable") from None

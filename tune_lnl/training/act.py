@@ -1,0 +1,242 @@
+"""Training by ACT, asymmetric co-training: the reported network (RTM) and its noisy companion (NTM)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from tune_lnl.config.settings import (
+    LR_PLAN,
+    ClassifierSettings,
+    DecayShape,
+    Knob,
+    MethodSettings,
+    TrialConfig,
+    plan_spec,
+)
+from tune_lnl.methods.act import ActConfig, ActState, robust_losses, warmup_losses
+from tune_lnl.methods.schedules import lr_plan, reads_warmup_lr
+from tune_lnl.metrics.selection import selection_percentages
+from tune_lnl.training.classification import Batch, ClassifierData, ClassifierTraining
+from tune_lnl.training.loop import Report, Surroundings
+from tune_lnl.training.networks import Totals
+
+LR1_CAP = 0.5
+"""Above it SGD with momentum 0.9 leaves the region where this network trains at all."""
+LABEL_EMA_BYTES = 256 * 2**20
+"""Up to here the label distributions of all samples are kept whole: of every published set, Food-101N's are 125 MB."""
+KEPT_CLASSES = 8
+"""Classes kept of each distribution above that: 64 bytes a sample. Chosen by its memory. Of the digits' eight classes
+two are enough to lose no accuracy, and one is not (``benchmarks/label_averages.py``); of many it is not known."""
+
+
+LABEL_DISTRIBUTION = ("label_ema", "label_ema_classes")
+
+
+class ActSettings(ClassifierSettings):
+    """Settings of ACT. Defaults follow the paper; the comments name what the released scripts do instead."""
+
+    knobs: ClassVar[dict[str, Knob]] = {
+        "lr_asymmetry": Knob("lr1", f"lr1 / lr, the asymmetry of the method; lr1 is capped at {LR1_CAP}")
+    }
+
+    lr1: float = Field(gt=0.0, description="learning rate per step of the companion network (NTM)")
+    lr1_decay: str | DecayShape | None = Field(
+        None, json_schema_extra=LR_PLAN, description="plan of lr1; null: as lr_decay (web scripts: baseline)"
+    )
+    warmup_lr1: float | None = Field(None, gt=0.0, description="lr1 during warm-up; null: as warmup_lr")
+    tie_lr: bool = Field(False, description="lr1 := lr, what the released main.py does whatever it is asked for")
+    tau: float = Field(0.025, ge=0.0, description="mining is on while (a1 - a0) / a0 < tau on the batch (paper: 0.025)")
+    selection: bool = Field(True, description="train the RTM on agreed samples only (module ASS)")
+    mining: bool = Field(True, description="add samples that only the NTM fits (module ASM)")
+    reweighting: bool = Field(True, description="weight a sample by how often it was selected (module DSRW)")
+    consistency: bool = Field(True, description="pseudo labels on the strong view (module CR)")
+    selection_rule: Literal["agree", "rtm"] = Field(
+        "agree", description="agree: as in the paper; rtm: also samples that only the RTM fits (web scripts)"
+    )
+    latch_mining: bool = Field(False, description="once mining has switched off it stays off")
+    penalty: Literal["exact", "code", "none"] = Field(
+        "exact", description="confidence penalty in warm-up; code: on clamped logits, as released"
+    )
+    penalty_weight: float = Field(1.0, ge=0.0, description="weight of the confidence penalty")
+    consistency_weight: float = Field(
+        0.2, ge=0.0, le=1.0, description="share of the consistency term in the RTM's loss"
+    )
+    label_ema: float = Field(0.8, ge=0.0, lt=1.0, description="memory of the label distribution, per epoch")
+    label_ema_classes: int | None = Field(
+        None,
+        ge=1,
+        description="likeliest classes kept of each sample's label distribution; null: all, or "
+        f"{KEPT_CLASSES} where all of them would take more than {LABEL_EMA_BYTES // 2**20} MiB",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _derive_lr1(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        given = dict(values)
+        asymmetry = given.pop("lr_asymmetry", None)
+        if given.get("tie_lr") is True:
+            given["lr1"] = given.get("lr")
+        elif asymmetry is not None:
+            if "lr1" in given:
+                raise ValueError(f"give lr1 or lr_asymmetry, not both (got {given['lr1']!r} and {asymmetry!r})")
+            given["lr1"] = _lr1(given.get("lr"), asymmetry)
+        return given
+
+    def plans(self) -> dict[str, list[float]]:
+        warmup = self.warmup_lr if self.warmup_lr1 is None else self.warmup_lr1
+        lr1 = lr_plan(plan_spec(self._companion_decay), self.lr1, self.epochs, self.warmup_epochs, warmup)
+        return super().plans() | {"lr1": lr1}
+
+    @property
+    def _companion_decay(self) -> str | DecayShape:
+        return self.lr_decay if self.lr1_decay is None else self.lr1_decay
+
+    def dead(self) -> dict[str, str]:
+        dead = super().dead() | self._dead_warmup()
+        if self.tie_lr:
+            dead |= dict.fromkeys(("lr1", "lr_asymmetry"), "tie_lr makes lr1 equal to lr")
+        if not self.selection:
+            # Every sample is selected in every epoch: its weight is 1 and its corrected label the given one.
+            unread = ("tau", "mining", "selection_rule", "latch_mining", *LABEL_DISTRIBUTION, "reweighting")
+            dead |= dict.fromkeys(unread, "selection is off")
+        elif not self.mining:
+            dead |= dict.fromkeys(("tau", "latch_mining"), "mining is off")
+        if not self.consistency:
+            dead |= dict.fromkeys(("consistency_weight", *LABEL_DISTRIBUTION), "consistency is off")
+        elif self.consistency_weight == 0:
+            dead |= dict.fromkeys(LABEL_DISTRIBUTION, "consistency has no weight")
+        elif self.consistency_weight == 1:
+            dead["reweighting"] = "only consistency has weight"
+        if self.label_ema == 0:
+            dead.setdefault("label_ema_classes", "label_ema remembers nothing")
+        return dead
+
+    def _dead_warmup(self) -> dict[str, str]:
+        if self.warmup_epochs == 0:
+            return dict.fromkeys(("warmup_lr1", "penalty", "penalty_weight"), "there is no warm-up")
+        dead: dict[str, str] = {}
+        if not reads_warmup_lr(plan_spec(self._companion_decay)):
+            dead["warmup_lr1"] = f"the plan {self._companion_decay!r} ignores the warm-up"
+        if self.penalty == "none":
+            dead["penalty_weight"] = "there is no confidence penalty"
+        elif self.penalty_weight == 0:
+            dead["penalty"] = "the confidence penalty has no weight"
+        return dead
+
+    def _reads_warmup_lr(self) -> bool:
+        follows = self.warmup_lr1 is None and reads_warmup_lr(plan_spec(self._companion_decay))
+        return super()._reads_warmup_lr() or follows
+
+    def kept_classes(self, samples: int, classes: int) -> int:
+        """How many classes of each sample's label distribution are kept, at most ``classes``: all of them, exactly."""
+        if self.label_ema_classes is not None:
+            return min(self.label_ema_classes, classes)
+        return classes if 4 * samples * classes <= LABEL_EMA_BYTES else min(KEPT_CLASSES, classes)
+
+    def loss_config(self) -> ActConfig:
+        """The part of the settings that the losses read."""
+        return ActConfig(**{field.name: getattr(self, field.name) for field in fields(ActConfig)})
+
+
+def _lr1(lr: Any, asymmetry: Any) -> float:
+    for value in (lr, asymmetry):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
+            raise ValueError(f"lr_asymmetry is a number above 0 that multiplies lr, got {asymmetry!r} with lr {lr!r}")
+    return min(LR1_CAP, float(lr) * float(asymmetry))
+
+
+class ActTraining(ClassifierTraining):
+    """Two networks that start apart and learn at different rates.
+
+    The RTM (suffix ``""``) learns from the samples both agree on; the NTM (``_ntm``) learns from every given label.
+    """
+
+    Settings: ClassVar[type[MethodSettings]] = ActSettings
+    lr_names: Mapping[str, str] = {"": "lr", "_ntm": "lr1"}
+
+    def __init__(self, config: TrialConfig, surroundings: Surroundings) -> None:
+        super().__init__(config, surroundings)
+        assert isinstance(config.settings, ActSettings)
+        self.act = config.settings
+        self.losses = self.act.loss_config()
+        classes = self.data.noisy.num_classes
+        kept = self.act.kept_classes(len(self.given_labels), classes)
+        self.state = ActState.start(self.given_labels, classes, kept)
+
+    @classmethod
+    def method_fingerprints(cls, config: TrialConfig, data: ClassifierData) -> dict[str, str]:
+        """How much of the label distributions is kept, where it is not all."""
+        assert isinstance(config.settings, ActSettings)
+        classes = data.noisy.num_classes
+        kept = config.settings.kept_classes(len(data.train), classes)
+        return {} if kept == classes else {"label_ema": f"{kept} of {classes} classes"}
+
+    def train_step(self, batch: Batch, epoch: int, totals: Totals) -> None:
+        rtm, ntm = self.networks[""], self.networks["_ntm"]
+        weak = self.weak_view(batch.images)
+        if epoch < self.act.warmup_epochs:
+            with self.autocast():
+                warmup = warmup_losses(rtm, ntm, weak, batch.labels, batch.index, self.state, self.losses)
+            self._update(batch, warmup.rtm, warmup.ntm, warmup.rtm_logits, warmup.ntm_logits, totals)
+            return
+        strong = self.strong_view(batch.images) if self.act.consistency else None
+        with self.autocast():
+            robust = robust_losses(rtm, ntm, weak, strong, batch.labels, batch.index, self.state, epoch, self.losses)
+        self._update(batch, robust.rtm, robust.ntm, robust.rtm_logits, robust.ntm_logits, totals)
+        totals.add("selected", robust.selected.sum())
+        totals.add("mined", robust.mined.sum())
+        totals.add("mining_batches", robust.mining)
+        totals.add("empty_selections", robust.selection_empty)
+        if self.clean is not None:
+            totals.add("selected_clean", (robust.selected & self.clean[batch.index]).sum())
+
+    def _update(
+        self, batch: Batch, rtm: Tensor, ntm: Tensor, rtm_logits: Tensor, ntm_logits: Tensor, totals: Totals
+    ) -> None:
+        self.step({"": rtm, "_ntm": ntm})
+        for suffix, loss, logits in (("", rtm, rtm_logits), ("_ntm", ntm, ntm_logits)):
+            totals.add(f"train_loss{suffix}", loss * len(batch.labels))
+            totals.add(f"train_accuracy{suffix}", (logits.argmax(dim=1) == batch.labels).sum())
+
+    def summarise(self, means: Report) -> Report:
+        """Selection counts as they are; mining as the share of batches; quality of the selection in percent."""
+        if "selected" not in means:
+            return means
+        report = dict(means)
+        steps = -(-self.images_per_epoch() // self.settings.batch_size)
+        report["mining_share"] = report.pop("mining_batches") / steps
+        if self.clean is not None:
+            selected_clean = int(report.pop("selected_clean"))
+            report |= selection_percentages(int(report["selected"]), int(self.clean.sum()), selected_clean)
+        return report
+
+    def selected_shares(self) -> np.ndarray:
+        """Of the epochs after the warm-up, in which every sample counts as selected."""
+        warmup = min(self.epoch, self.act.warmup_epochs)
+        chances = max(1, self.epoch - warmup)
+        shares: np.ndarray = ((self.state.counts - warmup).double() / chances).cpu().numpy().astype(np.float32)
+        return shares
+
+    def beliefs(self) -> np.ndarray:
+        """The running label distributions."""
+        every = torch.arange(len(self.state.counts), device=self.device)
+        found: np.ndarray = self.state.distributions(every, self.data.noisy.num_classes).cpu().numpy()
+        return found
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"act": self.state.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        with torch.no_grad():
+            self.state.load_state_dict(state["act"])

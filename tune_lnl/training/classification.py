@@ -1,0 +1,382 @@
+"""What every image classification method shares: data, networks, optimizers, lr plans, evaluation, state."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tune_lnl.config.settings import ClassifierSettings, TrialConfig, ValidationSettings
+from tune_lnl.datasets.augment.views import SizedImages, augment, mirrors
+from tune_lnl.datasets.base import Dataset, ImageRows
+from tune_lnl.datasets.images.noisy import NoisyData, load_noisy
+from tune_lnl.datasets.paths import cache_dir
+from tune_lnl.datasets.pictures.rows import PictureRows
+from tune_lnl.datasets.registry import get_dataset
+from tune_lnl.datasets.split import split_folds, split_validation
+from tune_lnl.errors import InputError
+from tune_lnl.metrics.classification import standard_error
+from tune_lnl.models.registry import build_model
+from tune_lnl.models.weights import default_weights, weights_file, weights_fingerprint
+from tune_lnl.training.loop import Report, Surroundings
+from tune_lnl.training.model_file import FORMAT, preprocessing_of
+from tune_lnl.training.networks import NetworkTraining
+from tune_lnl.training.randomness import stream, stream_seed
+
+EVALUATION_BATCH = 1000
+EVALUATION_PIXELS = 4_000_000
+"""Images of one evaluation batch times their pixels: 79 images of 224 x 224."""
+RESIDENT_BYTES = 2**30
+"""Training images up to this size stay on the GPU: CIFAR's take 150 MB."""
+BATCHES_AHEAD = 2
+"""Batches whose files are decoded while the network is busy."""
+
+Pixels = Tensor | SizedImages
+"""(B, C, H, W) uint8 on the device, or images of different sizes, which an augmentation cuts to one."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's samples on the device."""
+
+    index: Tensor
+    """(B,) int64, position in the training split: keys the per-sample state."""
+    images: Pixels
+    labels: Tensor
+    """(B,) int64, given labels."""
+
+
+@dataclass(frozen=True)
+class ClassifierData:
+    """The training split, the held-out split and the test set of one trial."""
+
+    dataset: Dataset
+    noisy: NoisyData
+    train: np.ndarray
+    """(N,) int64, samples of ``noisy`` that are trained on."""
+    validation: np.ndarray
+    """(M,) int64, samples of ``noisy`` held out."""
+    validation_labels: np.ndarray
+    """(M,) int64."""
+
+    @classmethod
+    def load(cls, config: TrialConfig, surroundings: Surroundings) -> ClassifierData:
+        noisy = load_noisy(config.dataset, surroundings.data_dir)
+        assert isinstance(config.validation, ValidationSettings)
+        train, held_out = _split(config, noisy.given_labels)
+        labels = noisy.given_labels
+        if config.validation.labels == "clean":
+            labels = _true_labels_or_refuse(noisy)
+            held_out = held_out[labels[held_out] < noisy.num_classes]
+        return cls(get_dataset(config.dataset.name), noisy, train, held_out, labels[held_out])
+
+    @property
+    def clean(self) -> np.ndarray | None:
+        """(N,) bool: is the given label of each training sample the true one? ``None`` where nobody knows."""
+        if self.noisy.true_labels is None:
+            return None
+        return cast(np.ndarray, self.noisy.given_labels[self.train] == self.noisy.true_labels[self.train])
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        split = sha256(np.ascontiguousarray(self.train).tobytes() + b"|" + self.validation.tobytes())
+        return self.noisy.fingerprints | {"split": split.hexdigest()}
+
+
+def _split(config: TrialConfig, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Positions that are trained on, and that are held out."""
+    if config.fold is None:
+        return split_validation(labels, config.validation.fraction, config.validation.seed)
+    fold = split_folds(labels, config.fold.folds, config.validation.seed)
+    return np.flatnonzero(fold != config.fold.number), np.flatnonzero(fold == config.fold.number)
+
+
+def _true_labels_or_refuse(noisy: NoisyData) -> np.ndarray:
+    if noisy.true_labels is None:
+        raise InputError("validation.labels: clean needs true labels, and this dataset has none; set it to noisy")
+    return noisy.true_labels
+
+
+def model_choice(config: TrialConfig, noisy: NoisyData) -> tuple[str, Path | None]:
+    """(name of the network asked for or the dataset's own, file of the weights it starts from or None).
+
+    Raises:
+        InputError: the weights are not to be had.
+    """
+    assert isinstance(config.settings, ClassifierSettings)
+    choice = config.settings.model
+    name = choice.name or noisy.form.default_model
+    weights = default_weights(name) if choice.weights is None else choice.weights
+    return name, weights_file(name, weights, cache_dir())
+
+
+def _require_known_weights(config: TrialConfig) -> None:
+    """Without a network the weights are missing at once; reading a dataset can take minutes."""
+    assert isinstance(config.settings, ClassifierSettings)
+    choice = config.settings.model
+    if choice.name is not None:
+        weights_file(choice.name, choice.weights or default_weights(choice.name), cache_dir())
+
+
+class ClassifierTraining(NetworkTraining[Batch]):
+    """A method that trains classifiers of the same shape, the first of them reported."""
+
+    settings: ClassifierSettings
+
+    def _load_data(self) -> None:
+        self.data = ClassifierData.load(self.config, self.surroundings)
+        self.dataset = self.data.dataset
+        self.form = self.data.noisy.form
+        self.model_name, self.weights = model_choice(self.config, self.data.noisy)
+        self.given_labels = torch.from_numpy(self.data.noisy.given_labels[self.data.train]).to(self.device)
+        clean = self.data.clean
+        self.clean = None if clean is None else torch.from_numpy(clean).to(self.device)
+        self._resident = self._resident_images()
+
+    def _resident_images(self) -> Tensor | None:
+        """Training images uint8 (N, H, W, C) on a GPU, where they are small enough to stay there; else ``None``."""
+        images = self.data.noisy.train_images
+        if not keeps_resident(self.device) or isinstance(images, PictureRows):
+            return None
+        if len(self.data.train) * math.prod(images.shape[1:]) > RESIDENT_BYTES:
+            return None
+        rows = self.data.noisy.rows[self.data.train]
+        return torch.from_numpy(np.ascontiguousarray(images[rows])).to(self.device)
+
+    @classmethod
+    def prepare(cls, config: TrialConfig, surroundings: Surroundings) -> dict[str, str]:
+        assert isinstance(config.settings, ClassifierSettings)
+        _require_known_weights(config)
+        data = ClassifierData.load(config, surroundings)
+        name, weights = model_choice(config, data.noisy)
+        build_model(name, data.noisy.num_classes, data.noisy.form.image_shape, weights)
+        return data.fingerprints | weights_fingerprint(weights) | cls.method_fingerprints(config, data)
+
+    @classmethod
+    def method_fingerprints(cls, config: TrialConfig, data: ClassifierData) -> dict[str, str]:
+        """What of a method depends on the size of the data, beside its settings."""
+        return {}
+
+    # ---- training
+
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        """As inherited; files are read and decoded a few batches ahead."""
+        images = self.data.noisy.train_images
+        if not isinstance(images, PictureRows):
+            yield from super().batches(epoch)
+            return
+        order = torch.randperm(self.images_per_epoch(), generator=stream(self.settings.seed, epoch, "data order"))
+        waiting: deque[tuple[Tensor, Future[list[np.ndarray]]]] = deque()
+        reader = ThreadPoolExecutor(max_workers=1)
+        try:
+            for index in self.split(order):
+                waiting.append((index, reader.submit(images.uncropped, self._rows(index))))
+                if len(waiting) > BATCHES_AHEAD:
+                    yield self._batch_of(*waiting.popleft())
+            while waiting:
+                yield self._batch_of(*waiting.popleft())
+        finally:
+            reader.shutdown(wait=True, cancel_futures=True)
+
+    def _batch_of(self, index: Tensor, reading: Future[list[np.ndarray]]) -> Batch:
+        on_device = index.to(self.device)
+        return Batch(on_device, self._together(reading.result()), self.given_labels[on_device])
+
+    def _batch(self, index: Tensor) -> Batch:
+        images = self.data.noisy.train_images
+        on_device = index.to(self.device, non_blocking=True)
+        if self._resident is not None:
+            pixels = self._resident.index_select(0, on_device).permute(0, 3, 1, 2)
+            return Batch(on_device, pixels, self.given_labels[on_device])
+        rows = self._rows(index)
+        if isinstance(images, PictureRows):
+            return Batch(on_device, self._together(images.uncropped(rows)), self.given_labels[on_device])
+        return Batch(on_device, self.images(images, rows), self.given_labels[on_device])
+
+    def _rows(self, index: Tensor) -> np.ndarray:
+        return cast(np.ndarray, self.data.noisy.rows[self.data.train[index.numpy()]])
+
+    def _together(self, images: list[np.ndarray]) -> Pixels:
+        """Images (h, w, C) of one size as a tensor; of different sizes in the corners of the largest."""
+        sizes = np.array([image.shape[:2] for image in images], dtype=np.int64)
+        height, width = sizes.max(axis=0)
+        crop = self.form.image_shape[0]
+        canvas = np.zeros((len(images), height, width, images[0].shape[2]), dtype=np.uint8)
+        for place, image in zip(canvas, images, strict=True):
+            place[: image.shape[0], : image.shape[1]] = image
+        pixels = torch.from_numpy(canvas).to(self.device).permute(0, 3, 1, 2)
+        return pixels if self._has_one_size() else SizedImages(pixels, torch.from_numpy(sizes), crop)
+
+    def _has_one_size(self) -> bool:
+        images = self.data.noisy.train_images
+        return not isinstance(images, PictureRows) or images.size.square
+
+    def weak_view(self, images: Pixels) -> Tensor:
+        return self._view(self.form.weak_augmentation, images, self.weak)
+
+    def strong_view(self, images: Pixels) -> Tensor:
+        return self._view(self.form.strong_augmentation, images, self.strong)
+
+    def images_per_epoch(self) -> int:
+        return len(self.data.train)
+
+    # ---- evaluation
+
+    def evaluate(self, epoch: int) -> Report:
+        report: Report = {}
+        # Of a fold its predictions in the last epochs are all that is asked for.
+        if len(self.data.validation) and self.config.fold is None:
+            report |= self._score_all("val", self.data.noisy.train_images, self._validation_rows(), self._val_labels())
+        test_from = self.surroundings.test_from
+        noisy = self.data.noisy
+        # A folder of the user's need not have a test set: then there are no test metrics.
+        if test_from is not None and epoch >= test_from and len(noisy.test_rows):
+            report |= self._score_all("test", noisy.test_images, noisy.test_rows, noisy.test_labels)
+        return report
+
+    def _validation_rows(self) -> np.ndarray:
+        return cast(np.ndarray, self.data.noisy.rows[self.data.validation])
+
+    def _val_labels(self) -> np.ndarray:
+        return self.data.validation_labels
+
+    def _score_all(self, split: str, images: ImageRows, rows: np.ndarray, labels: np.ndarray) -> Report:
+        report: Report = {}
+        for suffix, network in self.networks.items():
+            correct, loss, loss_error = self._score(network, images, rows, labels)
+            # The argmax of NaN is a class: a network that has diverged would score like one that always guesses it.
+            accuracy = correct / len(labels) if math.isfinite(loss) else math.nan
+            report[f"{split}_accuracy{suffix}"] = 100.0 * accuracy
+            report[f"{split}_loss{suffix}"] = loss
+            if suffix == "":
+                accuracy_error = standard_error(accuracy, len(labels)) if math.isfinite(accuracy) else math.nan
+                report[f"{split}_accuracy_standard_error"] = 100.0 * accuracy_error
+                report[f"{split}_loss_standard_error"] = loss_error
+        return report
+
+    @torch.inference_mode()
+    def _score(
+        self, network: nn.Module, images: ImageRows, rows: np.ndarray, labels: np.ndarray
+    ) -> tuple[int, float, float]:
+        """Correct predictions, mean cross-entropy and its standard error over the given rows."""
+        network.eval()
+        correct = torch.zeros((), dtype=torch.int64, device=self.device)
+        losses = []
+        size = evaluation_batch(images.shape)
+        for start in range(0, len(rows), size):
+            self.surroundings.between_batches()
+            part = slice(start, start + size)
+            target = torch.from_numpy(labels[part]).to(self.device)
+            with self.autocast():
+                logits = network(self.normalised(self.images(images, rows[part])))
+            logits = logits.float()
+            correct += (logits.argmax(dim=1) == target).sum()
+            losses.append(F.cross_entropy(logits, target, reduction="none"))
+        every = torch.cat(losses).double()
+        error = float(every.std(correction=1)) / math.sqrt(len(rows)) if len(rows) > 1 else math.nan
+        return int(correct), float(every.mean()), error
+
+    @torch.inference_mode()
+    def probabilities(self, samples: np.ndarray) -> dict[str, np.ndarray]:
+        """What each network, by its suffix, predicts for samples of the training set: float32 (n, C).
+
+        Images that training mirrors are seen both ways.
+        """
+        found: dict[str, list[np.ndarray]] = {suffix: [] for suffix in self.networks}
+        noisy = self.data.noisy
+        size = evaluation_batch(noisy.train_images.shape)
+        for network in self.networks.values():
+            network.eval()
+        for start in range(0, len(samples), size):
+            self.surroundings.between_batches()
+            pixels = self.normalised(self.images(noisy.train_images, noisy.rows[samples[start : start + size]]))
+            views = [pixels, pixels.flip(3)] if mirrors(self.form.weak_augmentation) else [pixels]
+            for suffix, network in self.networks.items():
+                with self.autocast():
+                    logits = [network(view) for view in views]
+                mean = torch.stack([one.float().softmax(dim=1) for one in logits]).mean(dim=0)
+                found[suffix].append(mean.cpu().numpy())
+        empty = np.empty((0, noisy.num_classes), dtype=np.float32)
+        return {suffix: np.concatenate([empty, *parts]) for suffix, parts in found.items()}
+
+    def selected_shares(self) -> np.ndarray | None:
+        """How often each training sample's label was taken for clean, as a share of its chances, float32 (N,).
+
+        None for a method that selects nothing.
+        """
+        return None
+
+    def beliefs(self) -> np.ndarray:
+        """What the training samples' labels are taken for, float32 (N, C): a method's own record where it keeps one."""
+        return self.probabilities(self.data.train)[""]
+
+    def images(self, images: ImageRows, rows: np.ndarray) -> Tensor:
+        return super().images(cast(np.ndarray, images), rows)
+
+    def model_file(self) -> dict[str, Any]:
+        """What :mod:`tune_lnl.training.model_file` says."""
+        return {
+            "format": FORMAT,
+            "task": self.settings.task,
+            "model": self.model_name,
+            "weights": {name: value.cpu() for name, value in self.networks[""].state_dict().items()},
+            "classes": list(self.data.noisy.class_names[: self.data.noisy.num_classes]),
+            "preprocessing": preprocessing_of(self.data.noisy.train_images, self.form, self.data.dataset),
+            "config": self.config.flat(),
+        }
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        own = self.method_fingerprints(self.config, self.data)
+        return self.data.fingerprints | weights_fingerprint(self.weights) | own
+
+    # ---- pieces
+
+    def _build_network(self, suffix: str) -> nn.Module:
+        torch.manual_seed(stream_seed(self.settings.seed, 0, f"weights{suffix}"))
+        network = build_model(self.model_name, self.data.noisy.num_classes, self.form.image_shape, self.weights)
+        return network.to(self.device).to(memory_format=torch.channels_last)
+
+    def _build_optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
+        settings = self.settings
+        if settings.optimizer == "adam":
+            return torch.optim.Adam(network.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+        return torch.optim.SGD(
+            network.parameters(),
+            lr=settings.lr,
+            momentum=settings.momentum,
+            nesterov=settings.momentum > 0,
+            weight_decay=settings.weight_decay,
+        )
+
+    def _set_learning_rates(self, epoch: int) -> None:
+        for suffix, name in self.lr_names.items():
+            for group in self.optimizers[suffix].param_groups:
+                group["lr"] = self.plans[name][epoch]
+
+    def _learning_rate_report(self) -> Report:
+        """Read back from the optimizers, so that the log shows what was really in effect."""
+        return {name: float(self.optimizers[suffix].param_groups[0]["lr"]) for suffix, name in self.lr_names.items()}
+
+    def _view(self, policy: str, images: Pixels, generator: torch.Generator) -> Tensor:
+        return self.normalised(augment(policy, images, generator))
+
+
+def keeps_resident(device: torch.device) -> bool:
+    """Whether copying batch by batch to this device would cost time."""
+    return device.type == "cuda"
+
+
+def evaluation_batch(shape: tuple[int, ...]) -> int:
+    """How many images (N, H, W, C) are scored at once: 1000 small ones, fewer large ones."""
+    return min(EVALUATION_BATCH, max(16, EVALUATION_PIXELS // (shape[1] * shape[2])))

@@ -1,0 +1,187 @@
+"""Training by CORE, co-refining for person re-ID, and by its first stage alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from tune_lnl.config.settings import STAGE, Knob, MethodSettings, TrialConfig
+from tune_lnl.methods.core import co_refine_loss, refine_weight, self_refine_loss
+from tune_lnl.training.loop import Report, Surroundings
+from tune_lnl.training.networks import Totals
+from tune_lnl.training.reid import MilestoneSettings, ReidBatch, ReidTraining
+
+
+class SelfRefineSettings(MilestoneSettings):
+    """Settings of ``self_refine``: SELF to the end, one network."""
+
+    refine_weight_from: Literal["given", "refined"] = Field(
+        "given",
+        description="which mean loss of the previous epoch sets the weight of the network's own labels: cross-entropy "
+        "on the given labels (paper, Eq. 4), or the refined loss itself (released train_core.py)",
+    )
+
+    def self_length(self) -> int:
+        """Epochs of the SELF stage."""
+        return self.epochs
+
+    def dead(self) -> dict[str, str]:
+        dead = super().dead()
+        if self.self_length() == 1:
+            dead["refine_weight_from"] = "the first epoch of SELF is plain cross-entropy"
+        return dead
+
+
+class CoreSettings(SelfRefineSettings):
+    """Settings of CORE. Given labels are used in the SELF stage alone; the co-refining stage never reads them."""
+
+    knobs: ClassVar[dict[str, Knob]] = {
+        "self_epochs": Knob("refine_epochs", "epochs of the large-lr SELF stage, the rest", counts_epochs=True)
+    }
+
+    refine_epochs: int = Field(
+        ge=1, json_schema_extra=STAGE, description="epochs of the co-refining stage (paper: the last 40 of 60)"
+    )
+    soft_weight: float = Field(1.0, ge=0.0, description="weight of the soft-label term (released: 1)")
+    selective: Literal["none", "mask", "code"] = Field(
+        "none",
+        description="label term on every sample (released script), on those both networks agree on (paper's figure), "
+        "or, code, scaled by the share of agreement (released CoRefineLossPLus)",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _derive_refine_epochs(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        given = dict(values)
+        stage = given.pop("self_epochs", None)
+        epochs, refine = given.get("epochs"), given.get("refine_epochs")
+        if stage is None:
+            return given
+        if not isinstance(stage, int) or isinstance(stage, bool) or not isinstance(epochs, int):
+            raise ValueError(f"self_epochs is a whole number of epochs, got {stage!r} with epochs {epochs!r}")
+        if refine is None:
+            given["refine_epochs"] = epochs - stage
+        elif refine != epochs - stage:
+            raise ValueError(
+                f"self_epochs and refine_epochs fill epochs, got {stage} and {refine!r} of {epochs}; give only one"
+            )
+        return given
+
+    @model_validator(mode="after")
+    def _stages_fill_the_run(self) -> CoreSettings:
+        if self.refine_epochs >= self.epochs:
+            raise ValueError(
+                f"refine_epochs must be below epochs, got {self.refine_epochs} with epochs {self.epochs}: the "
+                "co-refining stage reads no given labels, so a SELF stage comes first"
+            )
+        return self
+
+    @property
+    def self_epochs(self) -> int:
+        """Length of the SELF stage."""
+        return self.epochs - self.refine_epochs
+
+    def derived(self) -> dict[str, Any]:
+        return {"self_epochs": self.self_epochs}
+
+    def warmup_length(self) -> int:
+        return self.self_epochs
+
+    def large_lr_epochs(self) -> int:
+        return self.self_epochs
+
+    def self_length(self) -> int:
+        return self.self_epochs
+
+
+class SelfRefineTraining(ReidTraining):
+    """One or more networks, each learning from a mixture of the given label and its own.
+
+    The weight of its own label follows the loss: as a network fits, it trusts itself more.
+    """
+
+    Settings: ClassVar[type[MethodSettings]] = SelfRefineSettings
+    settings: SelfRefineSettings
+
+    def __init__(self, config: TrialConfig, surroundings: Surroundings) -> None:
+        super().__init__(config, surroundings)
+        self.previous_losses: dict[str, float] = {}
+
+    def own_label_weight(self, suffix: str) -> float:
+        """Weight of the network's own labels in this epoch; 0 in the first, which is plain cross-entropy."""
+        loss = self.previous_losses.get(suffix)
+        # A network whose loss is not finite is lost whatever it learns from.
+        return refine_weight(loss) if loss is not None and math.isfinite(loss) else 0.0
+
+    def train_step(self, batch: ReidBatch, epoch: int, totals: Totals) -> None:
+        self.update(self.self_refine, self.forward(batch), batch, totals)
+
+    def forward(self, batch: ReidBatch) -> dict[str, Tensor]:
+        """Logits (B, C) in float32 of every network on the same augmented images, before any of them is updated."""
+        view = self.view(batch)
+        with self.autocast():
+            logits = {suffix: network(view) for suffix, network in self.networks.items()}
+        return {suffix: each.float() for suffix, each in logits.items()}
+
+    def self_refine(self, suffix: str, logits: Mapping[str, Tensor], batch: ReidBatch) -> Tensor:
+        return self_refine_loss(logits[suffix], batch.labels, self.own_label_weight(suffix))
+
+    def update(self, loss_of: Any, logits: Mapping[str, Tensor], batch: ReidBatch, totals: Totals) -> None:
+        """One step of every network on its loss, with the epoch's sums."""
+        losses = {suffix: loss_of(suffix, logits, batch) for suffix in self.networks}
+        self.step(losses)
+        for suffix, loss in losses.items():
+            size = len(batch.labels)
+            totals.add(f"train_loss{suffix}", loss * size)
+            totals.add(f"train_loss_given{suffix}", F.cross_entropy(logits[suffix].detach(), batch.labels) * size)
+            self.count_refined(suffix, batch, logits[suffix], totals)
+
+    def train_epoch(self, epoch: int) -> Report:
+        weights = {f"own_label_weight{suffix}": self.own_label_weight(suffix) for suffix in self.networks}
+        report = super().train_epoch(epoch) | weights
+        source = "train_loss_given" if self.settings.refine_weight_from == "given" else "train_loss"
+        self.previous_losses = {suffix: report[f"{source}{suffix}"] for suffix in self.networks}
+        return report
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"previous_losses": dict(self.previous_losses)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.previous_losses = {str(suffix): float(loss) for suffix, loss in state["previous_losses"].items()}
+
+
+class CoreTraining(SelfRefineTraining):
+    """Two networks that start apart: first each refines its own labels, then each learns from the other's.
+
+    The reported network has suffix ``""``, its peer ``_peer``.
+    """
+
+    Settings: ClassVar[type[MethodSettings]] = CoreSettings
+    settings: CoreSettings
+    lr_names: Mapping[str, str] = {"": "lr", "_peer": "lr"}
+
+    def train_step(self, batch: ReidBatch, epoch: int, totals: Totals) -> None:
+        logits = self.forward(batch)
+        in_self_stage = epoch < self.settings.self_epochs
+        self.update(self.self_refine if in_self_stage else self.co_refine, logits, batch, totals)
+        totals.add("agreement", (logits[""].argmax(dim=1) == logits["_peer"].argmax(dim=1)).sum())
+
+    def co_refine(self, suffix: str, logits: Mapping[str, Tensor], batch: ReidBatch) -> Tensor:
+        """The given labels in ``batch`` are not read."""
+        peer = logits["_peer" if suffix == "" else ""]
+        return co_refine_loss(logits[suffix], peer, self.settings.soft_weight, self.settings.selective)
+
+    def train_epoch(self, epoch: int) -> Report:
+        report = super().train_epoch(epoch)
+        in_self_stage = epoch < self.settings.self_epochs
+        if not in_self_stage:
+            report = {name: value for name, value in report.items() if not name.startswith("own_label_weight")}
+        return report | {"stage": 1.0 if in_self_stage else 2.0}

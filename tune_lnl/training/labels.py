@@ -1,0 +1,178 @@
+"""Evidence about every given label of a training set: a cross-validation for predictions by networks that have never
+seen the label, and one training on all samples.
+
+Each training leaves its result in a folder when it is done, so that an interrupted evaluation goes on at the training
+it was in. What the evidence means is said by :mod:`tune_lnl.methods.label_verdicts`.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tune_lnl.config.settings import Fold, TrialConfig
+from tune_lnl.datasets.images.noisy import NoisyData, load_noisy
+from tune_lnl.datasets.split import split_folds
+from tune_lnl.errors import InputError
+from tune_lnl.files import whole_file
+from tune_lnl.training.classification import ClassifierTraining
+from tune_lnl.training.loop import Report, Surroundings, check_precision
+from tune_lnl.training.registry import start_training, training_type
+
+FORM = 1
+"""Raise it when what a result file holds changes."""
+HELD_OUT, SELECTED, BELIEF = "held_out", "selected", "belief"
+
+OnEpoch = Callable[[int, int, Report], None]
+
+
+class DivergedError(Exception):
+    """A training lost its network, so that there is nothing to judge labels by."""
+
+
+@dataclass(frozen=True)
+class LabelEvidence:
+    """n samples, C classes, in the order of :class:`tune_lnl.datasets.images.noisy.NoisyData`.
+
+    Attributes:
+        held_out: by the suffix of each network (``""`` is the reported one) its probabilities float32 (n, C) for
+            samples that it was not trained on, averaged over the last epochs; NaN where a label has one sample only.
+        belief: float32 (n, C), what a training on all samples takes the labels for: the method's own running
+            distribution where it keeps one, else the reported network's prediction after the last epoch.
+        selected_share: float32 (n,): how often the method took the sample's label for clean, as a share of its chances,
+            averaged over all trainings the sample was in; None for methods that select nothing.
+        fold: int64 (n,), which fold a sample was held out in, or -1.
+    """
+
+    held_out: Mapping[str, NDArray[np.float32]]
+    belief: NDArray[np.float32]
+    selected_share: NDArray[np.float32] | None
+    fold: NDArray[np.int64]
+
+
+def label_config(config: TrialConfig) -> TrialConfig:
+    """``config`` on all the training data.
+
+    Raises:
+        InputError: its method does not predict the classes of single images.
+    """
+    if not issubclass(training_type(config.method), ClassifierTraining):
+        raise InputError(
+            f"labels are judged by methods of image classification, and {config.method} is for "
+            f"{config.settings.task}\nexport the config instead: leave out --labels"
+        )
+    return replace(config, validation=config.validation.model_copy(update={"fraction": 0.0}), fold=None)
+
+
+def gather_evidence(
+    config: TrialConfig, folds: int, surroundings: Surroundings, folder: Path, on_epoch: OnEpoch
+) -> tuple[NoisyData, LabelEvidence]:
+    """Train once per fold and once on all samples, or read what an earlier call has left in ``folder``.
+
+    Args:
+        config: as :func:`label_config` gives it.
+        folds: K, at least 2.
+        surroundings: where and on what; no test set is scored.
+        folder: of the result files, made here. A file of another config, data or number of folds is not used.
+        on_epoch: called with (training, trainings, report) after every epoch; the last training is on all samples.
+
+    Raises:
+        InputError: data or settings that cannot be used.
+        DivergedError: a training diverged.
+    """
+    check_precision(config.settings.precision, surroundings.device)
+    surroundings = replace(surroundings, test_from=None)
+    fingerprints = training_type(config.method).prepare(config, surroundings)
+    data = load_noisy(config.dataset, surroundings.data_dir)
+    fold = split_folds(data.given_labels, folds, config.validation.seed)
+    results = []
+    for number in range(folds + 1):
+        part = config if number == folds else replace(config, fold=Fold(number, folds))
+        key = _key(part, fingerprints)
+        path = folder / ("all.npz" if number == folds else f"fold-{number + 1}-of-{folds}.npz")
+        found = _read(path, key)
+        if found is None:
+            found = _train(part, surroundings, functools.partial(on_epoch, number, folds + 1))
+            _write(path, key, found)
+        results.append(found)
+    return data, _together(results, data, fold)
+
+
+def _train(config: TrialConfig, surroundings: Surroundings, on_epoch: Callable[[Report], None]) -> dict[str, Any]:
+    training = start_training(config, surroundings)
+    assert isinstance(training, ClassifierTraining)
+    averaged = config.objective.average_last
+    sums: dict[str, NDArray[np.float64]] = {}
+    while not training.finished:
+        report = training.run_epoch()
+        failure = training.diverged(report)
+        if failure is not None:
+            raise DivergedError(f"{failure} in epoch {training.epoch}; lower the lr: --set lr=...")
+        if config.fold is not None and training.epoch > config.settings.epochs - averaged:
+            for suffix, values in training.probabilities(training.data.validation).items():
+                sums[suffix] = sums.get(suffix, 0.0) + values.astype(np.float64) / averaged
+        on_epoch(report)
+    result: dict[str, Any] = {f"{HELD_OUT}{suffix}": values.astype(np.float32) for suffix, values in sums.items()}
+    result |= {"trained_on": training.data.train, "held_out_samples": training.data.validation}
+    selected = training.selected_shares()
+    if selected is not None:
+        result[SELECTED] = selected
+    if config.fold is None:
+        result[BELIEF] = training.beliefs()
+    return result
+
+
+def _together(results: list[dict[str, Any]], data: NoisyData, fold: NDArray[np.int64]) -> LabelEvidence:
+    count = len(data.given_labels)
+    held_out: dict[str, NDArray[np.float32]] = {}
+    selected, chances = np.zeros(count), np.zeros(count)
+    for result in results:
+        if SELECTED in result:
+            selected[result["trained_on"]] += result[SELECTED]
+            chances[result["trained_on"]] += 1
+        for name, values in result.items():
+            if name.startswith(HELD_OUT) and name != "held_out_samples":
+                whole = held_out.setdefault(
+                    name.removeprefix(HELD_OUT), np.full((count, data.num_classes), np.nan, np.float32)
+                )
+                whole[result["held_out_samples"]] = values
+    share = (selected / np.maximum(chances, 1)).astype(np.float32) if chances.any() else None
+    return LabelEvidence(held_out, results[-1][BELIEF], share, fold)
+
+
+# ---- result files
+
+
+def _key(config: TrialConfig, fingerprints: Mapping[str, str]) -> str:
+    fold = None if config.fold is None else [config.fold.number, config.fold.folds]
+    # The split is of the validation that this config has not.
+    data = {name: value for name, value in fingerprints.items() if name != "split"}
+    facts = {"form": FORM, "config": config.flat(), "fold": fold, "fingerprints": data}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _read(path: Path, key: str) -> dict[str, Any] | None:
+    """The result, or None where it is absent, damaged or of something else."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if str(file["key"]) != key:
+                return None
+            return {name: file[name] for name in file.files if name != "key"}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def _write(path: Path, key: str, result: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    arrays: dict[str, Any] = {name: np.asarray(value) for name, value in result.items()}
+    with whole_file(path, durable=True) as beside, beside.open("wb") as file:
+        np.savez_compressed(file, key=np.array(key), **arrays)

@@ -1,0 +1,173 @@
+"""The life of one training run: epochs in order, each giving a report; state in and out between epochs.
+
+A run is driven from outside (``train`` on the spot, the search in a worker), one :meth:`Training.run_epoch` at a time.
+A new method overrides :meth:`Training.train_epoch` and its state; the loop, evaluation and reports are inherited.
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from tune_lnl.config.settings import MethodSettings, TrialConfig
+from tune_lnl.errors import InputError
+from tune_lnl.training.randomness import stream_seed
+
+Report = dict[str, float]
+"""Named numbers of one epoch. Accuracies, precision, recall and F1 in percent; what is not known is absent."""
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a run needs beside its config, and what must not change its numbers."""
+
+    data_dir: Path | None = None
+    device: str = "cpu"
+    test_from: int | None = None
+    """First epoch (0-based) in which the test set is scored; ``None``: never."""
+    between_batches: Callable[[], None] = lambda: None
+    """Called before every batch; raises to stop the run there."""
+
+
+class Training(ABC):
+    """One run of one method under one config, between epochs.
+
+    Attributes:
+        epoch: the next epoch to run, 0-based.
+    """
+
+    Settings: ClassVar[type[MethodSettings]]
+
+    def __init__(self, config: TrialConfig, surroundings: Surroundings) -> None:
+        self.config = config
+        self.surroundings = surroundings
+        self.device = torch.device(surroundings.device)
+        self.epoch = 0
+        check_precision(config.settings.precision, self.device.type)
+
+    @classmethod
+    @abstractmethod
+    def prepare(cls, config: TrialConfig, surroundings: Surroundings) -> dict[str, str]:
+        """Load and check the data (packing it on first use) and the network's fit to it, without training.
+
+        Returns:
+            the fingerprints that :attr:`fingerprints` will show.
+
+        Raises:
+            InputError: data missing or damaged, or settings that do not suit it.
+        """
+
+    @property
+    def finished(self) -> bool:
+        return self.epoch >= self.config.settings.epochs
+
+    def run_epoch(self) -> Report:
+        """Train and score one epoch.
+
+        Returns:
+            the report; ``epoch`` is its 0-based index.
+        """
+        assert not self.finished
+        torch.set_num_threads(self.config.settings.threads)
+        torch.manual_seed(stream_seed(self.config.settings.seed, self.epoch, "dropout"))
+        start = time.perf_counter()
+        report = {"epoch": float(self.epoch), **self.train_epoch(self.epoch)}
+        trained = time.perf_counter()
+        report |= self.evaluate(self.epoch)
+        report["train_seconds"] = trained - start
+        report["seconds"] = time.perf_counter() - start
+        report["images_per_second"] = self.images_per_epoch() / max(report["train_seconds"], 1e-9)
+        self.epoch += 1
+        return report
+
+    @abstractmethod
+    def train_epoch(self, epoch: int) -> Report:
+        """Train through epoch ``epoch`` (0-based) and report the training side of it."""
+
+    @abstractmethod
+    def seconds_per_epoch(self, epoch: int, batches: int) -> float:
+        """What training through epoch ``epoch`` would take, measured on its first ``batches`` batches.
+
+        The networks are changed by it: for estimates only.
+        """
+
+    @abstractmethod
+    def evaluate(self, epoch: int) -> Report:
+        """Validation metrics, and test metrics from ``surroundings.test_from`` on."""
+
+    @abstractmethod
+    def diverged(self, report: Report) -> str | None:
+        """What of this epoch's losses or of the weights is no longer finite, if anything."""
+
+    @abstractmethod
+    def images_per_epoch(self) -> int:
+        """Training images seen in one epoch."""
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """Everything the next epoch depends on; tensors and plain values, loads with ``weights_only=True``."""
+
+    @abstractmethod
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from :meth:`state_dict`; the following epochs equal those of a run that never stopped."""
+
+    @abstractmethod
+    def model_file(self) -> dict[str, Any]:
+        """The reported network with what is needed to use it: weights, classes, preprocessing, config."""
+
+    @property
+    @abstractmethod
+    def fingerprints(self) -> dict[str, str]:
+        """What the data was: ``source`` (pixels and labels), ``labels`` (given labels), ``split``."""
+
+
+SPOKEN = {"map": "mAP", "rank1": "rank-1"}
+
+
+def spoken(metric: str) -> str:
+    """What a metric is called in a sentence, without its split: ``test_map`` is mAP."""
+    name = metric.partition("_")[2]
+    return SPOKEN.get(name, name)
+
+
+def objective_so_far(metric: str, average_last: int, reports: list[Report]) -> float:
+    """The value the run would get if it ended here: mean of the metric over the last epochs, at most ``average_last``.
+
+    NaN where any of them is not finite, so that a diverged run never looks fine again.
+    """
+    values = [report.get(metric, math.nan) for report in reports[-average_last:]]
+    return math.fsum(values) / len(values) if all(map(math.isfinite, values)) else math.nan
+
+
+def check_precision(precision: str, device: str) -> None:
+    """Refuse arithmetic that the device (``cpu`` or ``cuda``) does not have.
+
+    Raises:
+        InputError: fp16 without a GPU, or bf16 on a processor that only emulates it.
+    """
+    if precision == "fp16" and device != "cuda":
+        raise InputError(
+            f"precision fp16 needs a GPU, got device {device}; set precision to fp32, or bf16 where the CPU has it"
+        )
+    if precision == "bf16" and not has_bf16(device):
+        raise InputError(
+            f"precision bf16 needs hardware for it, and this {device} has none; set precision to fp32"
+            + (", or fp16" if device == "cuda" else "")
+        )
+
+
+def has_bf16(device: str) -> bool:
+    """Whether ``cpu`` or ``cuda`` computes in bfloat16 itself: elsewhere torch emulates it, slower than float32."""
+    if device == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if platform.machine() in ("x86_64", "AMD64"):
+        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -1,0 +1,203 @@
+"""Trained classifiers as files: what a ``model.pt`` holds, and reading one that may come from anywhere.
+
+A model file is a dict saved by ``torch.save`` that loads with ``weights_only=True``:
+
+=============== ======================================================================================================
+key             what it holds
+=============== ======================================================================================================
+format          ``"tune_lnl model 1"``
+task            ``"classification"`` or ``"re-identification"``
+model           name of the network (:mod:`tune_lnl.models.registry`)
+weights         its state dict, on the CPU
+classes         class names, in the order of the network's outputs
+preprocessing   ``image_shape`` (height, width, channels) of the input; ``resize``, what the shorter side of an image is
+                brought to, in pixels, before the middle is cut out, and ``square``, whether the image is cropped to a
+                square first; ``mean`` and ``std`` per channel, of pixels scaled to [0, 1]
+config          the training's config, flat and complete
+=============== ======================================================================================================
+"""
+
+from __future__ import annotations
+
+import math
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tune_lnl.datasets.augment.views import normalise
+from tune_lnl.datasets.base import Dataset, ImageRows, TrainingForm
+from tune_lnl.datasets.pictures.decoding import WorkingSize
+from tune_lnl.datasets.pictures.rows import PictureRows
+from tune_lnl.errors import CorruptDataError, InputError, shown
+from tune_lnl.models.registry import build_model
+from tune_lnl.training.checkpoint import UNREADABLE, checked_load
+
+FORMAT = "tune_lnl model 1"
+NAME = "model.pt"
+KINDS = {"task": str, "model": str, "weights": dict, "classes": list, "preprocessing": dict, "config": dict}
+LARGEST_SIDE = 4096
+"""In pixels; a model file that asks for larger images was not written by a training here."""
+
+
+def preprocessing_of(images: ImageRows, form: TrainingForm, dataset: Dataset) -> dict[str, Any]:
+    """How the evaluation of a training brings its images to the network, as a model file tells it.
+
+    Images that come as an array are of one size already; image files are then cut to a square and resized to it.
+    """
+    height, width = form.image_shape[:2]
+    size = images.size if isinstance(images, PictureRows) else WorkingSize(min(height, width), min(height, width), True)
+    return {
+        "image_shape": list(form.image_shape),
+        "resize": size.resize,
+        "square": size.square,
+        "mean": list(dataset.mean),
+        "std": list(dataset.std),
+    }
+
+
+@dataclass(frozen=True)
+class ImageClassifier:
+    """A classifier out of a model file, ready to be used.
+
+    Attributes:
+        network: in evaluation mode, maps normalised images float32 (B, C, H, W) to logits (B, K).
+        name: of the network.
+        classes: K names.
+        size: what image files are brought to.
+        channels: C, 3 or 1.
+        mean, std: per channel, of pixels scaled to [0, 1].
+        config: the training's, flat.
+    """
+
+    network: nn.Module
+    name: str
+    classes: tuple[str, ...]
+    size: WorkingSize
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    config: Mapping[str, Any]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of the network's input."""
+        return self.size.crop, self.size.crop, self.channels
+
+    @torch.inference_mode()
+    def logits(self, pixels: Tensor) -> Tensor:
+        """float32 (B, K) of images uint8 (B, H, W, C), wherever the network is; in float32 throughout."""
+        device = next(self.network.parameters()).device
+        images = normalise(pixels.to(device).permute(0, 3, 1, 2), self.mean, self.std)
+        found: Tensor = self.network(images.contiguous(memory_format=torch.channels_last))
+        return found.float()
+
+
+def load_classifier(path: Path, device: str = "cpu") -> ImageClassifier:
+    """The classifier of a model file, or of a folder that ``tune_lnl.train`` wrote.
+
+    Nothing in the file is run: it may hold tensors and plain values, and is refused where it holds anything else.
+
+    Raises:
+        InputError: there is no such file, or it holds no image classifier of ours.
+        CorruptDataError: it is damaged, or its parts do not fit together.
+    """
+    file = path / NAME if (path / NAME).is_file() else path
+    content = _content(file)
+    _check_content(file, content)
+    size, channels = _working_size(file, content["preprocessing"])
+    mean, std = (_numbers(file, content["preprocessing"], key, channels) for key in ("mean", "std"))
+    classes = tuple(content["classes"])
+    try:
+        network = build_model(content["model"], len(classes), (size.crop, size.crop, channels))
+    except InputError as error:
+        raise InputError(f"{_told(file)} cannot be used here: {error}") from None
+    try:
+        network.load_state_dict(content["weights"])
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise CorruptDataError(f"{_told(file)}: its weights do not fit its network {content['model']}") from error
+    network = network.to(device).to(memory_format=torch.channels_last).eval()
+    return ImageClassifier(network, content["model"], classes, size, channels, mean, std, content["config"])
+
+
+def _content(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        what = "is a folder without one" if file.is_dir() else "does not exist"
+        raise InputError(
+            f"MODEL is a model file, and {_told(file)} {what}\n"
+            f"`train` writes one as {NAME}, a search as checkpoints/NNN-{NAME}"
+        )
+    try:
+        content = checked_load(file, torch.device("cpu"))
+    except PermissionError as error:
+        raise InputError(f"{_told(file)} cannot be read: {error.strerror}") from None
+    except torch.OutOfMemoryError:
+        raise
+    except pickle.UnpicklingError:
+        raise InputError(
+            f"{_told(file)} holds more than tensors and plain values; it was not opened, because that could run code"
+        ) from None
+    except UNREADABLE as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise CorruptDataError(f"{_told(file)} is no model file, or a damaged one: {reason}") from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise InputError(
+            f"{_told(file)} is no model file of tune_lnl, which says format: {FORMAT!r} of itself\n"
+            f"`train` writes one as {NAME}, a search as checkpoints/NNN-{NAME}"
+        )
+    return content
+
+
+def _check_content(file: Path, content: Mapping[str, Any]) -> None:
+    wrong = sorted(key for key, kind in KINDS.items() if not isinstance(content.get(key), kind))
+    if wrong:
+        raise CorruptDataError(f"{_told(file)} is incomplete: it has no usable {', '.join(wrong)}; train it again")
+    if content["task"] != "classification":
+        raise InputError(
+            f"{_told(file)} is for {content['task']}: its network gives features to compare persons by, not classes; "
+            "give the model of an image classifier"
+        )
+    classes = content["classes"]
+    if len(classes) < 2 or not all(isinstance(name, str) for name in classes):
+        raise CorruptDataError(f"{_told(file)} must name at least two classes, got {len(classes)}")
+    weights = content["weights"]
+    if not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in weights.items()):
+        raise CorruptDataError(f"{_told(file)}: its weights are not all tensors")
+
+
+def _working_size(file: Path, facts: Mapping[str, Any]) -> tuple[WorkingSize, int]:
+    shape, resize, square = facts.get("image_shape"), facts.get("resize"), facts.get("square")
+    if shape is None or resize is None or square is None:
+        raise InputError(
+            f"{_told(file)} does not say how images were brought to its network's input, so that its predictions would "
+            "be a guess; train it again"
+        )
+    sides = [*shape, resize] if isinstance(shape, list) else []
+    if len(sides) != 4 or not all(type(side) is int and 1 <= side <= LARGEST_SIDE for side in sides):
+        raise CorruptDataError(f"{_told(file)}: images of shape {shape!r}, resized to {resize!r}, cannot be")
+    height, width, channels = shape
+    if height != width or channels not in (1, 3):
+        raise InputError(
+            f"{_told(file)} takes images of {height} x {width} pixels and {channels} channels; only square ones with "
+            "1 or 3 channels are made from image files here"
+        )
+    if type(square) is not bool or resize < height:
+        raise CorruptDataError(f"{_told(file)}: images resized to {resize} pixels cannot be cropped to {height}")
+    return WorkingSize(resize, height, square), channels
+
+
+def _numbers(file: Path, facts: Mapping[str, Any], key: str, channels: int) -> tuple[float, ...]:
+    values = facts.get(key)
+    if not isinstance(values, list) or len(values) != channels or not all(type(v) in (int, float) for v in values):
+        raise CorruptDataError(f"{_told(file)}: {key} must be {channels} numbers, got {values!r}")
+    if not all(math.isfinite(value) for value in values) or (key == "std" and min(values) <= 0):
+        raise CorruptDataError(f"{_told(file)}: {key} cannot be {values!r}")
+    return tuple(float(value) for value in values)
+
+
+def _told(file: Path) -> str:
+    return shown(str(file))

@@ -1,0 +1,92 @@
+"""What patterned identity noise needs: the predictions of a network trained on clean identities.
+
+Patterned noise renames an image to the person a clean network finds most likely besides the true one (CORE, released
+eval_utils.py, lines 187-218). The released code expects that network's checkpoint, which no script of it writes. Here
+it is trained by ``python -m tune_lnl.data prepare NAME --patterned``, and its predictions are kept, not its weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tune_lnl.config.yaml import parse_overrides
+from tune_lnl.datasets.paths import cache_dir
+from tune_lnl.datasets.registry import get_dataset
+from tune_lnl.datasets.reid.data import patterned_file, save_predictions
+from tune_lnl.datasets.reid.sets import ReidDataset
+from tune_lnl.errors import InputError
+from tune_lnl.models.reid import ReidNetwork
+from tune_lnl.training.devices import choose_device
+from tune_lnl.training.loop import Report, Surroundings
+from tune_lnl.training.registry import start_training
+from tune_lnl.training.reid import EVALUATION_BATCH, ReidTraining
+from tune_lnl.training.seeds import resolve_config
+
+STARTS: dict[str, dict[str, Any]] = {
+    "reid_resnet50": {"epochs": 60, "lr": 0.01, "head_lr_multiplier": 10.0, "batch_size": 32},
+    "reid_small": {"epochs": 20, "lr": 0.05, "head_lr_multiplier": 1.0, "batch_size": 32},
+}
+"""How a dataset's own network is trained where nothing else is asked for; of ResNet-50 as published."""
+
+
+def save_clean_predictions(
+    name: str,
+    data_dir: Path | None,
+    device: str,
+    epochs: int | None,
+    overrides: Sequence[str],
+    say: Callable[[str], None],
+) -> Path:
+    """Train plain cross-entropy on the true identities of the whole training set and save what it predicts of them.
+
+    Returns:
+        the file, where patterned noise looks for it.
+
+    Raises:
+        InputError: not a re-ID dataset, or settings, data or device that cannot be used.
+    """
+    dataset = get_dataset(name)
+    if not isinstance(dataset, ReidDataset):
+        raise InputError(f"--patterned is for re-identification datasets, and {name} is for {dataset.task}")
+    sections = {
+        "method": "reid_standard",
+        "dataset": {"name": name, "noise": "none"},
+        "validation": {"fraction": 0.0},
+        "objective": {"average_last": 1},
+        "fixed": {**STARTS[dataset.default_model], "model": dataset.default_model, "threads": torch.get_num_threads()},
+    }
+    config = resolve_config(sections, parse_overrides(overrides), epochs, f"{name} --patterned")
+    if config.validation.fraction or config.dataset.classes is not None or config.dataset.subset < 1:
+        raise InputError("--patterned trains on the whole training set; leave validation, classes and subset alone")
+    last = config.settings.epochs - 1
+    training = start_training(config, Surroundings(data_dir, choose_device(device), test_from=last))
+    assert isinstance(training, ReidTraining)
+    say(f"training {config.settings.epochs} epochs on the true identities of {name}, {training.device}")
+    report: Report = {}
+    while not training.finished:
+        report = training.run_epoch()
+        say(f"epoch {training.epoch:>3}: train accuracy {report['train_accuracy']:.2f}, {report['seconds']:.1f} s")
+    say(f"test mAP {report['test_map']:.2f}, rank-1 {report['test_rank1']:.2f}")
+    source = training.data.source
+    path = patterned_file(cache_dir(), name, source.fingerprint)
+    save_predictions(path, _ranking(training), training.data.identity_numbers, source.fingerprint)
+    return path
+
+
+@torch.inference_mode()
+def _ranking(training: ReidTraining) -> np.ndarray:
+    """(N, C) labels of every training image, the likeliest first; not augmented."""
+    network = training.networks[""]
+    assert isinstance(network, ReidNetwork)
+    network.eval()
+    rows, parts = training.train_rows, []
+    for start in range(0, len(rows), EVALUATION_BATCH):
+        pixels = training.images(training.data.source.train.images, rows[start : start + EVALUATION_BATCH])
+        logits = network(training.normalised(pixels))
+        parts.append(logits.float().argsort(dim=1, descending=True, stable=True).cpu().numpy())
+    return np.concatenate(parts)

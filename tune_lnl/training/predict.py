@@ -1,0 +1,302 @@
+"""What ``tune_lnl.predict`` does: image files in, classes out, whatever the files are like."""
+
+from __future__ import annotations
+
+import csv
+import os
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+import torch
+from PIL import Image
+
+from tune_lnl.datasets.base import Images
+from tune_lnl.datasets.paths import cache_dir
+from tune_lnl.datasets.pictures.decoding import UnreadableImageError, decode_pixels, middle
+from tune_lnl.datasets.pictures.listing import ListBuilder
+from tune_lnl.errors import InputError, shown
+from tune_lnl.files import FORMULA_SIGNS, no_formula, whole_file
+from tune_lnl.object_storage import local_file
+from tune_lnl.training.classification import evaluation_batch
+from tune_lnl.training.devices import choose_device
+from tune_lnl.training.model_file import ImageClassifier, load_classifier
+
+SUFFIXES = (".csv", ".parquet")
+NAMES_TOLD = 20
+"""Files that could not be read and are named; the others are counted."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Of one image.
+
+    Attributes:
+        path: as it was given, or found below a folder that was given.
+        classes: names, most probable first.
+        confidences: softmax probabilities of these classes, in [0, 1].
+    """
+
+    path: Path
+    classes: tuple[str, ...]
+    confidences: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A file that is no image that can be used, and why."""
+
+    path: Path
+    reason: str
+
+
+def predict_command(
+    model: str | Path,
+    paths: Sequence[Path],
+    output: Path | None,
+    top: int,
+    batch_size: int | None,
+    device: str,
+    onnx: Path | None,
+    note: Callable[[str], None],
+) -> int:
+    """Write predictions as CSV on stdout or into ``output``; with ``onnx`` write the network there first.
+
+    Returns:
+        0, or 1 where no file could be read.
+
+    Raises:
+        InputError: the model, the paths or the flags cannot be used; nothing is written then.
+    """
+    if not paths and onnx is None:
+        raise InputError("name the images or folders to predict, or --onnx FILE to write the network")
+    for name, number in (("--top", top), ("--batch-size", batch_size)):
+        if number is not None and number < 1:
+            raise InputError(f"{name} is at least 1, got {number}")
+    for file, suffixes in ((output, SUFFIXES), (onnx, (".onnx",))):
+        if file is not None:
+            _check_output(file, suffixes)
+    for path in paths:
+        if not path.exists():
+            raise InputError(f"no such file or folder: {shown(str(path))}")
+    classifier = load_classifier(local_file(model, cache_dir()), choose_device(device))
+    if top > len(classifier.classes):
+        raise InputError(f"--top is at most the number of classes, {len(classifier.classes)}, got {top}")
+    if onnx is not None:
+        from tune_lnl.training.onnx import write_onnx
+
+        write_onnx(classifier, onnx)
+        note(f"network: {onnx}")
+    return _predict_all(classifier, paths, output, top, batch_size, note) if paths else 0
+
+
+def _predict_all(
+    classifier: ImageClassifier,
+    paths: Sequence[Path],
+    output: Path | None,
+    top: int,
+    batch_size: int | None,
+    note: Callable[[str], None],
+) -> int:
+    files = image_files(paths)
+    first = next(files, None)
+    if first is None:
+        raise InputError(f"no image files in {', '.join(shown(str(path)) for path in paths)}")
+    readable = unreadable = 0
+    with _table(output, top) as write:
+        for found in predictions(classifier, _chained(first, files), top, batch_size):
+            if isinstance(found, Prediction):
+                write(found)
+                readable += 1
+                continue
+            unreadable += 1
+            if unreadable <= NAMES_TOLD:
+                note(f"{shown(str(found.path))}: {found.reason}")
+    if unreadable > NAMES_TOLD:
+        note(f"... and {unreadable - NAMES_TOLD:,} more")
+    note(
+        f"{_counted(readable, 'image')} predicted"
+        + (f", {_counted(unreadable, 'file')} could not be read" if unreadable else "")
+        + ("" if output is None else f"; written to {output}")
+    )
+    return 0 if readable else 1
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+# ---- from Python
+
+
+def image_files(paths: Iterable[Path]) -> Iterator[Path]:
+    """The files that were given, and the images in and below folders, by their names, in a fixed order.
+
+    Raises:
+        InputError: a folder that cannot be read, or holds a link that leads out of it.
+    """
+    for path in paths:
+        if not path.is_dir():
+            yield path
+            continue
+        for name, _ in ListBuilder(path, "predict", "skip").images_in(""):
+            yield path / name
+
+
+def predictions(
+    classifier: ImageClassifier, files: Iterable[Path], top: int = 1, batch_size: int | None = None
+) -> Iterator[Prediction | Unreadable]:
+    """Predict image files of any size, colour form and orientation, in their order.
+
+    An image is brought to the network as the evaluation during training does it: turned as its EXIF data says,
+    transparency laid over white, resized, its middle cut out; for a network of one channel made grey.
+
+    Args:
+        classifier: see :func:`tune_lnl.training.model_file.load_classifier`.
+        files: decoded a batch ahead, by threads.
+        top: how many classes each prediction names.
+        batch_size: images in memory at a time, twice; ``None``: what suits their size.
+    """
+    size = evaluation_batch((1, *classifier.image_shape)) if batch_size is None else batch_size
+    waiting: deque[list[tuple[Path, Future[Images | str]]]] = deque()
+    rest = iter(files)
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as readers:
+        try:
+            while True:
+                ahead = [(file, readers.submit(_pixels, classifier, file)) for file in islice(rest, size)]
+                if ahead:
+                    waiting.append(ahead)
+                if waiting and (len(waiting) > 1 or not ahead):
+                    yield from _batch(classifier, waiting.popleft(), top)
+                elif not ahead:
+                    return
+        finally:
+            readers.shutdown(wait=True, cancel_futures=True)
+
+
+def _pixels(classifier: ImageClassifier, file: Path) -> Images | str:
+    """uint8 (H, W, C), or why there are none."""
+    try:
+        pixels = middle(decode_pixels(file, classifier.size), classifier.size.crop, classifier.size.crop)
+    except UnreadableImageError as error:
+        return str(error)
+    return pixels if classifier.channels == 3 else grey(pixels)
+
+
+def grey(pixels: Images) -> Images:
+    """Luma of ITU-R BT.601: uint8 (H, W, 3) -> (H, W, 1). Grey stays as it is."""
+    return np.asarray(Image.fromarray(pixels).convert("L"))[..., None]
+
+
+def _batch(
+    classifier: ImageClassifier, batch: list[tuple[Path, Future[Images | str]]], top: int
+) -> Iterator[Prediction | Unreadable]:
+    read = [(file, future.result()) for file, future in batch]
+    images = [pixels for _, pixels in read if not isinstance(pixels, str)]
+    scores: Iterator[tuple[list[float], list[int]]] = iter(())
+    if images:
+        shares = classifier.logits(torch.from_numpy(np.stack(images))).softmax(dim=1).topk(top, dim=1)
+        scores = iter(zip(shares.values.tolist(), shares.indices.tolist(), strict=True))
+    for file, pixels in read:
+        if isinstance(pixels, str):
+            yield Unreadable(file, pixels)
+            continue
+        values, numbers = next(scores)
+        yield Prediction(file, tuple(classifier.classes[number] for number in numbers), tuple(values))
+
+
+def _chained(first: Path, rest: Iterator[Path]) -> Iterator[Path]:
+    yield first
+    yield from rest
+
+
+# ---- the table
+
+
+def columns(top: int) -> list[str]:
+    """path, predicted, confidence, then predicted_2, confidence_2, ..."""
+    more = [name for rank in range(2, top + 1) for name in (f"predicted_{rank}", f"confidence_{rank}")]
+    return ["path", "predicted", "confidence", *more]
+
+
+def _cells(found: Prediction) -> list[str | float]:
+    pairs = zip(found.classes, found.confidences, strict=True)
+    return [_text(found.path), *(cell for pair in pairs for cell in pair)]
+
+
+def _text(path: Path) -> str:
+    """What is not UTF-8 in a file's name is escaped, and no relative path looks like a formula."""
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return f"./{text}" if text.startswith(FORMULA_SIGNS) else text
+
+
+def _check_output(file: Path, suffixes: Sequence[str]) -> None:
+    if file.suffix.lower() not in suffixes:
+        raise InputError(f"the file to write ends in {' or '.join(suffixes)}, got {shown(str(file))}")
+    if file.is_dir() or not file.absolute().parent.is_dir():
+        rule = "is a folder" if file.is_dir() else "lies in no existing folder"
+        raise InputError(f"{shown(str(file))} {rule}; name another file")
+    if not os.access(file.absolute().parent, os.W_OK):
+        raise InputError(f"{shown(str(file.absolute().parent))} cannot be written to; name a file elsewhere")
+
+
+@contextmanager
+def _table(output: Path | None, top: int) -> Iterator[Callable[[Prediction], None]]:
+    """A function that adds a row; a file is there, whole, once the last row was added."""
+    if output is None:
+        yield _csv_rows(sys.stdout, top)
+        return
+    with whole_file(output) as beside:
+        if output.suffix.lower() == ".csv":
+            with beside.open("w", encoding="utf-8", newline="") as file:
+                yield _csv_rows(file, top)
+        else:
+            with _parquet_rows(beside, top) as write:
+                yield write
+
+
+def _csv_rows(file: TextIO, top: int) -> Callable[[Prediction], None]:
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(columns(top))
+
+    def write(found: Prediction) -> None:
+        writer.writerow([no_formula(cell) if isinstance(cell, str) else f"{cell:.6f}" for cell in _cells(found)])
+
+    return write
+
+
+ROWS_PER_GROUP = 10_000
+
+
+@contextmanager
+def _parquet_rows(file: Path, top: int) -> Iterator[Callable[[Prediction], None]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    names = columns(top)
+    schema = pa.schema([(name, pa.float64() if name.startswith("confidence") else pa.string()) for name in names])
+    rows: list[list[Any]] = []
+
+    def flush() -> None:
+        if rows:
+            arrays = [
+                pa.array(values, type=field.type) for values, field in zip(zip(*rows, strict=True), schema, strict=True)
+            ]
+            writer.write_table(pa.table(arrays, schema=schema))
+            rows.clear()
+
+    def write(found: Prediction) -> None:
+        rows.append(_cells(found))
+        if len(rows) >= ROWS_PER_GROUP:
+            flush()
+
+    with pq.ParquetWriter(file, schema) as writer:
+        yield write
+        flush()

@@ -1,0 +1,135 @@
+"""Training by PurifyNet, the method CORE grew out of: labels refined first, then replaced and weighted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+
+from tune_lnl.config.settings import EPOCHS, STAGE, MethodSettings, TrialConfig
+from tune_lnl.methods.core import self_refine_loss
+from tune_lnl.methods.purifynet import instance_weights, purify_weight, weighted_cross_entropy
+from tune_lnl.models.reid import ReidNetwork
+from tune_lnl.training.loop import Report, Surroundings
+from tune_lnl.training.networks import Totals
+from tune_lnl.training.reid import EVALUATION_BATCH, ReidBatch, ReidSettings, ReidTraining
+
+
+class PurifySettings(ReidSettings):
+    """Settings of ``purifynet`` (released train_pnet.py)."""
+
+    reweight_epochs: int = Field(
+        ge=1, json_schema_extra=STAGE, description="epochs of the second stage (released: 41 after 41 of the first)"
+    )
+    lr_step: int = Field(
+        20, ge=1, json_schema_extra=EPOCHS, description="the lr drops by ten this often, anew in each stage"
+    )
+    ramp_epochs: int = Field(
+        60, ge=1, json_schema_extra=EPOCHS, description="the weight of own labels would be 1 here; it stops at 0.5"
+    )
+
+    @model_validator(mode="after")
+    def _stages_fill_the_run(self) -> PurifySettings:
+        if self.reweight_epochs >= self.epochs:
+            raise ValueError(
+                f"reweight_epochs must be below epochs, got {self.reweight_epochs} with epochs {self.epochs}: "
+                "the second stage needs the first one's labels"
+            )
+        return self
+
+    @property
+    def refine_stage_epochs(self) -> int:
+        """Length of the first stage."""
+        return self.epochs - self.reweight_epochs
+
+    def warmup_length(self) -> int:
+        return self.refine_stage_epochs
+
+    def dead(self) -> dict[str, str]:
+        dead = super().dead()
+        if self.refine_stage_epochs == 1:
+            dead["ramp_epochs"] = "the weight of own labels starts the same for any ramp"
+        return dead
+
+    def lr_factor_at(self, epoch: int) -> float:
+        first = self.refine_stage_epochs
+        return float(0.1 ** ((epoch if epoch < first else epoch - first) // self.lr_step))
+
+
+class PurifyTraining(ReidTraining):
+    """One network in two stages.
+
+    First it learns from a growing mixture of the given label and its own. Then every label is replaced by its
+    prediction, and each image is weighted by how far it lies from the middle of its new class; from there on given
+    labels are not used. The second stage starts from the last network of the first (the released code takes the best
+    on the test set).
+    """
+
+    Settings: ClassVar[type[MethodSettings]] = PurifySettings
+    settings: PurifySettings
+
+    def __init__(self, config: TrialConfig, surroundings: Surroundings) -> None:
+        super().__init__(config, surroundings)
+        self.labels = self.given_labels
+        self.sample_weights = torch.ones(len(self.labels), device=self.device)
+
+    def _begin_epoch(self, epoch: int) -> None:
+        if epoch == self.settings.refine_stage_epochs:
+            self._replace_labels()
+        super()._begin_epoch(epoch)
+
+    def _replace_labels(self) -> None:
+        network = self.networks[""]
+        assert isinstance(network, ReidNetwork)
+        self.labels, features = self._predictions(network)
+        self.sample_weights = instance_weights(features, self.labels, self.data.num_classes).to(self.device)
+        self.optimizers[""] = self._build_optimizer(network)
+
+    @torch.inference_mode()
+    def _predict(self, network: ReidNetwork, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        pixels = self.normalised(self.images(self.data.source.train.images, rows))
+        with self.autocast():
+            logits, features = network.forward_both(pixels)
+        return logits.argmax(dim=1), F.normalize(features.float())
+
+    def _predictions(self, network: ReidNetwork) -> tuple[torch.Tensor, torch.Tensor]:
+        """Predicted identity (N,) and normalised feature (N, D) of every training image, not augmented."""
+        network.eval()
+        parts = [
+            self._predict(network, self.train_rows[start : start + EVALUATION_BATCH])
+            for start in range(0, len(self.train_rows), EVALUATION_BATCH)
+        ]
+        labels, features = (torch.cat(each) for each in zip(*parts, strict=True))
+        return labels, features
+
+    def train_step(self, batch: ReidBatch, epoch: int, totals: Totals) -> None:
+        view = self.view(batch)
+        with self.autocast():
+            logits = self.networks[""](view)
+        logits = logits.float()
+        if epoch < self.settings.refine_stage_epochs:
+            weight = purify_weight(epoch, self.settings.ramp_epochs)
+            loss = self_refine_loss(logits, batch.labels, weight)
+        else:
+            loss = weighted_cross_entropy(logits, self.labels[batch.index], self.sample_weights[batch.index])
+        self.step({"": loss})
+        totals.add("train_loss", loss * len(batch.labels))
+        self.count_refined("", batch, logits, totals)
+
+    def train_epoch(self, epoch: int) -> Report:
+        report = super().train_epoch(epoch)
+        first = epoch < self.settings.refine_stage_epochs
+        if first:
+            report["own_label_weight"] = purify_weight(epoch, self.settings.ramp_epochs)
+        return report | {"stage": 1.0 if first else 2.0}
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"labels": self.labels, "sample_weights": self.sample_weights}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.labels, self.sample_weights = state["labels"], state["sample_weights"]

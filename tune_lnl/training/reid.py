@@ -1,0 +1,336 @@
+"""What every person re-identification method shares: data, networks, optimizers, ranking of held-out persons."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field, field_validator
+from torch import Tensor, nn
+
+from tune_lnl.config.settings import EPOCHS, SHORTHAND, GradientSettings, HeldOut, Settings, TrialConfig
+from tune_lnl.datasets.augment.views import crop_and_flip
+from tune_lnl.datasets.paths import cache_dir
+from tune_lnl.datasets.registry import get_dataset
+from tune_lnl.datasets.reid.data import ReidData, load_reid
+from tune_lnl.datasets.reid.options import ReidOptions
+from tune_lnl.datasets.reid.sets import PersonImages, ReidDataset
+from tune_lnl.errors import InputError
+from tune_lnl.metrics.reid import RankedQueries, cosine_distances, mean_ap_standard_error, rank_each, reranked_distances
+from tune_lnl.models.reid import ReidNetwork, build_reid_model
+from tune_lnl.models.weights import default_weights, weights_file, weights_fingerprint
+from tune_lnl.training.loop import Report, Surroundings
+from tune_lnl.training.networks import NetworkTraining, Totals
+from tune_lnl.training.randomness import stream_seed
+
+EVALUATION_BATCH = 128
+RANKS = (1, 5, 10)
+
+
+class IdentityValidation(HeldOut):
+    """Persons held out: their images make the validation query and gallery, judged by their own identities.
+
+    How they are ranked is how the test set is ranked, too.
+    """
+
+    ap: Literal["simple", "market"] = Field(
+        "simple",
+        description="average precision: mean precision at the hits (released code), or Market-1501's trapezoid",
+    )
+    rerank: bool = Field(False, description="k-reciprocal re-ranking of the distances (Zhong et al., CVPR 2017)")
+
+
+class ModelChoice(Settings):
+    """Which network, and what it starts from."""
+
+    name: str | None = Field(None, description="network; null takes the dataset's own")
+    weights: str | None = Field(
+        None,
+        description="imagenet, none (random), or the path of a state dict; null: imagenet where there are such weights",
+    )
+
+
+class ReidSettings(GradientSettings):
+    """What the re-ID methods share (CORE, released train_core.py; paper values where they differ)."""
+
+    task: ClassVar[str] = "re-identification"
+    Validation: ClassVar[type[HeldOut]] = IdentityValidation
+    objectives: ClassVar[Mapping[str, Literal["max", "min"]]] = {"val_map": "max", "val_rank1": "max"}
+    test_metrics: ClassVar[tuple[str, ...]] = ("test_map", "test_rank1")
+
+    batch_size: int = Field(32, ge=2, description="images per step")
+    model: ModelChoice = Field(
+        ModelChoice(), json_schema_extra={SHORTHAND: "name"}, description="{name, weights}, or the name alone"
+    )
+    lr: float = Field(gt=0.0, description="learning rate per step of the backbone (released: 0.01)")
+    head_lr_multiplier: float = Field(
+        10.0, gt=0.0, description="lr of embedding block and classifier / lr (released: 10)"
+    )
+    momentum: float = Field(0.9, ge=0.0, lt=1.0, description="of SGD, Nesterov")
+    weight_decay: float = Field(5e-4, ge=0.0, description="L2 penalty in the optimizer")
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _name_alone(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    def plans(self) -> dict[str, list[float]]:
+        factors = [self.lr_factor_at(epoch) for epoch in range(self.epochs)]
+        head = self.lr * self.head_lr_multiplier
+        return {"lr": [self.lr * factor for factor in factors], "head_lr": [head * factor for factor in factors]}
+
+    def lr_factor_at(self, epoch: int) -> float:
+        """What the learning rates are multiplied by in ``epoch`` (0-based)."""
+        raise NotImplementedError
+
+
+class MilestoneSettings(ReidSettings):
+    """With an lr that drops at given epochs."""
+
+    lr_milestones: list[int] | None = Field(
+        None,
+        json_schema_extra=EPOCHS,
+        description="epochs from which the lr is lower by lr_drop (released: [20, 50]); null: once, at the end of the "
+        "large-lr stage, which is a third of the epochs where the method has no stages",
+    )
+    lr_drop: float = Field(0.1, gt=0.0, le=1.0, description="factor at each milestone")
+
+    @field_validator("lr_milestones")
+    @classmethod
+    def _ascending(cls, value: list[int] | None) -> list[int] | None:
+        if value is not None and (value != sorted(set(value)) or any(epoch < 1 for epoch in value)):
+            raise ValueError(f"lr_milestones ascend and are at least 1, got {value}")
+        return value
+
+    def lr_factor_at(self, epoch: int) -> float:
+        milestones = [self.large_lr_epochs()] if self.lr_milestones is None else self.lr_milestones
+        return float(self.lr_drop ** sum(milestone <= epoch for milestone in milestones))
+
+    def large_lr_epochs(self) -> int:
+        """Length of the first stage, which trains at the full lr."""
+        return max(1, self.epochs // 3)
+
+    def dead(self) -> dict[str, str]:
+        dead = super().dead()
+        if self.lr_factor_at(self.epochs - 1) == 1.0:
+            dead["lr_drop"] = "no milestone falls inside the run"
+        return dead
+
+
+@dataclass(frozen=True)
+class ReidBatch:
+    """One step's samples on the device."""
+
+    index: Tensor
+    """(B,) int64, position in the training split: keys the per-sample state."""
+    images: Tensor
+    """(B, 3, h', w') uint8 at the training size, before the crop."""
+    labels: Tensor
+    """(B,) int64, given identities."""
+
+
+class ReidTraining(NetworkTraining[ReidBatch]):
+    """A method that trains re-ID networks of the same shape, the first of them reported."""
+
+    settings: ReidSettings
+
+    def _load_data(self) -> None:
+        self.dataset, self.data = _load(self.config, self.surroundings)
+        self.model_name, self.weights = _network(self.config.settings, self.dataset)
+        self.train_rows = self.data.train_rows
+        self.given_labels = torch.from_numpy(self.data.given_labels).to(self.device)
+        true = self.data.true_labels
+        self.true_labels = None if true is None else torch.from_numpy(true).to(self.device)
+
+    @classmethod
+    def prepare(cls, config: TrialConfig, surroundings: Surroundings) -> dict[str, str]:
+        # The weights first: without a network they are missing at once, and packing a dataset takes minutes.
+        dataset = _dataset(config)
+        name, weights = _network(config.settings, dataset)
+        _, data = _load(config, surroundings)
+        build_reid_model(name, data.num_classes, weights)
+        return data.fingerprints | weights_fingerprint(weights)
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        return self.data.fingerprints | weights_fingerprint(self.weights)
+
+    # ---- training
+
+    def _batch(self, index: Tensor) -> ReidBatch:
+        on_device = index.to(self.device)
+        images = self.images(self.data.source.train_resized, self.train_rows[index.numpy()])
+        return ReidBatch(on_device, images, self.given_labels[on_device])
+
+    def split(self, order: Tensor) -> list[Tensor]:
+        """A single image left over joins the batch before: it has no batch statistics, and a step on it alone, with the
+        head at ten times the lr, can throw the network off."""
+        parts = super().split(order)
+        if len(parts) > 1 and len(parts[-1]) == 1:
+            parts[-2:] = [torch.cat(parts[-2:])]
+        return parts
+
+    def view(self, batch: ReidBatch) -> Tensor:
+        """The augmented, normalised batch: random crop to the input size and flip; all networks see the same."""
+        height, width = self.data.source.train.images.shape[1:3]
+        return self.normalised(crop_and_flip(batch.images, height, width, self.weak))
+
+    def images_per_epoch(self) -> int:
+        return len(self.train_rows)
+
+    def count_refined(self, suffix: str, batch: ReidBatch, logits: Tensor, totals: Totals) -> None:
+        """Add how the network's own labels compare with the given and, where they are known, the true ones."""
+        predicted = logits.argmax(dim=1)
+        totals.add(f"train_accuracy{suffix}", (predicted == batch.labels).sum())
+        if self.true_labels is not None:
+            totals.add(f"refined_accuracy{suffix}", (predicted == self.true_labels[batch.index]).sum())
+
+    def summarise(self, means: Report) -> Report:
+        """Label accuracies and agreement in percent of the images."""
+        count = self.images_per_epoch()
+        shares = ("refined_accuracy", "agreement")
+        return {name: 100.0 * value / count if name.startswith(shares) else value for name, value in means.items()}
+
+    # ---- evaluation
+
+    def evaluate(self, epoch: int) -> Report:
+        source, report = self.data.source, Report()
+        if len(self.data.validation_query):
+            query = _part(source.train, self.data.validation_query)
+            report |= self._rank_all("val", query, _part(source.train, self.data.validation_gallery))
+        test_from = self.surroundings.test_from
+        if test_from is not None and epoch >= test_from:
+            report |= self._rank_all("test", _part(source.query), _part(source.gallery))
+        return report
+
+    def _rank_all(self, split: str, query: _Part, gallery: _Part) -> Report:
+        report: Report = {}
+        for suffix, network in self.networks.items():
+            assert isinstance(network, ReidNetwork)
+            features = [self.features(network, part) for part in (query, gallery)]
+            if not all(np.isfinite(each).all() for each in features):
+                # A network that has diverged ranks nothing; any order would be luck.
+                report |= dict.fromkeys(
+                    [f"{split}_map{suffix}", *(f"{split}_rank{k}{suffix}" for k in RANKS)], math.nan
+                )
+                continue
+            ranked = self._ranked(features, query, gallery)
+            persons = query.identities[ranked.valid]
+            report[f"{split}_map{suffix}"] = 100.0 * float(ranked.average_precision[ranked.valid].mean())
+            hits = {k: ranked.first_hit[ranked.valid] < k for k in RANKS}
+            report |= {f"{split}_rank{k}{suffix}": 100.0 * float(hit.mean()) for k, hit in hits.items()}
+            if suffix == "":
+                errors = {"map": ranked.average_precision[ranked.valid], "rank1": hits[1].astype(np.float64)}
+                report |= {
+                    f"{split}_{name}_standard_error": 100.0 * mean_ap_standard_error(values, persons)
+                    for name, values in errors.items()
+                }
+        return report
+
+    def _ranked(self, features: list[np.ndarray], query: _Part, gallery: _Part) -> RankedQueries:
+        how = self.config.validation
+        assert isinstance(how, IdentityValidation)
+        ranked_by = reranked_distances if how.rerank else cosine_distances
+        distances = ranked_by(features[0], features[1])
+        sides = (query.identities, gallery.identities, query.cameras, gallery.cameras)
+        return rank_each(distances, *sides, ap=how.ap)
+
+    @torch.inference_mode()
+    def features(self, network: ReidNetwork, part: _Part) -> np.ndarray:
+        """(n, D) float32: normalised features of each image plus those of its mirror image (released eval_utils.py)."""
+        network.eval()
+        found = []
+        for start in range(0, len(part.rows), EVALUATION_BATCH):
+            self.surroundings.between_batches()
+            pixels = self.normalised(self.images(part.images, part.rows[start : start + EVALUATION_BATCH]))
+            with self.autocast():
+                both = [F.normalize(network.features(view).float()) for view in (pixels, pixels.flip(3))]
+            found.append((both[0] + both[1]).cpu())
+        return torch.cat(found).numpy()
+
+    # ---- files
+
+    def model_file(self) -> dict[str, Any]:
+        height, width = self.data.source.train.images.shape[1:3]
+        return {
+            "format": "tune_lnl model 1",
+            "task": self.settings.task,
+            "model": self.model_name,
+            "weights": {name: value.cpu() for name, value in self.networks[""].state_dict().items()},
+            "classes": [str(number) for number in self.data.identity_numbers],
+            "preprocessing": {
+                "image_shape": [height, width, 3],
+                "mean": list(self.dataset.mean),
+                "std": list(self.dataset.std),
+            },
+            "config": self.config.flat(),
+        }
+
+    # ---- pieces
+
+    def _build_network(self, suffix: str) -> nn.Module:
+        torch.manual_seed(stream_seed(self.settings.seed, 0, f"weights{suffix}"))
+        network = build_reid_model(self.model_name, self.data.num_classes, self.weights)
+        return network.to(self.device).to(memory_format=torch.channels_last)
+
+    def _build_optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
+        assert isinstance(network, ReidNetwork)
+        groups = [{"params": list(network.backbone_parameters())}, {"params": list(network.head_parameters())}]
+        return torch.optim.SGD(
+            groups,
+            lr=self.settings.lr,
+            momentum=self.settings.momentum,
+            nesterov=self.settings.momentum > 0,
+            weight_decay=self.settings.weight_decay,
+        )
+
+    def _set_learning_rates(self, epoch: int) -> None:
+        for optimizer in self.optimizers.values():
+            for group, name in zip(optimizer.param_groups, ("lr", "head_lr"), strict=True):
+                group["lr"] = self.plans[name][epoch]
+
+    def _learning_rate_report(self) -> Report:
+        backbone, head = self.optimizers[""].param_groups
+        return {"lr": float(backbone["lr"]), "head_lr": float(head["lr"])}
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Some images of a split, with who is on them and which camera took them."""
+
+    images: np.ndarray
+    rows: np.ndarray
+    identities: np.ndarray
+    cameras: np.ndarray
+
+
+def _part(split: PersonImages, rows: np.ndarray | None = None) -> _Part:
+    chosen = np.arange(len(split.identities)) if rows is None else rows
+    return _Part(split.images, chosen, split.identities[chosen], split.cameras[chosen])
+
+
+def _dataset(config: TrialConfig) -> ReidDataset:
+    dataset = get_dataset(config.dataset.name)
+    if not isinstance(dataset, ReidDataset):
+        raise InputError(f"dataset {dataset.name} is for {dataset.task}, and method {config.method} for re-ID")
+    return dataset
+
+
+def _load(config: TrialConfig, surroundings: Surroundings) -> tuple[ReidDataset, ReidData]:
+    assert isinstance(config.dataset, ReidOptions)
+    held_out = config.validation
+    return _dataset(config), load_reid(config.dataset, surroundings.data_dir, held_out.fraction, held_out.seed)
+
+
+def _network(settings: object, dataset: ReidDataset) -> tuple[str, Path | None]:
+    """(name, file of the weights it starts from or None)."""
+    assert isinstance(settings, ReidSettings)
+    name = settings.model.name or dataset.default_model
+    choice = default_weights(name) if settings.model.weights is None else settings.model.weights
+    return name, weights_file(name, choice, cache_dir())

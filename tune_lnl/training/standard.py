@@ -1,0 +1,32 @@
+"""Plain cross-entropy on the given labels: the baseline every method is compared with."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from tune_lnl.config.settings import ClassifierSettings, MethodSettings
+from tune_lnl.methods.standard import standard_loss
+from tune_lnl.training.classification import Batch, ClassifierTraining
+from tune_lnl.training.networks import Totals
+
+
+class StandardSettings(ClassifierSettings):
+    """Settings of ``standard``; ``warmup_epochs`` only delays the lr decay."""
+
+    def dead(self) -> dict[str, str]:
+        return super().dead() | self.dead_delay()
+
+
+class StandardTraining(ClassifierTraining):
+    """One network, one loss."""
+
+    Settings: ClassVar[type[MethodSettings]] = StandardSettings
+
+    def train_step(self, batch: Batch, epoch: int, totals: Totals) -> None:
+        with self.autocast():
+            loss, logits = standard_loss(
+                self.networks[""], self.weak_view(batch.images), batch.labels, self.settings.label_smoothing
+            )
+        self.step({"": loss})
+        totals.add("train_loss", loss * len(batch.labels))
+        totals.add("train_accuracy", (logits.argmax(dim=1) == batch.labels).sum())

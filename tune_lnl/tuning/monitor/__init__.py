@@ -1,0 +1,1 @@
+"""What a person watches: console, progress table, dashboards, metrics."""

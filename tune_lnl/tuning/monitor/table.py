@@ -1,0 +1,109 @@
+"""The table that a terminal shows while a search runs. Every colour stands beside a word that says the same."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from optuna.trial import TrialState
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from tune_lnl.tuning.monitor.state import RunningTrial, View
+from tune_lnl.tuning.plan.plan import Plan
+from tune_lnl.tuning.resources.memory import GpuUse
+from tune_lnl.tuning.runs.results import describe_params, describe_value
+
+FIXED_ROWS = 9
+"""Rows of the terminal that are not for running trials."""
+BAR = 24
+WORDS = {
+    TrialState.COMPLETE: ("complete", "green"),
+    TrialState.PRUNED: ("stopped early", "yellow"),
+    TrialState.FAIL: ("failed", "red"),
+}
+
+
+def live_table(
+    plan: Plan, view: View, memory: tuple[float, float] | None, gpus: Sequence[GpuUse], console: Console
+) -> RenderableType:
+    """The table of one moment.
+
+    Args:
+        memory: (used, total) bytes of the machine, where that is known.
+        console: tells how high the terminal is.
+    """
+    metric = str(plan.space.base["objective"]["metric"])
+    rows = max(1, console.height - FIXED_ROWS)
+    parts: list[RenderableType] = [_running(view.running[:rows], plan.space.epochs, metric)]
+    if len(view.running) > rows:
+        parts.append(_line(f"  and {len(view.running) - rows} more running"))
+    parts += [_best(view, metric), _counts(view), _line(_machine(plan, view, memory, gpus)), _bar(view)]
+    return Group(Text(""), *parts)
+
+
+def _running(trials: Sequence[RunningTrial], epochs: int, metric: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), expand=True)
+    for name, justify in (("trial", "right"), ("epoch", "right"), (metric, "right"), ("left", "right")):
+        table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    table.add_column("settings", no_wrap=True, overflow="ellipsis", ratio=1)
+    for trial in trials:
+        value = "starting" if trial.value is None else f"{trial.value:.2f}"
+        left = "-" if trial.seconds_left is None else duration(trial.seconds_left)
+        table.add_row(str(trial.number), f"{trial.epochs}/{epochs}", value, left, describe_params(trial.params))
+    return table
+
+
+def _best(view: View, metric: str) -> Text:
+    if view.best is None:
+        return _line("best: none yet; only a trial of full length can be")
+    text = _line("best: ")
+    text.append(f"trial {view.best.number}, {metric} {describe_value(view.best)}", style="bold green")
+    return text.append(f"  {describe_params(view.best.params)}")
+
+
+def _counts(view: View) -> Text:
+    text = _line(f"{len(view.running)} running")
+    for state, (word, colour) in WORDS.items():
+        count = view.counts.get(state, 0)
+        text.append(", ").append(f"{count} {word}", style=colour if count else "")
+    return text.append(f" of {view.trials} trials")
+
+
+def _machine(plan: Plan, view: View, memory: tuple[float, float] | None, gpus: Sequence[GpuUse]) -> str:
+    running, machine, share = len(view.running), plan.machine, plan.resources
+    parts = [f"CPUs {running * share.cpus_per_trial:g} of {machine.cpus}"]
+    if memory is not None:
+        parts.append(f"memory {memory[0] / 1e9:.1f} of {memory[1] / 1e9:.1f} GB")
+    if machine.gpus:
+        parts.append(f"GPUs {running * share.gpus_per_trial:g} of {machine.gpus}")
+    if gpus:
+        used, total = sum(gpu.used for gpu in gpus), sum(gpu.total for gpu in gpus)
+        parts.append(f"GPU memory {used / 1024:.1f} of {total / 1024:.1f} GiB")
+        parts.append(f"GPU busy {sum(gpu.busy for gpu in gpus) / len(gpus):.0f}%")
+    return "in use: " + ", ".join(parts)
+
+
+def _bar(view: View) -> Text:
+    filled = int(view.progress * BAR)
+    text = _line("").append("█" * filled, style="green").append("░" * (BAR - filled))
+    text.append(f" {100 * view.progress:.0f}%")
+    if view.seconds_left is not None:
+        end = time.localtime(time.time() + view.seconds_left)
+        day = "" if view.seconds_left < 12 * 3600 else time.strftime("%a ", end)
+        text.append(f", about {duration(view.seconds_left)} left, ends {day}{time.strftime('%H:%M', end)}")
+    return text
+
+
+def _line(text: str) -> Text:
+    return Text(text, no_wrap=True, overflow="ellipsis")
+
+
+def duration(seconds: float) -> str:
+    """``45 s``, ``12 min``, ``3.4 h``, ``2.1 d``."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 100 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} d"

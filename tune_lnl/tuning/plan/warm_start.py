@@ -1,0 +1,318 @@
+"""``--warm-start RUN``: what another run has found, used as far as it is comparable.
+
+Where method, settings, length, split, data and noise are the same, a trial of the other run is what this run would have
+got: its finished trials are taken over with their curves, COMPLETE, PRUNED and diverged ones (which repel) alike. Where
+anything differs its numbers say nothing here, and only its best configs are used, as further start points. They come
+after the space's own: trial 0 stays the published setting, whatever else was tried before.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from tune_lnl.config.overrides import scale_count
+from tune_lnl.config.settings import EPOCHS
+from tune_lnl.config.yaml import read_mapping
+from tune_lnl.errors import InputError
+from tune_lnl.files import whole_file
+from tune_lnl.training.failures import DIVERGED
+from tune_lnl.training.registry import settings_type
+from tune_lnl.tuning.runs.layout import RunFiles
+from tune_lnl.tuning.runs.remote import ResultsDir, bring_here, local_folder, shown, split_run, store_of
+from tune_lnl.tuning.runs.results import Run, TrialRow, describe_state, load_run, replace_text
+from tune_lnl.tuning.space.ranges import Int, Parameter
+from tune_lnl.tuning.space.space import SearchSpace
+from tune_lnl.tuning.study.study import FAILURE, TAKEN_FROM, distributions, start_points
+
+BEST_CONFIGS = 5
+"""So many of the other run's best are tried where its trials cannot be taken over."""
+
+
+@dataclass(frozen=True)
+class WarmStart:
+    """What a run begins with beside its own start points."""
+
+    run: str
+    folder: str
+    """Its path, or its URL."""
+    because: str | None
+    """The first difference to the other run; ``None``: there is none, its trials are taken over."""
+    sentence: str = ""
+    """For the user, when the run begins; empty where it has begun before."""
+    other: Run | None = field(default=None, compare=False, repr=False)
+    """The other run as it was when this was planned."""
+
+    @property
+    def takes_over(self) -> bool:
+        return self.because is None
+
+    def to_dict(self) -> dict[str, Any]:
+        how = "its finished trials are taken over" if self.takes_over else "its best configs are start points"
+        return {"run": self.run, "folder": self.folder, "how": how, "because": self.because}
+
+
+# ---- planning
+
+
+def find_other_run(name: ResultsDir, place: ResultsDir, condition: str | None) -> Run:
+    """The run called ``name``; of one with several conditions, that of ``condition``.
+
+    Raises:
+        InputError: no such run, or a storage that does not answer.
+    """
+    name, place = split_run(name, place)
+    for root in _folders(name, bring_here(place, name)):
+        if condition is not None and not RunFiles(root).settings.is_file():
+            inside = root / condition
+            if RunFiles(inside).settings.is_file():
+                return load_run(inside)
+    try:
+        return load_run(name, place)
+    except InputError as error:
+        raise InputError(f"--warm-start: {error}") from None
+
+
+def _folders(name: ResultsDir, results_dir: Path) -> list[Path]:
+    return [(results_dir / name).resolve(), Path(name).resolve()]
+
+
+def plan_warm_start(
+    other: Run, space: SearchSpace, files: RunFiles, fingerprints: Mapping[str, str], device: str
+) -> WarmStart:
+    """What can be used of ``other``, and why no more.
+
+    Raises:
+        InputError: nothing can, or it is the run itself.
+    """
+    if other.files.root.resolve() == files.root.resolve():
+        raise InputError(f"--warm-start {other.name}: a run cannot start from itself; continue it with --resume")
+    because = first_difference(other, space, fingerprints, device)
+    if because is None:
+        taken = list(comparable_trials(other, space))
+        if not taken:
+            raise InputError(
+                f"--warm-start {other.name}: it has no finished trial inside the ranges of this search; "
+                "wait for it, or leave --warm-start out"
+            )
+        finished = sum(trial.state.is_finished() for trial in other.trials)
+        of = "" if len(taken) == finished else f" of its {finished}"
+        sentence = f"warm start: takes over {len(taken)}{of} trials of run {other.name} ({describe_state(taken)})"
+    else:
+        if not any(_fitting_points(other, space)):
+            raise InputError(
+                f"--warm-start {other.name}: its trials cannot be taken over ({because}), and it has no complete trial "
+                "whose config fits this search; leave --warm-start out"
+            )
+        points = best_configs(other, space)
+        use = f"{len(points)} of its best configs are tried after the start points"
+        if not points:
+            use = "its best configs are start points already"
+        sentence = f"warm start: run {other.name} is not comparable ({because}); {use}"
+    return WarmStart(other.name, shown(other.files.root.resolve()), because, sentence, other)
+
+
+def remembered(files: RunFiles, name: str | None, place: ResultsDir, condition: str | None) -> WarmStart | None:
+    """The warm start that a run to be resumed has begun with.
+
+    Args:
+        name: of the run given now; ``None`` where the flag is not repeated.
+
+    Raises:
+        InputError: it began with another, or with none.
+    """
+    stored = read_mapping(files.settings).get("warm_start")
+    before = None if stored is None else WarmStart(stored["run"], stored["folder"], stored["because"])
+    if name is None:
+        return before
+    run, place = split_run(name, place)
+    folders = _folders(run, local_folder(place))
+    given = [shown(folder) for root in folders for folder in (root, root / (condition or ""))]
+    if before is None or before.folder not in given:
+        began = "without --warm-start" if before is None else f"with --warm-start {before.run}"
+        raise InputError(
+            f"--resume: this run was started {began}, now it is given --warm-start {name}; "
+            "leave the flag out, or give another --name"
+        )
+    return before
+
+
+def first_difference(other: Run, space: SearchSpace, fingerprints: Mapping[str, str], device: str) -> str | None:
+    """What makes a trial of ``other`` another training than the same values would be here; ``None``: nothing."""
+    theirs, ours = other.space, space
+    if theirs.base["method"] != ours.base["method"]:
+        return _unequal("method", theirs.base["method"], ours.base["method"])
+    searched = _searched(theirs) | _searched(ours)
+    before, now = (_decided_beforehand(side, searched) for side in (theirs, ours))
+    before |= {f"{name} of the data": value for name, value in other.settings["fingerprints"].items()}
+    now |= {f"{name} of the data": value for name, value in fingerprints.items()}
+    before["device"], now["device"] = other.settings["resources"]["device"], device
+    # The length first: where it differs, other settings were scaled with it.
+    for name in dict.fromkeys(["epochs", *before, *now]):
+        if before.get(name) != now.get(name):
+            return _unequal(name, before.get(name), now.get(name))
+    if theirs.parameters.keys() != ours.parameters.keys():
+        return f"it searches {', '.join(theirs.parameters)}, this one {', '.join(ours.parameters)}"
+    return None
+
+
+def _unequal(name: str, theirs: Any, ours: Any) -> str:
+    return f"{name} is {_short(theirs)} there, {_short(ours)} here"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return f"{text[:12]}...'" if isinstance(value, str) and len(text) > 40 else text
+
+
+def _searched(space: SearchSpace) -> set[str]:
+    """Settings that differ from trial to trial: those with a range, and those that a searched knob decides."""
+    knobs = settings_type(str(space.base["method"])).knobs
+    return {*space.parameters} | {knob.decides for name, knob in knobs.items() if name in space.parameters}
+
+
+def _decided_beforehand(space: SearchSpace, but: set[str]) -> dict[str, Any]:
+    """Every setting, defaults among them, that is the same for all trials of a search."""
+    config = space.config(next(space.corners())[1])
+    return {name: value for name, value in config.flat().items() if name not in but}
+
+
+# ---- what is used of it
+
+
+def comparable_trials(other: Run, space: SearchSpace) -> Iterator[FrozenTrial]:
+    """Its finished trials whose settings lie in this search's ranges; of the failed, those that diverged."""
+    for trial in sorted(other.trials, key=lambda trial: trial.number):
+        diverged = trial.state == TrialState.FAIL and trial.user_attrs.get(FAILURE) == DIVERGED
+        if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED) and not diverged:
+            continue
+        if trial.params.keys() == space.parameters.keys() and _inside(trial.params, space):
+            yield trial
+
+
+def _inside(params: Mapping[str, Any], space: SearchSpace) -> bool:
+    return all(space.parameters[name].contains(value) for name, value in params.items())
+
+
+def best_configs(other: Run, space: SearchSpace) -> list[dict[str, Any]]:
+    """Settings of its best COMPLETE trials that fit this search and are no start points of it, best first, at most
+    :data:`BEST_CONFIGS`."""
+    points: list[dict[str, Any]] = []
+    for point in _fitting_points(other, space):
+        if point not in points and point not in [dict(own) for own in space.start]:
+            points.append(point)
+    return points[:BEST_CONFIGS]
+
+
+def _fitting_points(other: Run, space: SearchSpace) -> Iterator[dict[str, Any]]:
+    for row in other.rows():
+        point = _fitting_point(other, row, space) if row.state == "COMPLETE" else None
+        if point is not None:
+            yield point
+
+
+def _fitting_point(other: Run, row: TrialRow, space: SearchSpace) -> dict[str, Any] | None:
+    """The row's settings under this search's names, epochs scaled to this length; ``None`` where they do not fit.
+
+    What it neither searched nor fixed is left to the sampler.
+    """
+    values = other.config(row).flat() | dict(row.params)
+    counted = _counted_in_epochs(str(space.base["method"]))
+    point = {}
+    for name, parameter in space.parameters.items():
+        if name not in values:
+            continue
+        value = values[name]
+        if name in counted and isinstance(value, int):
+            value = _on_grid(scale_count(value, space.epochs / other.space.epochs), parameter)
+        if not parameter.contains(value):
+            return None
+        point[name] = value
+    if point.keys() == space.parameters.keys():
+        try:
+            space.config(point)
+        except InputError:
+            return None
+    return point or None
+
+
+def _counted_in_epochs(method: str) -> set[str]:
+    settings = settings_type(method)
+    named = {name for name, entry in settings.model_fields.items() if entry.json_schema_extra == EPOCHS}
+    return named | {name for name, knob in settings.knobs.items() if knob.counts_epochs}
+
+
+def _on_grid(value: int, parameter: Parameter) -> int:
+    """The point of the range's grid that lies next to ``value``."""
+    if not isinstance(parameter, Int):
+        return value
+    return parameter.low + parameter.step * round((value - parameter.low) / parameter.step)
+
+
+# ---- putting it into the run
+
+
+def first_trials(warm_start: WarmStart, space: SearchSpace, files: RunFiles) -> list[FrozenTrial]:
+    """What stands in the study before any suggestion; what is on disk of trials taken over is copied to this run.
+
+    Start points that a trial taken over has tried already are left out.
+
+    Raises:
+        InputError: the other run is gone.
+    """
+    other = warm_start.other or _still_there(warm_start)
+    if not warm_start.takes_over:
+        return start_points([*space.start, *best_configs(other, space)])
+    taken = list(comparable_trials(other, space))
+    own = start_points(point for point in space.start if not any(dict(point) == trial.params for trial in taken))
+    for number, trial in enumerate(taken, start=len(own)):
+        _copy_files(other, trial.number, files, number)
+    return [*own, *(_taken_over(trial, other, space) for trial in taken)]
+
+
+def _still_there(warm_start: WarmStart) -> Run:
+    try:
+        return load_run(warm_start.folder)
+    except InputError:
+        raise InputError(
+            f"run {warm_start.run}, with which this run was to begin (--warm-start), is no longer in "
+            f"{warm_start.folder}; bring it back, or begin anew under another --name"
+        ) from None
+
+
+def _taken_over(trial: FrozenTrial, other: Run, space: SearchSpace) -> FrozenTrial:
+    origin = {"run": other.name, "number": trial.number}
+    return optuna.trial.create_trial(
+        state=trial.state,
+        values=trial.values,
+        params=trial.params,
+        distributions=distributions(space),
+        user_attrs={**trial.user_attrs, TAKEN_FROM: origin},
+        intermediate_values=trial.intermediate_values,
+    )
+
+
+def _copy_files(other: Run, theirs: int, files: RunFiles, ours: int) -> None:
+    files.trial(ours).mkdir(parents=True, exist_ok=True)
+    replace_text(
+        files.log(ours), f"taken over from run {other.name}, trial {theirs}; its log: {other.files.log(theirs)}\n"
+    )
+    store_of(other.files).fetch(other.files.model(theirs))
+    for source, target in (
+        (other.files.epochs(theirs), files.epochs(ours)),
+        (other.files.model(theirs), files.model(ours)),
+    ):
+        if source.exists():
+            _copy_whole(source, target)
+
+
+def _copy_whole(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(target) as beside:
+        shutil.copyfile(source, beside)

@@ -1,0 +1,1 @@
+"""How many trials run at once: CPUs, GPUs, memory, disk."""

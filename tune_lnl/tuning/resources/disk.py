@@ -1,0 +1,92 @@
+"""What a search needs on the disk at once, measured before it starts."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from tune_lnl.config.settings import TrialConfig
+from tune_lnl.errors import InputError
+from tune_lnl.training.loop import Surroundings
+from tune_lnl.training.registry import start_training
+from tune_lnl.tuning.runs.keeping import KEPT_MODELS
+
+EPOCH_BYTES = 1200
+"""A line of epochs.jsonl, a journal entry and a row of the tables, together."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Bytes of one trial's files."""
+
+    checkpoint: int
+    model: int
+
+
+@dataclass(frozen=True)
+class DiskNeed:
+    """The most that a run holds at once, bytes."""
+
+    sizes: Sizes
+    concurrent: int
+    models: int
+    records: int
+    """Journal, curves and tables at the end."""
+
+    @property
+    def total(self) -> int:
+        # Twice: a checkpoint is written beside the one that it replaces.
+        return 2 * self.concurrent * self.sizes.checkpoint + self.models * self.sizes.model + self.records
+
+    def __str__(self) -> str:
+        return (
+            f"{self.concurrent} at once x 2 x {self.sizes.checkpoint / 1e6:.1f} MB of checkpoint (the newest, and the "
+            f"next being written) + {self.models} models x {self.sizes.model / 1e6:.1f} MB + "
+            f"{self.records / 1e6:.1f} MB of records = {self.total / 1e6:.1f} MB"
+        )
+
+
+def measure_sizes(config: TrialConfig, data_dir: Path | None) -> Sizes:
+    """Bytes of a checkpoint and of a model file, from a training that is built on the CPU and makes one step there.
+
+    The GPU is left alone: the process that drives a search must not hold any of its memory.
+    """
+    # Not every arithmetic works on a CPU, and none changes what is stored.
+    settings = config.settings.model_copy(update={"precision": "fp32"})
+    training = start_training(replace(config, settings=settings), Surroundings(data_dir=data_dir, device="cpu"))
+    # One step, or the optimizers would have no momentum to store yet.
+    training.seconds_per_epoch(0, 0)
+    return Sizes(_bytes_of(training.state_dict()), _bytes_of(training.model_file()))
+
+
+def _bytes_of(content: object) -> int:
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.tell()
+
+
+def disk_need(sizes: Sizes, concurrent: int, trials: int, epochs: int, confirmed: int = 0) -> DiskNeed:
+    """The need of a search.
+
+    Args:
+        confirmed: trainings of a confirmation, which keeps one more model.
+    """
+    # A complete trial's network is there a moment before the one it drives out is deleted.
+    models = KEPT_MODELS + concurrent + bool(confirmed)
+    return DiskNeed(sizes, concurrent, models, (trials + confirmed) * epochs * EPOCH_BYTES)
+
+
+def check_disk_budget(need: DiskNeed, budget: int) -> None:
+    """Refuse a search that would have to stop for its own budget.
+
+    Raises:
+        InputError: the need exceeds the budget, with both in numbers.
+    """
+    if need.total > budget:
+        raise InputError(
+            f"--disk-budget {budget / 1e6:g} MB is less than this search needs: {need}\n"
+            f"give --disk-budget {-(-need.total // 10**6)}MB or more, or lower --concurrent"
+        )

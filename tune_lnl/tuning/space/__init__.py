@@ -1,0 +1,1 @@
+"""Search spaces: ranges, start points, named YAML files."""

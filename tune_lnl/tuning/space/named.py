@@ -1,0 +1,49 @@
+"""Search spaces by name: those of the working directory, then those shipped. Imports nothing heavy, for ``--list``."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+from tune_lnl.config.yaml import read_mapping
+from tune_lnl.errors import InputError, nearest
+
+
+def space_files() -> dict[str, Path]:
+    """Named spaces: those in ``./search_spaces`` first, then those shipped with the package."""
+    found: dict[str, Path] = {}
+    for folder in (Path("search_spaces"), _shipped_folder()):
+        if folder.is_dir():
+            for path in sorted(folder.glob("*.yaml")):
+                found.setdefault(path.stem, path)
+    return dict(sorted(found.items()))
+
+
+def _shipped_folder() -> Path:
+    inside = Path(str(files("tune_lnl"))) / "search_spaces"
+    # An editable install has the folder beside the package instead of inside it.
+    return inside if inside.is_dir() else inside.parent.parent / "search_spaces"
+
+
+def find_space(name: str) -> Path:
+    """The file of a named space, or the path itself.
+
+    Raises:
+        InputError: neither a known name nor a file.
+    """
+    known = space_files()
+    if name in known:
+        return known[name]
+    path = Path(name)
+    if path.is_file():
+        return path
+    if path.suffix in {".yaml", ".yml"} or len(path.parts) > 1:
+        raise InputError(f"no search space file at {name!r}; named spaces: {', '.join(known)}")
+    raise InputError(f"unknown search space {name!r}; {nearest(name, known)}; or give the path of a YAML file")
+
+
+def list_spaces() -> list[str]:
+    """One line per named space: name and description."""
+    spaces = space_files()
+    width = max(map(len, spaces), default=0)
+    return [f"{name:<{width}}  {read_mapping(path).get('description', '')}" for name, path in spaces.items()]

@@ -1,0 +1,273 @@
+"""A named search: what is fixed, what is searched and in which ranges, where it starts, and what it may cost.
+
+Reads the YAML of ``search_spaces/``, applies the chosen condition, ``--epochs`` and ``--set``, and refuses whatever
+could only fail later: every extreme of every range is tried as a config here, before any data or worker is touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any, Literal, get_args
+
+from pydantic import Field
+
+from tune_lnl.config.overrides import apply_overrides, scale_epochs
+from tune_lnl.config.settings import (
+    SECTIONS,
+    MethodSettings,
+    Settings,
+    TrialConfig,
+    build_config,
+    check_keys,
+    default_objective,
+    required_name,
+    section_mapping,
+    validated,
+)
+from tune_lnl.config.yaml import parse_overrides, read_mapping
+from tune_lnl.errors import InputError, nearest
+from tune_lnl.training.registry import settings_type
+from tune_lnl.tuning.space.named import find_space
+from tune_lnl.tuning.space.ranges import Parameter, parse_parameter
+
+SamplerName = Literal["tpe", "random", "qmc", "cmaes", "gp"]
+PrunerName = Literal["asha", "hyperband", "median", "none"]
+SAMPLERS: tuple[str, ...] = get_args(SamplerName)
+PRUNERS: tuple[str, ...] = get_args(PrunerName)
+
+KEYS = ("description", "method", *SECTIONS, "conditions", "search", "start", "budget")
+NOT_SEARCHED = {
+    "epochs": "it is the length of a full trial, which the stopping rule compares",
+    "seed": "every trial trains with the same seed, so that settings are compared and not luck",
+    "threads": "it changes last digits, not what is learnt",
+    "precision": "it is part of the machine's set-up",
+}
+
+
+class Budget(Settings):
+    """What the search may spend and how it chooses."""
+
+    trials: int = Field(ge=1, description="number of trials")
+    sampler: SamplerName = Field("tpe", description="proposes settings")
+    pruner: PrunerName = Field("asha", description="stops trials early")
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """A search, checked."""
+
+    name: str
+    source: str
+    description: str
+    condition: str | None
+    base: Mapping[str, Any]
+    """``method`` and the four sections, plain values."""
+    parameters: Mapping[str, Parameter]
+    start: Sequence[Mapping[str, Any]]
+    budget: Budget
+
+    def config(self, params: Mapping[str, Any]) -> TrialConfig:
+        """The trial that ``params`` describe.
+
+        Raises:
+            InputError: the combination is not valid.
+        """
+        sections = dict(self.base)
+        sections["fixed"] = {**self.base["fixed"], **params}
+        return build_config(sections, settings_type, self.source)
+
+    def corners(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """(what is varied, parameter values): all low, all high, and every extreme with the rest low and high."""
+        lows = {name: parameter.extremes()[0] for name, parameter in self.parameters.items()}
+        highs = {name: parameter.extremes()[-1] for name, parameter in self.parameters.items()}
+        yield "search, every range at its low end", lows
+        yield "search, every range at its high end", highs
+        for name, parameter in self.parameters.items():
+            for value in parameter.extremes():
+                yield f"search.{name} at {value!r}", {**lows, name: value}
+                yield f"search.{name} at {value!r}", {**highs, name: value}
+
+    @property
+    def epochs(self) -> int:
+        return int(self.base["fixed"]["epochs"])
+
+    def with_trials(self, trials: int) -> SearchSpace:
+        """The same search with another total of trials, at least 1."""
+        return replace(self, budget=self.budget.model_copy(update={"trials": trials}))
+
+    def longest_warmup(self) -> int:
+        """Epochs of the longest warm-up that any trial can have."""
+        return max(self.config(values).settings.warmup_length() for _, values in self.corners())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, resolved, in the form of a space file."""
+        return {
+            "description": self.description,
+            **self.base,
+            "search": {name: parameter.model_dump(exclude_none=True) for name, parameter in self.parameters.items()},
+            "start": [dict(point) for point in self.start],
+            "budget": self.budget.model_dump(),
+        }
+
+
+# ---- reading one
+
+
+def load_space(
+    name: str, condition: str | None = None, epochs: int | None = None, overrides: Sequence[str] = ()
+) -> SearchSpace:
+    """Read and check a space.
+
+    Args:
+        name: a named space or a path.
+        condition: one of its conditions; ``None`` takes the first, if there are any.
+        epochs: another length; everything counted in epochs scales with it.
+        overrides: ``KEY=VALUE`` texts, applied last and as given.
+
+    Raises:
+        InputError: anything in the file or the arguments that cannot work, named with its place.
+    """
+    path = find_space(name)
+    raw = read_mapping(path)
+    source = str(path)
+    check_keys(raw, KEYS, source, "section")
+    method = required_name(raw, "method", source)
+    conditions = read_conditions(raw, source)
+    condition = _choose_condition(condition, conditions, source)
+    sections = {key: value for key, value in raw.items() if key != "conditions"}
+    if condition is not None:
+        where = f"{source}: conditions.{condition}"
+        try:
+            sections = apply_overrides(sections, conditions[condition], settings_type(method), where)
+        except InputError as error:
+            raise InputError(f"{where}: {str(error).removeprefix('--set ').removeprefix(f'{where}: ')}") from None
+    if epochs is not None:
+        sections = scale_epochs(sections, epochs, settings_type(method), source)
+    given = parse_overrides(overrides)
+    sections = apply_overrides(sections, given, settings_type(str(given.get("method", method))), source)
+    return _checked_space(path.stem, source, condition, sections)
+
+
+def read_conditions(raw: Mapping[str, Any], source: str) -> dict[str, dict[str, Any]]:
+    """The ``conditions`` section: name -> dotted overrides."""
+    conditions = section_mapping(raw, "conditions", source)
+    for name, values in conditions.items():
+        if not isinstance(values, dict):
+            raise InputError(f"{source}: conditions.{name} is a mapping of dotted settings, got {values!r}")
+    return conditions
+
+
+def condition_names(name: str) -> list[str]:
+    """The conditions of a named space or path, in order."""
+    path = find_space(name)
+    return list(read_conditions(read_mapping(path), str(path)))
+
+
+def _choose_condition(wanted: str | None, conditions: Mapping[str, Any], source: str) -> str | None:
+    if wanted is None:
+        return next(iter(conditions), None)
+    if wanted not in conditions:
+        known = nearest(wanted, conditions) if conditions else "this space has none"
+        raise InputError(f"{source}: unknown condition {wanted!r}; {known}")
+    return wanted
+
+
+def _checked_space(name: str, source: str, condition: str | None, sections: Mapping[str, Any]) -> SearchSpace:
+    settings = settings_type(required_name(sections, "method", source))
+    base = {"method": sections["method"]} | {key: section_mapping(sections, key, source) for key in SECTIONS}
+    base["objective"] = {**default_objective(settings, sections, source), **base["objective"]}
+    if "epochs" not in base["fixed"]:
+        raise InputError(f"{source}: fixed.epochs is required: the length of a full trial")
+    parameters = _parameters(section_mapping(sections, "search", source), base["fixed"], settings, source)
+    space = SearchSpace(
+        name=name,
+        source=source,
+        description=str(sections.get("description") or ""),
+        condition=condition,
+        base=base,
+        parameters=parameters,
+        start=_start_points(sections.get("start"), parameters, source),
+        budget=validated(Budget, section_mapping(sections, "budget", source), f"{source}: budget"),
+    )
+    _check_corners(space)
+    for number, point in enumerate(space.start):
+        if len(point) == len(parameters):
+            _config_at(space, f"start point {number + 1}", point)
+    if base["validation"].get("fraction") == 0:
+        raise InputError(
+            f"{source}: validation.fraction is above 0 in a search, got 0; trials are judged on that split"
+        )
+    return space
+
+
+def _parameters(
+    search: Mapping[str, Any], fixed: Mapping[str, Any], settings: type[MethodSettings], source: str
+) -> dict[str, Parameter]:
+    if not search:
+        raise InputError(f"{source}: nothing to search; give at least one range under search:")
+    names = [*settings.model_fields, *settings.knobs]
+    check_keys(search, names, f"{source}: search")
+    for name in search:
+        if name in NOT_SEARCHED:
+            raise InputError(f"{source}: search.{name}: {name} cannot be searched: {NOT_SEARCHED[name]}; fix it")
+        if name in fixed:
+            raise InputError(f"{source}: {name} is both fixed ({fixed[name]!r}) and searched; keep one of the two")
+    return {name: parse_parameter(value, f"{source}: search.{name}") for name, value in search.items()}
+
+
+def _start_points(value: Any, parameters: Mapping[str, Parameter], source: str) -> list[dict[str, Any]]:
+    if value is None:
+        return []
+    if not isinstance(value, list) or not all(isinstance(point, dict) for point in value):
+        raise InputError(f"{source}: start is a list of points, each a mapping of searched settings, got {value!r}")
+    for number, point in enumerate(value, start=1):
+        where = f"{source}: start point {number}"
+        check_keys(point, parameters, where, "searched setting")
+        for name, given in point.items():
+            if not parameters[name].contains(given):
+                low, high = parameters[name].extremes()[0], parameters[name].extremes()[-1]
+                raise InputError(
+                    f"{where}: {name} = {given!r} is outside search.{name} ({low!r} to {high!r}); "
+                    "widen the range, or drop the start points with --set start=[]"
+                )
+    return value
+
+
+def _check_corners(space: SearchSpace) -> None:
+    """Every extreme is a valid config, and no searched setting is dead in all of them."""
+    _check_fixed(space)
+    dead: dict[str, str] | None = None
+    for where, values in space.corners():
+        here = _config_at(space, where, values).settings.dead()
+        dead = here if dead is None else {name: why for name, why in dead.items() if name in here}
+    for name, why in (dead or {}).items():
+        if name in space.parameters:
+            raise InputError(
+                f"{space.source}: search.{name} would change nothing: {why}; fix {name} or change that setting"
+            )
+
+
+def _check_fixed(space: SearchSpace) -> None:
+    """A complaint that both ends of the ranges have in common is no range's fault, and is told without one."""
+    (_, lows), (_, highs) = islice(space.corners(), 2)
+    complaint = _complaint(space, lows)
+    if complaint is not None and complaint == _complaint(space, highs):
+        raise InputError(complaint)
+
+
+def _complaint(space: SearchSpace, values: Mapping[str, Any]) -> str | None:
+    try:
+        space.config(values)
+    except InputError as error:
+        return str(error)
+    return None
+
+
+def _config_at(space: SearchSpace, where: str, values: Mapping[str, Any]) -> TrialConfig:
+    try:
+        return space.config(values)
+    except InputError as error:
+        message = str(error).removeprefix(f"{space.source}: ")
+        raise InputError(f"{space.source}: {where}: {message}") from None

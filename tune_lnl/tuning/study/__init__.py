@@ -1,0 +1,1 @@
+"""The Optuna study: samplers, pruners, storage. Optuna is imported in this room alone."""
