@@ -33,6 +33,12 @@ def whole_file(path: Path, *, durable: bool = False) -> Iterator[Path]:
         raise
 
 
+def replace_text(path: Path, text: str) -> None:
+    """Replace a file's content; a reader sees the old content or the new, never a part."""
+    with whole_file(path) as beside:
+        beside.write_text(text, encoding="utf-8")
+
+
 FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r")
 """A spreadsheet takes a cell that begins with one of these for a formula, and runs it."""
 

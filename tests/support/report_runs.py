@@ -17,11 +17,12 @@ import pytest
 import yaml
 
 from tune_lnl.config.yaml import dump_yaml
+from tune_lnl.files import replace_text
 from tune_lnl.reporting.run_data import RunView, view_run
 from tune_lnl.training.seeds import append_report
 from tune_lnl.tuning.plan.plan import Machine, Plan, SearchOptions, plan_search
 from tune_lnl.tuning.runs.layout import RunFiles
-from tune_lnl.tuning.runs.results import Run, load_run, replace_text
+from tune_lnl.tuning.runs.results import Run, load_run
 from tune_lnl.tuning.study.study import SearchStudy, distributions
 
 EPOCHS = 6

@@ -9,10 +9,11 @@ from typing import Any
 
 import yaml
 
+from tune_lnl.files import replace_text
 from tune_lnl.training.seeds import append_report
 from tune_lnl.tuning.plan.plan import Machine, Measure, Plan, SearchOptions, plan_search
 from tune_lnl.tuning.resources.measure import measure_sharing
-from tune_lnl.tuning.runs.results import Run, load_run, replace_text
+from tune_lnl.tuning.runs.results import Run, load_run
 from tune_lnl.tuning.space.space import SearchSpace, load_space
 from tune_lnl.tuning.study.study import SearchStudy
 

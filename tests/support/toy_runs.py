@@ -22,6 +22,7 @@ from typing import Any
 import yaml
 
 from tune_lnl.config.yaml import dump_yaml
+from tune_lnl.files import replace_text
 from tune_lnl.object_storage import ObjectFolder
 from tune_lnl.tuning.engine.session import Session, WorkerReport
 from tune_lnl.tuning.engine.worker import TrialRun
@@ -29,7 +30,7 @@ from tune_lnl.tuning.plan.plan import Machine, Plan, SearchOptions, plan_search
 from tune_lnl.tuning.runs.keeping import tidy
 from tune_lnl.tuning.runs.layout import RunFiles
 from tune_lnl.tuning.runs.remote import store_of
-from tune_lnl.tuning.runs.results import Run, load_run, replace_text
+from tune_lnl.tuning.runs.results import Run, load_run
 from tune_lnl.tuning.study.study import SearchStudy, Suggestion
 
 TOY = Path(__file__).resolve().parents[2] / "benchmarks" / "toy"

@@ -10,6 +10,7 @@ from pathlib import Path
 from tune_lnl.config.settings import TrialConfig
 from tune_lnl.config.yaml import parse_overrides
 from tune_lnl.errors import InputError
+from tune_lnl.files import replace_text
 from tune_lnl.reporting.label_page import label_page
 from tune_lnl.reporting.label_table import judge, require_label_file, summary_lines, write_label_file
 from tune_lnl.training.devices import choose_device
@@ -17,7 +18,7 @@ from tune_lnl.training.labels import DivergedError, gather_evidence, label_confi
 from tune_lnl.training.loop import Report, Surroundings, check_precision
 from tune_lnl.training.seeds import resolve_config
 from tune_lnl.tuning.runs.remote import ResultsDir
-from tune_lnl.tuning.runs.results import Run, load_run, replace_text
+from tune_lnl.tuning.runs.results import Run, load_run
 
 EVIDENCE = "labels"
 """Folder of a run with what its finished label trainings have left."""

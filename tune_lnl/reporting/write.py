@@ -9,13 +9,13 @@ from datetime import datetime
 from pathlib import Path
 
 from tune_lnl.errors import InputError
+from tune_lnl.files import replace_text
 from tune_lnl.object_storage import StorageError
 from tune_lnl.reporting.page import comparison_page, run_page
 from tune_lnl.reporting.run_data import RunView, conditions_folder, find_runs, view_run
 from tune_lnl.tuning.driver import EXIT_CODES, search
 from tune_lnl.tuning.plan.plan import SearchOptions
 from tune_lnl.tuning.runs.remote import ResultsDir, put_back, shown
-from tune_lnl.tuning.runs.results import replace_text
 from tune_lnl.tuning.space.named import find_space
 
 logger = logging.getLogger(__name__)

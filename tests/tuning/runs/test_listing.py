@@ -14,9 +14,10 @@ from tiny_search import record_run, tiny_plan, with_trials
 
 from tune_lnl.config.yaml import dump_yaml
 from tune_lnl.errors import InputError
+from tune_lnl.files import replace_text
 from tune_lnl.search import main as search
 from tune_lnl.tuning.runs.listing import is_driven, list_runs, run_lines, run_state
-from tune_lnl.tuning.runs.results import Run, replace_text
+from tune_lnl.tuning.runs.results import Run
 from tune_lnl.tuning.study.study import SearchStudy
 
 

@@ -12,9 +12,10 @@ from tiny_search import EPOCHS, record_run, tiny_plan
 
 from tune_lnl.config.yaml import dump_yaml
 from tune_lnl.errors import InputError
+from tune_lnl.files import replace_text
 from tune_lnl.logs import main as logs
 from tune_lnl.tuning.runs.log import trial_log
-from tune_lnl.tuning.runs.results import Run, replace_text
+from tune_lnl.tuning.runs.results import Run
 from tune_lnl.tuning.study.study import SearchStudy
 
 

@@ -13,6 +13,7 @@ from tiny_search import EPOCHS, curve, record_run, tiny_plan, tiny_space, write_
 from tune_lnl.config.settings import ValidationSettings
 from tune_lnl.config.yaml import load_yaml
 from tune_lnl.errors import InputError
+from tune_lnl.files import replace_text
 from tune_lnl.training.registry import settings_type
 from tune_lnl.training.seeds import append_report, read_config
 from tune_lnl.tuning.runs.results import (
@@ -25,7 +26,6 @@ from tune_lnl.tuning.runs.results import (
     find_run,
     load_run,
     read_epochs,
-    replace_text,
     space_from_settings,
     write_best,
     write_tables,

@@ -18,9 +18,9 @@ from tiny_search import EPOCHS, tiny_plan, tiny_space, write_space
 from tune_lnl.config.yaml import dump_yaml
 from tune_lnl.errors import InputError
 from tune_lnl.export import main as export
+from tune_lnl.files import replace_text
 from tune_lnl.logs import main as logs
 from tune_lnl.search import main as search
-from tune_lnl.tuning.runs.results import replace_text
 from tune_lnl.tuning.study import database as module
 from tune_lnl.tuning.study.database import StudyDatabase, parse_storage, shown_url
 from tune_lnl.tuning.study.password import PASSWORD, password_hidden, storage_password

@@ -18,6 +18,7 @@ from typing import Any
 
 from tune_lnl.config.settings import TrialConfig, build_config
 from tune_lnl.config.yaml import dump_yaml
+from tune_lnl.files import replace_text
 from tune_lnl.metrics.classification import mean_and_std
 from tune_lnl.object_storage import StorageError
 from tune_lnl.training.checkpoint import DamagedCheckpointError, load_checkpoint, save_checkpoint, write_whole
@@ -41,7 +42,7 @@ from tune_lnl.tuning.monitor.console import Console
 from tune_lnl.tuning.plan.plan import Plan
 from tune_lnl.tuning.runs.layout import RunFiles
 from tune_lnl.tuning.runs.remote import NodeFolder, shown, store_of
-from tune_lnl.tuning.runs.results import Run, TrialRow, provenance, replace_text
+from tune_lnl.tuning.runs.results import Run, TrialRow, provenance
 
 logger = logging.getLogger(__name__)
 

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Literal
 from optuna.trial import TrialState
 
 from tune_lnl.config.yaml import dump_yaml
+from tune_lnl.files import replace_text
 from tune_lnl.object_storage import StorageError
 from tune_lnl.training.failures import is_disk_full
 from tune_lnl.tuning.confirm.stage import ConfirmError, Stopper, confirm
@@ -41,7 +42,7 @@ from tune_lnl.tuning.runs.keeping import remove_half_written, tidy
 from tune_lnl.tuning.runs.layout import RunFiles
 from tune_lnl.tuning.runs.lease import only_driver
 from tune_lnl.tuning.runs.remote import shown, store_of
-from tune_lnl.tuning.runs.results import Run, read_settings, replace_text, write_best, write_tables
+from tune_lnl.tuning.runs.results import Run, read_settings, write_best, write_tables
 from tune_lnl.tuning.study.password import password_hidden
 from tune_lnl.tuning.study.place import StudyLostError
 from tune_lnl.tuning.study.study import ENDED, FirstTrials, SearchStudy, best_trial

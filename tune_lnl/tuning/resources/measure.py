@@ -29,6 +29,7 @@ import torch
 from tune_lnl.config.settings import GradientSettings, TrialConfig
 from tune_lnl.datasets.paths import cache_dir
 from tune_lnl.errors import InputError
+from tune_lnl.files import replace_text
 from tune_lnl.training.failures import OUT_OF_MEMORY
 from tune_lnl.tuning.resources.memory import memory_in_use
 from tune_lnl.tuning.resources.probe_process import Task
@@ -41,7 +42,6 @@ from tune_lnl.tuning.resources.sharing import (
     smallest,
     take_readings,
 )
-from tune_lnl.tuning.runs.results import replace_text
 
 READING_SECONDS = 4.0
 PATIENCE = 600.0

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from tune_lnl.errors import InputError
+from tune_lnl.files import replace_text
 from tune_lnl.methods.published.act_args import act_arguments
 from tune_lnl.methods.published.core_args import core_arguments
-from tune_lnl.tuning.runs.results import Run, TrialRow, config_yaml, replace_text
+from tune_lnl.tuning.runs.results import Run, TrialRow, config_yaml
 
 Format = Literal["yaml", "json", "csv", "args"]
 FORMATS: tuple[str, ...] = get_args(Format)

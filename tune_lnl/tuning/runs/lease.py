@@ -21,8 +21,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from tune_lnl.errors import InputError
+from tune_lnl.files import replace_text
 from tune_lnl.tuning.runs.layout import RunFiles
-from tune_lnl.tuning.runs.results import replace_text
 
 BEAT_SECONDS = 3.0
 """Between two changes of the file."""

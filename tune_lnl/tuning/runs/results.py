@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from tune_lnl.config.settings import HeldOut, TrialConfig, ValidationSettings
 from tune_lnl.config.yaml import dump_yaml, read_mapping
 from tune_lnl.errors import InputError, nearest
-from tune_lnl.files import whole_file
+from tune_lnl.files import replace_text, whole_file
 from tune_lnl.training.seeds import PROVENANCE
 from tune_lnl.tuning.confirm.statistics import Confirmation, read_confirmation
 from tune_lnl.tuning.runs.layout import RunFiles
@@ -238,12 +238,6 @@ def read_epochs(path: Path) -> list[dict[str, Any]]:
 
 
 # ---- writing
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a file so that readers see the old content or the new, never a part."""
-    with whole_file(path) as beside:
-        beside.write_text(text, encoding="utf-8")
 
 
 def _replace_table(path: Path, table: pa.Table) -> None:
