@@ -215,6 +215,12 @@ def test_a_setting_of_another_method_is_unknown() -> None:
         apply_overrides({**SPACE, "method": "standard"}, {"tau": 1}, StandardSettings, "my.yaml")
 
 
+def test_a_removed_setting_changes_nothing_where_it_was_off_and_is_refused_elsewhere() -> None:
+    assert put({"label_ema_classes": None}) == SPACE
+    with pytest.raises(InputError, match="--set: label_ema_classes no longer exists, got 4; leave it out"):
+        put({"label_ema_classes": 4})
+
+
 @pytest.mark.parametrize("start", [5, "x", {"lr": 1}, [3], None])
 def test_start_points_that_are_none_are_left_for_the_check_of_the_space(start: Any) -> None:
     space = {**SPACE, "start": start}

@@ -140,6 +140,19 @@ def test_a_dataset_needs_a_name() -> None:
     assert refusal({**sections("act"), "dataset": {}}) == "my.yaml: dataset: 'name' is required and is a name, got None"
 
 
+def test_a_removed_setting_that_was_off_is_read_and_dropped() -> None:
+    config = tiny("act")
+    assert build_config(sections("act", label_ema_classes=None), settings_type, "old.yaml") == config
+    assert "label_ema_classes" not in config.flat()
+    assert config.flat_as_before() == config.flat() | {"label_ema_classes": None}
+
+
+def test_a_removed_setting_that_was_on_is_refused_with_the_last_version_that_knew_it() -> None:
+    told = refusal(sections("act", label_ema_classes=8))
+    assert told.startswith("my.yaml: label_ema_classes no longer exists, got 8; ")
+    assert "tune_lnl 0.1.0, the last version that knew it" in told
+
+
 def test_a_section_that_is_no_mapping_is_refused() -> None:
     assert refusal({**sections("act"), "fixed": [1]}) == "my.yaml: section 'fixed' is a mapping of settings, got [1]"
 
@@ -342,11 +355,10 @@ def test_plan_spec_leaves_out_what_is_not_given() -> None:
         ({"mining": False}, {"tau", "latch_mining"}),
         (
             {"selection": False},
-            {"tau", "mining", "selection_rule", "latch_mining", "label_ema", "label_ema_classes", "reweighting"},
+            {"tau", "mining", "selection_rule", "latch_mining", "label_ema", "reweighting"},
         ),
-        ({"consistency": False}, {"consistency_weight", "label_ema", "label_ema_classes"}),
-        ({"consistency_weight": 0.0}, {"label_ema", "label_ema_classes"}),
-        ({"label_ema": 0.0}, {"label_ema_classes"}),
+        ({"consistency": False}, {"consistency_weight", "label_ema"}),
+        ({"consistency_weight": 0.0}, {"label_ema"}),
         ({"consistency_weight": 1.0}, {"reweighting"}),
         ({"penalty": "none"}, {"penalty_weight"}),
         ({"penalty_weight": 0.0}, {"penalty"}),

@@ -11,13 +11,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_runs import EPOCHS, WARMUP, finish, start, surroundings, tiny, weights, without_times
+from tiny_runs import EPOCHS, WARMUP, finish, start, surroundings, tiny, weights
 
-from tune_lnl.errors import InputError
 from tune_lnl.methods.act import ActConfig, RobustLosses, robust_losses
 from tune_lnl.training import act
 from tune_lnl.training.act import ActSettings, ActTraining
-from tune_lnl.training.checkpoint import load_checkpoint, save_checkpoint
 from tune_lnl.training.loop import Report
 from tune_lnl.training.randomness import stream
 
@@ -157,74 +155,6 @@ def test_warm_up_counts_every_sample_and_leaves_the_label_distributions() -> Non
     assert int(run.state.counts.sum()) == WARMUP * run.images_per_epoch() + report["selected"]
     assert not torch.equal(run.state.label_ema, given)
     assert torch.allclose(run.state.label_ema.sum(dim=1), torch.ones(run.images_per_epoch()), atol=1e-5)
-
-
-class TestLabelDistributionsOfLargeSets:
-    """Of the eight classes three are kept where all of them would take more than nothing."""
-
-    @pytest.fixture
-    def _bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(act, "LABEL_EMA_BYTES", 0)
-        monkeypatch.setattr(act, "KEPT_CLASSES", 3)
-
-    @pytest.mark.parametrize(
-        ("samples", "classes", "kept"),
-        [
-            (671_088, 100, 100),  # 268,435,200 bytes; 256 MiB are 268,435,456
-            (671_089, 100, 8),
-            (310_009, 101, 101),
-            (1_000_000, 14, 14),
-            (1_000_000, 1_000, 8),
-            (100_000_000, 4, 4),
-        ],
-    )
-    def test_all_classes_are_kept_up_to_256_mib(self, samples: int, classes: int, kept: int) -> None:
-        assert settings().kept_classes(samples, classes) == kept
-
-    def test_what_the_config_says_comes_first(self) -> None:
-        assert settings(label_ema_classes=5).kept_classes(10, 8) == 5
-        assert settings(label_ema_classes=20).kept_classes(10, 8) == 8
-        assert settings(label_ema_classes=1000).kept_classes(1_000_000, 1_000) == 1000
-
-    def test_below_the_limit_nothing_is_left_out_and_nothing_said(self) -> None:
-        run = training()
-        assert run.state.label_classes is None
-        assert run.state.label_ema.shape == (run.images_per_epoch(), 8)
-        assert "label_ema" not in run.fingerprints
-
-    @pytest.mark.usefixtures("_bounded")
-    def test_above_it_the_fingerprints_say_how_much_is_kept(self) -> None:
-        config = tiny("act")
-        run = training()
-        assert run.state.label_ema.shape == (run.images_per_epoch(), 3)
-        assert run.fingerprints["label_ema"] == "3 of 8 classes"
-        assert ActTraining.prepare(config, surroundings(config)) == run.fingerprints
-
-    @pytest.mark.usefixtures("_bounded")
-    def test_to_be_above_it_is_to_be_told_to(self) -> None:
-        told = finish(training(label_ema_classes=3))
-        assert without_times(finish(training())) == without_times(told)
-
-    @pytest.mark.usefixtures("_bounded")
-    def test_a_continued_run_equals_one_that_never_stopped(self, tmp_path: Path) -> None:
-        run, whole = training(), training()
-        reports = [run.run_epoch() for _ in range(EPOCHS - 1)]
-        save_checkpoint(tmp_path / "state.pt", run, reports)
-        continued = training()
-        load_checkpoint(tmp_path / "state.pt", continued)
-        assert continued.state.label_classes is not None
-        assert run.state.label_classes is not None
-        assert torch.equal(continued.state.label_classes, run.state.label_classes)
-        assert without_times([*reports, *finish(continued)]) == without_times(finish(whole))
-        assert torch.equal(continued.state.label_ema, whole.state.label_ema)
-
-    def test_a_state_of_another_share_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        run = training()
-        save_checkpoint(tmp_path / "state.pt", run, [run.run_epoch()])
-        monkeypatch.setattr(act, "LABEL_EMA_BYTES", 0)
-        monkeypatch.setattr(act, "KEPT_CLASSES", 3)
-        with pytest.raises(InputError, match="written with label_ema = None, this trial has '3 of 8 classes'"):
-            load_checkpoint(tmp_path / "state.pt", training())
 
 
 def test_the_report_adds_up_what_the_batches_selected(monkeypatch: pytest.MonkeyPatch) -> None:

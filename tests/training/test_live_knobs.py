@@ -155,7 +155,6 @@ LIVE: dict[str, list[Turn]] = {
         Turn("consistency_weight", 0.6),
         Turn("consistency_weight", 0.0),
         Turn("label_ema", 0.1),
-        Turn("label_ema_classes", 1, given=(("label_ema", 0.6), *MORE)),
     ],
 }
 ELSEWHERE = {"epochs", "threads"}

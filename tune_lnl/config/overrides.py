@@ -22,6 +22,7 @@ from tune_lnl.config.settings import (
     ObjectiveSettings,
     required_name,
     section_mapping,
+    without_removed,
 )
 from tune_lnl.datasets.registry import get_dataset
 from tune_lnl.errors import InputError, nearest
@@ -71,6 +72,8 @@ def apply_overrides(
         elif key in settings.model_fields or key in settings.knobs:
             _drop(changed, settings, key)
             _set_nested(changed, "fixed", [key], value)
+        elif key in settings.removed:
+            without_removed(settings, {key: value}, "--set")
         else:
             searchable = (*settings.model_fields, *settings.knobs)
             names = [*setting_names(sections, settings, source), *(f"search.{name}" for name in searchable)]

@@ -36,8 +36,20 @@ SHORTHAND = "shorthand"
 """Marks a group of settings that may be written as the value of one of its keys."""
 
 
+@dataclass(frozen=True)
+class RemovedSetting:
+    """A setting that earlier versions had."""
+
+    off: Any
+    """The value at which it had no effect. Old files hold it, and it is dropped where it is read."""
+    last_version: str
+    """The last version of tune_lnl that knew the setting."""
+
+
 class Settings(BaseModel):
     """Base of every group of settings: unknown keys are errors, values never change after validation."""
+
+    removed: ClassVar[Mapping[str, RemovedSetting]] = {}
 
     # Strict: `tie_lr: 1` or `lr: "0.01"` is more likely a slip than a wish, and what derives one setting from another
     # (lr1, the scaling of epochs) reads the values as written.
@@ -274,6 +286,10 @@ class TrialConfig:
         flat.update(sections["fixed"])
         return flat
 
+    def flat_as_before(self) -> dict[str, Any]:
+        """Return :meth:`flat` with the removed settings at the value that meant "off", as earlier versions wrote it."""
+        return self.flat() | {name: setting.off for name, setting in self.settings.removed.items()}
+
 
 def build_config(
     sections: Mapping[str, Any], settings_type: Callable[[str], type[MethodSettings]], source: str
@@ -365,12 +381,29 @@ def check_keys(values: Mapping[str, Any], valid: Iterable[str], source: str, nou
             raise InputError(f"{source}: unknown {noun} {key!r}; {nearest(key, known)}")
 
 
+def without_removed(model: type[BaseModel], values: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Drop the settings that earlier versions had and that are at the value that meant "off".
+
+    Raises:
+        InputError: a removed setting has another value; names the last version that knew the setting.
+    """
+    removed: Mapping[str, RemovedSetting] = getattr(model, "removed", {})
+    for name in values.keys() & removed.keys():
+        if values[name] != removed[name].off:
+            raise InputError(
+                f"{source}: {name} no longer exists, got {values[name]!r}; leave it out, or use tune_lnl "
+                f"{removed[name].last_version}, the last version that knew it"
+            )
+    return {name: value for name, value in values.items() if name not in removed}
+
+
 def validated(model: type[S], values: Mapping[str, Any], source: str) -> S:
     """A group of settings from plain values.
 
     Raises:
         InputError: an unknown key (with the nearest), or a value that breaks a rule; at most three at a time.
     """
+    values = without_removed(model, values, source)
     known = [*model.model_fields, *getattr(model, "knobs", {})]
     check_keys(values, known, source)
     try:

@@ -60,8 +60,7 @@ Where this differs from the released code:
   ``latch_mining`` reads "stopping point" as lasting: from the first batch whose (a1 - a0) / a0 reaches τ, mining stays
   off. A batch with a0 = 0 has no such ratio; it does not mine and does not latch.
 - ``q`` starts from the labels directly, without a pass over augmented images; the strong view is not made during the
-  warm-up; a copy of the corrected distributions and a weight average that nothing reads are not kept. Where ``q`` would
-  be very large only its likeliest classes are kept, a sample each (:class:`ActState`).
+  warm-up; a copy of the corrected distributions and a weight average that nothing reads are not kept.
 - A batch of one is fine for these losses. Batch normalisation after a fully connected layer refuses it, in training, in
   either code: avoid such batches in the loader.
 """
@@ -138,36 +137,27 @@ class ActConfig:
 class ActState:
     """What ACT remembers of every training sample; the losses update it in place.
 
-    Of very many samples and classes only the likeliest classes of each distribution are kept. An update then takes the
-    others for 0, so that a class which is dropped loses what it had gathered.
-
     Attributes:
         counts: how often the sample was trained on as clean, int32 (N,).
-        label_ema: running label distribution, float32 (N, C), rows sum to 1; or the kept part of it (N, kept).
+        label_ema: running label distribution, float32 (N, C), rows sum to 1.
         mining_stopped: whether ``latch_mining`` has ended the mining, bool ().
-        label_classes: the classes that ``label_ema`` is of where not all are kept, int32 (N, kept), all different in a
-            row; else ``None``.
     """
 
     counts: Tensor
     label_ema: Tensor
     mining_stopped: Tensor
-    label_classes: Tensor | None = None
 
     @classmethod
-    def start(cls, labels: Tensor, num_classes: int, kept: int | None = None) -> ActState:
+    def start(cls, labels: Tensor, num_classes: int) -> ActState:
         """The state before training, on the device of ``labels``: zero counts, one-hot distributions.
 
         Args:
             labels: given labels of the whole training set, integers (N,) in [0, num_classes).
             num_classes: C.
-            kept: how many classes of each distribution are kept, at least 1; ``None``, C or more: all, exactly.
 
         Raises:
-            ValueError: ``labels`` is not a vector of integers in that range, or nothing is to be kept.
+            ValueError: ``labels`` is not a vector of integers in that range.
         """
-        if kept is not None and kept < 1:
-            raise ValueError(f"kept must be at least 1, got {kept}")
         if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
             raise ValueError(f"labels must be a vector of integers, got shape {tuple(labels.shape)} of {labels.dtype}")
         if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
@@ -177,35 +167,12 @@ class ActState:
             )
         counts = torch.zeros(len(labels), dtype=torch.int32, device=labels.device)
         mining_stopped = torch.zeros((), dtype=torch.bool, device=labels.device)
-        if kept is None or kept >= num_classes:
-            every = torch.zeros(len(labels), num_classes, device=labels.device)
-            return cls(counts, every.scatter_(1, labels.long().unsqueeze(1), 1.0), mining_stopped)
-        values = torch.zeros(len(labels), kept, device=labels.device)
-        values[:, 0] = 1.0
-        # The given label, and whichever classes come next: their share is 0.
-        places = torch.arange(kept, dtype=torch.int32, device=labels.device)
-        return cls(counts, values, mining_stopped, (labels.int().unsqueeze(1) + places) % num_classes)
-
-    def distributions(self, index: Tensor, num_classes: int) -> Tensor:
-        """Label distributions of the samples at ``index`` (B,), with 0 for what is not kept, (B, num_classes)."""
-        if self.label_classes is None:
-            return self.label_ema[index]
-        every = torch.zeros(len(index), num_classes, dtype=self.label_ema.dtype, device=self.label_ema.device)
-        return every.scatter_(1, self.label_classes[index].long(), self.label_ema[index])
-
-    def keep(self, index: Tensor, distributions: Tensor) -> None:
-        """Store new distributions (B, C) of the samples at ``index`` (B,), as far as there is room for them."""
-        if self.label_classes is None:
-            self.label_ema.index_copy_(0, index, distributions)
-            return
-        values, classes = distributions.topk(self.label_ema.shape[1], dim=1)
-        self.label_ema.index_copy_(0, index, values)
-        self.label_classes.index_copy_(0, index, classes.to(self.label_classes.dtype))
+        one_hot = torch.zeros(len(labels), num_classes, device=labels.device)
+        return cls(counts, one_hot.scatter_(1, labels.long().unsqueeze(1), 1.0), mining_stopped)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The tensors of this state, shared with it as in ``torch.nn.Module``; safe for ``weights_only`` loading."""
-        own = {"counts": self.counts, "label_ema": self.label_ema, "mining_stopped": self.mining_stopped}
-        return own if self.label_classes is None else own | {"label_classes": self.label_classes}
+        return {"counts": self.counts, "label_ema": self.label_ema, "mining_stopped": self.mining_stopped}
 
     def load_state_dict(self, saved: Mapping[str, Tensor]) -> None:
         """Copies a saved state into this one, onto this one's device.
@@ -388,8 +355,8 @@ def _corrected_labels(
 ) -> Tensor:
     """Steps 5 and 6: moves the label distributions of the batch towards p0, then reads the corrected labels, (B,)."""
     p0 = rtm_logits.softmax(dim=1).to(state.label_ema.dtype)
-    distributions = config.label_ema * state.distributions(index, p0.shape[1]) + (1 - config.label_ema) * p0
-    state.keep(index, distributions)
+    distributions = config.label_ema * state.label_ema[index] + (1 - config.label_ema) * p0
+    state.label_ema.index_copy_(0, index, distributions)
     return torch.where(selected, labels, distributions.argmax(dim=1))
 
 

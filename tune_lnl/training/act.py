@@ -18,31 +18,25 @@ from tune_lnl.config.settings import (
     DecayShape,
     Knob,
     MethodSettings,
+    RemovedSetting,
     TrialConfig,
     plan_spec,
 )
 from tune_lnl.methods.act import ActConfig, ActState, robust_losses, warmup_losses
 from tune_lnl.methods.schedules import lr_plan, reads_warmup_lr
 from tune_lnl.metrics.selection import selection_percentages
-from tune_lnl.training.classification import Batch, ClassifierData, ClassifierTraining
+from tune_lnl.training.classification import Batch, ClassifierTraining
 from tune_lnl.training.loop import Report, Surroundings
 from tune_lnl.training.networks import Totals
 
 LR1_CAP = 0.5
 """Above it SGD with momentum 0.9 leaves the region where this network trains at all."""
-LABEL_EMA_BYTES = 256 * 2**20
-"""Up to here the label distributions of all samples are kept whole: of every published set, Food-101N's are 125 MB."""
-KEPT_CLASSES = 8
-"""Classes kept of each distribution above that: 64 bytes a sample. Chosen by its memory. Of the digits' eight classes
-two are enough to lose no accuracy, and one is not (``benchmarks/label_averages.py``); of many it is not known."""
-
-
-LABEL_DISTRIBUTION = ("label_ema", "label_ema_classes")
 
 
 class ActSettings(ClassifierSettings):
     """Settings of ACT. Defaults follow the paper; the comments name what the released scripts do instead."""
 
+    removed: ClassVar[Mapping[str, RemovedSetting]] = {"label_ema_classes": RemovedSetting(None, "0.1.0")}
     knobs: ClassVar[dict[str, Knob]] = {
         "lr_asymmetry": Knob("lr1", f"lr1 / lr, the asymmetry of the method; lr1 is capped at {LR1_CAP}")
     }
@@ -70,12 +64,6 @@ class ActSettings(ClassifierSettings):
         0.2, ge=0.0, le=1.0, description="share of the consistency term in the RTM's loss"
     )
     label_ema: float = Field(0.8, ge=0.0, lt=1.0, description="memory of the label distribution, per epoch")
-    label_ema_classes: int | None = Field(
-        None,
-        ge=1,
-        description="likeliest classes kept of each sample's label distribution; null: all, or "
-        f"{KEPT_CLASSES} where all of them would take more than {LABEL_EMA_BYTES // 2**20} MiB",
-    )
 
     @model_validator(mode="before")
     @classmethod
@@ -107,18 +95,16 @@ class ActSettings(ClassifierSettings):
             dead |= dict.fromkeys(("lr1", "lr_asymmetry"), "tie_lr makes lr1 equal to lr")
         if not self.selection:
             # Every sample is selected in every epoch: its weight is 1 and its corrected label the given one.
-            unread = ("tau", "mining", "selection_rule", "latch_mining", *LABEL_DISTRIBUTION, "reweighting")
+            unread = ("tau", "mining", "selection_rule", "latch_mining", "label_ema", "reweighting")
             dead |= dict.fromkeys(unread, "selection is off")
         elif not self.mining:
             dead |= dict.fromkeys(("tau", "latch_mining"), "mining is off")
         if not self.consistency:
-            dead |= dict.fromkeys(("consistency_weight", *LABEL_DISTRIBUTION), "consistency is off")
+            dead |= dict.fromkeys(("consistency_weight", "label_ema"), "consistency is off")
         elif self.consistency_weight == 0:
-            dead |= dict.fromkeys(LABEL_DISTRIBUTION, "consistency has no weight")
+            dead["label_ema"] = "consistency has no weight"
         elif self.consistency_weight == 1:
             dead["reweighting"] = "only consistency has weight"
-        if self.label_ema == 0:
-            dead.setdefault("label_ema_classes", "label_ema remembers nothing")
         return dead
 
     def _dead_warmup(self) -> dict[str, str]:
@@ -136,12 +122,6 @@ class ActSettings(ClassifierSettings):
     def _reads_warmup_lr(self) -> bool:
         follows = self.warmup_lr1 is None and reads_warmup_lr(plan_spec(self._companion_decay))
         return super()._reads_warmup_lr() or follows
-
-    def kept_classes(self, samples: int, classes: int) -> int:
-        """How many classes of each sample's label distribution are kept, at most ``classes``: all of them, exactly."""
-        if self.label_ema_classes is not None:
-            return min(self.label_ema_classes, classes)
-        return classes if 4 * samples * classes <= LABEL_EMA_BYTES else min(KEPT_CLASSES, classes)
 
     def loss_config(self) -> ActConfig:
         """The part of the settings that the losses read."""
@@ -169,17 +149,7 @@ class ActTraining(ClassifierTraining):
         assert isinstance(config.settings, ActSettings)
         self.act = config.settings
         self.losses = self.act.loss_config()
-        classes = self.data.noisy.num_classes
-        kept = self.act.kept_classes(len(self.given_labels), classes)
-        self.state = ActState.start(self.given_labels, classes, kept)
-
-    @classmethod
-    def method_fingerprints(cls, config: TrialConfig, data: ClassifierData) -> dict[str, str]:
-        """How much of the label distributions is kept, where it is not all."""
-        assert isinstance(config.settings, ActSettings)
-        classes = data.noisy.num_classes
-        kept = config.settings.kept_classes(len(data.train), classes)
-        return {} if kept == classes else {"label_ema": f"{kept} of {classes} classes"}
+        self.state = ActState.start(self.given_labels, self.data.noisy.num_classes)
 
     def train_step(self, batch: Batch, epoch: int, totals: Totals) -> None:
         rtm, ntm = self.networks[""], self.networks["_ntm"]
@@ -229,8 +199,7 @@ class ActTraining(ClassifierTraining):
 
     def beliefs(self) -> np.ndarray:
         """The running label distributions."""
-        every = torch.arange(len(self.state.counts), device=self.device)
-        found: np.ndarray = self.state.distributions(every, self.data.noisy.num_classes).cpu().numpy()
+        found: np.ndarray = self.state.label_ema.cpu().numpy()
         return found
 
     def state_dict(self) -> dict[str, Any]:

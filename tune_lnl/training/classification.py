@@ -160,12 +160,7 @@ class ClassifierTraining(NetworkTraining[Batch]):
         data = ClassifierData.load(config, surroundings)
         name, weights = model_choice(config, data.noisy)
         build_model(name, data.noisy.num_classes, data.noisy.form.image_shape, weights)
-        return data.fingerprints | weights_fingerprint(weights) | cls.method_fingerprints(config, data)
-
-    @classmethod
-    def method_fingerprints(cls, config: TrialConfig, data: ClassifierData) -> dict[str, str]:
-        """What of a method depends on the size of the data, beside its settings."""
-        return {}
+        return data.fingerprints | weights_fingerprint(weights)
 
     # ---- training
 
@@ -337,8 +332,7 @@ class ClassifierTraining(NetworkTraining[Batch]):
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        own = self.method_fingerprints(self.config, self.data)
-        return self.data.fingerprints | weights_fingerprint(self.weights) | own
+        return self.data.fingerprints | weights_fingerprint(self.weights)
 
     # ---- pieces
 

@@ -156,7 +156,8 @@ def _key(config: TrialConfig, fingerprints: Mapping[str, str]) -> str:
     fold = None if config.fold is None else [config.fold.number, config.fold.folds]
     # The split is of the validation that this config has not.
     data = {name: value for name, value in fingerprints.items() if name != "split"}
-    facts = {"form": FORM, "config": config.flat(), "fold": fold, "fingerprints": data}
+    # With the removed settings, so that results of earlier versions still count.
+    facts = {"form": FORM, "config": config.flat_as_before(), "fold": fold, "fingerprints": data}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 

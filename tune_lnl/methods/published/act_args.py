@@ -38,7 +38,6 @@ _FIXED: tuple[tuple[str, object, str], ...] = (
     ("penalty_weight", 1.0, "has the weight of the confidence penalty fixed at 1"),
     ("consistency_weight", 0.2, "has the share of the consistency term fixed at 0.2"),
     ("label_ema", 0.8, "has the label EMA fixed at 0.8"),
-    ("label_ema_classes", None, "keeps the label EMA of every class"),
     ("selection", True, "has no switch for the selection"),
     ("mining", True, "has no switch for mining"),
     ("reweighting", True, "has no switch for the re-weighting"),
@@ -176,11 +175,11 @@ def _unread(config: Mapping[str, object]) -> set[str]:
     if config["optimizer"] != "sgd":
         unread.add("momentum")
     if not config.get("selection", True):
-        unread |= {"selection_rule", "mining", "latch_mining", "label_ema", "label_ema_classes"}
+        unread |= {"selection_rule", "mining", "latch_mining", "label_ema"}
     if not config.get("mining", True):
         unread.add("latch_mining")
     if not config.get("consistency", True):
-        unread |= {"consistency_weight", "label_ema", "label_ema_classes"}
+        unread |= {"consistency_weight", "label_ema"}
     if config["warmup_epochs"] == 0:
         unread |= {"penalty", "penalty_weight"}
     if config.get("penalty") == "none":

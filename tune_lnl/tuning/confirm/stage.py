@@ -425,7 +425,8 @@ def read_result(files: RunFiles, job: Job) -> Result | None:
         found: dict[str, Any] = json.loads(job.result(files).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return found if found.get("config") == json.loads(json.dumps(job.config.flat())) else None
+    known = json.loads(json.dumps([job.config.flat(), job.config.flat_as_before()]))
+    return found if found.get("config") in known else None
 
 
 def _describe(job: Job, result: Result) -> str:

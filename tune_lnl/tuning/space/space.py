@@ -25,6 +25,7 @@ from tune_lnl.config.settings import (
     required_name,
     section_mapping,
     validated,
+    without_removed,
 )
 from tune_lnl.config.yaml import parse_overrides, read_mapping
 from tune_lnl.errors import InputError, nearest
@@ -208,6 +209,7 @@ def _parameters(
     if not search:
         raise InputError(f"{source}: nothing to search; give at least one range under search:")
     names = [*settings.model_fields, *settings.knobs]
+    search = without_removed(settings, search, f"{source}: search")
     check_keys(search, names, f"{source}: search")
     for name in search:
         if name in NOT_SEARCHED:
