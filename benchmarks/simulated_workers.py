@@ -156,13 +156,13 @@ class Worker:
     """A simulated process: it has one trial at a time."""
 
     place: int
-    payload: dict[str, Any] = field(default_factory=dict)
+    job: dict[str, Any] = field(default_factory=dict)
     first_step: bool = True
     resend: bool = False
     task: Event | None = None
 
     def begin(self, config: Mapping[str, Any]) -> None:
-        self.payload, self.first_step = json.loads(config["payload"]), True
+        self.job, self.first_step = json.loads(config["job"]), True
 
 
 class Handle:
@@ -405,7 +405,7 @@ class Cluster:
 
     def _epoch(self, worker: Worker, tell: Any, dead: Any) -> Event:
         """The next epoch of a worker's trial, which begins now."""
-        number, params = worker.payload["number"], worker.payload["params"]
+        number, params = worker.job["number"], worker.job["params"]
         if number not in self.courses:
             self.courses[number] = course(self.scenario, number, params)
         known, epoch = self.courses[number], self.kept[number]
@@ -436,7 +436,7 @@ class Cluster:
         if event.kind != "report":
             return True
         worker = event.worker
-        number, attempt = worker.payload["number"], worker.payload["attempt"]
+        number, attempt = worker.job["number"], worker.job["attempt"]
         self.waits.append(self.clock() - event.at)
         self.trained += event.seconds
         self.reports += 1
@@ -479,7 +479,7 @@ class Cluster:
 
     def _keep(self, worker: Worker, number: int, epoch: int) -> None:
         """An epoch is on the worker's disk: a line, and a checkpoint in the place of the one before."""
-        attempt = worker.payload["attempt"]
+        attempt = worker.job["attempt"]
         path = self.files.epochs(number)
         path.parent.mkdir(parents=True, exist_ok=True)
         value = self.courses[number].values[epoch]
@@ -509,4 +509,4 @@ class Cluster:
         }
         seconds = {"time_this_iter_s": 20.0, "time_total_s": 20.0 * steps, "time_since_restore": 20.0 * steps}
         where = {"hostname": "node", "node_ip": "10.0.0.1", "date": "2026-01-01_00-00-00", "trial_id": "0"}
-        return {**report, **added, **seconds, **where, "config": {"number": report["number"], "payload": "{}"}}
+        return {**report, **added, **seconds, **where, "config": {"number": report["number"], "job": "{}"}}

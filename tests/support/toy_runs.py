@@ -24,7 +24,9 @@ import yaml
 from tune_lnl.config.yaml import dump_yaml
 from tune_lnl.files import replace_text
 from tune_lnl.object_storage import ObjectFolder
-from tune_lnl.tuning.engine.session import Session, WorkerReport
+from tune_lnl.tuning.engine.messages import WorkerReport
+from tune_lnl.tuning.engine.runner import trial_job
+from tune_lnl.tuning.engine.session import Session
 from tune_lnl.tuning.engine.worker import TrialRun
 from tune_lnl.tuning.plan.plan import Machine, Plan, SearchOptions, plan_search
 from tune_lnl.tuning.runs.keeping import tidy
@@ -392,15 +394,7 @@ def open_run(plan: Plan) -> SearchStudy:
 
 def worker(plan: Plan, suggestion: Suggestion) -> TrialRun:
     """What a worker process would hold for this trial."""
-    payload = {
-        "run_dir": str(plan.files.root),
-        "store": store_of(plan.files).url,
-        "base": plan.space.base,
-        "data_dir": None,
-        "device": "cpu",
-    }
-    trial = {"number": suggestion.number, "params": suggestion.params, "attempt": suggestion.attempt}
-    return TrialRun(payload | trial)
+    return TrialRun(trial_job(plan, suggestion))
 
 
 def local_session(plan: Plan, study: SearchStudy, concurrent: int = 2, **options: Any) -> Session:

@@ -24,7 +24,9 @@ from tune_lnl.training.checkpoint import load_checkpoint, save_checkpoint
 from tune_lnl.training.loop import Surroundings
 from tune_lnl.training.registry import start_training
 from tune_lnl.tuning.engine import runner
-from tune_lnl.tuning.engine.session import RETRIED_ALONE, STOP_SECONDS, Session, WorkerReport
+from tune_lnl.tuning.engine.messages import WorkerReport
+from tune_lnl.tuning.engine.runner import trial_job
+from tune_lnl.tuning.engine.session import RETRIED_ALONE, STOP_SECONDS, Session
 from tune_lnl.tuning.engine.tune import NUMBER, StudyScheduler, StudySearcher
 from tune_lnl.tuning.engine.worker import TrialRun
 from tune_lnl.tuning.monitor.console import Console
@@ -257,7 +259,10 @@ def test_a_full_disk_under_the_study_ends_the_search_in_order(
     plan = prepare("none", "none")
     study = open_run(plan)
     session = local_session(plan, study)
-    scheduler, searcher = StudyScheduler(session), StudySearcher(session, {})
+    scheduler, searcher = (
+        StudyScheduler(session),
+        StudySearcher(session, lambda suggestion: trial_job(plan, suggestion)),
+    )
     config = searcher.suggest("a")
     assert config[NUMBER] == 0
     trial: Any = RayTrial(0)
@@ -277,7 +282,10 @@ def test_a_trial_whose_end_finds_no_room_is_put_back(prepare: Prepare, monkeypat
     plan = prepare("none")
     study = open_run(plan)
     session = local_session(plan, study)
-    scheduler, searcher = StudyScheduler(session), StudySearcher(session, {})
+    scheduler, searcher = (
+        StudyScheduler(session),
+        StudySearcher(session, lambda suggestion: trial_job(plan, suggestion)),
+    )
     searcher.suggest("a")
     with monkeypatch.context() as patched:
         patched.setattr(study._study, "tell", no_room)

@@ -14,7 +14,8 @@ from optuna.trial import FrozenTrial, TrialState
 from tiny_search import EPOCHS, curve, tiny_space
 
 from tune_lnl.training.failures import BUG, DATA_ERROR, DISK_FULL, DIVERGED, OUT_OF_MEMORY, STUCK, WORKER_DIED
-from tune_lnl.tuning.engine.session import BUGS_TO_STOP, DEATHS_WITHOUT_PROGRESS, Session, WorkerReport
+from tune_lnl.tuning.engine.messages import WorkerReport
+from tune_lnl.tuning.engine.session import BUGS_TO_STOP, DEATHS_WITHOUT_PROGRESS, Session
 from tune_lnl.tuning.study.journal import read_trials
 from tune_lnl.tuning.study.study import ATTEMPTS, FAILURE, MESSAGE, STANDARD_ERROR, SearchStudy, Suggestion
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import pickle
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -16,8 +15,9 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
-from tune_lnl.tuning.engine.session import Session, WorkerReport
-from tune_lnl.tuning.engine.tune import LOOK_SECONDS, NODES, NUMBER, PAYLOAD, StudyScheduler, StudySearcher, share_on
+from tune_lnl.tuning.engine.messages import Job, WorkerReport
+from tune_lnl.tuning.engine.session import Session
+from tune_lnl.tuning.engine.tune import JOB, LOOK_SECONDS, NODES, NUMBER, StudyScheduler, StudySearcher, share_on
 from tune_lnl.tuning.study.place import StudyLostError
 from tune_lnl.tuning.study.study import Suggestion
 
@@ -75,8 +75,15 @@ class SomeNodes:
         return self._ids
 
 
-def searcher(session: ScriptedSession, **payload: Any) -> StudySearcher:
-    return StudySearcher(cast(Session, session), payload)
+SECTIONS = {"method": "act", "fixed": {"lr_decay": "step:1,2", "a.b": [1, {"grid_search": [1]}]}}
+
+
+def job_of(suggestion: Suggestion) -> Job:
+    return Job(suggestion.number, suggestion.attempt, "run", SECTIONS, suggestion.params, memory_fraction=0.5)
+
+
+def searcher(session: ScriptedSession) -> StudySearcher:
+    return StudySearcher(cast(Session, session), job_of)
 
 
 def scheduler(session: ScriptedSession) -> StudyScheduler:
@@ -95,32 +102,24 @@ def controller(*trials: Any) -> Any:
 
 class TestSearcher:
     def test_a_trial_carries_all_the_worker_needs(self) -> None:
-        base = {"method": "act", "fixed": {"lr_decay": "step:1,2", "a.b": [1, {"grid_search": [1]}]}}
         session = ScriptedSession([Suggestion(3, {"lr": 0.1, "model": None}, 2)])
-        config = searcher(session, base=base, run_dir="somewhere").suggest("id")
+        config = searcher(session).suggest("id")
         assert config[NUMBER] == 3
-        assert set(config) == {NUMBER, PAYLOAD}
-        assert json.loads(config[PAYLOAD]) == {
-            "base": base,
-            "run_dir": "somewhere",
-            "number": 3,
-            "params": {"lr": 0.1, "model": None},
-            "attempt": 2,
-            "alone": False,
-        }
+        assert set(config) == {NUMBER, JOB}
+        assert Job.from_json(config[JOB]) == Job(3, 2, "run", SECTIONS, {"lr": 0.1, "model": None}, memory_fraction=0.5)
 
     def test_in_a_cluster_it_names_the_nodes_that_may_take_it(self) -> None:
         session = ScriptedSession([Suggestion(3, {}, 1)])
-        config = StudySearcher(cast(Session, session), {}, SomeNodes("aa,bb")).suggest("id")
+        config = StudySearcher(cast(Session, session), job_of, SomeNodes("aa,bb")).suggest("id")
         assert config[NODES] == "aa,bb"
         request = share_on({"cpu": 2.0, "gpu": 0.5})(config)
         assert request.bundles == [{"CPU": 2.0, "GPU": 0.5}]
         assert request == share_on({"cpu": 2.0, "gpu": 0.5})(config), "workers are kept for trials that ask the same"
         assert request != share_on({"cpu": 2.0, "gpu": 0.5})({NODES: "aa"})
 
-    def test_one_that_has_the_machine_to_itself_is_told_so(self) -> None:
+    def test_one_that_has_the_machine_to_itself_has_all_its_memory(self) -> None:
         session = ScriptedSession([Suggestion(3, {}, 2)], alone=[3])
-        assert json.loads(searcher(session).suggest("id")[PAYLOAD])["alone"] is True
+        assert Job.from_json(searcher(session).suggest("id")[JOB]).memory_fraction is None
 
     def test_no_room_now(self) -> None:
         session = ScriptedSession([None, Suggestion(0, {}, 1)])

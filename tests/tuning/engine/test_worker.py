@@ -27,7 +27,7 @@ from tune_lnl.training.failures import OUT_OF_MEMORY
 from tune_lnl.training.loop import Surroundings, Training
 from tune_lnl.training.registry import start_training
 from tune_lnl.tuning.engine import worker
-from tune_lnl.tuning.engine.session import WorkerReport
+from tune_lnl.tuning.engine.messages import Job, WorkerReport
 from tune_lnl.tuning.engine.worker import TrialRun, _captured
 from tune_lnl.tuning.runs.layout import RunFiles
 from tune_lnl.tuning.runs.results import read_epochs
@@ -36,8 +36,9 @@ EPOCHS = 4
 PARAMS = {"lr": 0.02, "lr_asymmetry": 2.0, "warmup_epochs": 1}
 WHOLE_TRIAL = f"""
 import json, sys
+from tune_lnl.tuning.engine.messages import Job
 from tune_lnl.tuning.engine.worker import TrialRun
-trial = TrialRun(json.loads(sys.argv[1]))
+trial = TrialRun(Job.from_json(sys.argv[1]))
 for _ in range({EPOCHS}):
     assert trial.step().get("failure") is None
 """
@@ -53,16 +54,9 @@ def trial(tmp_path: Path) -> Trial:
     def trial(attempt: int = 1, run: str = "run", params: dict[str, Any] = PARAMS, **fixed: Any) -> TrialRun:
         objective = {"metric": "val_accuracy", "mode": "max", "average_last": 2}
         space = tiny_space(tmp_path, fixed={"epochs": EPOCHS, "batch_size": 64}, objective=objective)
-        payload = {
-            "run_dir": str(tmp_path / run),
-            "base": {**space.base, "fixed": {**space.base["fixed"], **fixed}},
-            "data_dir": None,
-            "device": "cpu",
-            "number": 7,
-            "attempt": attempt,
-            "params": params,
-        }
-        return TrialRun(json.loads(json.dumps(payload)))
+        sections = {**space.base, "fixed": {**space.base["fixed"], **fixed, **params}}
+        job = Job(7, attempt, str(tmp_path / run), sections, params)
+        return TrialRun(Job.from_json(job.to_json()))
 
     return trial
 
@@ -127,7 +121,7 @@ class TestAnEpoch:
     @pytest.mark.slow
     def test_its_weights_are_bit_equal_to_those_of_a_fresh_process(self, trial: Trial) -> None:
         alone = trial(run="alone")
-        subprocess.run([sys.executable, "-c", WHOLE_TRIAL, json.dumps(alone._payload)], check=True)
+        subprocess.run([sys.executable, "-c", WHOLE_TRIAL, alone._job.to_json()], check=True)
         others: list[dict[str, Any]] = [
             {"precision": "bf16", "threads": 2},
             {"batch_size": 17, "seed": 5, "label_smoothing": 0.3},
@@ -161,10 +155,7 @@ class TestAnEpoch:
         assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize(("alone", "expected"), [(False, 0.25), (True, None)])
-def test_its_memory_is_capped_before_it_allocates_any_unless_it_runs_alone(
-    trial: Trial, monkeypatch: pytest.MonkeyPatch, alone: bool, expected: float | None
-) -> None:
+def test_its_memory_is_capped_before_it_allocates_any(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[object] = []
     monkeypatch.setattr(worker, "cap_memory", lambda device, fraction: calls.append((device, fraction)))
 
@@ -174,21 +165,21 @@ def test_its_memory_is_capped_before_it_allocates_any_unless_it_runs_alone(
 
     monkeypatch.setattr(worker, "start_training", started)
     run = trial()
-    run._payload |= {"memory_fraction": 0.25, "alone": alone}
+    run._job = replace(run._job, memory_fraction=0.25)
     run.step()
-    assert calls == [("cpu", expected), "started"]
+    assert calls == [("cpu", 0.25), "started"]
 
 
 @pytest.mark.gpu
-def test_a_share_that_is_too_small_is_out_of_memory_and_lifted_when_it_runs_alone(trial: Trial) -> None:
-    def on_gpu(alone: bool) -> dict[str, Any]:
-        run = trial(run=f"alone-{alone}")
-        run._payload |= {"device": "cuda", "memory_fraction": 0.0, "alone": alone}
+def test_a_share_that_is_too_small_is_out_of_memory_without_a_share_it_is_not(trial: Trial) -> None:
+    def on_gpu(fraction: float | None) -> dict[str, Any]:
+        run = trial(run=f"share-{fraction}")
+        run._job = replace(run._job, device="cuda", memory_fraction=fraction)
         return run.step()
 
     torch.cuda.empty_cache()
-    assert on_gpu(alone=False)["failure"] == OUT_OF_MEMORY
-    assert "failure" not in on_gpu(alone=True)
+    assert on_gpu(0.0)["failure"] == OUT_OF_MEMORY
+    assert "failure" not in on_gpu(None)
 
 
 class TestContinuing:
@@ -348,7 +339,7 @@ class TestTensorboard:
     def test_an_event_file_per_attempt(self, trial: Trial) -> None:
         for attempt in (1, 2):
             run = trial(attempt=attempt)
-            run._payload["tensorboard"] = True
+            run._job = replace(run._job, tensorboard=True)
             run.step()
             run.close()
         folder = run.files.tensorboard(7)

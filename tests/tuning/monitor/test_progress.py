@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tiny_search import EPOCHS, curve, tiny_plan
 
-from tune_lnl.tuning.engine.session import WorkerReport
+from tune_lnl.tuning.engine.messages import WorkerReport
 from tune_lnl.tuning.monitor.console import Console, Verbosity
 from tune_lnl.tuning.monitor.progress import Progress
 from tune_lnl.tuning.plan.plan import Plan

@@ -10,7 +10,7 @@ from clock import Clock
 from optuna.trial import TrialState
 from tiny_search import EPOCHS, tiny_plan
 
-from tune_lnl.tuning.engine.session import WorkerReport
+from tune_lnl.tuning.engine.messages import WorkerReport
 from tune_lnl.tuning.monitor.state import Board
 from tune_lnl.tuning.study.study import SearchStudy, Suggestion
 

@@ -17,8 +17,8 @@ from tune_lnl import export, logs, report, search
 from tune_lnl.errors import InputError
 from tune_lnl.object_storage import ObjectFolder, StorageError
 from tune_lnl.training.failures import STORAGE_AWAY
+from tune_lnl.tuning.engine.messages import WorkerReport
 from tune_lnl.tuning.engine.node_check import storage_refuses
-from tune_lnl.tuning.engine.session import WorkerReport
 from tune_lnl.tuning.plan.plan import Machine as Cores
 from tune_lnl.tuning.plan.plan import Plan, SearchOptions, plan_search
 from tune_lnl.tuning.runs import remote as run_store

@@ -36,8 +36,9 @@ from tune_lnl.tuning.confirm.statistics import (
     replicate_seeds,
 )
 from tune_lnl.tuning.engine.cluster import Members
+from tune_lnl.tuning.engine.messages import StopReason
 from tune_lnl.tuning.engine.node_check import change_folder
-from tune_lnl.tuning.engine.session import STOP_SECONDS, StopReason
+from tune_lnl.tuning.engine.session import STOP_SECONDS
 from tune_lnl.tuning.monitor.console import Console
 from tune_lnl.tuning.plan.plan import Plan
 from tune_lnl.tuning.runs.layout import RunFiles

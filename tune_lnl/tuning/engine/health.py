@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Protocol
 
-from tune_lnl.tuning.engine.session import StopReason
+from tune_lnl.tuning.engine.messages import StopReason
 from tune_lnl.tuning.runs.layout import RunFiles
 from tune_lnl.tuning.runs.remote import store_of
 

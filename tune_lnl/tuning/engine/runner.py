@@ -30,7 +30,8 @@ from tune_lnl.tuning.confirm.stage import ConfirmError, Stopper, confirm
 from tune_lnl.tuning.confirm.statistics import ConfirmRequest
 from tune_lnl.tuning.engine.cluster import Members, Roll, Site
 from tune_lnl.tuning.engine.health import Stoppable, Watchman, local_ray_alive
-from tune_lnl.tuning.engine.session import BUGS_TO_STOP, Session, StopReason, WorkerReport
+from tune_lnl.tuning.engine.messages import Job, StopReason, WorkerReport
+from tune_lnl.tuning.engine.session import BUGS_TO_STOP, Session
 from tune_lnl.tuning.monitor.console import Console
 from tune_lnl.tuning.monitor.dashboards import LOOPBACK, ray_dashboard_line, study_dashboard
 from tune_lnl.tuning.monitor.progress import Progress
@@ -45,7 +46,7 @@ from tune_lnl.tuning.runs.remote import shown, store_of
 from tune_lnl.tuning.runs.results import Run, read_settings, write_best, write_tables
 from tune_lnl.tuning.study.password import password_hidden
 from tune_lnl.tuning.study.place import StudyLostError
-from tune_lnl.tuning.study.study import ENDED, FirstTrials, SearchStudy, best_trial
+from tune_lnl.tuning.study.study import ENDED, FirstTrials, SearchStudy, Suggestion, best_trial
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -383,23 +384,14 @@ def _fit(plan: Plan, session: Session, temporary: Path, members: Members | None 
     from tune_lnl.tuning.engine.tune import NUMBER, StudyScheduler, StudySearcher, share_on
     from tune_lnl.tuning.engine.worker import TrialWorker
 
-    payload = {
-        "run_dir": str(plan.files.root),
-        "store": store_of(plan.files).url,
-        "base": plan.space.base,
-        "data_dir": None if plan.data_dir is None else str(plan.data_dir),
-        "device": plan.resources.device,
-        "memory_fraction": plan.gpu_memory_fraction,
-        "tensorboard": plan.tensorboard,
-        "cwd": None if members is None else str(Path.cwd()),
-    }
+    cwd = None if members is None else str(Path.cwd())
     share = {"cpu": plan.resources.cpus_per_trial, "gpu": plan.resources.gpus_per_trial}
     worker = tune.with_resources(TrialWorker, share if members is None else share_on(share))
     worker.__name__ = worker.__qualname__ = TrialWorker.__name__  # Ray's pages would call it with_resources.<locals>...
     tuner = tune.Tuner(
         worker,
         tune_config=tune.TuneConfig(
-            search_alg=StudySearcher(session, payload, members),
+            search_alg=StudySearcher(session, lambda suggestion: trial_job(plan, suggestion, cwd), members),
             scheduler=StudyScheduler(session, members),
             num_samples=-1,
             reuse_actors=True,
@@ -416,6 +408,24 @@ def _fit(plan: Plan, session: Session, temporary: Path, members: Members | None 
         ),
     )
     tuner.fit()
+
+
+def trial_job(plan: Plan, suggestion: Suggestion, cwd: str | None = None) -> Job:
+    """Return the job of a trial."""
+    base = plan.space.base
+    return Job(
+        suggestion.number,
+        suggestion.attempt,
+        str(plan.files.root),
+        {**base, "fixed": {**base["fixed"], **suggestion.params}},
+        suggestion.params,
+        store=store_of(plan.files).url,
+        data_dir=None if plan.data_dir is None else str(plan.data_dir),
+        device=plan.resources.device,
+        memory_fraction=plan.gpu_memory_fraction,
+        tensorboard=plan.tensorboard,
+        cwd=cwd,
+    )
 
 
 def _metrics_export(plan: Plan) -> MetricsExport:

@@ -5,18 +5,17 @@ Holds no history of its own: only which trials run now, when to stop, and whom t
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
 
 from optuna.trial import TrialState
 
 from tune_lnl.training.failures import BUG, DISK_FULL, DIVERGED, OUT_OF_MEMORY, STORAGE_AWAY, STUCK, WORKER_DIED
+from tune_lnl.tuning.engine.messages import StopReason, WorkerReport
 from tune_lnl.tuning.study.study import SearchStudy, Suggestion
 
 DEATHS_WITHOUT_PROGRESS = 3
@@ -31,39 +30,9 @@ STUCK_FACTOR = 5.0
 STOP_SECONDS = 9.0
 """A worker that was asked to end at its next batch and is silent for so long will not reach it in time."""
 
-StopReason = Literal[
-    "interrupted", "time budget", "failing", "disk full", "disk budget", "study lost", "object storage away"
-]
-
 # Notes that a trial carries in the study.
 RETRIED_ALONE = "retried_alone"
 RESTARTED_STUCK = "restarted_stuck"
-
-
-@dataclass(frozen=True)
-class WorkerReport:
-    """What a worker says after an epoch: a value, or why there is none."""
-
-    number: int
-    attempt: int
-    epoch: int = -1
-    value: float = math.nan
-    standard_error: float | None = None
-    failure: str | None = None
-    message: str = ""
-    stopped: bool = False
-    history: tuple[tuple[int, float], ...] = ()
-    """(epoch, value) of the epochs before, sent once by a continued trial: a report can be lost before a crash."""
-    measures: str = "{}"
-    """JSON of what else the epoch gave (images per second, quality of the selection), for views; no test metrics."""
-
-    @classmethod
-    def from_result(cls, result: dict[str, Any]) -> WorkerReport:
-        return cls(**{name: result[name] for name in cls.__dataclass_fields__ if name in result})
-
-    def measured(self) -> dict[str, float]:
-        found: dict[str, float] = json.loads(self.measures)
-        return found
 
 
 @dataclass

@@ -6,11 +6,11 @@ early (it is stored as complete with the value it had), and a failed one stays r
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Protocol
 
 import ray
@@ -21,13 +21,15 @@ from ray.tune.search import Searcher
 
 from tune_lnl.object_storage import StorageError
 from tune_lnl.training.failures import is_disk_full
-from tune_lnl.tuning.engine.session import Session, WorkerReport
+from tune_lnl.tuning.engine.messages import Job, WorkerReport
+from tune_lnl.tuning.engine.session import Session
 from tune_lnl.tuning.study.place import StudyLostError
+from tune_lnl.tuning.study.study import Suggestion
 
 logger = logging.getLogger(__name__)
 
 NUMBER = "number"
-PAYLOAD = "payload"
+JOB = "job"
 LOOK_SECONDS = 1.0
 """Between looks at all that runs. Ray asks what to run in every round of its loop, hundreds of times a second where
 hundreds run."""
@@ -99,10 +101,10 @@ class _NotWritten:
 class StudySearcher(_NotWritten, Searcher):
     """Gives Ray the trials that the study asks for."""
 
-    def __init__(self, session: Session, payload: dict[str, Any], nodes: Nodes | None = None) -> None:
+    def __init__(self, session: Session, job_of: Callable[[Suggestion], Job], nodes: Nodes | None = None) -> None:
         super().__init__(metric=None, mode=None)
         self._session = session
-        self._payload = payload
+        self._job_of = job_of
         self._nodes = nodes
 
     def suggest(self, trial_id: str) -> Any:
@@ -113,15 +115,12 @@ class StudySearcher(_NotWritten, Searcher):
             suggestion = self._session.next_trial()
         if suggestion is None:
             return None
-        trial = self._payload | {
-            "number": suggestion.number,
-            "params": suggestion.params,
-            "attempt": suggestion.attempt,
-            "alone": self._session.runs_alone(suggestion.number),
-        }
+        job = self._job_of(suggestion)
+        if self._session.runs_alone(suggestion.number):
+            job = replace(job, memory_fraction=None)  # it ran out of its share; no other job is running now
         # As text: Ray would take dots and lists inside a config for a search space of its own.
         place = {} if self._nodes is None else {NODES: self._nodes.ids()}
-        return {NUMBER: suggestion.number, PAYLOAD: json.dumps(trial), **place}
+        return {NUMBER: suggestion.number, JOB: job.to_json(), **place}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Nothing to learn here: the session has heard it from the worker itself."""

@@ -22,9 +22,10 @@ from tune_lnl.training.failures import DivergedError, classify
 from tune_lnl.training.loop import Report, Surroundings, Training, objective_so_far
 from tune_lnl.training.registry import settings_type, start_training
 from tune_lnl.training.seeds import append_report
+from tune_lnl.tuning.engine.messages import Job
 from tune_lnl.tuning.engine.node_check import change_folder
 from tune_lnl.tuning.engine.tensorboard import EventFile
-from tune_lnl.tuning.engine.tune import PAYLOAD
+from tune_lnl.tuning.engine.tune import JOB
 from tune_lnl.tuning.runs.layout import RunFiles
 from tune_lnl.tuning.runs.remote import NodeFolder
 
@@ -59,22 +60,22 @@ class TrialWorker(tune.Trainable):
         self._run.close()
 
     def _begin(self, config: dict[str, Any]) -> None:
-        self._run = TrialRun(json.loads(config[PAYLOAD]))
+        self._run = TrialRun(Job.from_json(config[JOB]))
 
 
 class TrialRun:
     """One trial in this process. Failures become reports: only a dead process reaches Ray as an error."""
 
-    def __init__(self, payload: dict[str, Any]) -> None:
-        self.number: int = payload["number"]
-        self.attempt: int = payload["attempt"]
-        run_dir = Path(payload["run_dir"])
-        self._folder = NodeFolder.of(run_dir, payload.get("store"))
+    def __init__(self, job: Job) -> None:
+        self.number = job.number
+        self.attempt = job.attempt
+        run_dir = Path(job.run_dir)
+        self._folder = NodeFolder.of(run_dir, job.store)
         self.files = self._folder.files
         # On the driver's machine alone, where the run is in object storage: elsewhere a trial ends after its epoch, or
         # with its process when that takes too long. Either way only the epoch in progress is lost.
         self._stop_flag = RunFiles(run_dir).stop_flag
-        self._payload = payload
+        self._job = job
         self._training: Training | None = None
         self._reports: list[Report] = []
         self._resend = False
@@ -133,34 +134,31 @@ class TrialRun:
 
     def _start(self) -> Training:
         self._check_stop()
-        if self._payload.get("cwd") is not None:
-            change_folder(self._payload["cwd"])
+        job = self._job
+        if job.cwd is not None:
+            change_folder(job.cwd)
         started = time.perf_counter()
-        sections = {**self._payload["base"]}
-        sections["fixed"] = {**sections["fixed"], **self._payload["params"]}
-        config = build_config(sections, settings_type, f"trial {self.number}")
-        data_dir = self._payload["data_dir"]
+        config = build_config(dict(job.sections), settings_type, f"trial {self.number}")
         surroundings = Surroundings(
-            data_dir=None if data_dir is None else Path(data_dir),
-            device=self._payload["device"],
+            data_dir=None if job.data_dir is None else Path(job.data_dir),
+            device=job.device,
             test_from=config.settings.epochs - config.objective.average_last,
             between_batches=self._check_stop,
         )
-        # With nothing beside it there is nobody to protect: the share that was too small is lifted.
-        cap_memory(surroundings.device, None if self._payload.get("alone") else self._payload.get("memory_fraction"))
+        cap_memory(surroundings.device, job.memory_fraction)
         training = start_training(config, surroundings)
         end_torn_line(self.files.epochs(self.number))
         self._continue(training)
-        if self._payload.get("tensorboard"):
+        if job.tensorboard:
             folder = self.files.tensorboard(self.number)
-            self._events = EventFile(folder, self.attempt, training.epoch, self._payload["params"])
+            self._events = EventFile(folder, self.attempt, training.epoch, job.params)
         logger.info(
             "trial %d, attempt %d, from epoch %d, started in %.2f s: %s",
             self.number,
             self.attempt,
             training.epoch,
             time.perf_counter() - started,
-            self._payload["params"],
+            job.params,
         )
         return training
 

@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console as RichConsole
 from rich.console import RenderableType
 
-from tune_lnl.tuning.engine.session import WorkerReport
+from tune_lnl.tuning.engine.messages import WorkerReport
 from tune_lnl.tuning.monitor.console import Console
 from tune_lnl.tuning.monitor.state import Board
 from tune_lnl.tuning.monitor.table import live_table

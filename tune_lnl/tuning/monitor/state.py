@@ -10,7 +10,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from tune_lnl.tuning.engine.session import WorkerReport
+from tune_lnl.tuning.engine.messages import WorkerReport
 from tune_lnl.tuning.plan.plan import Plan
 from tune_lnl.tuning.runs.results import TrialRow
 from tune_lnl.tuning.study.study import ENDED, TAKEN_FROM, best_trial
