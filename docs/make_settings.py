@@ -375,7 +375,8 @@ def _command(parser: argparse.ArgumentParser) -> list[str]:
     usage.add_usage(parser.usage, parser._actions, parser._mutually_exclusive_groups, prefix="")
     lines = ["```text", *usage.format_help().strip().split("\n"), "```", ""]
     inner = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
-    told = [action for action in parser._actions if action not in inner and "--help" not in action.option_strings]
+    hidden = (argparse.SUPPRESS, "show this help message and exit")
+    told = [action for action in parser._actions if action not in inner and action.help not in hidden]
     if told:
         lines += table(("argument", "what it does"), [(f"`{_written(action)}`", _help(action)) for action in told])
     for action in inner:

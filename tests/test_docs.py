@@ -179,9 +179,6 @@ def spaces_on(page: Path) -> set[str]:
 def check_search(page: Path, arguments: Namespace) -> None:
     if arguments.list or arguments.runs:
         return
-    if arguments.replay:
-        assert arguments.replay in runs_of(page) or is_placeholder(arguments.replay)
-        return
     assert arguments.sampler in (None, *SAMPLERS)
     assert arguments.pruner in (None, *PRUNERS)
     if arguments.confirm:

@@ -83,6 +83,12 @@ def test_nothing_asked_is_nothing_decided(asked: Asked) -> None:
     assert list(got.overrides) == []
 
 
+@pytest.mark.parametrize("given", [["--replay", "run"], ["--replay=run"], ["act_digits8no", "--replay"]])
+def test_a_removed_flag_is_refused_with_what_replaces_it(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(given) == 2
+    assert capsys.readouterr().err.startswith("error: --replay was removed: study.log keeps every suggestion")
+
+
 def test_a_dry_run_describes_and_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,6 +20,15 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, prog: str, description: str | None = None, **options: Any) -> None:
         super().__init__(prog=prog, description=description, **{**options, "allow_abbrev": False})
 
+    def add_removed(self, flag: str, instead: str) -> None:
+        """Refuse a flag of an earlier version with a sentence that tells what to use instead; --help leaves it out."""
+
+        class Removed(argparse.Action):
+            def __call__(self, *given: Any, **options: Any) -> NoReturn:
+                raise InputError(f"{flag} was removed: {instead}")
+
+        self.add_argument(flag, action=Removed, nargs="?", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message}\nsee: {self.prog} --help\n")
 

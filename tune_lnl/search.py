@@ -16,9 +16,6 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("space", nargs="?", metavar="SPACE", help="a named space or the path of a YAML file")
     p.add_argument("--runs", action="store_true", help="the runs in --results-dir: state, best and age")
     p.add_argument("--list", action="store_true", help="named spaces, one line each")
-    p.add_argument(
-        "--replay", metavar="RUN", help="lead sampler and pruner of a run through its recorded order, and compare"
-    )
     p.add_argument("--name", metavar="RUN", help="name of the run (default: the space's)")
     p.add_argument("--trials", metavar="N|+N", help="number of trials; with --resume, +N adds to it")
     p.add_argument("--epochs", type=int, metavar="N", help="length of a trial; everything counted in epochs scales")
@@ -88,6 +85,9 @@ def parser() -> argparse.ArgumentParser:
         "--verbose", action="store_const", const="verbose", dest="verbosity", help="a line per epoch, too"
     )
     p.set_defaults(verbosity="normal")
+    p.add_removed(
+        "--replay", "study.log keeps every suggestion, report and end in the order of their arrival, a line each"
+    )
     p.add_argument("--submit", metavar="URL", help="send the search to a cluster as a Ray job: its dashboard's URL")
     p.add_argument("--dry-run", action="store_true", help="print what would be run, and its cost, and stop")
     return p
@@ -113,8 +113,6 @@ def main(argv: list[str] | None = None) -> int:
 
         print("\n".join(list_runs(arguments.results_dir)))
         return 0
-    if arguments.replay is not None:
-        return _replay(arguments.replay, arguments.results_dir)
     if arguments.space is None:
         parser().error("SPACE is required; --list shows the named ones")
     from tune_lnl.reporting.write import search_and_report
@@ -128,7 +126,7 @@ def main(argv: list[str] | None = None) -> int:
     options = SearchOptions(
         all_conditions=values.pop("conditions") == "all",
         command=shlex.join(["python", "-m", "tune_lnl.search", *(sys.argv[1:] if argv is None else argv)]),
-        **{key: value for key, value in values.items() if key not in ("list", "runs", "replay")},
+        **{key: value for key, value in values.items() if key not in ("list", "runs")},
     )
     if url is not None:
         from tune_lnl.tuning.engine.submitting import submit
@@ -139,15 +137,6 @@ def main(argv: list[str] | None = None) -> int:
         print(describe(options))
         return 0
     return search_and_report(options, Console(options.verbosity))
-
-
-def _replay(run: str, results_dir: str) -> int:
-    from tune_lnl.tuning.replaying import replay
-    from tune_lnl.tuning.runs.results import load_run
-
-    found = replay(load_run(run, results_dir))
-    print(found)
-    return 0 if found.difference is None else 1
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection
-from pathlib import Path
 
 from tiny_search import EPOCHS
 
@@ -28,8 +27,8 @@ def begin(plan: Plan) -> SearchStudy:
 
 
 def search(plan: Plan, concurrent: int = 1, crashes: Collection[int] = (), chance: int = 0) -> Run:
-    """Search to the end; drivers die after so many reports each of ``crashes``, and reports come in an order that
-    ``chance`` decides."""
+    """Search to the end. A driver dies after each number of reports in ``crashes``; ``chance`` decides in which order
+    the reports of concurrent trials arrive."""
     draw = random.Random(chance)
     study, running, reports, to_come = begin(plan), dict[int, int](), 0, sorted(crashes)
     while study.count(*ENDED) < plan.space.budget.trials:
@@ -77,13 +76,3 @@ def complete(plan: Plan, values: Collection[float]) -> Run:
             append_report(plan.files.epochs(number), {"attempt": 1, "epoch": float(epoch), "val_accuracy": value})
         study.complete(number, value, 1.0)
     return load_run(plan.files.root)
-
-
-def copied(run: Run, folder: Path) -> Run:
-    """The same run elsewhere."""
-    for source in run.files.root.rglob("*"):
-        target = folder / source.relative_to(run.files.root)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if source.is_file():
-            target.write_bytes(source.read_bytes())
-    return load_run(folder)

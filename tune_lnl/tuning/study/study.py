@@ -41,7 +41,7 @@ TAKEN_FROM = "taken_from"
 # Names of the attributes of the study itself.
 SAMPLER_START = "sampler_start"
 """``{"seed", "trials"}`` of the sampler, written anew by every driver before it does anything else: the journal then
-tells from which point on which sampler made the suggestions, which :mod:`tune_lnl.tuning.replaying` follows."""
+tells from which point on which sampler made the suggestions."""
 RUN_ID = "run_id"
 """Of the run that began a study in a database, where others might have a run of that name."""
 FIRST_TRIALS = "first_trials"
