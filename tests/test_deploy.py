@@ -17,7 +17,6 @@ import yaml
 from rayjob_schema import CLAIM, RAYJOB
 
 import tune_lnl.search
-from tune_lnl.tuning.engine.submitting import JOB_ENVIRONMENT
 from tune_lnl.tuning.space.named import space_files
 
 ROOT = Path(__file__).parents[1]
@@ -142,8 +141,10 @@ class TestRayJob:
             assert {"name": "RAY_USAGE_STATS_ENABLED", "value": "0"} in pod["containers"][0]["env"]
         assert "ENV RAY_USAGE_STATS_ENABLED=0\n" in (DEPLOY / "Dockerfile").read_text()
 
-    def test_a_stop_is_given_the_time_that_submitted_jobs_have(self) -> None:
-        assert yaml.safe_load(manifest()[1]["spec"]["runtimeEnvYAML"]) == {"env_vars": JOB_ENVIRONMENT}
+    def test_a_stopped_job_has_the_time_to_put_its_trials_back(self) -> None:
+        seconds = {"RAY_JOB_STOP_WAIT_TIME_S": "30"}
+        assert yaml.safe_load(manifest()[1]["spec"]["runtimeEnvYAML"]) == {"env_vars": seconds}
+        assert "RAY_JOB_STOP_WAIT_TIME_S=30;" in start_commands()[0]
 
 
 def test_the_searches_in_them_are_ones_that_would_start() -> None:

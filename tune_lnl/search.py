@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from functools import partial
 from pathlib import Path
 
-from tune_lnl.cli import Parser, flags, guarded
+from tune_lnl.cli import Parser, guarded
 
 
 def parser() -> argparse.ArgumentParser:
@@ -88,7 +87,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_removed(
         "--replay", "study.log keeps every suggestion, report and end in the order of their arrival, a line each"
     )
-    p.add_argument("--submit", metavar="URL", help="send the search to a cluster as a Ray job: its dashboard's URL")
+    p.add_removed(
+        "--submit",
+        "submit the search with Ray's own command, ray job submit --address URL -- python -m tune_lnl.search SPACE "
+        "--address auto --results-dir DIR",
+    )
     p.add_argument("--dry-run", action="store_true", help="print what would be run, and its cost, and stop")
     return p
 
@@ -121,18 +124,12 @@ def main(argv: list[str] | None = None) -> int:
     from tune_lnl.tuning.plan.plan import SearchOptions
 
     values = vars(arguments)
-    url, dry_run = values.pop("submit"), values.pop("dry_run")
-    words = flags(parser(), values)
+    dry_run = values.pop("dry_run")
     options = SearchOptions(
         all_conditions=values.pop("conditions") == "all",
         command=shlex.join(["python", "-m", "tune_lnl.search", *(sys.argv[1:] if argv is None else argv)]),
         **{key: value for key, value in values.items() if key not in ("list", "runs")},
     )
-    if url is not None:
-        from tune_lnl.tuning.engine.submitting import submit
-
-        say = partial(print, flush=True)
-        return submit(options, url, words, say, partial(say, file=sys.stderr), dry_run)
     if dry_run:
         print(describe(options))
         return 0

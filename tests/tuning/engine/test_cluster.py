@@ -61,8 +61,12 @@ def test_which_cluster_is_meant(given: str, environment: dict[str, str], here: s
     ("given", "environment", "told"),
     [
         ("auto", {}, "no Ray cluster was started on this machine; give its address"),
-        ("ray://head:10001", {}, "got 'ray://head:10001'; the search runs on a machine of the cluster; .* --submit"),
-        ("auto", {"RAY_ADDRESS": "http://head:8265"}, "RAY_ADDRESS is host:port .* --submit"),
+        (
+            "ray://head:10001",
+            {},
+            "got 'ray://head:10001'; the search runs on .* ray job submit",
+        ),
+        ("auto", {"RAY_ADDRESS": "http://head:8265"}, "RAY_ADDRESS is host:port .* ray job submit"),
         ("head:port", {}, "--address is auto, or host:port"),
         ("head:0", {}, "--address is auto, or host:port"),
         (":6379", {}, "--address is auto, or host:port"),

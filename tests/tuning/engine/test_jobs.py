@@ -1,4 +1,4 @@
-"""A search as a job of a real Ray cluster: sent, watched, stopped and resumed with the very commands that it prints."""
+"""A search as a job of a real Ray cluster, with the commands of docs/tutorial_cluster.md."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import secrets
+import shlex
 import shutil
 import signal
 import socket
@@ -22,14 +23,14 @@ from pathlib import Path
 import pytest
 from toy_runs import MARK, PATIENCE, TOY, Driver, check_whole, spread, write_toy
 
-from tune_lnl.search import main
-from tune_lnl.tuning.engine import submitting
 from tune_lnl.tuning.runs.results import load_run
 from tune_lnl.tuning.study.study import ENDED
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 ROOT = Path(__file__).parents[3]
+TUTORIAL = (ROOT / "docs" / "tutorial_cluster.md").read_text(encoding="utf-8")
+URL = "http://127.0.0.1:8265"
 TRIALS, EPOCHS, PAUSE = 8, 8, 0.15
 PATIENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -47,25 +48,18 @@ def free_port() -> int:
 
 
 @dataclass
-class Server:
-    """A cluster of two nodes that asks for a token, and the laptop that has it."""
+class Laptop:
+    """A machine with the cluster's token, outside of the cluster."""
 
     url: str
-    laptop: dict[str, str]
-    capsys: pytest.CaptureFixture[str]
-
-    def submit(self, *words: str) -> tuple[int, str, str]:
-        """The command, its exit code and what it said; in this process, where it may wait longer than a user would."""
-        code = main([*words, "--submit", self.url])
-        said = self.capsys.readouterr()
-        return code, said.out, said.err
+    environment: dict[str, str]
 
     def run(self, command: str) -> tuple[int, str]:
-        """A command in a shell of the laptop: its exit code, and all it said."""
+        """Run a command line in a shell; return its exit code and output."""
         ran = subprocess.run(
             ["bash", "-c", command],
-            env=self.laptop,
-            cwd=self.laptop["HOME"],
+            env=self.environment,
+            cwd=self.environment["HOME"],
             capture_output=True,
             text=True,
             timeout=3 * PATIENCE,
@@ -73,11 +67,11 @@ class Server:
         )
         return ran.returncode, ran.stdout + ran.stderr
 
-    def follow(self, command: str) -> str:
-        """One that works; what it said."""
-        code, said = self.run(command)
-        assert code == 0, said
-        return said
+    def ray_job(self, action: str, job: str) -> str:
+        """Run ``ray job ACTION JOB``; return its output."""
+        code, output = self.run(documented(f"ray job {action}").replace(" ID ", f" {job} ").replace(URL, self.url))
+        assert code == 0, output
+        return output
 
 
 class Head:
@@ -150,31 +144,43 @@ class Head:
 
 
 @pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Server]:
+def laptop(tmp_path: Path) -> Iterator[Laptop]:
+    """A laptop, and a cluster of two nodes that asks for its token."""
     token, port = secrets.token_hex(32), free_port()
-    url = f"http://127.0.0.1:{port}"
     for folder in ("home", "home of the cluster", "events"):
         (tmp_path / folder).mkdir()
     (tmp_path / "token").write_text(token)
     common = {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "PYTHONPATH": f"{ROOT}:{TOY}",
         "TUNE_LNL_CACHE": os.environ["TUNE_LNL_CACHE"],
         "OMP_NUM_THREADS": "1",
     }
-    laptop = {"HOME": str(tmp_path / "home"), "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")}
-    monkeypatch.syspath_prepend(str(TOY))
-    monkeypatch.setattr(submitting, "WATCH_SECONDS", PATIENCE)
-    for name, value in laptop.items():
-        monkeypatch.setenv(name, value)
-    theirs = {"HOME": str(tmp_path / "home of the cluster"), "TOY_EVENTS": str(tmp_path / "events")}
-    head = Head(port, {**common, **theirs, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token})
+    theirs = {
+        "HOME": str(tmp_path / "home of the cluster"),
+        "PYTHONPATH": f"{ROOT}:{TOY}",
+        "TOY_EVENTS": str(tmp_path / "events"),
+        "RAY_AUTH_TOKEN": token,
+    }
+    head = Head(port, {**common, **theirs, **exported("ray start --head")})
+    own = {"HOME": str(tmp_path / "home"), "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token"), **exported("ray job submit")}
     try:
-        head.wait(url)
+        head.wait(f"http://127.0.0.1:{port}")
         head.join()
-        yield Server(url, {**common, **laptop}, capsys)
+        yield Laptop(f"http://127.0.0.1:{port}", {**common, **own})
     finally:
         head.close()
+
+
+def documented(beginning: str) -> str:
+    """The first command of the tutorial that begins so."""
+    return next(line for line in TUTORIAL.splitlines() if line.startswith(beginning))
+
+
+def exported(before: str) -> dict[str, str]:
+    """The variables that the tutorial exports in the block that contains a command."""
+    block = next(block for block in re.findall(r"^```\n(.*?)^```$", TUTORIAL, re.M | re.S) if f"\n{before}" in block)
+    line = next(line for line in block.splitlines() if line.startswith("export "))
+    return dict(word.split("=") for word in shlex.split(line)[1:])
 
 
 def until(condition: Callable[[], object], what: str, timeout: float = PATIENCE) -> None:
@@ -184,36 +190,34 @@ def until(condition: Callable[[], object], what: str, timeout: float = PATIENCE)
         time.sleep(0.2)
 
 
-def commands_in(output: str) -> dict[str, str]:
-    found = dict(re.findall(r"^  (status|watch|stop|resume): +(.+)$", output, flags=re.MULTILINE))
-    assert set(found) == {"status", "watch", "stop", "resume"}
-    return found
-
-
-def test_a_job_is_submitted_watched_stopped_and_resumed(tmp_path: Path, server: Server) -> None:
+def test_a_search_is_submitted_stopped_and_resumed_by_the_commands_of_the_tutorial(
+    tmp_path: Path, laptop: Laptop
+) -> None:
     space = write_toy(tmp_path, spread(TRIALS), epochs=EPOCHS, fixed={"pause": PAUSE})
-    results = tmp_path / "results"
-    run = Driver(tmp_path, space)  # never started: it knows where the run's files are, and what they must be
-    asked = (str(space), "--results-dir", str(results), "--concurrent", "2", "--no-dashboard")
+    run = Driver(tmp_path, space)  # never started: it knows the run's files and checks their content
+    search = documented("ray job submit").replace(URL, laptop.url).replace("act_cifar80no", str(space))
+    search = search.replace("/shared/results", str(tmp_path / "results")).replace(" --data-dir /shared/data", "")
+    search += " --concurrent 2 --no-dashboard"
 
-    code, said, error = server.submit(*asked)
-    assert code == 0, error
-    assert said.endswith("the search has begun\n")
-    printed = commands_in(said)
-    assert "RUNNING" in server.follow(printed["status"]).upper()
-
-    code, _, error = server.submit(*asked)
-    assert code == 2
-    assert "run 'toy' in " in error
-    assert " is being run by job toy-" in error
+    def submit(command: str) -> str:
+        code, output = laptop.run(command)
+        assert code == 0, output
+        found = re.search(r"Job '(\w+)' submitted successfully", output)
+        assert found is not None, output
+        return found[1]
 
     def ended() -> int:
-        return sum(trial.state in ENDED for trial in load_run(run.files.root).trials)
+        known = run.files.settings.exists() and run.files.study.exists()
+        return sum(trial.state in ENDED for trial in load_run(run.files.root).trials) if known else 0
 
+    job = submit(search)
     until(lambda: ended() >= 2 and run.epochs_written() > 2 * EPOCHS, "two trials to end, and others to have begun")
-    server.follow(printed["stop"])
-    until(lambda: "STOPPED" in server.run(printed["status"])[1].upper(), "the job to be stopped")
-    log = server.follow(printed["watch"])
+    second = submit(search)
+    until(lambda: "FAILED" in laptop.ray_job("status", second).upper(), "the second driver to be refused")
+    assert "exists already" in laptop.ray_job("logs -f", second)
+    laptop.ray_job("stop", job)
+    until(lambda: "STOPPED" in laptop.ray_job("status", job).upper(), "the job to be stopped")
+    log = laptop.ray_job("logs -f", job)
     assert "stopping: running trials end at their next batch" in log
     assert "interrupted; continue with:" in log
     stopped = load_run(run.files.root).trials
@@ -221,17 +225,8 @@ def test_a_job_is_submitted_watched_stopped_and_resumed(tmp_path: Path, server: 
     complete = [trial.number for trial in stopped if trial.state.name == "COMPLETE"]
     assert 2 <= len(complete) < TRIALS
 
-    printed = commands_in(server.follow(printed["resume"]))
-    log = server.follow(printed["watch"])
+    job = submit(f"{search} --resume")
+    log = laptop.ray_job("logs -f", job)
     assert f"kept {len(complete)}, continued " in log
-    assert "SUCCEEDED" in server.follow(printed["status"]).upper()
+    assert "SUCCEEDED" in laptop.ray_job("status", job).upper()
     check_whole(run, TRIALS, EPOCHS)
-
-    code, _, error = server.submit(*asked)
-    assert code == 2, error
-    assert "run 'toy' exists already in " in error
-
-    (tmp_path / "token").write_text(secrets.token_hex(32))
-    code, _, error = server.submit(*asked)
-    assert code == 2
-    assert "does not take the token" in error

@@ -54,7 +54,10 @@ ANY_QUESTION = "/ray.rpc.NodeInfoGcsService/GetClusterId"
 JOB_CONFIG_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 TRAVELS = (DATA_VARIABLE, CACHE_VARIABLE)
 """What workers need of this process's environment. No more: a cluster shows it to all who can see its dashboard."""
-ELSEWHERE = "the search runs on a machine of the cluster; from any other, send it there with --submit"
+ELSEWHERE = (
+    "the search runs on a machine of the cluster; from any other, send it there with "
+    "ray job submit --address URL -- python -m tune_lnl.search SPACE --address auto --results-dir DIR"
+)
 
 
 # ---- joining
