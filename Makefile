@@ -3,11 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+JOBS ?= 0
+# Test processes at once. Each file stays in one process, so that its fixtures are made once.
+PARALLEL := -n $(JOBS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo lint types test test-slow test-kill test-gpu ablation baselines bench bench-gpu docs clean
+.PHONY: help install demo lint types test test-slow test-kill test-gpu test-lowest test-newest coverage ablation baselines bench bench-gpu docs clean
 
-help:  ## what there is
+help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 # The exact versions that were tested are used where they were tested; any other Python gets the ranges of pyproject.toml.
@@ -34,16 +37,36 @@ types: $(STAMP)  ## mypy, strict
 	$(BIN)/mypy
 
 test: lint types  ## lint, types and the fast tests
-	$(BIN)/python -m pytest -m "not slow and not kill and not gpu"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not kill and not gpu"
 
 test-slow: $(STAMP)  ## the long tests
-	$(BIN)/python -m pytest -m "slow and not kill and not gpu"
+	$(BIN)/python -m pytest $(PARALLEL) -m "slow and not kill and not gpu"
 
 test-kill: $(STAMP)  ## kill -9 and signals at fifty random moments; wants an otherwise idle machine
 	$(BIN)/python -m pytest -m kill
 
 test-gpu: $(STAMP)  ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
+
+# Both make an environment of several GB anew. A bound of pyproject.toml is a version that test-lowest was run with.
+test-lowest:  ## the fast tests and a search with the lowest versions that pyproject.toml allows
+	$(PYTHON) -m venv --clear .venv-lowest
+	.venv-lowest/bin/python -m pip install -q --disable-pip-version-check -c constraints-lowest.txt -e '.[dev,cmaes,tensorboard]'
+	$(call tested,.venv-lowest)
+
+test-newest:  ## the same with the newest versions that pyproject.toml allows
+	$(PYTHON) -m venv --clear .venv-newest
+	.venv-newest/bin/python -m pip install -q --disable-pip-version-check --upgrade -e '.[dev,cmaes,tensorboard]'
+	$(call tested,.venv-newest)
+
+define tested
+$(1)/bin/python -m pip list --disable-pip-version-check | grep -iE '^(ray|optuna|torch|torchvision|numpy|scipy|pydantic|pyarrow|pandas) '
+$(1)/bin/python -m pytest $(PARALLEL) -m "not slow and not kill and not gpu"
+folder=$$(mktemp -d) && $(1)/bin/python -m tune_lnl.search act_digits8no --trials 2 --epochs 4 --concurrent 1 --no-dashboard --results-dir $$folder && rm -r $$folder
+endef
+
+coverage: $(STAMP)  ## the fast tests, and the share of lines that they reach in each file
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not kill and not gpu" --cov=tune_lnl --cov-report=term
 
 ablation: $(STAMP)  ## ACT's modules one by one on the digits, five seeds each
 	$(BIN)/python benchmarks/ablation.py
@@ -61,4 +84,4 @@ docs: $(STAMP)  ## docs/settings.md and docs/commands.md again, from the code
 	$(BIN)/python docs/make_settings.py
 
 clean:  ## remove the environment and caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-lowest .venv-newest .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -17,9 +17,16 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True, scope="session")
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Packed datasets of the tests go where the tests go, never into the user's cache."""
+    """Put packed datasets beside the tests' other files, never into the user's cache.
+
+    Test processes that run at once share one cache: a lock lets one of them pack a dataset while the others wait.
+    """
     before = os.environ.get("TUNE_LNL_CACHE")
-    folder = tmp_path_factory.mktemp("cache")
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = tmp_path_factory.getbasetemp().parent / "cache"
+        folder.mkdir(exist_ok=True)
+    else:
+        folder = tmp_path_factory.mktemp("cache")
     os.environ["TUNE_LNL_CACHE"] = str(folder)
     yield folder
     if before is None:

@@ -2,15 +2,62 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 import subprocess
 import sys
+import tomllib
 import zipfile
+from importlib.metadata import packages_distributions
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def normal(name: str) -> str:
+    """Return the name of a distribution as the index writes it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def declared(groups: tuple[str, ...]) -> dict[str, str]:
+    """Return name -> lowest version (empty where none is given) of ``dependencies`` and the extras named."""
+    lines = [*PROJECT["dependencies"], *(line for group in groups for line in PROJECT["optional-dependencies"][group])]
+    found = [re.fullmatch(r"([\w.-]+)(?:\[[\w,]+\])?(?:>=([\w.]+))?", line) for line in lines]
+    return {normal(match[1]): match[2] or "" for match in found if match is not None}
+
+
+def imported(folder: Path) -> dict[str, str]:
+    """Return top-level package -> one file that imports it, of all that is neither the standard library's nor ours."""
+    found: dict[str, str] = {}
+    for path in sorted(folder.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                names = [str(node.module)]
+            found |= {name.partition(".")[0]: path.relative_to(ROOT).as_posix() for name in names}
+    ours = {"tune_lnl", *(path.stem for path in folder.rglob("*.py"))}
+    return {name: path for name, path in found.items() if name not in sys.stdlib_module_names and name not in ours}
+
+
+def test_whatever_is_imported_is_declared() -> None:
+    """A package that another one happens to bring may be gone with that one's next release."""
+    owners = packages_distributions()
+    users = tuple(extra for extra in PROJECT["optional-dependencies"] if extra not in ("dev", "benchmark", "browser"))
+    for folder, extras in (("tune_lnl", users), ("tests", tuple(PROJECT["optional-dependencies"]))):
+        known = set(declared(extras))
+        modules = imported(ROOT / folder)
+        assert len(modules) > 10
+        undeclared = {
+            f"{name} ({path})"
+            for name, path in modules.items()
+            if not known & {normal(owner) for owner in owners.get(name, [name])}
+        }
+        assert undeclared == set(), folder
 
 
 @pytest.fixture(scope="module")
