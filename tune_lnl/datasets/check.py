@@ -101,7 +101,7 @@ def prepare_dataset(name: str, data_dir: Path | None, settings: Sequence[str] = 
         assert isinstance(options, PictureOptions), "a dataset of image files has such options"
         done = dataset.load(data_dir, cache_dir(), options).examined
         made = "is packed in" if done.packed else "is too large for dataset.cache_budget; what was found is in"
-        return [f"{name} {made} {done.store}: {done.store_bytes() / 2**20:.0f} MiB, {_since(started)}"]
+        return [f"{name} {made} {done.store.folder}: {done.store.nbytes() / 2**20:.0f} MiB, {_since(started)}"]
     if isinstance(dataset, ReidDataset):
         assert isinstance(options, ReidOptions), "a person dataset has such options"
         images = dataset.load_source(data_dir, cache_dir(), options).train.images
@@ -213,7 +213,7 @@ def _check_pictures(dataset: Dataset, options: PictureOptions, data_dir: Path | 
     ]
     faults = []
     if pictures.examined.pixels_changed():
-        faults.append(f"the packed pixels have changed since they were packed\ndelete {pictures.examined.store}")
+        faults.append(f"the packed pixels have changed since they were packed\ndelete {pictures.examined.store.folder}")
     return CheckReport(lines=tuple(f"{key:<17} {value}" for key, value in rows), faults=tuple(faults))
 
 
@@ -243,7 +243,7 @@ def _sizes(pictures: Pictures) -> list[tuple[str, str]]:
     sides = np.sort(done.shapes, axis=1)
     middle = np.median(sides, axis=0).astype(int)
     kept = "kept square" if done.size.square else f"shorter side {done.size.resize} before the crop"
-    place = f"packed, {done.store_bytes() / 2**20:,.0f} MiB in {done.store}"
+    place = f"packed, {done.store.nbytes() / 2**20:,.0f} MiB in {done.store.folder}"
     return [
         (
             "sizes",

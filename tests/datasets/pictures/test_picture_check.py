@@ -110,8 +110,8 @@ def test_check_reports_changed_pixels(capsys: pytest.CaptureFixture[str], place:
     write_class_folders(place / "mine", ["a", "b"], 3)
     arguments = ["folder", "--set", f"dataset.root={place / 'mine'}"]
     assert run(capsys, "check", *arguments)[0] == 0
-    (packed,) = (place.parent / "cache" / "packed").glob("*/pixels.bin")
-    pixels = np.memmap(packed, dtype=np.uint8, mode="r+")
+    (packed,) = (place.parent / "cache" / "packed").glob("*/pixels.npy")
+    pixels = np.load(packed, mmap_mode="r+")
     pixels[7] ^= 1
     pixels.flush()
     code, out, _ = run(capsys, "check", *arguments)

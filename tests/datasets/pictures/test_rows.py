@@ -99,19 +99,19 @@ def test_a_changed_file_is_read_again(root: Path) -> None:
     assert len(stores(root)) == 3
 
 
-@pytest.mark.parametrize("name", ["meta.json", "pixels.bin", "thumbnails.npy"])
+@pytest.mark.parametrize("name", ["meta.json", "pixels.npy", "thumbnails.npy"])
 def test_a_damaged_store_is_made_again(name: str, root: Path) -> None:
     first = read(root).examined
-    os.truncate(first.store / name, 10)
+    os.truncate(first.store.folder / name, 10)
     second = read(root).examined
     assert second.fingerprint == first.fingerprint
-    assert (second.store / name).stat().st_size > 10
+    assert (second.store.folder / name).stat().st_size > 10
 
 
 def test_changed_pixels_are_noticed(root: Path) -> None:
     done = read(root).examined
     assert not done.pixels_changed()
-    pixels = np.memmap(done.store / "pixels.bin", dtype=np.uint8, mode="r+")
+    pixels = np.load(done.store.folder / "pixels.npy", mmap_mode="r+")
     pixels[100] ^= 1
     pixels.flush()
     assert done.pixels_changed()

@@ -12,7 +12,7 @@ from abc import ABC
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from filelock import FileLock
 
@@ -20,10 +20,11 @@ from tune_lnl.datasets.base import ImageDataset, Source
 from tune_lnl.datasets.images.cifar_forms import CIFAR10, CIFAR100, FORMS, SIDE, CifarSpec, form_in, published_archive
 from tune_lnl.datasets.options import DatasetOptions, NoisyLabelOptions
 from tune_lnl.datasets.paths import DATA_VARIABLE, download_dir, find_dataset_folder, searched_folders
-from tune_lnl.datasets.store import SourceFiles, open_or_pack
+from tune_lnl.datasets.store import Packing, SourceFiles, open_or_pack
 from tune_lnl.errors import InputError
 
 HOMEPAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
+ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 PROBE_SECONDS = 8.0
 STALL_SECONDS = 30.0
 
@@ -54,7 +55,20 @@ class Cifar(ImageDataset, ABC):
             form = form_in(root, self.spec, own_folder=True)
             assert form is not None, "a place that was found holds one of the forms"
             files = SourceFiles(root, form.name, tuple(form.files(root, self.spec)))
-        return open_or_pack(cache_dir, self.folder, files, lambda: form.read(root, files.files, self.spec))
+
+        def pack(packing: Packing) -> tuple[str, dict[str, Any]]:
+            with _told_where_unreadable(root):
+                source = form.read(root, files.files, self.spec)
+            for name in ARRAYS:
+                packing.write(name, getattr(source, name))
+            return source.fingerprint, {"class_names": source.class_names}
+
+        store = open_or_pack(cache_dir, self.folder, files, pack)
+        return Source(
+            **{name: store.arrays[name] for name in ARRAYS},
+            class_names=tuple(store.facts["class_names"]),
+            fingerprint=store.fingerprint,
+        )
 
     def is_present(self, data_dir: Path | None, cache_dir: Path) -> bool:
         return self._find(data_dir, cache_dir) is not None

@@ -23,8 +23,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from tune_lnl.datasets.base import Images, Labels
-from tune_lnl.datasets.store import DecodedArrays
+from tune_lnl.datasets.base import Images, Labels, Source, fingerprint_of
 from tune_lnl.errors import CorruptDataError, InputError
 
 SIDE = 32
@@ -119,7 +118,7 @@ class Form(ABC):
         """The files to read, in order. Raises CorruptDataError where one is missing, InputError for an outside link."""
 
     @abstractmethod
-    def read(self, root: Path, files: Sequence[Path], spec: CifarSpec) -> DecodedArrays:
+    def read(self, root: Path, files: Sequence[Path], spec: CifarSpec) -> Source:
         """Decode and check them. Raises CorruptDataError naming the file."""
 
 
@@ -137,7 +136,7 @@ class Archive(Form):
     def files(self, root: Path, spec: CifarSpec) -> list[Path]:
         return _within(root, [root / spec.archive])
 
-    def read(self, root: Path, files: Sequence[Path], spec: CifarSpec) -> DecodedArrays:
+    def read(self, root: Path, files: Sequence[Path], spec: CifarSpec) -> Source:
         (archive,) = files
         content = _read_checked(archive, _torchvision(spec).tgz_md5)
         with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as tar:
@@ -164,7 +163,7 @@ class OfficialFolder(Form):
                 raise CorruptDataError(f"{file} is missing: {spec.title} is only half there\n{_GET_AGAIN}")
         return _within(root, files)
 
-    def read(self, root: Path, files: Sequence[Path], spec: CifarSpec) -> DecodedArrays:
+    def read(self, root: Path, files: Sequence[Path], spec: CifarSpec) -> Source:
         by_name = {file.name: file for file in files}
         return _read_batches(spec, files[0].parent, lambda batch: _read_limited(by_name[batch]))
 
@@ -190,7 +189,7 @@ class Parquet(Form):
     def files(self, root: Path, spec: CifarSpec) -> list[Path]:
         return _within(root, [shard for split in SPLITS for shard in _complete_shards(root, split)])
 
-    def read(self, root: Path, files: Sequence[Path], spec: CifarSpec) -> DecodedArrays:
+    def read(self, root: Path, files: Sequence[Path], spec: CifarSpec) -> Source:
         by_split = [[file for file in files if file.name.startswith(f"{split}-")] for split in SPLITS]
         for split, shards, expected in zip(SPLITS, by_split, spec.counts, strict=True):
             # From the footers, before any image is decoded.
@@ -198,7 +197,7 @@ class Parquet(Form):
         (train_images, train_labels), (test_images, test_labels) = (
             _concatenate([_read_shard(shard, spec) for shard in shards]) for shards in by_split
         )
-        return DecodedArrays(train_images, train_labels, test_images, test_labels, spec.classes)
+        return _source(train_images, train_labels, test_images, test_labels, spec.classes)
 
 
 class ClassFolders(Form):
@@ -229,7 +228,7 @@ class ClassFolders(Form):
         folders = _within(root, [root / split / name for split in SPLITS for name in names[0]])
         return [image for folder in folders for image in self._images(root, folder)]
 
-    def read(self, root: Path, files: Sequence[Path], spec: CifarSpec) -> DecodedArrays:
+    def read(self, root: Path, files: Sequence[Path], spec: CifarSpec) -> Source:
         class_names = tuple(folder.name for folder in _class_folders(root / "train"))
         label_of = {name: label for label, name in enumerate(class_names)}
         arrays: list[tuple[Images, Labels]] = []
@@ -238,7 +237,7 @@ class ClassFolders(Form):
             labels = np.array([label_of[file.parent.name] for file in images], dtype=np.int64)
             arrays.append((_decode([(str(file), file) for file in images]), labels))
         (train_images, train_labels), (test_images, test_labels) = arrays
-        return DecodedArrays(train_images, train_labels, test_images, test_labels, class_names)
+        return _source(train_images, train_labels, test_images, test_labels, class_names)
 
     def _images(self, root: Path, folder: Path) -> list[Path]:
         with os.scandir(folder) as entries:
@@ -325,7 +324,7 @@ class _BatchReader(Protocol):
     def __call__(self, batch: str) -> bytes: ...
 
 
-def _read_batches(spec: CifarSpec, source: Path, content_of: _BatchReader) -> DecodedArrays:
+def _read_batches(spec: CifarSpec, source: Path, content_of: _BatchReader) -> Source:
     published = _torchvision(spec)
     checksums: dict[str, str] = dict([*published.train_list, *published.test_list])
     arrays: list[tuple[Images, Labels]] = []
@@ -340,7 +339,7 @@ def _read_batches(spec: CifarSpec, source: Path, content_of: _BatchReader) -> De
         _require_count(source, split, len(labels), expected)
         arrays.append((images, labels))
     (train_images, train_labels), (test_images, test_labels) = arrays
-    return DecodedArrays(train_images, train_labels, test_images, test_labels, spec.classes)
+    return _source(train_images, train_labels, test_images, test_labels, spec.classes)
 
 
 def _unpickle_batch(content: bytes, spec: CifarSpec, where: str) -> tuple[Images, Labels]:
@@ -471,6 +470,13 @@ def _class_folders(split: Path) -> list[Path]:
     if all(folder.name.isdecimal() for folder in folders):
         return sorted(folders, key=lambda folder: (int(folder.name), folder.name))
     return sorted(folders, key=lambda folder: folder.name)
+
+
+def _source(
+    train_images: Images, train_labels: Labels, test_images: Images, test_labels: Labels, class_names: tuple[str, ...]
+) -> Source:
+    fingerprint = fingerprint_of(train_images, train_labels, test_images, test_labels)
+    return Source(train_images, train_labels, test_images, test_labels, class_names, fingerprint)
 
 
 def _concatenate(parts: Sequence[tuple[Images, Labels]]) -> tuple[Images, Labels]:

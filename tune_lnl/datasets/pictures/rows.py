@@ -9,15 +9,12 @@ when they are asked for, to the same pixels.
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
-import json
 import os
 import shutil
 from abc import ABC, abstractmethod
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +35,7 @@ from tune_lnl.datasets.pictures.decoding import (
     stored_size,
 )
 from tune_lnl.datasets.pictures.listing import NAMES_TOLD, Names, PictureList
-from tune_lnl.datasets.store import SourceFiles, map_array, open_or_build, store_path, write_through
+from tune_lnl.datasets.store import PackedStore, Packing, SourceFiles, open_or_pack, store_path
 from tune_lnl.errors import CorruptDataError, shown
 
 # Part of the store's form: raise it when the decoding or the files change.
@@ -49,7 +46,6 @@ MARGIN = 1.1
 """Sizes are estimated from a sample of the files; so much more is reckoned with."""
 SPARE_DISK = 0.9
 """Share of the free space under the cache that packed images may take."""
-ARRAYS = ("thumbnails", "shapes", "readable", "contents")
 
 
 @dataclass(frozen=True)
@@ -100,8 +96,8 @@ class Examined:
         unreadable: why a file could not be decoded, by its name; the first NAMES_TOLD of them.
         unreadable_count: how many there are.
         pixels: where the images come from.
-        packed: folder of the store, its size in bytes, and whether it holds the pixels.
-        fingerprint: sha256 (hex) over names, labels and bytes of the sound files.
+        store: the packed store.
+        packed: whether it holds the pixels.
     """
 
     size: WorkingSize
@@ -114,9 +110,8 @@ class Examined:
     unreadable: dict[str, str]
     unreadable_count: int
     pixels: PixelSource
-    store: Path
+    store: PackedStore
     packed: bool
-    fingerprint: str
 
     def training_images(self) -> PictureRows:
         return PictureRows(self.pixels, 0, self.training, self.size)
@@ -124,16 +119,17 @@ class Examined:
     def test_images(self) -> PictureRows:
         return PictureRows(self.pixels, self.training, len(self.rows), self.size)
 
-    def store_bytes(self) -> int:
-        return sum(file.stat().st_size for file in self.store.iterdir())
+    @property
+    def fingerprint(self) -> str:
+        """sha256 (hex) over names, labels and bytes of the sound files."""
+        return self.store.fingerprint
 
     def pixels_changed(self) -> bool:
-        """Whether packed pixels are no longer those that were written. Reads them all."""
+        """Return whether packed pixels differ from those that were written. Reads them all."""
         if not self.packed:
             return False
-        recorded = json.loads((self.store / "meta.json").read_text(encoding="utf-8"))["pixels_sha256"]
-        with (self.store / "pixels.bin").open("rb") as file:
-            return bool(hashlib.file_digest(file, "sha256").hexdigest() != recorded)
+        found = hashlib.sha256(np.ascontiguousarray(self.store.arrays["pixels"]).data).hexdigest()
+        return bool(found != self.store.facts["pixels_sha256"])
 
 
 # ---- reading pixels
@@ -148,12 +144,10 @@ class PixelSource(ABC):
 
 
 class PackedPixels(PixelSource):
-    """From the memory-mapped store."""
+    """Images from the memory-mapped store."""
 
-    def __init__(self, store: Path) -> None:
-        self._flat = np.memmap(store / "pixels.bin", dtype=np.uint8, mode="r")
-        self._sizes = map_array(store / "sizes.npy")
-        self._starts = map_array(store / "starts.npy")
+    def __init__(self, store: PackedStore) -> None:
+        self._flat, self._sizes, self._starts = (store.arrays[name] for name in ("pixels", "sizes", "starts"))
 
     def read(self, rows: NDArray[np.int64]) -> list[Images]:
         images = []
@@ -257,22 +251,37 @@ def examine(
             while they were read.
         InputError: the cache cannot be written.
     """
-    fits = 0 < seen.packed_bytes(size) <= budget * 1e9
-    if fits and not _store(cache_dir, dataset, found, size, packed=True).exists():
-        place = next(path for path in (cache_dir, *cache_dir.absolute().parents) if path.exists())
-        fits = seen.packed_bytes(size) <= SPARE_DISK * shutil.disk_usage(place).free
+    needed = seen.packed_bytes(size)
+    packed = 0 < needed <= budget * 1e9
+    if packed and not store_path(cache_dir, dataset, _source_files(found, size, packed)).exists():
+        existing = next(path for path in (cache_dir, *cache_dir.absolute().parents) if path.exists())
+        packed = needed <= SPARE_DISK * shutil.disk_usage(existing).free
     fail = on_error == "fail"
-    opened = open_or_build(
+    store = open_or_pack(
         cache_dir,
         dataset,
-        _source_files(found, size, fits),
-        _open,
-        lambda building, key: _build(building, key, found, size, packed=fits, fail=fail),
+        _source_files(found, size, packed),
+        lambda packing: _Examination(packing, found, size, fail).run(packed),
     )
-    if fail and opened.unreadable:
-        name, reason = next(iter(opened.unreadable.items()))
+    unreadable: dict[str, str] = store.facts["unreadable"]
+    if fail and unreadable:
+        name, reason = next(iter(unreadable.items()))
         raise _unreadable(found.root / name, reason)
-    return _examined(found, size, _store(cache_dir, dataset, found, size, packed=fits), fits, opened)
+    rows = np.flatnonzero(store.arrays["readable"]).astype(np.int64)
+    return Examined(
+        size=size,
+        rows=rows,
+        training=int(np.count_nonzero(rows < found.training)),
+        shapes=store.arrays["shapes"],
+        thumbnails=store.arrays["thumbnails"],
+        contents=store.arrays["contents"],
+        kinds=store.facts["kinds"],
+        unreadable=unreadable,
+        unreadable_count=store.facts["unreadable_count"],
+        pixels=PackedPixels(store) if packed else DecodedPixels(found.root, found.names.chosen(rows), size),
+        store=store,
+        packed=packed,
+    )
 
 
 def _source_files(found: PictureList, size: WorkingSize, packed: bool) -> SourceFiles:
@@ -281,102 +290,11 @@ def _source_files(found: PictureList, size: WorkingSize, packed: bool) -> Source
     return SourceFiles(found.root, f"{kind} {found.digest}", ())
 
 
-def _store(cache_dir: Path, dataset: str, found: PictureList, size: WorkingSize, *, packed: bool) -> Path:
-    return store_path(cache_dir, dataset, _source_files(found, size, packed))
+class _Examination:
+    """Decodes all images of a list, block by block; per image less than 300 bytes stay in memory."""
 
-
-@dataclass(frozen=True)
-class _Opened:
-    arrays: dict[str, NDArray[Any]]
-    kinds: dict[str, int]
-    unreadable: dict[str, str]
-    unreadable_count: int
-    fingerprint: str
-
-
-def _open(store: Path) -> _Opened | None:
-    """The store, or None where it is absent or damaged."""
-    try:
-        meta = json.loads((store / "meta.json").read_text(encoding="utf-8"))
-        if not store.name.endswith(f"-{meta['key']}"):
-            return None
-        if any((store / name).stat().st_size != size for name, size in meta["bytes"].items()):
-            return None
-        arrays = {name: map_array(store / f"{name}.npy") for name in ARRAYS}
-        return _Opened(
-            arrays,
-            dict(meta["kinds"]),
-            dict(meta["unreadable"]),
-            int(meta["unreadable_count"]),
-            str(meta["fingerprint"]),
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        # Absent, torn or from another hand: all of them mean "make it again".
-        return None
-
-
-def _examined(found: PictureList, size: WorkingSize, store: Path, packed: bool, opened: _Opened) -> Examined:
-    rows = np.flatnonzero(opened.arrays["readable"]).astype(np.int64)
-    pixels: PixelSource
-    pixels = PackedPixels(store) if packed else DecodedPixels(found.root, found.names.chosen(rows), size)
-    return Examined(
-        size=size,
-        rows=rows,
-        training=int(np.count_nonzero(rows < found.training)),
-        shapes=opened.arrays["shapes"],
-        thumbnails=opened.arrays["thumbnails"],
-        contents=opened.arrays["contents"],
-        kinds=opened.kinds,
-        unreadable=opened.unreadable,
-        unreadable_count=opened.unreadable_count,
-        pixels=pixels,
-        store=store,
-        packed=packed,
-        fingerprint=opened.fingerprint,
-    )
-
-
-def _build(building: Path, key: str, found: PictureList, size: WorkingSize, *, packed: bool, fail: bool) -> None:
-    writer = _Writer(found, size, fail)
-    with contextlib.ExitStack() as stack:
-        pool = stack.enter_context(_pool())
-        keep: Callable[[Images], object] = len
-        if packed:
-            file = stack.enter_context((building / "pixels.bin").open("wb"))
-
-            def keep(pixels: Images) -> None:
-                data = np.ascontiguousarray(pixels).data
-                file.write(data)
-                writer.pixels_sha256.update(data)
-
-        for start in range(0, len(found), IMAGES_PER_BLOCK):
-            rows = range(start, min(start + IMAGES_PER_BLOCK, len(found)))
-            decoded = pool.map(functools.partial(_decoded, found, size), rows)
-            writer.add(rows, decoded, keep)
-        if packed:
-            file.flush()
-            os.fsync(file.fileno())
-    if not any(row < found.training for row in writer.readable_rows()):
-        told = next(iter(writer.unreadable.items()), None)
-        first = "" if told is None else f"; the first is {shown(told[0])}: {told[1]}"
-        raise CorruptDataError(
-            f"no training image in {found.root} can be read, of {found.training:,} files{first}\n"
-            "check that they are whole images"
-        )
-    writer.save(building, key, packed)
-
-
-def _decoded(found: PictureList, size: WorkingSize, row: int) -> Decoded | str:
-    try:
-        return decode(found.path(row), size)
-    except UnreadableImageError as error:
-        return str(error)
-
-
-class _Writer:
-    """Takes the decoded images one by one; per image less than 300 bytes stay in memory."""
-
-    def __init__(self, found: PictureList, size: WorkingSize, fail: bool) -> None:
+    def __init__(self, packing: Packing, found: PictureList, size: WorkingSize, fail: bool) -> None:
+        self._packing = packing
         self._found = found
         self._size = size
         self._fail = fail
@@ -385,64 +303,73 @@ class _Writer:
         self._shapes, self._sizes = array("i"), array("i")
         self._kinds: Counter[str] = Counter()
         self._digest = hashlib.sha256(f"pixels {PACKING_VERSION}\0".encode())
-        self.pixels_sha256 = hashlib.sha256()
-        self.unreadable: dict[str, str] = {}
-        self.unreadable_count = 0
+        self._unreadable: dict[str, str] = {}
+        self._unreadable_count = 0
 
-    def add(self, rows: Iterable[int], decoded: Iterable[Decoded | str], keep: Callable[[Images], object]) -> None:
-        for row, image in zip(rows, decoded, strict=True):
-            name = self._found.names[row]
-            if isinstance(image, str):
-                self._refuse(name, image)
-                continue
-            self._readable[row] = True
-            self._thumbnails += image.thumbnail.tobytes()
-            self._contents += image.content
-            self._shapes.extend((image.height, image.width))
-            self._sizes.extend(image.pixels.shape[:2])
-            self._kinds[image.kind] += 1
-            facts = f"\0{row < self._found.training}\0{self._found.labels[row]}\0".encode()
-            self._digest.update(os.fsencode(name) + facts + image.content)
-            keep(image.pixels)
+    def run(self, packed: bool) -> tuple[str, dict[str, Any]]:
+        """Write the arrays, the pixels among them with `packed`; return the fingerprint and the facts."""
+        found = self._found
+        with contextlib.ExitStack() as stack:
+            pool = stack.enter_context(_pool())
+            pixels = stack.enter_context(self._packing.growing("pixels")) if packed else None
+            for start in range(0, len(found), IMAGES_PER_BLOCK):
+                rows = range(start, min(start + IMAGES_PER_BLOCK, len(found)))
+                for row, image in zip(rows, pool.map(self._decoded, rows), strict=True):
+                    if isinstance(image, str):
+                        self._refuse(found.names[row], image)
+                        continue
+                    self._add(row, image)
+                    if pixels is not None:
+                        pixels.append(image.pixels.reshape(-1))
+        if not self._readable[: found.training].any():
+            first = next((f"; the first is {shown(name)}: {why}" for name, why in self._unreadable.items()), "")
+            raise CorruptDataError(
+                f"no training image in {found.root} can be read, of {found.training:,} files{first}\n"
+                "check that they are whole images"
+            )
+        self._write_facts_of_images(packed)
+        facts = {
+            "kinds": dict(self._kinds),
+            "unreadable": self._unreadable,
+            "unreadable_count": self._unreadable_count,
+            "pixels_sha256": None if pixels is None else pixels.sha256.hexdigest(),
+        }
+        return self._digest.hexdigest(), facts
 
-    def readable_rows(self) -> Iterable[int]:
-        return iter(np.flatnonzero(self._readable).tolist())
+    def _decoded(self, row: int) -> Decoded | str:
+        try:
+            return decode(self._found.path(row), self._size)
+        except UnreadableImageError as error:
+            return str(error)
+
+    def _add(self, row: int, image: Decoded) -> None:
+        self._readable[row] = True
+        self._thumbnails += image.thumbnail.tobytes()
+        self._contents += image.content
+        self._shapes.extend((image.height, image.width))
+        self._sizes.extend(image.pixels.shape[:2])
+        self._kinds[image.kind] += 1
+        facts = f"\0{row < self._found.training}\0{self._found.labels[row]}\0".encode()
+        self._digest.update(os.fsencode(self._found.names[row]) + facts + image.content)
 
     def _refuse(self, name: str, reason: str) -> None:
         if self._fail:
             raise _unreadable(self._found.root / name, reason)
-        self.unreadable_count += 1
-        if len(self.unreadable) < NAMES_TOLD:
-            self.unreadable[name] = reason
+        self._unreadable_count += 1
+        if len(self._unreadable) < NAMES_TOLD:
+            self._unreadable[name] = reason
 
-    def save(self, building: Path, key: str, packed: bool) -> None:
+    def _write_facts_of_images(self, packed: bool) -> None:
         count = len(self._shapes) // 2
-        arrays: dict[str, NDArray[Any]] = {
-            "thumbnails": np.frombuffer(self._thumbnails, dtype=np.uint8).reshape(count, 8, 8, 3),
-            "contents": np.frombuffer(self._contents, dtype=np.uint8).reshape(count, 16),
-            "shapes": np.array(self._shapes, dtype=np.int32).reshape(count, 2),
-            "readable": self._readable,
-        }
+        self._packing.write("thumbnails", np.frombuffer(self._thumbnails, dtype=np.uint8).reshape(count, 8, 8, 3))
+        self._packing.write("contents", np.frombuffer(self._contents, dtype=np.uint8).reshape(count, 16))
+        self._packing.write("shapes", np.array(self._shapes, dtype=np.int32).reshape(count, 2))
+        self._packing.write("readable", self._readable)
         if packed:
             sizes = np.array(self._sizes, dtype=np.int32).reshape(count, 2)
             ends = np.cumsum(3 * sizes.astype(np.int64).prod(axis=1))
-            arrays |= {"sizes": sizes, "starts": np.concatenate([[0], ends[:-1]]).astype(np.int64)}
-        for name, values in arrays.items():
-            with (building / f"{name}.npy").open("wb") as file:
-                np.save(file, values, allow_pickle=False)
-                file.flush()
-                os.fsync(file.fileno())
-        meta = {
-            "key": key,
-            "source_file_count": len(self._found),
-            "kinds": dict(self._kinds),
-            "unreadable": self.unreadable,
-            "unreadable_count": self.unreadable_count,
-            "pixels_sha256": self.pixels_sha256.hexdigest(),
-            "fingerprint": self._digest.hexdigest(),
-            "bytes": {file.name: file.stat().st_size for file in building.iterdir()},
-        }
-        write_through(building / "meta.json", json.dumps(meta, indent=1).encode())
+            self._packing.write("sizes", sizes)
+            self._packing.write("starts", np.concatenate([[0], ends[:-1]]).astype(np.int64))
 
 
 def _unreadable(path: Path, reason: str) -> CorruptDataError:

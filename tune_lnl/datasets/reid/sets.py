@@ -9,17 +9,15 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import json
 import os
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tune_lnl.datasets.base import Dataset, Images, Labels
 from tune_lnl.datasets.options import DatasetOptions
@@ -39,14 +37,13 @@ from tune_lnl.datasets.reid.layouts import (
     read_layout,
 )
 from tune_lnl.datasets.reid.options import Cuhk03Options, ReidOptions
-from tune_lnl.datasets.store import SourceFiles, map_array, open_or_build, write_through
+from tune_lnl.datasets.store import GrowingArray, PackedStore, Packing, SourceFiles, open_or_pack
 from tune_lnl.errors import CorruptDataError, InputError, shown
 
 # Part of the store's form: raise it when the decoding or the arrays change.
 PACKING_VERSION = 1
 ENLARGEMENT = 1.125  # training images before the random crop: 288 / 256 and 144 / 128
 IMAGES_PER_BLOCK = 256
-ARRAYS = ("train", "train_resized", "query", "gallery")
 
 
 @dataclass(frozen=True)
@@ -156,17 +153,15 @@ class ReidDataset(Dataset):
         size = self.input_size(options)
         form = f"{PACKING_VERSION} {files.layout.name} {inner} {size[0]}x{size[1]}"
         everything = tuple(file.path for split in SPLITS for file in files.split(split))
-        packed = open_or_build(
-            cache_dir,
-            self.name,
-            SourceFiles(base, form, everything),
-            _open,
-            lambda building, key: _pack(building, key, files, size, fail=options.on_error == "fail"),
+        fail = options.on_error == "fail"
+        store = open_or_pack(
+            cache_dir, self.name, SourceFiles(base, form, everything), lambda packing: _pack(packing, files, size, fail)
         )
-        if packed.unreadable and options.on_error == "fail":
-            name, reason = next(iter(packed.unreadable.items()))
+        unreadable: dict[str, str] = store.facts["unreadable"]
+        if unreadable and fail:
+            name, reason = next(iter(unreadable.items()))
             raise _unreadable_image(base / name, reason)
-        return _source(files, packed)
+        return _source(files, store)
 
     def _expected_folders(self, options: ReidOptions) -> str:
         boxes = self.boxes_folder(options)
@@ -273,125 +268,38 @@ def source_fingerprint(source: ReidSource) -> str:
 # ---- the packed store ----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Packed:
-    arrays: dict[str, NDArray[Any]]
-    unreadable: dict[str, str]
-    """Why an image could not be decoded, by its path; in the order of the splits."""
-    fingerprint: str
-
-
-def _open(store: Path) -> _Packed | None:
-    """The store, or None where it is absent or damaged."""
-    try:
-        meta = json.loads((store / "meta.json").read_text(encoding="utf-8"))
-        if not store.name.endswith(f"-{meta['key']}"):
-            return None
-        if any((store / f"{name}.npy").stat().st_size != meta["bytes"][name] for name in ARRAYS):
-            return None
-        arrays = {name: map_array(store / f"{name}.npy") for name in ARRAYS}
-        return _Packed(arrays, dict(meta["unreadable"]), str(meta["fingerprint"]))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        # Absent, torn or from another hand: all of them mean "pack it again".
-        return None
-
-
-def _pack(building: Path, key: str, files: ReidFiles, size: tuple[int, int], *, fail: bool) -> None:
-    packer = _Packer(building, fail)
-    for split in SPLITS:
-        sizes = {split: size, "train_resized": training_size(size)} if split == "train" else {split: size}
-        packer.pack(files.split(split), sizes)
-    kept = [[file for file in files.split(split) if file.name not in packer.unreadable] for split in SPLITS]
-    meta = {
-        "key": key,
-        "source_file_count": sum(len(files.split(split)) for split in SPLITS),
-        "unreadable": packer.unreadable,
-        "bytes": packer.bytes,
-        "fingerprint": _fingerprint(packer.digests, [(_identities(split), _cameras(split)) for split in kept]),
-    }
-    write_through(building / "meta.json", json.dumps(meta, indent=1).encode())
-
-
-class _Packer:
-    """Decodes and writes split after split; only a block of images is in memory."""
-
-    def __init__(self, building: Path, fail: bool) -> None:
-        self.building = building
-        self.fail = fail
-        self.unreadable: dict[str, str] = {}
-        self.bytes: dict[str, int] = {}
-        self.digests: list[tuple[tuple[int, ...], str]] = []
-        """Shape and sha256 of each array, in the order of ARRAYS."""
-
-    def pack(self, files: Sequence[PersonFile], sizes: dict[str, tuple[int, int]]) -> None:
-        """Write an array per entry of `sizes`: its name, and (height, width) of its images."""
-        arrays = [_ArrayFile(self.building / f"{name}.npy", (*size, 3)) for name, size in sizes.items()]
-        with contextlib.ExitStack() as stack:
-            pool = stack.enter_context(ThreadPoolExecutor(max_workers=os.cpu_count()))
-            for array in arrays:
-                stack.callback(array.close)
-            for start in range(0, len(files), IMAGES_PER_BLOCK):
-                block = files[start : start + IMAGES_PER_BLOCK]
-                # Pillow lets go of the interpreter's lock while it decodes and resizes.
-                decoded = pool.map(functools.partial(_decode, sizes=tuple(sizes.values())), block)
-                for images in self._readable(block, decoded):
-                    for array, image in zip(arrays, images, strict=True):
-                        array.append(image)
-            for name, array in zip(sizes, arrays, strict=True):
-                if array.count == 0:
-                    raise CorruptDataError(f"no image of the {name} split can be read\nget the dataset again")
-                self.bytes[name] = array.finish()
-                self.digests.append((array.shape, array.sha256.hexdigest()))
-
-    def _readable(self, files: Sequence[PersonFile], decoded: Iterable[list[Images] | str]) -> Iterator[list[Images]]:
-        for file, images in zip(files, decoded, strict=True):
-            if not isinstance(images, str):
-                yield images
-            elif self.fail:
-                raise _unreadable_image(file.path, images)
-            else:
-                self.unreadable[file.name] = images
-
-
-class _ArrayFile:
-    """A npy file of uint8 images that is written image by image; how many there are is known at the end."""
-
-    def __init__(self, path: Path, item_shape: tuple[int, int, int]) -> None:
-        self.path = path
-        self.item_shape = item_shape
-        self.count = 0
-        self.sha256 = hashlib.sha256()
-        self._file = path.open("wb")
-        self._data_start = self._write_header()
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (self.count, *self.item_shape)
-
-    def append(self, image: Images) -> None:
-        assert image.shape == self.item_shape
-        pixels = np.ascontiguousarray(image).data
-        self._file.write(pixels)
-        self.sha256.update(pixels)
-        self.count += 1
-
-    def finish(self) -> int:
-        """The size of the complete file in bytes."""
-        self._file.seek(0)
-        end = self._write_header()
-        assert end == self._data_start, "numpy leaves room in the header for a first axis that grows"
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        return self.path.stat().st_size
-
-    def close(self) -> None:
-        self._file.close()
-
-    def _write_header(self) -> int:
-        descr = np.lib.format.dtype_to_descr(np.dtype(np.uint8))
-        header = {"descr": descr, "fortran_order": False, "shape": self.shape}
-        np.lib.format.write_array_header_1_0(self._file, header)
-        return self._file.tell()
+def _pack(packing: Packing, files: ReidFiles, size: tuple[int, int], fail: bool) -> tuple[str, dict[str, Any]]:
+    """Decode and write split after split, with one block of images in memory; return the fingerprint and the facts."""
+    unreadable: dict[str, str] = {}
+    """Why an image cannot be decoded, by its path; in the order of the splits."""
+    arrays: list[GrowingArray] = []
+    kept: list[list[PersonFile]] = []
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        for split in SPLITS:
+            sizes = {split: size, "train_resized": training_size(size)} if split == "train" else {split: size}
+            listed = files.split(split)
+            kept.append([])
+            with contextlib.ExitStack() as stack:
+                written = [stack.enter_context(packing.growing(name, (*each, 3))) for name, each in sizes.items()]
+                for start in range(0, len(listed), IMAGES_PER_BLOCK):
+                    block = listed[start : start + IMAGES_PER_BLOCK]
+                    # Pillow releases the interpreter's lock while it decodes and resizes.
+                    decoded = pool.map(functools.partial(_decode, sizes=tuple(sizes.values())), block)
+                    for file, images in zip(block, decoded, strict=True):
+                        if isinstance(images, str):
+                            if fail:
+                                raise _unreadable_image(file.path, images)
+                            unreadable[file.name] = images
+                            continue
+                        kept[-1].append(file)
+                        for array, image in zip(written, images, strict=True):
+                            array.append(image[None])
+            if not kept[-1]:
+                raise CorruptDataError(f"no image of the {split} split can be read\nget the dataset again")
+            arrays.extend(written)
+    digests = [(array.shape, array.sha256.hexdigest()) for array in arrays]
+    people = [(_identities(split), _cameras(split)) for split in kept]
+    return _fingerprint(digests, people), {"unreadable": unreadable}
 
 
 def _decode(file: PersonFile, sizes: Sequence[tuple[int, int]]) -> list[Images] | str:
@@ -422,21 +330,23 @@ def _unreadable_image(path: Path, reason: str) -> CorruptDataError:
     )
 
 
-def _source(files: ReidFiles, packed: _Packed) -> ReidSource:
+def _source(files: ReidFiles, store: PackedStore) -> ReidSource:
+    unreadable: dict[str, str] = store.facts["unreadable"]
+
     def people(split: str) -> PersonImages:
-        kept = [file for file in files.split(split) if file.name not in packed.unreadable]
-        images = packed.arrays[split]
+        kept = [file for file in files.split(split) if file.name not in unreadable]
+        images = store.arrays[split]
         assert len(images) == len(kept), "the store's key covers the names"
         return PersonImages(images, tuple(file.name for file in kept), _identities(kept), _cameras(kept))
 
     return ReidSource(
         train=people("train"),
-        train_resized=packed.arrays["train_resized"],
+        train_resized=store.arrays["train_resized"],
         query=people("query"),
         gallery=people("gallery"),
         junk=files.junk,
-        skipped=tuple(sorted([*files.skipped, *packed.unreadable])),
-        fingerprint=packed.fingerprint,
+        skipped=tuple(sorted([*files.skipped, *unreadable])),
+        fingerprint=store.fingerprint,
     )
 
 
