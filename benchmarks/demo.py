@@ -12,10 +12,10 @@ from pathlib import Path
 
 from tune_lnl import load_run, run_search
 from tune_lnl.cli import guarded
-from tune_lnl.config.settings import TrialConfig
+from tune_lnl.config.registry import settings_type
+from tune_lnl.config.trial import TrialConfig
 from tune_lnl.config.yaml import dump_yaml
 from tune_lnl.training.loop import Surroundings
-from tune_lnl.training.registry import settings_type
 from tune_lnl.training.seeds import resolve_config, train_seeds
 
 RESULTS = Path("results")

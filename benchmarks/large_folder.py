@@ -26,10 +26,10 @@ from evidence import evidence, write_evidence
 from PIL import Image
 
 from tune_lnl.cli import Parser, guarded
-from tune_lnl.config.settings import TrialConfig, build_config
+from tune_lnl.config.trial import TrialConfig, build_config
 from tune_lnl.training.loop import Surroundings, Training
 from tune_lnl.training.networks import Totals
-from tune_lnl.training.registry import settings_type, start_training
+from tune_lnl.training.registry import start_training
 
 SIDE = 32
 
@@ -77,7 +77,7 @@ def config_of(folder: Path, cache_budget: float) -> TrialConfig:
         "objective": {"average_last": 1},
         "fixed": {"epochs": 2, "warmup_epochs": 1, "lr": 0.01, "lr1": 0.02, "batch_size": 64},
     }
-    return build_config(sections, settings_type, "large_folder")
+    return build_config(sections, "large_folder")
 
 
 def measure(folder: Path, cache_budget: float) -> dict[str, float]:

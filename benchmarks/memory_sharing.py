@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 from evidence import evidence, write_evidence
 
-from tune_lnl.config.settings import build_config
+from tune_lnl.config.trial import build_config
 from tune_lnl.errors import InputError
 from tune_lnl.training.act import ActTraining
 from tune_lnl.training.loop import Surroundings
-from tune_lnl.training.registry import settings_type, start_training
+from tune_lnl.training.registry import start_training
 
 ROOT = Path(__file__).resolve().parents[1]
 MEGABYTE = 1e6
@@ -40,7 +40,7 @@ SECTIONS: dict[str, Any] = {
 def trial(link: Connection, data_dir: Path | None, copied: bool, seed: int) -> None:
     """One trial's process, up to the end of its reading; it stays as it is until it is told to end."""
     sections = {**SECTIONS, "fixed": {**SECTIONS["fixed"], "seed": seed}}
-    training = start_training(build_config(sections, settings_type, "memory_sharing"), Surroundings(data_dir=data_dir))
+    training = start_training(build_config(sections, "memory_sharing"), Surroundings(data_dir=data_dir))
     assert isinstance(training, ActTraining)
     if copied:
         noisy = training.data.noisy

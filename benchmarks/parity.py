@@ -29,13 +29,12 @@ from scipy import stats
 from torch import Tensor, nn
 
 from tune_lnl.cli import Parser, guarded
-from tune_lnl.config.settings import TrialConfig, build_config
+from tune_lnl.config.trial import TrialConfig, build_config
 from tune_lnl.errors import InputError
 from tune_lnl.training.act import ActTraining
 from tune_lnl.training.classification import Batch
 from tune_lnl.training.loop import Surroundings
 from tune_lnl.training.networks import Totals
-from tune_lnl.training.registry import settings_type
 
 FIGURES = ("test_accuracy", "val_accuracy", "selection_precision", "selection_recall")
 
@@ -125,7 +124,7 @@ def config_of(arguments: argparse.Namespace, precision: str, seed: int) -> Trial
             **{name: yaml.safe_load(value) for name, value in given.items()},
         },
     }
-    return build_config(sections, settings_type, "parity")
+    return build_config(sections, "parity")
 
 
 def trained(arguments: argparse.Namespace, arm: str, seed: int) -> dict[str, float]:

@@ -18,8 +18,8 @@ from typing import Any
 from evidence import evidence, write_evidence
 
 from tune_lnl.cli import Parser, guarded
-from tune_lnl.config.settings import TrialConfig
-from tune_lnl.training.core import CoreSettings
+from tune_lnl.config.core import CoreSettings
+from tune_lnl.config.trial import TrialConfig
 from tune_lnl.training.loop import Surroundings
 from tune_lnl.training.seeds import resolve_config, train_seeds
 from tune_lnl.tuning.space.space import load_space

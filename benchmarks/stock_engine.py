@@ -113,13 +113,13 @@ def stock_trainable(config: dict[str, Any]) -> None:
     import torch
     from ray import tune
 
-    from tune_lnl.config.settings import build_config
+    from tune_lnl.config.trial import build_config
     from tune_lnl.training.loop import Surroundings
-    from tune_lnl.training.registry import settings_type, start_training
+    from tune_lnl.training.registry import start_training
 
     fixed = {"epochs": EPOCHS, "seed": SEED, "pause": PAUSE, "fault_epoch": FAULT_EPOCH, **config}
     sections = {"method": "toy", "dataset": {"name": "digits8no"}, "objective": {"average_last": 1}, "fixed": fixed}
-    training = start_training(build_config(sections, settings_type, "toy"), Surroundings())
+    training = start_training(build_config(sections, "toy"), Surroundings())
     checkpoint = tune.get_checkpoint()
     if checkpoint:
         with checkpoint.as_directory() as place:

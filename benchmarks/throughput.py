@@ -33,13 +33,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision import transforms
 
 from tune_lnl.cli import Parser, guarded
-from tune_lnl.config.settings import TrialConfig, build_config
+from tune_lnl.config.trial import TrialConfig, build_config
 from tune_lnl.models.registry import build_model
 from tune_lnl.training.act import ActTraining
 from tune_lnl.training.classification import Batch, ClassifierData
 from tune_lnl.training.loop import Surroundings, has_bf16
 from tune_lnl.training.networks import Totals
-from tune_lnl.training.registry import settings_type, start_training
+from tune_lnl.training.registry import start_training
 
 BATCH = 128
 ROBUST = 1
@@ -74,7 +74,7 @@ def trial_config(precision: str, threads: int) -> TrialConfig:
             "threads": threads,
         },
     }
-    return build_config(sections, settings_type, "throughput")
+    return build_config(sections, "throughput")
 
 
 # ---- the plain pipeline

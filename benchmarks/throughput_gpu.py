@@ -23,14 +23,13 @@ from evidence import evidence, write_evidence
 from torch.utils.flop_counter import FlopCounterMode
 
 from tune_lnl.cli import Parser, guarded
-from tune_lnl.config.settings import build_config
+from tune_lnl.config.trial import build_config
 from tune_lnl.errors import InputError
 from tune_lnl.models.registry import build_model
 from tune_lnl.training.act import ActTraining
 from tune_lnl.training.classification import Batch
 from tune_lnl.training.loop import Surroundings, has_bf16
 from tune_lnl.training.networks import Totals
-from tune_lnl.training.registry import settings_type
 
 ROOT = Path(__file__).resolve().parents[1]
 ROBUST = 1
@@ -80,7 +79,7 @@ def started(precision: str, compiled: str | None, data_dir: Path | None) -> ActT
             "precision": precision,
         },
     }
-    config = build_config(sections, settings_type, "throughput_gpu")
+    config = build_config(sections, "throughput_gpu")
     surroundings = Surroundings(data_dir=data_dir, device="cuda")
     if compiled is None:
         return ActTraining(config, surroundings)

@@ -22,12 +22,13 @@ from pydantic.fields import FieldInfo
 
 import tune_lnl
 from tune_lnl.cli import Parser, guarded
-from tune_lnl.config.settings import EPOCHS, HeldOut, MethodSettings, ObjectiveSettings
+from tune_lnl.config import lr_plans
+from tune_lnl.config.base import EPOCHS, HeldOut, MethodSettings, ObjectiveSettings
+from tune_lnl.config.datasets import DatasetOptions
+from tune_lnl.config.registry import DATASETS, METHODS
 from tune_lnl.datasets.base import Dataset
-from tune_lnl.datasets.options import DatasetOptions
-from tune_lnl.datasets.registry import DATASETS, get_dataset
-from tune_lnl.methods import schedules
-from tune_lnl.training.registry import METHODS, training_type
+from tune_lnl.datasets.registry import get_dataset
+from tune_lnl.training.registry import training_type
 from tune_lnl.tuning.space.ranges import Parameter
 from tune_lnl.tuning.space.space import KEYS, NOT_SEARCHED, PRUNERS, SAMPLERS, Budget
 from tune_lnl.tuning.study.pruners import REDUCTION
@@ -271,7 +272,7 @@ def _groups() -> list[str]:
 
 
 def _lr_plans() -> list[str]:
-    documented = (inspect.getdoc(schedules) or "").split("\n")
+    documented = (inspect.getdoc(lr_plans) or "").split("\n")
     rules = [index for index, line in enumerate(documented) if line.startswith("====")]
     assert len(rules) == 2, "the module's table of plans"
     return [

@@ -59,9 +59,9 @@ def test_the_page_adds_one_of_each() -> None:
         "search_spaces/act_stripes.yaml",
     ]
     assert [(path, within) for path, within, _ in BLOCKS if within] == [
-        ("tune_lnl/training/registry.py", "METHODS"),
+        ("tune_lnl/config/registry.py", "METHODS"),
         ("tests/training/test_live_knobs.py", "LIVE"),
-        ("tune_lnl/datasets/registry.py", "DATASETS"),
+        ("tune_lnl/config/registry.py", "DATASETS"),
     ]
 
 

@@ -22,9 +22,8 @@ import pytest
 from real_data import real_cifar100
 
 import tune_lnl
+from tune_lnl.config.registry import METHODS, dataset_names
 from tune_lnl.config.yaml import load_yaml, parse_overrides
-from tune_lnl.datasets.registry import dataset_names
-from tune_lnl.training.registry import METHODS
 from tune_lnl.training.seeds import resolve_config
 from tune_lnl.tuning.confirm.statistics import ConfirmRequest
 from tune_lnl.tuning.plan.plan import bytes_of, seconds_of

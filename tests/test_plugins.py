@@ -14,11 +14,12 @@ import pytest
 import yaml
 from plugins import EXAMPLE, install, install_example
 
+from tune_lnl.config.registry import dataset_names, method_names, settings_type
 from tune_lnl.data import main as data
-from tune_lnl.datasets.registry import dataset_names, get_dataset, parse_options
+from tune_lnl.datasets.registry import get_dataset, parse_options
 from tune_lnl.errors import InputError
 from tune_lnl.train import main as train
-from tune_lnl.training.registry import method_names, settings_type, training_type
+from tune_lnl.training.registry import training_type
 
 ROOT = Path(__file__).parents[1]
 METHODS, DATASETS = "tune_lnl.methods", "tune_lnl.datasets"

@@ -9,9 +9,9 @@ from types import ModuleType
 import pytest
 from pydantic import Field
 
-from tune_lnl.config.settings import Settings
-from tune_lnl.datasets.registry import DATASETS, get_dataset
-from tune_lnl.training.registry import METHODS, settings_type
+from tune_lnl.config.base import Settings
+from tune_lnl.config.registry import DATASETS, METHODS, settings_type
+from tune_lnl.datasets.registry import get_dataset
 
 SCRIPT = Path(__file__).parents[1] / "docs" / "make_settings.py"
 

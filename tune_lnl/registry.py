@@ -19,6 +19,19 @@ BUILT_IN = "tune_lnl"
 
 
 @dataclass(frozen=True)
+class Registered:
+    """A built-in name's classes, each as ``module:attribute``.
+
+    Attributes:
+        implementation: what trains or loads.
+        settings: its settings class; None: an attribute of the implementation, which is imported to find it.
+    """
+
+    implementation: str
+    settings: str | None = None
+
+
+@dataclass(frozen=True)
 class Offer:
     """A name that somebody offers.
 
@@ -38,12 +51,12 @@ class Names:
     Attributes:
         kind: what they are called in messages, e.g. "method".
         group: the entry point group that packages add to.
-        built_in: name -> ``module:attribute``.
+        built_in: the names of this package.
     """
 
     kind: str
     group: str
-    built_in: Mapping[str, str]
+    built_in: Mapping[str, Registered]
 
     def all(self) -> list[str]:
         """Sorted; nothing is imported."""
@@ -51,15 +64,47 @@ class Names:
 
     def offers(self, name: str) -> list[Offer]:
         """Who offers the name; the built-in one first."""
-        own = [Offer(self.built_in[name], BUILT_IN)] if name in self.built_in else []
+        own = [Offer(self.built_in[name].implementation, BUILT_IN)] if name in self.built_in else []
         return own + [offer for offered, offer in _installed(self.group, tuple(sys.path)) if offered == name]
 
     def load(self, name: str) -> object:
-        """What the name stands for, imported now.
+        """Import and return what the name stands for.
 
         Raises:
-            InputError: nobody offers it (with the nearest name), more than one do, or its package cannot be imported.
+            InputError: nobody registers the name (with the nearest one), more than one package do, or its package
+                cannot be imported.
         """
+        offer = self._only_offer(name)
+        try:
+            return _imported(offer.location)
+        except Exception as error:
+            if offer.package == BUILT_IN:
+                raise
+            # Importing another package's module can raise anything.
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise self.unusable(name, f"cannot be imported: {type(error).__name__}: {reason}") from error
+
+    def load_settings(self, name: str, attribute: str) -> object:
+        """Import and return the settings class of a name.
+
+        Args:
+            name: as for :meth:`load`.
+            attribute: where the implementation keeps its settings class. It is imported only if no settings class is
+                registered beside it.
+
+        Returns:
+            None where there is no such attribute.
+
+        Raises:
+            InputError: as :meth:`load`.
+        """
+        if self._only_offer(name).package == BUILT_IN:
+            settings = self.built_in[name].settings
+            if settings is not None:
+                return _imported(settings)
+        return getattr(self.load(name), attribute, None)
+
+    def _only_offer(self, name: str) -> Offer:
         offers = self.offers(name)
         if not offers:
             raise InputError(f"unknown {self.kind} {name!r}; {nearest(name, self.all())}")
@@ -68,18 +113,7 @@ class Names:
                 f"{self.kind} {name!r} is offered more than once, by {' and by '.join(map(_told, offers))}\n"
                 "uninstall one of the packages, or ask its author for another name"
             )
-        module, _, attribute = offers[0].location.partition(":")
-        try:
-            found: object = import_module(module)
-            for part in attribute.split("."):
-                found = getattr(found, part)
-        except Exception as error:
-            if offers[0].package == BUILT_IN:
-                raise
-            # Whatever somebody else's module does when it is imported.
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise self.unusable(name, f"cannot be imported: {type(error).__name__}: {reason}") from error
-        return found
+        return offers[0]
 
     def unusable(self, name: str, what: str) -> InputError:
         """The sentence for a package whose ``name`` cannot be used."""
@@ -87,6 +121,14 @@ class Names:
             f"{self.kind} {name!r} of {_told(self.offers(name)[0])} {what}\n"
             "repair or uninstall the package that provides it"
         )
+
+
+def _imported(location: str) -> object:
+    module, _, attribute = location.partition(":")
+    found: object = import_module(module)
+    for part in attribute.split("."):
+        found = getattr(found, part)
+    return found
 
 
 def _told(offer: Offer) -> str:

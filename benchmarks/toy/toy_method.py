@@ -22,7 +22,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field
 
-from tune_lnl.config.settings import MethodSettings, TrialConfig
+from tune_lnl.config.base import MethodSettings
+from tune_lnl.config.trial import TrialConfig
 from tune_lnl.errors import InputError
 from tune_lnl.training.loop import Report, Surroundings, Training
 

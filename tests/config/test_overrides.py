@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tune_lnl.config.act import ActSettings
+from tune_lnl.config.classifier import StandardSettings
+from tune_lnl.config.core import CoreSettings
 from tune_lnl.config.overrides import apply_overrides, scale_count, scale_epochs, setting_names
 from tune_lnl.config.yaml import read_mapping
 from tune_lnl.errors import InputError
-from tune_lnl.training.act import ActSettings
-from tune_lnl.training.core import CoreSettings
-from tune_lnl.training.standard import StandardSettings
 
 CIFAR = Path(__file__).parents[2] / "search_spaces" / "act_cifar80no.yaml"
 

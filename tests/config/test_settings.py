@@ -8,24 +8,18 @@ from typing import Any
 import pytest
 from tiny_runs import is_reid, sections, tiny
 
-from tune_lnl.config.settings import (
-    DecayShape,
-    MethodSettings,
-    TrialConfig,
-    build_config,
-    check_keys,
-    plan_spec,
-    section_mapping,
-)
+from tune_lnl.config.act import LR1_CAP, ActSettings
+from tune_lnl.config.base import MethodSettings, check_keys, section_mapping
+from tune_lnl.config.classifier import DecayShape, plan_spec
+from tune_lnl.config.registry import method_names, settings_type
+from tune_lnl.config.trial import TrialConfig, build_config
 from tune_lnl.config.yaml import dump_yaml, load_yaml
 from tune_lnl.errors import InputError
-from tune_lnl.training.act import LR1_CAP, ActSettings
-from tune_lnl.training.registry import method_names, settings_type
 
 
 def refusal(values: dict[str, Any]) -> str:
     with pytest.raises(InputError) as caught:
-        build_config(values, settings_type, "my.yaml")
+        build_config(values, "my.yaml")
     return str(caught.value)
 
 
@@ -44,9 +38,9 @@ def test_sections_read_back_equal(method: str) -> None:
         config = tiny(method, head_lr_multiplier=2, dataset={"noise": "none"})
     else:
         config = tiny(method, lr_decay="step:3", warmup_lr=0.01, dataset={"noise": "symmetric"})
-    assert build_config(config.sections(), settings_type, "again") == config
+    assert build_config(config.sections(), "again") == config
     text = dump_yaml(config.sections())
-    assert build_config(load_yaml(text, "again"), settings_type, "again") == config
+    assert build_config(load_yaml(text, "again"), "again") == config
 
 
 @pytest.mark.parametrize("method", method_names())
@@ -142,7 +136,7 @@ def test_a_dataset_needs_a_name() -> None:
 
 def test_a_removed_setting_that_was_off_is_read_and_dropped() -> None:
     config = tiny("act")
-    assert build_config(sections("act", label_ema_classes=None), settings_type, "old.yaml") == config
+    assert build_config(sections("act", label_ema_classes=None), "old.yaml") == config
     assert "label_ema_classes" not in config.flat()
     assert config.flat_as_before() == config.flat() | {"label_ema_classes": None}
 
@@ -292,7 +286,7 @@ def test_tied_rates_are_one_whatever_is_asked_for() -> None:
     assert act(tie_lr=True, lr_asymmetry=3).lr1 == 0.05
     values = sections("act", tie_lr=True)
     del values["fixed"]["lr1"]
-    settings = build_config(values, settings_type, "test").settings
+    settings = build_config(values, "test").settings
     assert settings.plans()["lr1"] == settings.plans()["lr"]
 
 

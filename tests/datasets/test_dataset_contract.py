@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from cifar_trees import tiny_cifar, write_layout
 
+from tune_lnl.config.registry import DATASETS, dataset_names
 from tune_lnl.datasets.base import ImageDataset, fingerprint_of
 from tune_lnl.datasets.images.cifar import Cifar
 from tune_lnl.datasets.images.noisy import NoisyData, load_noisy
 from tune_lnl.datasets.noise import closed_class_count
 from tune_lnl.datasets.paths import cache_dir
-from tune_lnl.datasets.registry import DATASETS, dataset_names, get_dataset, get_image_dataset, parse_options
+from tune_lnl.datasets.registry import get_dataset, get_image_dataset, parse_options
 from tune_lnl.errors import InputError
 
 IMAGE_SETS = [name for name in dataset_names() if isinstance(get_dataset(name), ImageDataset)]
@@ -196,7 +197,7 @@ def test_every_option_is_documented(name: str) -> None:
 def test_listing_a_dataset_does_not_import_torch(name: str) -> None:
     if name not in DATASETS:
         pytest.skip("from another package")
-    module = DATASETS[name].partition(":")[0]
+    module = DATASETS[name].implementation.partition(":")[0]
     importlib.import_module(module)
     code = f"import sys, {module}; raise SystemExit('torch' in sys.modules or 'sklearn' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

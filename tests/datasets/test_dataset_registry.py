@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tune_lnl.datasets.options import NoiseFile, NoisyLabelOptions
-from tune_lnl.datasets.registry import dataset_names, get_dataset, parse_options
+from tune_lnl.config.datasets import NoiseFile, NoisyLabelOptions
+from tune_lnl.config.registry import dataset_names
+from tune_lnl.datasets.registry import get_dataset, parse_options
 from tune_lnl.errors import InputError
 
 

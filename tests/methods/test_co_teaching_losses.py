@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tune_lnl.methods.co_teaching import co_teaching_losses, mean_over, remember_rate, small_losses
+from tune_lnl.config.small_loss import remember_rate
+from tune_lnl.methods.co_teaching import co_teaching_losses, mean_over, small_losses
 
 X = torch.zeros(4)
 LABELS = torch.tensor([0, 0, 0, 0])

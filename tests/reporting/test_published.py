@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tune_lnl.datasets.registry import dataset_names
+from tune_lnl.config.registry import dataset_names
 from tune_lnl.reporting.published import ACT, PLAIN, RERUN, TABLES, published_results
 
 

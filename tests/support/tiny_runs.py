@@ -11,10 +11,11 @@ import tiny_persons
 import torch
 from torch import Tensor, nn
 
-from tune_lnl.config.settings import TrialConfig, build_config
+from tune_lnl.config.registry import settings_type
+from tune_lnl.config.trial import TrialConfig, build_config
 from tune_lnl.models.reid import ReidNetwork
 from tune_lnl.training.loop import Report, Surroundings, Training
-from tune_lnl.training.registry import settings_type, start_training
+from tune_lnl.training.registry import start_training
 
 EPOCHS, WARMUP = 4, 2
 REQUIRED: dict[str, Any] = {
@@ -60,7 +61,7 @@ def sections(
 
 def tiny(method: str, **changes: Any) -> TrialConfig:
     """The config of :func:`sections`, checked."""
-    return build_config(sections(method, **changes), settings_type, "test")
+    return build_config(sections(method, **changes), "test")
 
 
 def start(config: TrialConfig, test_from: int | None = None) -> Training:

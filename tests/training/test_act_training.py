@@ -13,9 +13,10 @@ import torch
 import torch.nn.functional as F
 from tiny_runs import EPOCHS, WARMUP, finish, start, surroundings, tiny, weights
 
+from tune_lnl.config.act import ActSettings
 from tune_lnl.methods.act import ActConfig, RobustLosses, robust_losses
 from tune_lnl.training import act
-from tune_lnl.training.act import ActSettings, ActTraining
+from tune_lnl.training.act import ActTraining, loss_config
 from tune_lnl.training.loop import Report
 from tune_lnl.training.randomness import stream
 
@@ -239,7 +240,7 @@ def test_without_warm_up_the_robust_phase_starts_at_once() -> None:
 def test_every_field_of_the_losses_comes_from_a_setting_of_its_name() -> None:
     names = {field.name for field in dataclasses.fields(ActConfig)}
     assert names <= ActSettings.model_fields.keys()
-    assert settings().loss_config() == ActConfig()
+    assert loss_config(settings()) == ActConfig()
     turned: dict[str, Any] = {
         "tau": 0.5,
         "selection_rule": "rtm",
@@ -255,7 +256,7 @@ def test_every_field_of_the_losses_comes_from_a_setting_of_its_name() -> None:
         "latch_mining": True,
     }
     assert turned.keys() == names
-    assert settings(**turned).loss_config() == ActConfig(**turned)
+    assert loss_config(settings(**turned)) == ActConfig(**turned)
 
 
 def test_the_defaults_of_settings_and_losses_are_one() -> None:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from tiny_runs import EPOCHS, WARMUP, finish, start, tiny, weights, without_times
 
-from tune_lnl.config.settings import Fold
+from tune_lnl.config.trial import Fold
 from tune_lnl.datasets.augment.views import augment, normalise
 from tune_lnl.datasets.images.noisy import NoisyData, load_noisy
 from tune_lnl.datasets.split import split_folds

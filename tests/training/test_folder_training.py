@@ -13,7 +13,9 @@ import torch
 from PIL import Image
 from tiny_runs import finish, without_times
 
-from tune_lnl.config.settings import ClassifierSettings, TrialConfig, build_config
+from tune_lnl.config.classifier import ClassifierSettings
+from tune_lnl.config.registry import settings_type
+from tune_lnl.config.trial import TrialConfig, build_config
 from tune_lnl.config.yaml import dump_yaml
 from tune_lnl.datasets.augment.views import SizedImages, normalise
 from tune_lnl.errors import InputError
@@ -22,7 +24,7 @@ from tune_lnl.train import main
 from tune_lnl.training import classification
 from tune_lnl.training.classification import ClassifierTraining, evaluation_batch
 from tune_lnl.training.loop import Surroundings
-from tune_lnl.training.registry import settings_type, start_training, training_type
+from tune_lnl.training.registry import start_training, training_type
 
 METHODS = ["act", "standard"]
 
@@ -51,7 +53,6 @@ def config_of(root: Path, method: str, dataset: dict[str, Any] | None = None, **
             "objective": {"average_last": 1},
             "fixed": {"epochs": 2, "lr": 0.02, "batch_size": 16, **required, **fixed},
         },
-        settings_type,
         "test",
     )
 
@@ -167,7 +168,7 @@ def test_a_model_is_a_name_or_a_name_and_weights(root: Path) -> None:
     ):
         config = config_of(root, "standard", model=value)
         assert config.flat()["model"] == dumped
-        assert build_config(config.sections(), settings_type, "test") == config
+        assert build_config(config.sections(), "test") == config
 
 
 def test_weights_are_part_of_what_a_run_was(root: Path, tmp_path: Path) -> None:

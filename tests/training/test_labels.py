@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tiny_runs import EPOCHS, tiny
 
-from tune_lnl.config.settings import Fold, TrialConfig
+from tune_lnl.config.trial import Fold, TrialConfig
 from tune_lnl.datasets.images.noisy import load_noisy
 from tune_lnl.datasets.split import split_folds
 from tune_lnl.errors import InputError

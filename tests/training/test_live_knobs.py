@@ -16,9 +16,9 @@ import torch
 from tiny_runs import build_wide_reid, finish, is_reid, start, tiny, weights
 from torch import Tensor
 
+from tune_lnl.config.registry import METHODS, settings_type
 from tune_lnl.models import registry as models
 from tune_lnl.models import reid as reid_models
-from tune_lnl.training.registry import METHODS, settings_type
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import tiny_runs
 import torch
 from tiny_runs import EPOCHS, WARMUP, finish, is_reid, start, surroundings, tiny, weights, without_times
 
+from tune_lnl.config.registry import method_names, settings_type
 from tune_lnl.datasets.augment.views import normalise
 from tune_lnl.datasets.images.noisy import load_noisy
 from tune_lnl.datasets.registry import get_dataset
@@ -24,7 +25,7 @@ from tune_lnl.errors import InputError
 from tune_lnl.models.registry import build_model
 from tune_lnl.training.checkpoint import load_checkpoint, save_checkpoint
 from tune_lnl.training.loop import Report, Training
-from tune_lnl.training.registry import method_names, settings_type, training_type
+from tune_lnl.training.registry import training_type
 
 pytestmark = pytest.mark.parametrize("method", method_names())
 

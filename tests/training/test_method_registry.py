@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from tune_lnl.config.act import ActSettings
+from tune_lnl.config.registry import method_names, settings_type
 from tune_lnl.errors import InputError
-from tune_lnl.training.act import ActSettings
 from tune_lnl.training.loop import Training
-from tune_lnl.training.registry import method_names, settings_type, training_type
+from tune_lnl.training.registry import training_type
 
 
 def test_built_in_names_are_sorted_and_can_be_imported() -> None:

@@ -12,14 +12,14 @@ from odd_pictures import write_readable, write_unreadable
 from PIL import Image
 from tiny_runs import finish, start, tiny
 
-from tune_lnl.config.settings import build_config
+from tune_lnl.config.trial import build_config
 from tune_lnl.errors import InputError
 from tune_lnl.training import predict as predicting
 from tune_lnl.training.classification import ClassifierTraining
 from tune_lnl.training.loop import Surroundings
 from tune_lnl.training.model_file import ImageClassifier, load_classifier
 from tune_lnl.training.predict import Prediction, Unreadable, grey, image_files, predictions
-from tune_lnl.training.registry import settings_type, start_training
+from tune_lnl.training.registry import start_training
 
 
 def read_back(training: ClassifierTraining, folder: Path) -> ImageClassifier:
@@ -37,7 +37,6 @@ def on_folder(root: Path, **dataset: Any) -> ClassifierTraining:
             "objective": {"average_last": 1},
             "fixed": {"epochs": 1, "lr": 0.02, "model": model},
         },
-        settings_type,
         "test",
     )
     training = start_training(config, Surroundings(test_from=0))

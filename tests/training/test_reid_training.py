@@ -15,7 +15,8 @@ from tiny_persons import TEST_PERSONS, TRAIN_PERSONS, data_dir
 from tiny_runs import EPOCHS, finish, sections, start, surroundings, tiny, without_times
 from torch import Tensor
 
-from tune_lnl.config.settings import build_config
+from tune_lnl.config.reid import MilestoneSettings
+from tune_lnl.config.trial import build_config
 from tune_lnl.datasets.augment.views import normalise
 from tune_lnl.datasets.reid.data import load_predictions, patterned_file
 from tune_lnl.errors import InputError
@@ -27,8 +28,8 @@ from tune_lnl.training.loop import Surroundings
 from tune_lnl.training.networks import Totals
 from tune_lnl.training.patterned import save_clean_predictions
 from tune_lnl.training.purifynet import PurifyTraining
-from tune_lnl.training.registry import settings_type, start_training
-from tune_lnl.training.reid import MilestoneSettings, ReidTraining
+from tune_lnl.training.registry import start_training
+from tune_lnl.training.reid import ReidTraining
 
 REID = ["core", "purifynet", "reid_standard", "self_refine"]
 
@@ -58,7 +59,7 @@ def core(**changes: Any) -> CoreTraining:
 )
 def test_the_lr_drops_where_published(milestones: list[int] | None, factors: list[tuple[int, float]]) -> None:
     fixed: dict[str, Any] = {"epochs": 60, "refine_epochs": 40, "lr": 0.01, "lr_milestones": milestones}
-    plans = build_config(sections("core", **fixed), settings_type, "test").settings.plans()
+    plans = build_config(sections("core", **fixed), "test").settings.plans()
     for epoch, factor in factors:
         assert plans["lr"][epoch] == pytest.approx(0.01 * factor)
         assert plans["head_lr"][epoch] == pytest.approx(0.1 * factor)

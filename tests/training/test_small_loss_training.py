@@ -9,10 +9,11 @@ import pytest
 import torch
 from tiny_runs import finish, start, tiny
 
+from tune_lnl.config.small_loss import SmallLossSettings
 from tune_lnl.methods.co_teaching import co_teaching_losses
 from tune_lnl.methods.jocor import jocor_loss
 from tune_lnl.training.networks import Totals
-from tune_lnl.training.small_loss import SmallLossSettings, SmallLossTraining
+from tune_lnl.training.small_loss import SmallLossTraining
 
 METHODS = ["co_teaching", "jocor"]
 pytestmark = pytest.mark.parametrize("method", METHODS)

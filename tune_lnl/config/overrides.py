@@ -1,6 +1,6 @@
 """Changing a config or a search space before it is validated: ``--set`` and ``--epochs``.
 
-Both work on plain nested values. A config has the sections of :mod:`tune_lnl.config.settings`; a search space has
+Both work on plain nested values. A config has the sections of :mod:`tune_lnl.config.trial`; a search space has
 ``search`` (ranges) and ``start`` (points) beside them.
 """
 
@@ -13,7 +13,7 @@ from typing import Any, TypeGuard
 
 from pydantic import BaseModel
 
-from tune_lnl.config.settings import (
+from tune_lnl.config.base import (
     EPOCHS,
     LR_PLAN,
     SHORTHAND,
@@ -24,18 +24,18 @@ from tune_lnl.config.settings import (
     section_mapping,
     without_removed,
 )
-from tune_lnl.datasets.registry import get_dataset
+from tune_lnl.config.lr_plans import scale_plan
+from tune_lnl.config.registry import dataset_options
 from tune_lnl.errors import InputError, nearest
-from tune_lnl.methods.schedules import scale_plan
 
 NESTED = ("dataset", "validation", "objective", "search", "budget", "fixed")
 
 
 def setting_names(sections: Mapping[str, Any], settings: type[MethodSettings], source: str) -> list[str]:
     """Every dotted name that ``--set`` may change for this method and dataset."""
-    dataset = get_dataset(required_name(section_mapping(sections, "dataset", source), "name", f"{source}: dataset"))
+    dataset = required_name(section_mapping(sections, "dataset", source), "name", f"{source}: dataset")
     groups: dict[str, type[BaseModel]] = {
-        "dataset": dataset.Options,
+        "dataset": dataset_options(dataset),
         "validation": settings.Validation,
         "objective": ObjectiveSettings,
     }

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from tune_lnl.datasets.options import DatasetOptions
+from tune_lnl.config.datasets import DatasetOptions
 
 Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]
@@ -75,8 +75,6 @@ class Dataset(ABC):
     folder: ClassVar[str | None]
     """Its folder inside the data dir; None for a built-in one."""
     description: ClassVar[str]
-    task: ClassVar[str]
-    """What a method must be for to train on it: "classification" or "re-identification"."""
     Options: ClassVar[type[DatasetOptions]]
     image_shape: ClassVar[tuple[int, int, int]]
     """(height, width, channels)."""
@@ -84,6 +82,11 @@ class Dataset(ABC):
     """Per channel, of pixels scaled to [0, 1]."""
     std: ClassVar[tuple[float, ...]]
     default_model: ClassVar[str]
+
+    @property
+    def task(self) -> str:
+        """What a method must be for to train on it: "classification" or "re-identification"."""
+        return self.Options.task
 
     def is_present(self, data_dir: Path | None, cache_dir: Path) -> bool:
         """Whether its data is found without a download. True for a built-in dataset."""
@@ -93,7 +96,6 @@ class Dataset(ABC):
 class ImageDataset(Dataset):
     """A dataset of images of one size, one class each."""
 
-    task = "classification"
     num_source_classes: ClassVar[int]
     open_ratio: ClassVar[float]
     """Share of the source classes, the last ones: open-set, in training under random closed labels."""

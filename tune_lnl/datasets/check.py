@@ -10,18 +10,24 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from tune_lnl.config.datasets import (
+    DatasetOptions,
+    FolderOptions,
+    NoiseFile,
+    NoisyLabelOptions,
+    PictureOptions,
+    ReidOptions,
+)
+from tune_lnl.config.registry import DATASET_NAMES, DATASETS, dataset_names
 from tune_lnl.datasets.base import Dataset, ImageDataset, Images, Labels, Source, fingerprint_of
 from tune_lnl.datasets.estimate import estimate_noise
 from tune_lnl.datasets.images.noisy import NoisyData, load_noisy, load_pictures, noisy_pictures
-from tune_lnl.datasets.options import DatasetOptions, NoiseFile, NoisyLabelOptions
 from tune_lnl.datasets.paths import cache_dir
 from tune_lnl.datasets.pictures.folder import ImageFolder, sensible_defaults
 from tune_lnl.datasets.pictures.noisy import PictureDataset, Pictures
-from tune_lnl.datasets.pictures.options import FolderOptions, PictureOptions
-from tune_lnl.datasets.registry import DATASETS, NAMES, dataset_names, get_dataset, get_image_dataset, parse_options
+from tune_lnl.datasets.registry import get_dataset, get_image_dataset, parse_options
 from tune_lnl.datasets.reid.data import ReidData, load_reid, matchable_queries
 from tune_lnl.datasets.reid.layouts import DISTRACTOR, ReidFiles
-from tune_lnl.datasets.reid.options import ReidOptions
 from tune_lnl.datasets.reid.sets import (
     PersonImages,
     ReidDataset,
@@ -46,7 +52,7 @@ def list_datasets(data_dir: Path | None) -> list[str]:
     for name in dataset_names():
         if name not in DATASETS:
             # Not imported for a list: a broken package must not be in the way of the others.
-            packages = " and ".join(offer.package for offer in NAMES.offers(name))
+            packages = " and ".join(offer.package for offer in DATASET_NAMES.offers(name))
             rows.append((name, "plug-in", f"of {packages}"))
             continue
         dataset = get_dataset(name)

@@ -50,26 +50,6 @@ class CoTeachingLosses:
     second_selected: Tensor
 
 
-def remember_rate(epoch: int, forget_rate: float, num_gradual: int, exponent: float = 1.0) -> float:
-    """R(T), the share of every batch that is trained on in an epoch, in (0, 1].
-
-    Args:
-        epoch: counted from 0, so that T is ``epoch + 1``.
-        forget_rate: τ, the share that is left out in the end, in [0, 1).
-        num_gradual: T_k, epochs until then (with ``exponent`` 1), at least 1.
-        exponent: c, above 0.
-
-    Raises:
-        ValueError: one of them is out of its range.
-    """
-    if not (epoch >= 0 and 0 <= forget_rate < 1 and num_gradual >= 1 and exponent > 0):
-        raise ValueError(
-            "epoch is at least 0, forget_rate in [0, 1), num_gradual at least 1 and exponent above 0, got "
-            f"{epoch}, {forget_rate}, {num_gradual} and {exponent}"
-        )
-    return 1 - forget_rate * min(float((epoch + 1) ** exponent) / num_gradual, 1.0)
-
-
 def small_losses(losses: Tensor, rate: float) -> Tensor:
     """Which of the losses (B,) are the smallest, as a mask bool (B,) of at least ``rate`` times B samples.
 

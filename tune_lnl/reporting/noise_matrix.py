@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from tune_lnl.config.datasets import ReidOptions
 from tune_lnl.datasets.images.noisy import NoisyData, load_noisy
 from tune_lnl.datasets.paths import cache_dir
 from tune_lnl.datasets.registry import get_dataset, parse_options
 from tune_lnl.datasets.reid.data import load_reid
-from tune_lnl.datasets.reid.options import ReidOptions
 from tune_lnl.errors import InputError
 from tune_lnl.reporting.drawing import Drawing, Figure, Size, box, text
 from tune_lnl.reporting.markup import Html, Table, el, folded

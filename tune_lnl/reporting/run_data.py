@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tune_lnl.config.settings import TrialConfig
+from tune_lnl.config.trial import TrialConfig
 from tune_lnl.errors import InputError
 from tune_lnl.tuning.runs.layout import RunFiles
 from tune_lnl.tuning.runs.remote import ResultsDir, local_folder, split_run

@@ -16,7 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tune_lnl.config.settings import ClassifierSettings, TrialConfig, ValidationSettings
+from tune_lnl.config.base import ValidationSettings
+from tune_lnl.config.classifier import ClassifierSettings
+from tune_lnl.config.trial import TrialConfig
 from tune_lnl.datasets.augment.views import SizedImages, augment, mirrors
 from tune_lnl.datasets.base import Dataset, ImageRows
 from tune_lnl.datasets.images.noisy import NoisyData, load_noisy

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from tune_lnl.config.settings import MethodSettings
+from tune_lnl.config.base import MethodSettings
+from tune_lnl.config.small_loss import CoTeachingSettings
 from tune_lnl.methods.co_teaching import co_teaching_losses
 from tune_lnl.training.classification import Batch
 from tune_lnl.training.networks import Totals
-from tune_lnl.training.small_loss import SmallLossSettings, SmallLossTraining
-
-
-class CoTeachingSettings(SmallLossSettings):
-    """Settings of ``co_teaching``."""
+from tune_lnl.training.small_loss import SmallLossTraining
 
 
 class CoTeachingTraining(SmallLossTraining):

@@ -4,24 +4,12 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pydantic import Field
-
-from tune_lnl.config.settings import MethodSettings
+from tune_lnl.config.base import MethodSettings
+from tune_lnl.config.small_loss import JocorSettings
 from tune_lnl.methods.jocor import jocor_loss
 from tune_lnl.training.classification import Batch
 from tune_lnl.training.networks import Totals
-from tune_lnl.training.small_loss import SmallLossSettings, SmallLossTraining
-
-
-class JocorSettings(SmallLossSettings):
-    """Settings of ``jocor``."""
-
-    co_lambda: float = Field(
-        0.1,
-        ge=0.0,
-        lt=1.0,
-        description="weight of the networks' agreement in the loss (released default: 0.1; paper: 0.05 to 0.95)",
-    )
+from tune_lnl.training.small_loss import SmallLossTraining
 
 
 class JocorTraining(SmallLossTraining):

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tune_lnl.config.settings import Fold, TrialConfig
+from tune_lnl.config.trial import Fold, TrialConfig
 from tune_lnl.datasets.images.noisy import NoisyData, load_noisy
 from tune_lnl.datasets.split import split_folds
 from tune_lnl.errors import InputError

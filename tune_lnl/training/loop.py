@@ -17,7 +17,8 @@ from typing import Any, ClassVar
 
 import torch
 
-from tune_lnl.config.settings import MethodSettings, TrialConfig
+from tune_lnl.config.base import MethodSettings
+from tune_lnl.config.trial import TrialConfig
 from tune_lnl.errors import InputError
 from tune_lnl.training.randomness import stream_seed
 

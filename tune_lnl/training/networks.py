@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tune_lnl.config.settings import GradientSettings, TrialConfig
+from tune_lnl.config.base import GradientSettings
+from tune_lnl.config.trial import TrialConfig
 from tune_lnl.datasets.augment.views import normalise
 from tune_lnl.datasets.base import Dataset
 from tune_lnl.errors import InputError

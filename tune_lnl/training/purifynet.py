@@ -8,56 +8,16 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
 
-from tune_lnl.config.settings import EPOCHS, STAGE, MethodSettings, TrialConfig
+from tune_lnl.config.base import MethodSettings
+from tune_lnl.config.purifynet import PurifySettings
+from tune_lnl.config.trial import TrialConfig
 from tune_lnl.methods.core import self_refine_loss
 from tune_lnl.methods.purifynet import instance_weights, purify_weight, weighted_cross_entropy
 from tune_lnl.models.reid import ReidNetwork
 from tune_lnl.training.loop import Report, Surroundings
 from tune_lnl.training.networks import Totals
-from tune_lnl.training.reid import EVALUATION_BATCH, ReidBatch, ReidSettings, ReidTraining
-
-
-class PurifySettings(ReidSettings):
-    """Settings of ``purifynet`` (released train_pnet.py)."""
-
-    reweight_epochs: int = Field(
-        ge=1, json_schema_extra=STAGE, description="epochs of the second stage (released: 41 after 41 of the first)"
-    )
-    lr_step: int = Field(
-        20, ge=1, json_schema_extra=EPOCHS, description="the lr drops by ten this often, anew in each stage"
-    )
-    ramp_epochs: int = Field(
-        60, ge=1, json_schema_extra=EPOCHS, description="the weight of own labels would be 1 here; it stops at 0.5"
-    )
-
-    @model_validator(mode="after")
-    def _stages_fill_the_run(self) -> PurifySettings:
-        if self.reweight_epochs >= self.epochs:
-            raise ValueError(
-                f"reweight_epochs must be below epochs, got {self.reweight_epochs} with epochs {self.epochs}: "
-                "the second stage needs the first one's labels"
-            )
-        return self
-
-    @property
-    def refine_stage_epochs(self) -> int:
-        """Length of the first stage."""
-        return self.epochs - self.reweight_epochs
-
-    def warmup_length(self) -> int:
-        return self.refine_stage_epochs
-
-    def dead(self) -> dict[str, str]:
-        dead = super().dead()
-        if self.refine_stage_epochs == 1:
-            dead["ramp_epochs"] = "the weight of own labels starts the same for any ramp"
-        return dead
-
-    def lr_factor_at(self, epoch: int) -> float:
-        first = self.refine_stage_epochs
-        return float(0.1 ** ((epoch if epoch < first else epoch - first) // self.lr_step))
+from tune_lnl.training.reid import EVALUATION_BATCH, ReidBatch, ReidTraining
 
 
 class PurifyTraining(ReidTraining):

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from tune_lnl.config.settings import EPOCHS, SHORTHAND, GradientSettings, HeldOut, Settings, TrialConfig
+from tune_lnl.config.datasets import ReidOptions
+from tune_lnl.config.reid import IdentityValidation, ReidSettings
+from tune_lnl.config.trial import TrialConfig
 from tune_lnl.datasets.augment.views import crop_and_flip
 from tune_lnl.datasets.paths import cache_dir
 from tune_lnl.datasets.registry import get_dataset
 from tune_lnl.datasets.reid.data import ReidData, load_reid
-from tune_lnl.datasets.reid.options import ReidOptions
 from tune_lnl.datasets.reid.sets import PersonImages, ReidDataset
 from tune_lnl.errors import InputError
 from tune_lnl.metrics.reid import RankedQueries, cosine_distances, mean_ap_standard_error, rank_each, reranked_distances
@@ -31,96 +30,6 @@ from tune_lnl.training.randomness import stream_seed
 
 EVALUATION_BATCH = 128
 RANKS = (1, 5, 10)
-
-
-class IdentityValidation(HeldOut):
-    """Persons held out: their images make the validation query and gallery, judged by their own identities.
-
-    How they are ranked is how the test set is ranked, too.
-    """
-
-    ap: Literal["simple", "market"] = Field(
-        "simple",
-        description="average precision: mean precision at the hits (released code), or Market-1501's trapezoid",
-    )
-    rerank: bool = Field(False, description="k-reciprocal re-ranking of the distances (Zhong et al., CVPR 2017)")
-
-
-class ModelChoice(Settings):
-    """Which network, and what it starts from."""
-
-    name: str | None = Field(None, description="network; null takes the dataset's own")
-    weights: str | None = Field(
-        None,
-        description="imagenet, none (random), or the path of a state dict; null: imagenet where there are such weights",
-    )
-
-
-class ReidSettings(GradientSettings):
-    """What the re-ID methods share (CORE, released train_core.py; paper values where they differ)."""
-
-    task: ClassVar[str] = "re-identification"
-    Validation: ClassVar[type[HeldOut]] = IdentityValidation
-    objectives: ClassVar[Mapping[str, Literal["max", "min"]]] = {"val_map": "max", "val_rank1": "max"}
-    test_metrics: ClassVar[tuple[str, ...]] = ("test_map", "test_rank1")
-
-    batch_size: int = Field(32, ge=2, description="images per step")
-    model: ModelChoice = Field(
-        ModelChoice(), json_schema_extra={SHORTHAND: "name"}, description="{name, weights}, or the name alone"
-    )
-    lr: float = Field(gt=0.0, description="learning rate per step of the backbone (released: 0.01)")
-    head_lr_multiplier: float = Field(
-        10.0, gt=0.0, description="lr of embedding block and classifier / lr (released: 10)"
-    )
-    momentum: float = Field(0.9, ge=0.0, lt=1.0, description="of SGD, Nesterov")
-    weight_decay: float = Field(5e-4, ge=0.0, description="L2 penalty in the optimizer")
-
-    @field_validator("model", mode="before")
-    @classmethod
-    def _name_alone(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
-
-    def plans(self) -> dict[str, list[float]]:
-        factors = [self.lr_factor_at(epoch) for epoch in range(self.epochs)]
-        head = self.lr * self.head_lr_multiplier
-        return {"lr": [self.lr * factor for factor in factors], "head_lr": [head * factor for factor in factors]}
-
-    def lr_factor_at(self, epoch: int) -> float:
-        """What the learning rates are multiplied by in ``epoch`` (0-based)."""
-        raise NotImplementedError
-
-
-class MilestoneSettings(ReidSettings):
-    """With an lr that drops at given epochs."""
-
-    lr_milestones: list[int] | None = Field(
-        None,
-        json_schema_extra=EPOCHS,
-        description="epochs from which the lr is lower by lr_drop (released: [20, 50]); null: once, at the end of the "
-        "large-lr stage, which is a third of the epochs where the method has no stages",
-    )
-    lr_drop: float = Field(0.1, gt=0.0, le=1.0, description="factor at each milestone")
-
-    @field_validator("lr_milestones")
-    @classmethod
-    def _ascending(cls, value: list[int] | None) -> list[int] | None:
-        if value is not None and (value != sorted(set(value)) or any(epoch < 1 for epoch in value)):
-            raise ValueError(f"lr_milestones ascend and are at least 1, got {value}")
-        return value
-
-    def lr_factor_at(self, epoch: int) -> float:
-        milestones = [self.large_lr_epochs()] if self.lr_milestones is None else self.lr_milestones
-        return float(self.lr_drop ** sum(milestone <= epoch for milestone in milestones))
-
-    def large_lr_epochs(self) -> int:
-        """Length of the first stage, which trains at the full lr."""
-        return max(1, self.epochs // 3)
-
-    def dead(self) -> dict[str, str]:
-        dead = super().dead()
-        if self.lr_factor_at(self.epochs - 1) == 1.0:
-            dead["lr_drop"] = "no milestone falls inside the run"
-        return dead
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,10 @@ from typing import ClassVar
 
 import torch.nn.functional as F
 
-from tune_lnl.config.settings import MethodSettings
+from tune_lnl.config.base import MethodSettings
+from tune_lnl.config.reid import ReidStandardSettings
 from tune_lnl.training.networks import Totals
-from tune_lnl.training.reid import MilestoneSettings, ReidBatch, ReidTraining
-
-
-class ReidStandardSettings(MilestoneSettings):
-    """Settings of ``reid_standard``."""
+from tune_lnl.training.reid import ReidBatch, ReidTraining
 
 
 class ReidStandardTraining(ReidTraining):

@@ -13,14 +13,16 @@ from typing import Any, BinaryIO
 
 import torch
 
+from tune_lnl.config.base import check_keys, required_name, section_mapping
 from tune_lnl.config.overrides import apply_overrides, scale_epochs
-from tune_lnl.config.settings import SECTIONS, TrialConfig, build_config, check_keys, required_name, section_mapping
+from tune_lnl.config.registry import settings_type
+from tune_lnl.config.trial import SECTIONS, TrialConfig, build_config
 from tune_lnl.config.yaml import dump_yaml, parse_overrides, read_mapping
 from tune_lnl.errors import InputError
 from tune_lnl.metrics.classification import mean_and_std
 from tune_lnl.training.checkpoint import write_whole
 from tune_lnl.training.loop import Report, Surroundings, objective_so_far
-from tune_lnl.training.registry import settings_type, start_training
+from tune_lnl.training.registry import start_training
 
 PROVENANCE = "provenance"
 """Section of an exported config that says where it came from; training does not read it."""
@@ -86,7 +88,7 @@ def read_config(path: Path, overrides: Sequence[str], epochs: int | None) -> Tri
     """A training config from YAML: scaled to ``epochs``, then overridden.
 
     Raises:
-        InputError: see :func:`tune_lnl.config.settings.build_config`; also a search space instead of a config.
+        InputError: see :func:`tune_lnl.config.trial.build_config`; also a search space instead of a config.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such config file; export one with: python -m tune_lnl.export RUN --output FILE")
@@ -113,7 +115,7 @@ def resolve_config(
     if new_method != method:
         sections = _without_foreign_settings(sections, str(new_method), source)
     sections = apply_overrides(sections, overrides, settings_type(str(new_method)), source)
-    return build_config(sections, settings_type, source)
+    return build_config(sections, source)
 
 
 def _without_foreign_settings(sections: Mapping[str, Any], method: str, source: str) -> dict[str, Any]:

@@ -7,77 +7,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from tune_lnl.config.settings import (
-    EPOCHS,
-    ClassifierSettings,
-    MethodSettings,
-    TrialConfig,
-)
-from tune_lnl.methods.co_teaching import remember_rate
+from tune_lnl.config.base import MethodSettings
+from tune_lnl.config.small_loss import SmallLossSettings
+from tune_lnl.config.trial import TrialConfig
 from tune_lnl.metrics.selection import selection_percentages
 from tune_lnl.training.classification import Batch, ClassifierTraining
 from tune_lnl.training.loop import Report, Surroundings
 from tune_lnl.training.networks import Totals
-
-BETA1 = 0.9
-"""Of adam, where nothing else is asked for."""
-
-
-class SmallLossSettings(ClassifierSettings):
-    """Settings of both; names and defaults as in the released codes. ``warmup_epochs`` only delays the lr decay."""
-
-    forget_rate: float = Field(
-        0.2,
-        ge=0.0,
-        lt=1.0,
-        description="share of every batch that is left out in the end (papers: the noise rate of the data; "
-        "JoCoR takes half of it for asymmetric noise)",
-    )
-    num_gradual: int = Field(
-        10, ge=1, json_schema_extra=EPOCHS, description="epochs over which that share grows to its full (papers: T_k)"
-    )
-    exponent: float = Field(1.0, gt=0.0, description="of the epoch in that growth (Co-teaching paper: c, 0.5, 1 or 2)")
-    late_beta1: float | None = Field(
-        None,
-        ge=0.0,
-        lt=1.0,
-        description=f"beta1 of adam from the epoch on in which the lr decay begins; null: it stays {BETA1} "
-        "(both released codes: 0.1)",
-    )
-
-    def warmup_length(self) -> int:
-        """Until the share that is left out has grown to its full, or the lr decay begins."""
-        return max(super().warmup_length(), min(self.num_gradual, self.epochs - 1))
-
-    def remember_rate(self, epoch: int) -> float:
-        """Share of every batch that is trained on in an epoch (0-based)."""
-        return remember_rate(epoch, self.forget_rate, self.num_gradual, self.exponent)
-
-    def decay_start(self) -> int | None:
-        """The last epoch (0-based) before the lr first falls; ``None`` where it never does."""
-        lr = self.plans()["lr"]
-        return next((epoch for epoch in range(self.warmup_epochs, self.epochs - 1) if lr[epoch + 1] < lr[epoch]), None)
-
-    def beta1(self, epoch: int) -> float:
-        """Of adam in an epoch (0-based)."""
-        start = self.decay_start()
-        late = self.late_beta1 is not None and start is not None and epoch >= start
-        return self.late_beta1 if late and self.late_beta1 is not None else BETA1
-
-    def dead(self) -> dict[str, str]:
-        dead = super().dead() | self.dead_delay()
-        if self.forget_rate == 0:
-            dead |= dict.fromkeys(("num_gradual", "exponent"), "nothing is forgotten")
-        elif self.num_gradual == 1:
-            dead["exponent"] = "the first epoch forgets the full share already"
-        if self.optimizer != "adam":
-            dead["late_beta1"] = "sgd has no beta1"
-        elif self.decay_start() is None:
-            dead["late_beta1"] = "the lr never falls"
-        return dead
 
 
 class SmallLossTraining(ClassifierTraining):

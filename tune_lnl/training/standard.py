@@ -4,17 +4,11 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from tune_lnl.config.settings import ClassifierSettings, MethodSettings
+from tune_lnl.config.base import MethodSettings
+from tune_lnl.config.classifier import StandardSettings
 from tune_lnl.methods.standard import standard_loss
 from tune_lnl.training.classification import Batch, ClassifierTraining
 from tune_lnl.training.networks import Totals
-
-
-class StandardSettings(ClassifierSettings):
-    """Settings of ``standard``; ``warmup_epochs`` only delays the lr decay."""
-
-    def dead(self) -> dict[str, str]:
-        return super().dead() | self.dead_delay()
 
 
 class StandardTraining(ClassifierTraining):

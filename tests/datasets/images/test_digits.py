@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
+from tune_lnl.config.datasets import DigitsOptions
 from tune_lnl.datasets.base import Source
-from tune_lnl.datasets.images.digits import Digits8NO, DigitsOptions
+from tune_lnl.datasets.images.digits import Digits8NO
 from tune_lnl.datasets.images.noisy import load_noisy
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tune_lnl.config.datasets import DatasetOptions
 from tune_lnl.datasets.images.noisy import NoisyData, class_counts, load_noisy
 from tune_lnl.datasets.noise import corrupt_labels, transition_matrix
-from tune_lnl.datasets.options import DatasetOptions
 from tune_lnl.datasets.registry import get_image_dataset, parse_options
 from tune_lnl.errors import InputError
 

@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 from picture_trees import DISHES, RESOLUTION, write_class_folders, write_clothing, write_food, write_web
 
+from tune_lnl.config.registry import DATASETS, dataset_names
 from tune_lnl.datasets.images.noisy import NoisyData, load_noisy
 from tune_lnl.datasets.paths import cache_dir
 from tune_lnl.datasets.pictures.clothing import CLASSES
 from tune_lnl.datasets.pictures.noisy import PictureDataset
 from tune_lnl.datasets.pictures.rows import PictureRows
 from tune_lnl.datasets.pictures.web import WebAircraft, WebBird, WebCar
-from tune_lnl.datasets.registry import DATASETS, dataset_names, get_dataset, parse_options
+from tune_lnl.datasets.registry import get_dataset, parse_options
 from tune_lnl.errors import InputError
 
 NAMES = [name for name in dataset_names() if isinstance(get_dataset(name), PictureDataset)]
@@ -177,7 +178,7 @@ def test_every_option_is_documented(name: str) -> None:
 
 
 def test_listing_a_dataset_does_not_import_torch(name: str) -> None:
-    module = DATASETS[name].partition(":")[0]
+    module = DATASETS[name].implementation.partition(":")[0]
     importlib.import_module(module)
     code = f"import sys, {module}; raise SystemExit('torch' in sys.modules or 'sklearn' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

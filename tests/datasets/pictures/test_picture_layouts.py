@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from picture_trees import DISHES, RESOLUTION, write_clothing, write_food, write_image, write_web
 
+from tune_lnl.config.datasets import PictureOptions
 from tune_lnl.datasets.base import Images
 from tune_lnl.datasets.images.noisy import NoisyData, load_noisy
 from tune_lnl.datasets.pictures.clothing import CLASSES
 from tune_lnl.datasets.pictures.listing import PictureList
 from tune_lnl.datasets.pictures.noisy import PictureDataset
-from tune_lnl.datasets.pictures.options import PictureOptions
 from tune_lnl.datasets.pictures.rows import PictureRows
 from tune_lnl.datasets.pictures.web import WebAircraft, WebBird, WebCar, WebImages
 from tune_lnl.datasets.registry import get_dataset, parse_options

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from picture_trees import write_class_folders, write_image
 
+from tune_lnl.config.datasets import FolderOptions
 from tune_lnl.datasets.images.noisy import load_noisy, load_pictures
 from tune_lnl.datasets.pictures.folder import ImageFolder
 from tune_lnl.datasets.pictures.noisy import Pictures
-from tune_lnl.datasets.pictures.options import FolderOptions
 from tune_lnl.datasets.pictures.rows import DecodedPixels, PackedPixels, PictureRows
 from tune_lnl.datasets.registry import parse_options
 from tune_lnl.errors import CorruptDataError

@@ -28,6 +28,7 @@ from reid_trees import (
     write_reorganised,
 )
 
+from tune_lnl.config.datasets import Cuhk03Options, ReidOptions
 from tune_lnl.datasets.reid.layouts import (
     CUHK03_NP_NAMES,
     CUHK03_OLD_NAMES,
@@ -35,7 +36,6 @@ from tune_lnl.datasets.reid.layouts import (
     MARKET_NAMES,
     NameScheme,
 )
-from tune_lnl.datasets.reid.options import Cuhk03Options, ReidOptions
 from tune_lnl.datasets.reid.sets import Cuhk03, Market1501, ReidDataset, ReidSource, source_fingerprint
 from tune_lnl.errors import CorruptDataError, InputError
 

@@ -11,7 +11,6 @@ import pytest
 from reid_trees import HEIGHT, TEST, TRAIN, Shot, market_name, train_shots, write_image, write_official
 
 from tune_lnl.data import main
-from tune_lnl.datasets import registry
 from tune_lnl.datasets.check import prepare_dataset
 
 SMALL = ("--set", f"dataset.height={HEIGHT}")
@@ -19,7 +18,6 @@ SMALL = ("--set", f"dataset.height={HEIGHT}")
 
 @pytest.fixture
 def root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    monkeypatch.setitem(registry.DATASETS, "market1501", "tune_lnl.datasets.reid.sets:Market1501")
     monkeypatch.setenv("TUNE_LNL_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("TUNE_LNL_DATA", raising=False)
     return tmp_path / "data" / "market1501"

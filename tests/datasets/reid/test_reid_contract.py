@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from reid_trees import HEIGHT, OFFICIAL, write_official
 
+from tune_lnl.config.datasets import ReidOptions
+from tune_lnl.config.registry import dataset_names
 from tune_lnl.datasets.paths import cache_dir
-from tune_lnl.datasets.registry import dataset_names, get_dataset, parse_options
+from tune_lnl.datasets.registry import get_dataset, parse_options
 from tune_lnl.datasets.reid.data import ReidData, load_reid
-from tune_lnl.datasets.reid.options import ReidOptions
 from tune_lnl.datasets.reid.sets import ReidDataset, ReidSource, training_size
 from tune_lnl.errors import InputError
 

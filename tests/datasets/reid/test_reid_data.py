@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from reid_trees import CAMERAS, HEIGHT, TRAIN, Shot, market_name, train_shots, write_image, write_official
 
-from tune_lnl.datasets import registry
-from tune_lnl.datasets.images.digits import DigitsOptions
+from tune_lnl.config.datasets import DigitsOptions
 from tune_lnl.datasets.noise import patterned_identity_noise, random_identity_noise
 from tune_lnl.datasets.paths import cache_dir
 from tune_lnl.datasets.registry import parse_options
@@ -31,7 +30,6 @@ PEOPLE = [2, 7, 10, 11, 23, 40, 41, 55]
 
 @pytest.fixture(autouse=True)
 def _registered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setitem(registry.DATASETS, "market1501", "tune_lnl.datasets.reid.sets:Market1501")
     monkeypatch.setenv("TUNE_LNL_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("TUNE_LNL_DATA", raising=False)
 

@@ -14,8 +14,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, JpegImagePlugin
 
+from tune_lnl.config.datasets import ReidOptions
 from tune_lnl.datasets.reid import sprites
-from tune_lnl.datasets.reid.options import ReidOptions
 from tune_lnl.datasets.reid.sets import ReidSource
 from tune_lnl.datasets.reid.sprites import (
     CAMERAS,

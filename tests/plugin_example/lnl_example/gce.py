@@ -11,11 +11,11 @@ from typing import ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from tune_lnl.config.settings import MethodSettings
+from tune_lnl.config.base import MethodSettings
+from tune_lnl.config.classifier import StandardSettings
 from tune_lnl.methods.standard import in_full_precision
 from tune_lnl.training.classification import Batch, ClassifierTraining
 from tune_lnl.training.networks import Totals
-from tune_lnl.training.standard import StandardSettings
 
 
 def gce_loss(logits: Tensor, labels: Tensor, q: float) -> Tensor:

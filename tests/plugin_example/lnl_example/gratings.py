@@ -7,8 +7,8 @@ from typing import ClassVar
 
 import numpy as np
 
+from tune_lnl.config.datasets import DatasetOptions, NoisyLabelOptions
 from tune_lnl.datasets.base import ImageDataset, Images, Labels, Source, fingerprint_of
-from tune_lnl.datasets.options import DatasetOptions, NoisyLabelOptions
 
 SIDE = 8
 NAMES = ("0°", "30°", "60°", "90°", "120°", "150°")

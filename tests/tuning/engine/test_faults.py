@@ -455,8 +455,7 @@ def test_the_state_of_another_method_is_refused_by_name(prepare: Prepare, tmp_pa
 
 def toy_search_standard(folder: Path) -> Any:
     """A training of plain cross-entropy on a few digits."""
-    from tune_lnl.config.settings import build_config
-    from tune_lnl.training.registry import settings_type
+    from tune_lnl.config.trial import build_config
 
     sections = {
         "method": "standard",
@@ -465,7 +464,7 @@ def toy_search_standard(folder: Path) -> Any:
         "objective": {"average_last": 1},
         "fixed": {"epochs": EPOCHS, "lr": 0.01},
     }
-    return start_training(build_config(sections, settings_type, "test"), Surroundings())
+    return start_training(build_config(sections, "test"), Surroundings())
 
 
 def test_a_trial_killed_between_its_last_state_and_its_report_keeps_its_model(prepare: Prepare) -> None:

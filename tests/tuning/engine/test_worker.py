@@ -18,7 +18,7 @@ import pytest
 import torch
 from tiny_search import tiny_space
 
-from tune_lnl.config.settings import TrialConfig
+from tune_lnl.config.trial import TrialConfig
 from tune_lnl.datasets.images.noisy import NoisyData, load_noisy
 from tune_lnl.errors import InputError
 from tune_lnl.training import classification

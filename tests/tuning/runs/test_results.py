@@ -10,11 +10,11 @@ import pytest
 from optuna.trial import TrialState
 from tiny_search import EPOCHS, curve, record_run, tiny_plan, tiny_space, write_space
 
-from tune_lnl.config.settings import ValidationSettings
+from tune_lnl.config.base import ValidationSettings
+from tune_lnl.config.registry import settings_type
 from tune_lnl.config.yaml import load_yaml
 from tune_lnl.errors import InputError
 from tune_lnl.files import replace_text
-from tune_lnl.training.registry import settings_type
 from tune_lnl.training.seeds import append_report, read_config
 from tune_lnl.tuning.runs.results import (
     Run,

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tune_lnl.training.act import ActSettings
+from tune_lnl.config.act import ActSettings
 from tune_lnl.tuning.space.space import load_space
 
 PUBLISHED: dict[str, dict[str, Any]] = {

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
+from tune_lnl.config.act import LR1_CAP, ActSettings
+from tune_lnl.config.core import CoreSettings
+from tune_lnl.config.small_loss import SmallLossSettings
 from tune_lnl.config.yaml import dump_yaml, load_yaml, read_mapping
-from tune_lnl.training.act import LR1_CAP, ActSettings
-from tune_lnl.training.core import CoreSettings
-from tune_lnl.training.small_loss import SmallLossSettings
 from tune_lnl.tuning.runs.results import space_from_settings
 from tune_lnl.tuning.space.named import find_space, space_files
 from tune_lnl.tuning.space.space import SearchSpace, condition_names, load_space

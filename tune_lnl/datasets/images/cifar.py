@@ -16,9 +16,9 @@ from typing import Any, ClassVar
 
 from filelock import FileLock
 
+from tune_lnl.config.datasets import DatasetOptions, NoisyLabelOptions
 from tune_lnl.datasets.base import ImageDataset, Source
 from tune_lnl.datasets.images.cifar_forms import CIFAR10, CIFAR100, FORMS, SIDE, CifarSpec, form_in, published_archive
-from tune_lnl.datasets.options import DatasetOptions, NoisyLabelOptions
 from tune_lnl.datasets.paths import DATA_VARIABLE, download_dir, find_dataset_folder, searched_folders
 from tune_lnl.datasets.store import Packing, SourceFiles, open_or_pack
 from tune_lnl.errors import InputError

@@ -7,29 +7,17 @@ Ten classes, eight closed (0-7) and two open (8, 9), as CIFAR-80N has eighty and
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
-from pydantic import Field
 
+from tune_lnl.config.datasets import DatasetOptions, DigitsOptions
 from tune_lnl.datasets.base import ImageDataset, Source, fingerprint_of
-from tune_lnl.datasets.options import DatasetOptions, NoiseFile, NoisyLabelOptions
 from tune_lnl.datasets.split import split_validation
 
 TEST_FRACTION = 0.3
 SPLIT_SEED = 0
 BRIGHTEST = 16  # scikit-learn's pixels count 0..16 set points in a 4x4 block
-
-
-class DigitsOptions(NoisyLabelOptions):
-    """Options of digits8no: 40% asymmetric noise by default, where plain training suffers most."""
-
-    noise: Literal["symmetric", "asymmetric", "none"] | NoiseFile = Field(
-        default="asymmetric", description=NoisyLabelOptions.model_fields["noise"].description
-    )
-    closed_ratio: float = Field(
-        default=0.4, ge=0, lt=1, description=NoisyLabelOptions.model_fields["closed_ratio"].description
-    )
 
 
 class Digits8NO(ImageDataset):

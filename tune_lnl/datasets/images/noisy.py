@@ -14,13 +14,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from tune_lnl.config.datasets import DatasetOptions, FolderOptions, NoiseFile, NoisyLabelOptions, PictureOptions
 from tune_lnl.datasets.base import ImageDataset, ImageRows, Labels, Source, TrainingForm
 from tune_lnl.datasets.label_file import given_labels, read_label_file
 from tune_lnl.datasets.noise import closed_class_count, corrupt_labels, instance_noise, transition_matrix
-from tune_lnl.datasets.options import DatasetOptions, NoiseFile, NoisyLabelOptions
 from tune_lnl.datasets.paths import cache_dir
 from tune_lnl.datasets.pictures.noisy import PictureDataset, Pictures
-from tune_lnl.datasets.pictures.options import FolderOptions, PictureOptions
 from tune_lnl.datasets.registry import get_dataset, get_image_dataset
 from tune_lnl.datasets.split import stratified_subset
 from tune_lnl.errors import InputError

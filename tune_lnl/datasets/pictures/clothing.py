@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from tune_lnl.config.datasets import PictureOptions
 from tune_lnl.datasets.pictures.listing import UNKNOWN, ListBuilder, PictureList, require_training_images
 from tune_lnl.datasets.pictures.noisy import PublishedPictures, lines_of
-from tune_lnl.datasets.pictures.options import PictureOptions
 from tune_lnl.errors import CorruptDataError, InputError
 
 LISTS = ("noisy_train_key_list.txt", "clean_test_key_list.txt", "noisy_label_kv.txt", "clean_label_kv.txt")

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from tune_lnl.datasets.options import DatasetOptions
+from tune_lnl.config.datasets import DatasetOptions, FolderOptions, PictureOptions
 from tune_lnl.datasets.pictures.decoding import WorkingSize
 from tune_lnl.datasets.pictures.listing import (
     UNKNOWN,
@@ -28,7 +28,6 @@ from tune_lnl.datasets.pictures.listing import (
     require_training_images,
 )
 from tune_lnl.datasets.pictures.noisy import PictureDataset
-from tune_lnl.datasets.pictures.options import FolderOptions, PictureOptions
 from tune_lnl.datasets.pictures.rows import Survey
 from tune_lnl.errors import InputError, shown
 

@@ -12,9 +12,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from tune_lnl.config.datasets import PictureOptions
 from tune_lnl.datasets.pictures.listing import UNKNOWN, ListBuilder, PictureList, require_training_images
 from tune_lnl.datasets.pictures.noisy import PublishedPictures, lines_of
-from tune_lnl.datasets.pictures.options import PictureOptions
 from tune_lnl.errors import CorruptDataError, InputError
 
 ARCHIVE_FOLDER = "Food-101N_release"

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from tune_lnl.config.datasets import DatasetOptions, PictureOptions, PublishedOptions
 from tune_lnl.datasets.base import Dataset, TrainingForm
-from tune_lnl.datasets.options import DatasetOptions
 from tune_lnl.datasets.paths import DATA_VARIABLE, find_dataset_folder, searched_folders
 from tune_lnl.datasets.pictures.decoding import WorkingSize
 from tune_lnl.datasets.pictures.listing import PictureList
-from tune_lnl.datasets.pictures.options import PictureOptions, PublishedOptions
 from tune_lnl.datasets.pictures.rows import Examined, Survey, examine, survey
 from tune_lnl.errors import InputError
 
@@ -30,7 +29,6 @@ class Pictures:
 class PictureDataset(Dataset):
     """A dataset of image files of any size, one class each. A subclass says how they are listed and brought to size."""
 
-    task = "classification"
     # ACT, released utils/builder.py: ImageNet statistics.
     mean = (0.485, 0.456, 0.406)
     std = (0.229, 0.224, 0.225)

@@ -9,9 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
+from tune_lnl.config.datasets import PictureOptions
 from tune_lnl.datasets.pictures.listing import ListBuilder, PictureList, add_class_folders, require_training_images
 from tune_lnl.datasets.pictures.noisy import PublishedPictures
-from tune_lnl.datasets.pictures.options import PictureOptions
 from tune_lnl.errors import CorruptDataError
 
 TRAIN, TEST = "train", "val"

@@ -20,13 +20,12 @@ import numpy as np
 from numpy.random import RandomState
 from numpy.typing import NDArray
 
+from tune_lnl.config.datasets import DatasetOptions, NoiseFile, ReidOptions
 from tune_lnl.datasets.base import Labels
 from tune_lnl.datasets.label_file import MAX_UNPACKED_BYTES, given_labels
 from tune_lnl.datasets.noise import patterned_identity_noise, random_identity_noise
-from tune_lnl.datasets.options import DatasetOptions, NoiseFile
 from tune_lnl.datasets.paths import cache_dir
 from tune_lnl.datasets.registry import get_dataset
-from tune_lnl.datasets.reid.options import ReidOptions
 from tune_lnl.datasets.reid.sets import ReidDataset, ReidSource
 from tune_lnl.datasets.split import MAX_VALIDATION_FRACTION, stratified_subset
 from tune_lnl.errors import CorruptDataError, InputError

@@ -19,8 +19,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from tune_lnl.config.datasets import Cuhk03Options, DatasetOptions, ReidOptions
 from tune_lnl.datasets.base import Dataset, Images, Labels
-from tune_lnl.datasets.options import DatasetOptions
 from tune_lnl.datasets.paths import DATA_VARIABLE, find_dataset_folder, searched_folders
 from tune_lnl.datasets.reid.layouts import (
     CUHK03_NP_NAMES,
@@ -36,7 +36,6 @@ from tune_lnl.datasets.reid.layouts import (
     find_layout,
     read_layout,
 )
-from tune_lnl.datasets.reid.options import Cuhk03Options, ReidOptions
 from tune_lnl.datasets.store import GrowingArray, PackedStore, Packing, SourceFiles, open_or_pack
 from tune_lnl.errors import CorruptDataError, InputError, shown
 
@@ -95,7 +94,6 @@ class ReidSource:
 class ReidDataset(Dataset):
     """A dataset of people in files of a published layout. A subclass says where its root folder is."""
 
-    task = "re-identification"
     Options: ClassVar[type[DatasetOptions]] = ReidOptions
     image_shape: ClassVar[tuple[int, int, int]] = (256, 128, 3)
     mean = (0.485, 0.456, 0.406)

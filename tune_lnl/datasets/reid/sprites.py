@@ -21,9 +21,9 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
+from tune_lnl.config.datasets import ReidOptions
 from tune_lnl.datasets.paths import CACHE_VARIABLE, download_dir
 from tune_lnl.datasets.reid.layouts import MARKET_NAMES, OFFICIAL_FOLDERS
-from tune_lnl.datasets.reid.options import ReidOptions
 from tune_lnl.datasets.reid.sets import ReidDataset
 from tune_lnl.errors import InputError
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tune_lnl.config.settings import TrialConfig, build_config
+from tune_lnl.config.trial import TrialConfig, build_config
 from tune_lnl.config.yaml import dump_yaml
 from tune_lnl.files import replace_text
 from tune_lnl.metrics.classification import mean_and_std
@@ -25,7 +25,7 @@ from tune_lnl.training.checkpoint import DamagedCheckpointError, load_checkpoint
 from tune_lnl.training.devices import cap_memory
 from tune_lnl.training.failures import DIVERGED, WORKER_DIED, DivergedError, classify
 from tune_lnl.training.loop import Report, Surroundings, objective_so_far, spoken
-from tune_lnl.training.registry import settings_type, start_training
+from tune_lnl.training.registry import start_training
 from tune_lnl.training.seeds import PROVENANCE
 from tune_lnl.tuning.confirm.statistics import (
     Confirmation,
@@ -357,7 +357,7 @@ def train_job(payload: str) -> str:
 
 def _train_job(asked: Mapping[str, Any], folder: NodeFolder, stop_flag: Path) -> str:
     files = folder.files
-    config = build_config(asked["sections"], settings_type, f"confirmation {asked['name']}")
+    config = build_config(asked["sections"], f"confirmation {asked['name']}")
     job = Job(asked["name"], config, asked["scores_test"])
 
     def check_stop() -> None:

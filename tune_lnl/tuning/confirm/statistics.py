@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tune_lnl.config.settings import TrialConfig
+from tune_lnl.config.datasets import NoiseFile
+from tune_lnl.config.trial import TrialConfig
 from tune_lnl.config.yaml import read_mapping
-from tune_lnl.datasets.options import NoiseFile
 from tune_lnl.errors import InputError
 
 ALPHA = 0.05

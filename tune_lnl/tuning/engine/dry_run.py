@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from tune_lnl.config.settings import TrialConfig
+from tune_lnl.config.trial import TrialConfig
 from tune_lnl.config.yaml import dump_yaml
 from tune_lnl.errors import InputError
 from tune_lnl.training.loop import Surroundings

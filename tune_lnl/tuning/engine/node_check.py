@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tune_lnl.config.settings import build_config
+from tune_lnl.config.trial import build_config
 from tune_lnl.errors import InputError
 from tune_lnl.object_storage import ObjectFolder
 from tune_lnl.training.loop import Surroundings
-from tune_lnl.training.registry import settings_type, training_type
+from tune_lnl.training.registry import training_type
 from tune_lnl.tuning.runs.remote import store_of
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def prepare_data(asked: str) -> str:
     """
     wanted = json.loads(asked)
     change_folder(wanted["cwd"])
-    config = build_config(wanted["sections"], settings_type, "the search")
+    config = build_config(wanted["sections"], "the search")
     data_dir = None if wanted["data_dir"] is None else Path(wanted["data_dir"])
     try:
         found = training_type(config.method).prepare(config, Surroundings(data_dir=data_dir))

@@ -14,13 +14,14 @@ from typing import Any
 
 from ray import tune
 
-from tune_lnl.config.settings import ObjectiveSettings, build_config
+from tune_lnl.config.base import ObjectiveSettings
+from tune_lnl.config.trial import build_config
 from tune_lnl.object_storage import StorageError
 from tune_lnl.training.checkpoint import DamagedCheckpointError, load_checkpoint, save_checkpoint, write_whole
 from tune_lnl.training.devices import cap_memory
 from tune_lnl.training.failures import DivergedError, classify
 from tune_lnl.training.loop import Report, Surroundings, Training, objective_so_far
-from tune_lnl.training.registry import settings_type, start_training
+from tune_lnl.training.registry import start_training
 from tune_lnl.training.seeds import append_report
 from tune_lnl.tuning.engine.messages import Job
 from tune_lnl.tuning.engine.node_check import change_folder
@@ -138,7 +139,7 @@ class TrialRun:
         if job.cwd is not None:
             change_folder(job.cwd)
         started = time.perf_counter()
-        config = build_config(dict(job.sections), settings_type, f"trial {self.number}")
+        config = build_config(dict(job.sections), f"trial {self.number}")
         surroundings = Surroundings(
             data_dir=None if job.data_dir is None else Path(job.data_dir),
             device=job.device,

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from tune_lnl.config.settings import validated
+from tune_lnl.config.base import validated
 from tune_lnl.config.yaml import parse_overrides, read_mapping
 from tune_lnl.errors import InputError, nearest
 from tune_lnl.training.loop import Surroundings, check_precision

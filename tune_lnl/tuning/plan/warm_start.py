@@ -17,13 +17,13 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from tune_lnl.config.base import EPOCHS
 from tune_lnl.config.overrides import scale_count
-from tune_lnl.config.settings import EPOCHS
+from tune_lnl.config.registry import settings_type
 from tune_lnl.config.yaml import read_mapping
 from tune_lnl.errors import InputError
 from tune_lnl.files import replace_text, whole_file
 from tune_lnl.training.failures import DIVERGED
-from tune_lnl.training.registry import settings_type
 from tune_lnl.tuning.runs.layout import RunFiles
 from tune_lnl.tuning.runs.remote import ResultsDir, bring_here, local_folder, shown, split_run, store_of
 from tune_lnl.tuning.runs.results import Run, TrialRow, describe_state, load_run

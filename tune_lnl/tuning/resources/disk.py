@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from tune_lnl.config.settings import TrialConfig
+from tune_lnl.config.trial import TrialConfig
 from tune_lnl.errors import InputError
 from tune_lnl.training.loop import Surroundings
 from tune_lnl.training.registry import start_training

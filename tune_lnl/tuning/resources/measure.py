@@ -26,7 +26,8 @@ from typing import Any
 
 import torch
 
-from tune_lnl.config.settings import GradientSettings, TrialConfig
+from tune_lnl.config.base import GradientSettings
+from tune_lnl.config.trial import TrialConfig
 from tune_lnl.datasets.paths import cache_dir
 from tune_lnl.errors import InputError
 from tune_lnl.files import replace_text

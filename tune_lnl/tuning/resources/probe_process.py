@@ -18,10 +18,11 @@ from typing import Any, TextIO
 
 import torch
 
-from tune_lnl.config.settings import GradientSettings, build_config
+from tune_lnl.config.base import GradientSettings
+from tune_lnl.config.trial import build_config
 from tune_lnl.training.failures import OUT_OF_MEMORY, classify
 from tune_lnl.training.loop import Surroundings, Training
-from tune_lnl.training.registry import settings_type, start_training
+from tune_lnl.training.registry import start_training
 
 BATCHES = 4
 """Of one round; a reading is as many rounds as fit into its seconds, at least one."""
@@ -105,7 +106,7 @@ class _Enough(Exception):  # noqa: N818 (no error)
 
 def _started(task: Task) -> tuple[Training, int]:
     """The training, which ends its scoring after a few batches; and its batch size."""
-    config = build_config(task.sections, settings_type, "the measured trial")
+    config = build_config(task.sections, "the measured trial")
     assert isinstance(config.settings, GradientSettings)
     scored = iter(range(EVALUATION_BATCHES))
 

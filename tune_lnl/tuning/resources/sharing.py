@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from tune_lnl.config.settings import TrialConfig
+from tune_lnl.config.trial import TrialConfig
 from tune_lnl.errors import InputError
 from tune_lnl.tuning.space.ranges import Choice
 from tune_lnl.tuning.space.space import SearchSpace

@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from optuna.trial import FrozenTrial, TrialState
 
-from tune_lnl.config.settings import HeldOut, TrialConfig, ValidationSettings
+from tune_lnl.config.base import HeldOut, ValidationSettings
+from tune_lnl.config.trial import TrialConfig
 from tune_lnl.config.yaml import dump_yaml, read_mapping
 from tune_lnl.errors import InputError, nearest
 from tune_lnl.files import replace_text, whole_file

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr, TypeAdapter, ValidationError, model_validator
 
-from tune_lnl.config.settings import Settings
+from tune_lnl.config.base import Settings
 from tune_lnl.errors import InputError, nearest
 
 GRID_TOLERANCE = 1e-9

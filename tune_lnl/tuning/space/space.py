@@ -13,23 +13,20 @@ from typing import Any, Literal, get_args
 
 from pydantic import Field
 
-from tune_lnl.config.overrides import apply_overrides, scale_epochs
-from tune_lnl.config.settings import (
-    SECTIONS,
+from tune_lnl.config.base import (
     MethodSettings,
     Settings,
-    TrialConfig,
-    build_config,
     check_keys,
-    default_objective,
     required_name,
     section_mapping,
     validated,
     without_removed,
 )
+from tune_lnl.config.overrides import apply_overrides, scale_epochs
+from tune_lnl.config.registry import settings_type
+from tune_lnl.config.trial import SECTIONS, TrialConfig, build_config, default_objective
 from tune_lnl.config.yaml import parse_overrides, read_mapping
 from tune_lnl.errors import InputError, nearest
-from tune_lnl.training.registry import settings_type
 from tune_lnl.tuning.space.named import find_space
 from tune_lnl.tuning.space.ranges import Parameter, parse_parameter
 
@@ -77,7 +74,7 @@ class SearchSpace:
         """
         sections = dict(self.base)
         sections["fixed"] = {**self.base["fixed"], **params}
-        return build_config(sections, settings_type, self.source)
+        return build_config(sections, self.source)
 
     def corners(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """(what is varied, parameter values): all low, all high, and every extreme with the rest low and high."""

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from tune_lnl.config.lr_plans import DecayPlan, Plan, PlanSpec, lr_plan, parse_plan, reads_warmup_lr, scale_plan
 from tune_lnl.errors import InputError
-from tune_lnl.methods.schedules import DecayPlan, Plan, PlanSpec, lr_plan, parse_plan, reads_warmup_lr, scale_plan
 
 HALF, QUARTER = 0.5, (1 + math.cos(math.pi / 4)) / 2  # a cosine half way, and a quarter of the way
 
