@@ -232,6 +232,9 @@ def _ip(*words: str) -> str:
 
 
 def lead(folder: Path, answers: Any) -> None:
+    # Ray writes the newest address below this folder; the default, /tmp/ray, is shared and may be missing.
+    os.environ["RAY_TMPDIR"] = str(folder)
+    (folder / "ray").mkdir(exist_ok=True)
     from ray.cluster_utils import Cluster
 
     cluster = Cluster()
