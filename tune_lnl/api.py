@@ -14,7 +14,7 @@ from tune_lnl.search import parser
 from tune_lnl.tuning.driver import EXIT_CODES
 from tune_lnl.tuning.monitor.console import Console
 from tune_lnl.tuning.plan.plan import SearchOptions
-from tune_lnl.tuning.runs.remote import shown
+from tune_lnl.tuning.runs.location import location
 from tune_lnl.tuning.runs.results import Run, load_run
 from tune_lnl.tuning.space.named import find_space
 
@@ -55,7 +55,7 @@ def run_search(space: str | Path, *, quiet: bool = False, **options: Any) -> Run
     run = load_run(name, asked.results_dir)
     if code:
         what = "ran and no trial completed" if run.best is None else "did not run to its end"
-        raise RuntimeError(f"search {name!r} {what}; see {shown(run.files.root)}")
+        raise RuntimeError(f"search {name!r} {what}; see {location(run.files.root)}")
     return run
 
 

@@ -22,7 +22,6 @@ from typing import Any
 import yaml
 
 from tune_lnl.config.yaml import dump_yaml
-from tune_lnl.files import replace_text
 from tune_lnl.object_storage import ObjectFolder
 from tune_lnl.tuning.engine.messages import WorkerReport
 from tune_lnl.tuning.engine.runner import trial_job
@@ -31,7 +30,6 @@ from tune_lnl.tuning.engine.worker import TrialRun
 from tune_lnl.tuning.plan.plan import Machine, Plan, SearchOptions, plan_search
 from tune_lnl.tuning.runs.keeping import tidy
 from tune_lnl.tuning.runs.layout import RunFiles
-from tune_lnl.tuning.runs.remote import store_of
 from tune_lnl.tuning.runs.results import Run, load_run
 from tune_lnl.tuning.study.study import SearchStudy, Suggestion
 
@@ -385,10 +383,9 @@ def toy_plan(folder: Path, space: Path, **options: Any) -> Plan:
 def open_run(plan: Plan) -> SearchStudy:
     """The study of a plan, with run.yaml beside it."""
     plan.files.root.mkdir(parents=True, exist_ok=True)
-    replace_text(plan.files.settings, dump_yaml(plan.settings()))
+    plan.files.write(plan.files.settings, dump_yaml(plan.settings()))
     begin = SearchStudy.reopen if plan.place.exists() else SearchStudy.create
     study = begin(plan.place, plan.space, plan.seed)
-    store_of(plan.files).begin()
     return study
 
 
@@ -398,18 +395,14 @@ def worker(plan: Plan, suggestion: Suggestion) -> TrialRun:
 
 
 def local_session(plan: Plan, study: SearchStudy, concurrent: int = 2, **options: Any) -> Session:
-    store = store_of(plan.files)
-
     def on_end(number: int) -> None:
         tidy(plan.files, study.trials, study.mode)
-        store.after_trial(study.trials, study.mode)
 
     return Session(
         study,
         trials=plan.space.budget.trials,
         epochs=plan.space.epochs,
         concurrent=concurrent,
-        on_start=store.before_trial,
         on_end=on_end,
         on_stop=plan.files.stop_flag.touch,
         **options,

@@ -7,7 +7,7 @@ import shlex
 from tune_lnl.reporting.run_data import RunView
 from tune_lnl.reporting.trainings import PLAIN
 from tune_lnl.tuning.plan.resume import resume_command
-from tune_lnl.tuning.runs.remote import shown
+from tune_lnl.tuning.runs.location import location
 
 SEARCH = "tune_lnl.search"
 
@@ -15,7 +15,7 @@ SEARCH = "tune_lnl.search"
 def commands_of(view: RunView) -> list[tuple[str, str]]:
     """(what for, command line), to be run in the folder where the search was run."""
     command = str(view.run.settings["command"])
-    root = shown(view.run.files.root)
+    root = location(view.run.files.root)
     found = [("Run the whole search again (under another --name)", command)]
     if SEARCH in command:
         resume = resume_command(command, view.asked)
@@ -43,7 +43,7 @@ def _train(view: RunView, what: str, *more: str) -> str:
         "python",
         "-m",
         "tune_lnl.train",
-        shown(view.run.files.best),
+        location(view.run.files.best),
         "--seeds",
         "0,1,2",
         "--output",
@@ -64,5 +64,5 @@ def _more(resume: str, view: RunView) -> str:
 
 def _python_resume(view: RunView) -> str:
     folder = view.run.files.root
-    where = f"name={folder.name!r}, results_dir={shown(folder.parent)!r}"
+    where = f"name={folder.name!r}, results_dir={location(folder.parent)!r}"
     return f"tune_lnl.run_search({view.run.space.name!r}, {where}, resume=True)"

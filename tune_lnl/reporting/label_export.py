@@ -17,7 +17,7 @@ from tune_lnl.training.devices import choose_device
 from tune_lnl.training.labels import DivergedError, gather_evidence, label_config
 from tune_lnl.training.loop import Report, Surroundings, check_precision
 from tune_lnl.training.seeds import resolve_config
-from tune_lnl.tuning.runs.remote import ResultsDir
+from tune_lnl.tuning.runs.location import ResultsDir
 from tune_lnl.tuning.runs.results import Run, load_run
 
 EVIDENCE = "labels"

@@ -12,7 +12,7 @@ from typing import Any
 from tune_lnl.config.trial import TrialConfig
 from tune_lnl.errors import InputError
 from tune_lnl.tuning.runs.layout import RunFiles
-from tune_lnl.tuning.runs.remote import ResultsDir, local_folder, split_run
+from tune_lnl.tuning.runs.location import ResultsDir, local_folder, split_run
 from tune_lnl.tuning.runs.results import Run, TrialRow, find_run, load_run
 from tune_lnl.tuning.study.study import FINISHED, STARTED
 

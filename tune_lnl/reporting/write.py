@@ -9,13 +9,13 @@ from datetime import datetime
 from pathlib import Path
 
 from tune_lnl.errors import InputError
-from tune_lnl.files import replace_text
 from tune_lnl.object_storage import StorageError
 from tune_lnl.reporting.page import comparison_page, run_page
 from tune_lnl.reporting.run_data import RunView, conditions_folder, find_runs, view_run
 from tune_lnl.tuning.driver import EXIT_CODES, search
 from tune_lnl.tuning.plan.plan import SearchOptions
-from tune_lnl.tuning.runs.remote import ResultsDir, put_back, shown
+from tune_lnl.tuning.runs.folder import RunFolder
+from tune_lnl.tuning.runs.location import ResultsDir, location
 from tune_lnl.tuning.space.named import find_space
 
 logger = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ def report_after_search(run: str, results_dir: ResultsDir, say: Callable[[str], 
     Whatever goes wrong is said and nothing more: the search itself went well, and the page can be written again.
     """
     try:
-        say(f"  report: {shown(write_reports([run], results_dir)[0])}")
+        say(f"  report: {location(write_reports([run], results_dir)[0])}")
     except InputError as error:
         say(f"  no report: {error}")
     except Exception as error:
@@ -95,8 +95,7 @@ def _comparison_path(runs: Sequence[ResultsDir], results_dir: ResultsDir, views:
 
 def _write(path: Path, page: str) -> None:
     try:
-        replace_text(path, page)
-        put_back(path)
+        RunFolder.at(path.parent).write(path, page)
     except StorageError as error:
         raise InputError(f"{error}\nthe page is in {path}") from None
     except OSError as error:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from recorded import complete
+from stored_runs import in_storage
 from tiny_search import EPOCHS, tiny_plan, write_space
 
 from tune_lnl.search import main as search_main
@@ -23,7 +24,6 @@ from tune_lnl.tuning.confirm.stage import ConfirmError, Job, Stopper, confirm, r
 from tune_lnl.tuning.confirm.statistics import Confirmation, ConfirmRequest, replicate_config
 from tune_lnl.tuning.engine.dry_run import describe
 from tune_lnl.tuning.plan.plan import Plan, SearchOptions
-from tune_lnl.tuning.runs.remote import store_of
 from tune_lnl.tuning.runs.results import Run, load_run
 
 
@@ -104,17 +104,17 @@ def test_the_whole_of_it(plan: Plan, run: Run, here: Here) -> None:
 
 def test_in_object_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TUNE_LNL_CACHE", str(tmp_path / "cache"))
-    plan = tiny_plan(tmp_path, name="own", trials="3", epochs=3, results_dir=(tmp_path / "storage").as_uri())
+    address = (tmp_path / "storage").as_uri()
+    plan = in_storage(tiny_plan(tmp_path, name="own", trials="3", epochs=3), address)
     here, run = Here(monkeypatch, plan), complete(plan, [60.0, 61.0, 40.0])
-    store_of(plan.files).begin()
+    plan.files.sync(plan.files.settings, plan.files.study)
     here.stop_after = 1
     assert here.confirm(ConfirmRequest(1, 2), run) is None
     stored = tmp_path / "storage" / "own"
     assert {path.name for path in (stored / "confirm").iterdir()} == {"001-1.json"}
     # On another machine.
     monkeypatch.setenv("TUNE_LNL_CACHE", str(tmp_path / "another"))
-    address = (tmp_path / "storage").as_uri()
-    plan = tiny_plan(tmp_path, name="own", trials="3", epochs=3, results_dir=address, resume=True)
+    plan = in_storage(plan, address)
     here = Here(monkeypatch, plan)
     found = here.confirm(ConfirmRequest(1, 2), load_run("own", address))
     assert found is not None

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from tune_lnl.tuning.runs.folder import RunFolder
 from tune_lnl.tuning.runs.keeping import KEPT_MODELS, tidy
-from tune_lnl.tuning.runs.layout import RunFiles
 
 COMPLETE, PRUNED, FAIL, RUNNING = TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING
 
@@ -21,18 +21,18 @@ def trials_of(*states: tuple[TrialState, float | None]) -> list[FrozenTrial]:
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> RunFiles:
-    run = RunFiles(tmp_path)
+def files(tmp_path: Path) -> RunFolder:
+    run = RunFolder(tmp_path)
     run.checkpoints.mkdir()
     return run
 
 
-def left(files: RunFiles) -> set[str]:
+def left(files: RunFolder) -> set[str]:
     return {path.name for path in files.checkpoints.iterdir()}
 
 
 @pytest.mark.parametrize(("mode", "kept"), [("max", {0, 2, 4}), ("min", {0, 3, 5})])
-def test_the_best_networks_and_the_states_of_what_runs(files: RunFiles, mode: str, kept: set[int]) -> None:
+def test_the_best_networks_and_the_states_of_what_runs(files: RunFolder, mode: str, kept: set[int]) -> None:
     """Equal values: the lower number is better, so of 0 and 1 it is 1 that goes."""
     values = (50.0, 50.0, 70.0, 20.0, 60.0, 40.0)
     trials = trials_of(*((COMPLETE, value) for value in values), (PRUNED, 99.0), (FAIL, None), (RUNNING, None))
@@ -46,7 +46,7 @@ def test_the_best_networks_and_the_states_of_what_runs(files: RunFiles, mode: st
     assert left(files) == {f"{number:03d}-model.pt" for number in kept} | {"008.1.pt", "042.1.pt"}
 
 
-def test_trial_by_trial_it_is_the_same_as_at_once(files: RunFiles) -> None:
+def test_trial_by_trial_it_is_the_same_as_at_once(files: RunFolder) -> None:
     values = (3.0, 9.0, 1.0, 7.0, 8.0, 2.0, 10.0)
     trials = trials_of(*((COMPLETE, value) for value in values))
     for trial in trials:

@@ -13,20 +13,20 @@ import pytest
 
 from tune_lnl.errors import InputError
 from tune_lnl.tuning.runs import lease as driving
-from tune_lnl.tuning.runs.layout import RunFiles
-from tune_lnl.tuning.runs.lease import Heartbeat, is_driven_elsewhere, only_driver, read_beat, this_machine
+from tune_lnl.tuning.runs.folder import RunFolder
+from tune_lnl.tuning.runs.lease import FolderLease, Heartbeat, holding, read_beat, this_machine
 
 PATIENCE = 60.0
 
 
 @pytest.fixture
-def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFiles:
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
     monkeypatch.setattr(driving, "BEAT_SECONDS", 0.02)
     monkeypatch.setattr(driving, "SILENT_AFTER", 2.0)
-    return RunFiles(tmp_path / "run")
+    return RunFolder(tmp_path / "run")
 
 
-def silent(files: RunFiles, machine: str) -> None:
+def silent(files: RunFolder, machine: str) -> None:
     """What a driver has left that was killed with its machine."""
     files.root.mkdir(parents=True)
     files.heartbeat.write_text(json.dumps({"machine": machine, "pid": 7, "key": "k", "beat": 3}))
@@ -39,8 +39,8 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def test_the_file_names_the_driver_and_changes_while_it_lives(files: RunFiles) -> None:
-    with only_driver(files, "run", pytest.fail, "here 1"):
+def test_the_file_names_the_driver_and_changes_while_it_lives(files: RunFolder) -> None:
+    with holding(FolderLease(files, "run", pytest.fail, "here 1")):
         first = read_beat(files)
         assert first is not None
         assert (first["machine"], first["pid"]) == ("here 1", os.getpid())
@@ -48,40 +48,40 @@ def test_the_file_names_the_driver_and_changes_while_it_lives(files: RunFiles) -
     assert not files.heartbeat.exists()
 
 
-def test_a_driver_that_lives_on_another_machine(files: RunFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_driver_that_lives_on_another_machine(files: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driving, "SILENT_AFTER", PATIENCE)
     said: list[str] = []
     files.root.mkdir()
     there = Heartbeat(files.heartbeat, "there 1")
-    there.begin()
+    there.start()
     try:
         with (
             pytest.raises(InputError, match=r"run 'run' is being run on there \(process \d+\); wait for it, stop it"),
-            only_driver(files, "run", said.append, "here 1"),
+            holding(FolderLease(files, "run", said.append, "here 1")),
         ):
             pytest.fail("two drivers")
-        assert said == ["run 'run' was driven on there; looking for 60 s whether it still is"]
+        assert said == ["run 'run' was driven on there; checking for 60 s whether it still is"]
         assert (read_beat(files) or {})["machine"] == "there 1", "the refused one has changed nothing"
     finally:
-        there.end()
+        there.stop()
 
 
-def test_a_driver_that_died_with_its_machine_is_followed(files: RunFiles) -> None:
+def test_a_driver_that_died_with_its_machine_is_followed(files: RunFolder) -> None:
     silent(files, "there 1")
     said: list[str] = []
-    with only_driver(files, "run", said.append, "here 1"):
+    with holding(FolderLease(files, "run", said.append, "here 1")):
         assert (read_beat(files) or {})["machine"] == "here 1"
     assert len(said) == 1
 
 
-def test_a_driver_that_was_killed_on_this_machine_is_followed_at_once(files: RunFiles) -> None:
+def test_a_driver_that_was_killed_on_this_machine_is_followed_at_once(files: RunFolder) -> None:
     silent(files, this_machine())
-    with only_driver(files, "run", pytest.fail):
+    with holding(FolderLease(files, "run", pytest.fail)):
         pass
 
 
 def test_where_the_file_system_has_no_locks_the_file_decides_on_one_machine_too(
-    files: RunFiles, monkeypatch: pytest.MonkeyPatch
+    files: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class NoLock:
         def __init__(self, path: Path) -> None:
@@ -93,18 +93,18 @@ def test_where_the_file_system_has_no_locks_the_file_decides_on_one_machine_too(
     monkeypatch.setattr(driving, "FileLock", NoLock)
     monkeypatch.setattr(driving, "SILENT_AFTER", PATIENCE)
     with (
-        only_driver(files, "run", pytest.fail, "here 1"),
+        holding(FolderLease(files, "run", pytest.fail, "here 1")),
         pytest.raises(InputError, match="is being run on here"),
-        only_driver(files, "run", lambda line: None, "here 1"),
+        holding(FolderLease(files, "run", machine="here 1")),
     ):
         pytest.fail("two drivers")
 
 
-def test_who_is_overtaken_stops_at_once(files: RunFiles) -> None:
+def test_who_is_overtaken_stops_at_once(files: RunFolder) -> None:
     files.root.mkdir()
     overtaken = threading.Event()
     beat = Heartbeat(files.heartbeat, "here 1", overtaken.set)
-    beat.begin()
+    beat.start()
     other = json.dumps({"machine": "there 1", "pid": 7, "key": "another", "beat": 1})
 
     def again() -> bool:
@@ -113,23 +113,43 @@ def test_who_is_overtaken_stops_at_once(files: RunFiles) -> None:
         return overtaken.wait(0.1)
 
     until(again)
-    beat.end()
+    beat.stop()
     assert files.heartbeat.read_text() == other, "the file is the other one's"
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"machine": "", "pid": 1}', '{"machine": 3}', "\x00"])
-def test_a_damaged_file_is_nobody_s(files: RunFiles, text: str) -> None:
+def test_a_damaged_file_is_nobody_s(files: RunFolder, text: str) -> None:
     files.root.mkdir()
     files.heartbeat.write_text(text)
-    with only_driver(files, "run", pytest.fail, "here 1"):
+    with holding(FolderLease(files, "run", pytest.fail, "here 1")):
         pass
 
 
-def test_a_list_of_runs_believes_a_young_file(files: RunFiles) -> None:
-    assert not is_driven_elsewhere(files)
-    silent(files, "there 1")
-    assert is_driven_elsewhere(files)
+def test_who_only_asks(files: RunFolder) -> None:
+    lease = FolderLease(files, "run")
+    assert not lease.is_held()
+    assert not files.root.exists(), "asking has made a folder"
+    with holding(FolderLease(files, "run")):
+        assert lease.is_held()
+    assert not lease.is_held()
+    with holding(FolderLease(files, "run")):
+        pass
+    files.heartbeat.write_text(json.dumps({"machine": "there 1", "pid": 7, "key": "k", "beat": 3}))
+    assert lease.is_held(), "a young file of another machine"
     os.utime(files.heartbeat, (0, 0))
-    assert not is_driven_elsewhere(files)
+    assert not lease.is_held()
     files.heartbeat.write_text(json.dumps({"machine": this_machine(), "pid": 7, "key": "k", "beat": 3}))
-    assert not is_driven_elsewhere(files)
+    assert not lease.is_held(), "of this machine the lock knows more"
+
+
+def test_a_run_of_another_user(files: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their lock cannot be opened; their heartbeat can be read."""
+
+    class Refused:
+        def __init__(self, path: Path, timeout: float) -> None:
+            raise PermissionError(13, "Permission denied")
+
+    with holding(FolderLease(files, "run")):
+        monkeypatch.setattr(driving, "FileLock", Refused)
+        assert FolderLease(files, "run").is_held()
+        monkeypatch.undo()

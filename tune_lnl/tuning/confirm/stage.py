@@ -18,7 +18,6 @@ from typing import Any
 
 from tune_lnl.config.trial import TrialConfig, build_config
 from tune_lnl.config.yaml import dump_yaml
-from tune_lnl.files import replace_text
 from tune_lnl.metrics.classification import mean_and_std
 from tune_lnl.object_storage import StorageError
 from tune_lnl.training.checkpoint import DamagedCheckpointError, load_checkpoint, save_checkpoint, write_whole
@@ -41,8 +40,8 @@ from tune_lnl.tuning.engine.node_check import change_folder
 from tune_lnl.tuning.engine.session import STOP_SECONDS
 from tune_lnl.tuning.monitor.console import Console
 from tune_lnl.tuning.plan.plan import Plan
-from tune_lnl.tuning.runs.layout import RunFiles
-from tune_lnl.tuning.runs.remote import NodeFolder, shown, store_of
+from tune_lnl.tuning.runs.folder import RunFolder
+from tune_lnl.tuning.runs.location import location
 from tune_lnl.tuning.runs.results import Run, TrialRow, provenance
 
 logger = logging.getLogger(__name__)
@@ -69,17 +68,17 @@ class Job:
     config: TrialConfig
     scores_test: bool
 
-    def result(self, files: RunFiles) -> Path:
+    def result(self, files: RunFolder) -> Path:
         return files.confirm / f"{self.name}.json"
 
-    def checkpoint(self, files: RunFiles) -> Path:
+    def checkpoint(self, files: RunFolder) -> Path:
         return files.confirm / f"{self.name}.pt"
 
 
 class Stopper:
     """Who is told to stop a confirmation, by a signal, the clock or the disk."""
 
-    def __init__(self, files: RunFiles, deadline: float | None, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, files: RunFolder, deadline: float | None, clock: Callable[[], float] = time.time) -> None:
         self._files = files
         self._deadline = deadline
         self._clock = clock
@@ -164,15 +163,11 @@ def confirm(
     return _finish(run, row, job, last[job.name], found, say)
 
 
-def _forget_other_winners(files: RunFiles, job: Job) -> None:
+def _forget_other_winners(files: RunFolder, job: Job) -> None:
     """Only one model is kept, so only the training that gave it counts as done."""
 
-    def is_others(path: Path) -> bool:
-        return "-all." in path.name and path.stem != job.name
-
-    for path in filter(is_others, files.confirm.glob("*-all.*")):
-        path.unlink()
-    store_of(files).delete("confirm", is_others)
+    others = [path for path in files.listed("confirm") if "-all." in path.name and path.stem != job.name]
+    files.delete(*others)
 
 
 def _compare(request: ConfirmRequest, run: Run, rows: Sequence[TrialRow], done: Mapping[str, Result]) -> Confirmation:
@@ -207,14 +202,13 @@ def _finish(
     mean, std = mean_and_std([report[job.config.settings.test_metrics[0]] for report in result["reports"][-last:]])
     found = replace(found, test={"mean": mean, "std": std, "epochs": last})
     _write(run.files, found)
-    replace_text(run.files.confirmed, _confirmed_yaml(run, row, job, result, found))
-    store_of(run.files).put(run.files.confirmed)
+    run.files.write(run.files.confirmed, _confirmed_yaml(run, row, job, result, found))
     say(
         f"trial {row.number} on all the data: test {_test_name(job)} {mean:.2f} ± {std:.2f} over the last {last} "
         "epochs, scored once"
     )
-    say(f"  confirmed config: {shown(run.files.confirmed)}, model: {shown(run.files.confirmed_model)}")
-    say(f"  best by the search alone stays trial {found.best_of_study}: {shown(run.files.best)}")
+    say(f"  confirmed config: {location(run.files.confirmed)}, model: {location(run.files.confirmed_model)}")
+    say(f"  best by the search alone stays trial {found.best_of_study}: {location(run.files.best)}")
     return found
 
 
@@ -222,9 +216,8 @@ def _test_name(job: Job) -> str:
     return spoken(job.config.settings.test_metrics[0])
 
 
-def _write(files: RunFiles, found: Confirmation) -> None:
-    replace_text(files.confirmation, dump_yaml(found.to_dict()))
-    store_of(files).put(files.confirmation)
+def _write(files: RunFolder, found: Confirmation) -> None:
+    files.write(files.confirmation, dump_yaml(found.to_dict()))
 
 
 def _confirmed_yaml(run: Run, row: TrialRow, job: Job, result: Result, found: Confirmation) -> str:
@@ -325,7 +318,7 @@ class _Bench:
         return {
             "name": job.name,
             "run_dir": str(self._plan.files.root),
-            "store": store_of(self._plan.files).url,
+            "store": self._plan.files.url,
             "sections": job.config.sections(),
             "scores_test": job.scores_test,
             "data_dir": None if self._plan.data_dir is None else str(self._plan.data_dir),
@@ -348,15 +341,14 @@ def train_job(payload: str) -> str:
     asked = json.loads(payload)
     if asked.get("cwd") is not None:
         change_folder(asked["cwd"])
-    folder = NodeFolder.of(Path(asked["run_dir"]), asked.get("store"))
+    files = RunFolder.for_worker(Path(asked["run_dir"]), asked.get("store"))
     try:
-        return _train_job(asked, folder, RunFiles(Path(asked["run_dir"])).stop_flag)
+        return _train_job(asked, files, RunFolder(Path(asked["run_dir"])).stop_flag)
     finally:
-        folder.close()
+        files.close()
 
 
-def _train_job(asked: Mapping[str, Any], folder: NodeFolder, stop_flag: Path) -> str:
-    files = folder.files
+def _train_job(asked: Mapping[str, Any], files: RunFolder, stop_flag: Path) -> str:
     config = build_config(asked["sections"], f"confirmation {asked['name']}")
     job = Job(asked["name"], config, asked["scores_test"])
 
@@ -374,9 +366,9 @@ def _train_job(asked: Mapping[str, Any], folder: NodeFolder, stop_flag: Path) ->
     result: dict[str, Any]
     try:
         check_stop()
-        folder.fetch(f"confirm/{job.name}.pt")
+        files.fetch(f"confirm/{job.name}.pt")
         cap_memory(asked["device"], asked["memory_fraction"])
-        result = {"config": config.flat(), **_trained(job, folder, surroundings)}
+        result = {"config": config.flat(), **_trained(job, files, surroundings)}
     except StopRequested:
         return json.dumps({"stopped": True})
     except DivergedError as error:
@@ -385,21 +377,19 @@ def _train_job(asked: Mapping[str, Any], folder: NodeFolder, stop_flag: Path) ->
         logger.exception("confirmation %s failed", job.name)
         failure, message = classify(error)
         return json.dumps({"failure": failure, "message": message})
-    replace_text(job.result(files), json.dumps(result) + "\n")
-    job.checkpoint(files).unlink(missing_ok=True)
     try:
-        folder.put(job.result(files))
-        folder.delete(job.checkpoint(files))
+        files.write(job.result(files), json.dumps(result) + "\n")
+        files.delete(job.checkpoint(files))
     except StorageError as error:
         failure, message = classify(error)
         return json.dumps({"failure": failure, "message": message})
     return json.dumps(result)
 
 
-def _trained(job: Job, folder: NodeFolder, surroundings: Surroundings) -> dict[str, Any]:
+def _trained(job: Job, files: RunFolder, surroundings: Surroundings) -> dict[str, Any]:
     """Train to the end, from the job's checkpoint if there is one."""
     training = start_training(job.config, surroundings)
-    path = job.checkpoint(folder.files)
+    path = job.checkpoint(files)
     reports: list[Report] = []
     if path.exists():
         try:
@@ -413,14 +403,14 @@ def _trained(job: Job, folder: NodeFolder, surroundings: Surroundings) -> dict[s
             raise DivergedError(f"{reason} at epoch {training.epoch - 1}")
         reports.append(report)
         save_checkpoint(path, training, reports)
-        folder.put(path)
+        files.sync(path)
     if job.scores_test:
-        write_whole(folder.files.confirmed_model, training.model_file())
-        folder.put(folder.files.confirmed_model)
+        write_whole(files.confirmed_model, training.model_file())
+        files.sync(files.confirmed_model)
     return {"fingerprints": training.fingerprints, "reports": reports}
 
 
-def read_result(files: RunFiles, job: Job) -> Result | None:
+def read_result(files: RunFolder, job: Job) -> Result | None:
     """The result of a training that is done, of this very config; an older one of the same name does not count."""
     try:
         found: dict[str, Any] = json.loads(job.result(files).read_text(encoding="utf-8"))

@@ -34,7 +34,6 @@ from tune_lnl.tuning.engine.token import read_token, token_place
 from tune_lnl.tuning.monitor.console import Console
 from tune_lnl.tuning.plan.plan import Machine, Plan
 from tune_lnl.tuning.resources.divide import Node, Resources
-from tune_lnl.tuning.runs.remote import store_of
 
 logger = logging.getLogger(__name__)
 
@@ -405,7 +404,7 @@ class Cluster:
             questions = {each: question(plan, token, each) for each in by_id}
             seen = self._ask(look_around, questions, ANSWER_SECONDS)
             reasons = {each: answer["reason"] for each, answer in seen.items()}
-            if store_of(plan.files).url is None:
+            if plan.files.url is None:
                 reasons = {each: reason or wrong_reply(token, each) for each, reason in reasons.items()}
         self._warn_where_open(seen)
         sound = {each: questions[each] for each, reason in reasons.items() if reason is None}

@@ -15,7 +15,7 @@ from tune_lnl.tuning.engine.cluster import joined
 from tune_lnl.tuning.engine.node_probing import measure_on_nodes
 from tune_lnl.tuning.monitor.console import Console
 from tune_lnl.tuning.plan.plan import Machine, Plan, SearchOptions, plan_search
-from tune_lnl.tuning.runs.remote import shown
+from tune_lnl.tuning.runs.location import location
 from tune_lnl.tuning.study.pruners import REDUCTION, comparisons
 
 PROBE_BATCHES = 4
@@ -66,7 +66,7 @@ def _describe_plan(plan: Plan) -> str:
         f"# the search: about {_duration(cost.search_seconds)}; "
         f"{_duration(cost.search_seconds_unstopped)} if nothing were stopped early",
         *_confirmation(plan, cost),
-        f"# disk: {plan.disk_need}, in {shown(plan.files.root)}",
+        f"# disk: {plan.disk_need}, in {location(plan.files.root)}",
     ]
     return "\n".join(lines) + "\n"
 

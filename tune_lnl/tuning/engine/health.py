@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from typing import Protocol
 
+from tune_lnl.object_storage import StorageError
 from tune_lnl.tuning.engine.messages import StopReason
-from tune_lnl.tuning.runs.layout import RunFiles
-from tune_lnl.tuning.runs.remote import store_of
+from tune_lnl.tuning.runs.folder import RunFolder
+
+logger = logging.getLogger(__name__)
 
 INTERVAL = 1.0
 """Seconds between looks at Ray's processes."""
 DISK_EVERY = 5
-"""The disk is looked at every so many looks."""
+"""Looks at Ray's processes for one at the size of the run."""
+STORAGE_EVERY = 60
+"""The same in object storage, where it costs a listing."""
 
 
 class Stoppable(Protocol):
@@ -40,7 +45,7 @@ class Watchman(threading.Thread):
     def __init__(
         self,
         session: Stoppable,
-        files: RunFiles,
+        files: RunFolder,
         disk_budget: int,
         ray_alive: Callable[[], bool],
         on_ray_lost: Callable[[], None],
@@ -55,13 +60,21 @@ class Watchman(threading.Thread):
 
     def run(self) -> None:
         looks = 0
+        every = DISK_EVERY if self._files.url is None else STORAGE_EVERY
         while not self._rest.wait(INTERVAL):
             if not self._ray_alive():
                 self._on_ray_lost()
                 return
-            if looks % DISK_EVERY == 0 and store_of(self._files).bytes_used() > self._disk_budget:
+            if looks % every == 0 and self._bytes_used() > self._disk_budget:
                 self._session.stop("disk budget")
             looks += 1
+
+    def _bytes_used(self) -> int:
+        try:
+            return self._files.bytes_used()
+        except StorageError as error:
+            logger.warning("%s", error)  # whoever needs the storage stops the search
+            return 0
 
     def rest(self) -> None:
         """Stop looking, before Ray is shut down on purpose."""

@@ -25,7 +25,6 @@ from tune_lnl.errors import InputError
 from tune_lnl.object_storage import ObjectFolder
 from tune_lnl.training.loop import Surroundings
 from tune_lnl.training.registry import training_type
-from tune_lnl.tuning.runs.remote import store_of
 
 if TYPE_CHECKING:
     from tune_lnl.tuning.plan.plan import Plan
@@ -72,7 +71,7 @@ def question(plan: Plan, token: Token, node: str) -> dict[str, Any]:
         "token": str(token.path),
         "content": token.content,
         "reply": str(token.reply(node)),
-        "store": store_of(plan.files).url,
+        "store": plan.files.url,
         "versions": versions(),
         "cwd": str(Path.cwd()),
         "sections": config.sections(),

@@ -39,10 +39,10 @@ from tune_lnl.tuning.monitor.prometheus_targets import discoverable
 from tune_lnl.tuning.plan.plan import Plan, check_database
 from tune_lnl.tuning.plan.resume import require_same_search, total_trials
 from tune_lnl.tuning.plan.warm_start import first_trials
+from tune_lnl.tuning.runs.folder import RunFolder
 from tune_lnl.tuning.runs.keeping import remove_half_written, tidy
-from tune_lnl.tuning.runs.layout import RunFiles
-from tune_lnl.tuning.runs.lease import only_driver
-from tune_lnl.tuning.runs.remote import shown, store_of
+from tune_lnl.tuning.runs.lease import FolderLease, holding
+from tune_lnl.tuning.runs.location import location
 from tune_lnl.tuning.runs.results import Run, read_settings, write_best, write_tables
 from tune_lnl.tuning.study.password import password_hidden
 from tune_lnl.tuning.study.place import StudyLostError
@@ -91,9 +91,7 @@ def run_plan(plan: Plan, resume: bool, say: Callable[[str], None], site: Site | 
             database that cannot be written.
     """
     say = Console.of(say)
-    store = store_of(plan.files)
-    alone = only_driver(plan.files, plan.run, say.tell, patience=store.lock_patience)
-    with _only_writer(plan, resume), alone, store.driven(plan.run, say.tell):
+    with _only_writer(plan, resume), holding(FolderLease(plan.files, plan.run, say.tell)):
         if resume:
             plan = _agreeing(plan)
         try:
@@ -121,11 +119,9 @@ def _run_alone(plan: Plan, resume: bool, say: Console, site: Site | None) -> Out
     """:func:`run_plan`, in the only process that writes to the run."""
     deadline = None if plan.time_budget is None else time.time() + plan.time_budget
     plan.place.read_trials()  # a damaged study is refused before anything is written
-    replace_text(plan.files.settings, dump_yaml(plan.settings()))
+    plan.files.write(plan.files.settings, dump_yaml(plan.settings()))
     _clear_leftovers(plan.files)
     study = _open_study(plan)
-    store = store_of(plan.files)
-    store.begin()
     progress = Progress(plan, study, say, deadline)
     progress.begin(resume)
     if study.count(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL) >= plan.space.budget.trials:
@@ -133,9 +129,8 @@ def _run_alone(plan: Plan, resume: bool, say: Console, site: Site | None) -> Out
     else:
         outcome = _search(plan, study, progress, say, site)
     tidy(plan.files, study.trials, study.mode)
-    store.after_trial(study.trials, study.mode)  # an earlier driver may have died before it did that
     _TableWriter(plan, study).write()
-    store.end()
+    plan.files.sync(plan.files.driver_log)
     progress.end(outcome)
     if plan.confirm is not None and outcome == "done" and study.count(*ENDED) >= plan.space.budget.trials:
         run = Run(plan.files, plan.settings(), plan.space, study.trials)
@@ -222,7 +217,6 @@ def _search(plan: Plan, study: SearchStudy, progress: Progress, say: Console, si
     set_ray_environment()
     tables = _TableWriter(plan, study)
     exported: list[MetricsExport] = []
-    store = store_of(plan.files)
 
     def export() -> None:
         for metrics in exported:
@@ -236,7 +230,6 @@ def _search(plan: Plan, study: SearchStudy, progress: Progress, say: Console, si
         progress.trial_ended(number)
         export()
         tidy(plan.files, study.trials, study.mode)
-        store.after_trial(study.trials, study.mode)
         tables.refresh()
 
     def ask_workers_to_stop() -> None:
@@ -250,7 +243,6 @@ def _search(plan: Plan, study: SearchStudy, progress: Progress, say: Console, si
         epochs=plan.space.epochs,
         concurrent=plan.resources.concurrent if site is None else site.members.room,
         deadline=None if plan.time_budget is None else time.time() + plan.time_budget,
-        on_start=store.before_trial,
         on_end=on_end,
         on_stop=ask_workers_to_stop,
         on_epoch=on_epoch,
@@ -274,7 +266,7 @@ def _search(plan: Plan, study: SearchStudy, progress: Progress, say: Console, si
     return _outcome(plan, session, study, say)
 
 
-def _let_go(session: Session, files: RunFiles) -> None:
+def _let_go(session: Session, files: RunFolder) -> None:
     """Whatever runs waits again, and nothing is left that only this process needed."""
     try:
         session.put_back_running()
@@ -300,11 +292,10 @@ def _outcome(plan: Plan, session: Session, study: SearchStudy, say: Callable[[st
             say(f"the time budget is used up; continue with:\n  {plan.resume_command()}")
             return "done"
         case "failing":
-            where = shown(plan.files.root / "trials")
+            where = location(plan.files.root / "trials")
             say(f"stopped: {BUGS_TO_STOP} trials in a row ended with a bug; tracebacks in {where}")
         case "object storage away":
-            store_of(plan.files).before_trial()  # raises, and so says what is wrong, unless all is well again
-            where = shown(plan.files.root)
+            where = location(plan.files.root)
             say(f"stopped: workers could not write to {where}; continue with:\n  {plan.resume_command()}")
         case "disk full":
             _say_disk_full(plan, say)
@@ -322,7 +313,7 @@ def _say_disk_full(plan: Plan, say: Callable[[str], None]) -> None:
     say(f"stopped: the disk of {plan.files.root} is full; make room, then:\n  {plan.resume_command()}")
 
 
-def _new_ray_folder(files: RunFiles) -> Path:
+def _new_ray_folder(files: RunFolder) -> Path:
     """A folder for Ray's temporary files; its name is on disk before it is, so that no crash can leave it for good."""
     folder = Path(tempfile.gettempdir()) / f"{RAY_FOLDER_PREFIX}{secrets.token_hex(4)}"
     with files.ray_folder.open("a", encoding="utf-8") as file:
@@ -331,7 +322,7 @@ def _new_ray_folder(files: RunFiles) -> Path:
     return folder
 
 
-def _clear_leftovers(files: RunFiles) -> None:
+def _clear_leftovers(files: RunFolder) -> None:
     """What this process, or a killed one before it, needed only while it ran."""
     files.stop_flag.unlink(missing_ok=True)
     if files.ray_folder.exists():
@@ -419,7 +410,7 @@ def trial_job(plan: Plan, suggestion: Suggestion, cwd: str | None = None) -> Job
         str(plan.files.root),
         {**base, "fixed": {**base["fixed"], **suggestion.params}},
         suggestion.params,
-        store=store_of(plan.files).url,
+        store=plan.files.url,
         data_dir=None if plan.data_dir is None else str(plan.data_dir),
         device=plan.resources.device,
         memory_fraction=plan.gpu_memory_fraction,
@@ -449,7 +440,7 @@ def _on_cluster(plan: Plan, site: Site, say: Console) -> Iterator[None]:
 
 
 @contextmanager
-def _logged(files: RunFiles) -> Iterator[None]:
+def _logged(files: RunFolder) -> Iterator[None]:
     """What Ray and Optuna have to say goes to the run's log."""
     log = logging.FileHandler(files.driver_log)
     log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
@@ -554,7 +545,7 @@ def in_interactive_session() -> bool:
     return hasattr(sys, "ps1") or (get_ipython is not None and get_ipython() is not None)
 
 
-def _leave_at_once(session: Stoppable, files: RunFiles, code: int, say: Console, goodbye: str) -> None:
+def _leave_at_once(session: Stoppable, files: RunFolder, code: int, say: Console, goodbye: str) -> None:
     """End this process and its Ray now, with the study in order where that is possible within seconds."""
 
     import ray
@@ -583,7 +574,6 @@ class _TableWriter:
         self._plan = plan
         self._study = study
         self._settings = plan.settings()
-        self._store = store_of(plan.files)
         self._ended: dict[int, pa.Table] = {}
         self._next = 0.0
 
@@ -596,9 +586,8 @@ class _TableWriter:
         self._next = time.monotonic() + max(TABLE_INTERVAL, 20 * (time.monotonic() - began))
 
     def write(self) -> None:
-        self._store.fetch_epochs()
         files = self._plan.files
+        files.fetch("trials/*/epochs.jsonl")
         run = Run(files, self._settings, self._plan.space, self._study.trials)
         write_tables(run, self._ended)
         write_best(run)
-        self._store.put(files.trials_table, files.epochs_table, files.best)

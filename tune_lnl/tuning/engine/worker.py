@@ -27,8 +27,7 @@ from tune_lnl.tuning.engine.messages import Job
 from tune_lnl.tuning.engine.node_check import change_folder
 from tune_lnl.tuning.engine.tensorboard import EventFile
 from tune_lnl.tuning.engine.tune import JOB
-from tune_lnl.tuning.runs.layout import RunFiles
-from tune_lnl.tuning.runs.remote import NodeFolder
+from tune_lnl.tuning.runs.folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
@@ -71,11 +70,10 @@ class TrialRun:
         self.number = job.number
         self.attempt = job.attempt
         run_dir = Path(job.run_dir)
-        self._folder = NodeFolder.of(run_dir, job.store)
-        self.files = self._folder.files
+        self.files = RunFolder.for_worker(run_dir, job.store)
         # On the driver's machine alone, where the run is in object storage: elsewhere a trial ends after its epoch, or
         # with its process when that takes too long. Either way only the epoch in progress is lost.
-        self._stop_flag = RunFiles(run_dir).stop_flag
+        self._stop_flag = RunFolder(run_dir).stop_flag
         self._job = job
         self._training: Training | None = None
         self._reports: list[Report] = []
@@ -86,7 +84,7 @@ class TrialRun:
         """Another trial begins in this process, or it ends."""
         if self._events is not None:
             self._events.close()
-        self._folder.close()
+        self.files.close()
 
     def step(self) -> dict[str, Any]:
         """Run one epoch and say how it went."""
@@ -110,7 +108,7 @@ class TrialRun:
         except Exception:
             logger.exception("trial %d failed", self.number)
             with contextlib.suppress(StorageError):  # what is told is why the trial failed
-                self._folder.put(self.files.log(self.number), self.files.epochs(self.number))
+                self.files.sync(self.files.log(self.number), self.files.epochs(self.number))
             raise
 
     def _reply(self, content: dict[str, Any]) -> dict[str, Any]:
@@ -130,7 +128,7 @@ class TrialRun:
         told = self._objective_report(training)
         if self._events is not None:
             self._events.epoch(told["epoch"], self._reports[-1], told["value"])
-            self._folder.put(*self.files.tensorboard(self.number).iterdir())
+            self.files.sync(*self.files.tensorboard(self.number).iterdir())
         return told | {"history": history}
 
     def _start(self) -> Training:
@@ -166,7 +164,7 @@ class TrialRun:
     def _fetch(self) -> None:
         """Bring what earlier attempts have left, on whatever machine they ran."""
         number = f"{self.number:03d}"
-        self._folder.fetch(f"trials/{number}/*", f"checkpoints/{number}.*.pt")
+        self.files.fetch(f"trials/{number}/*", f"checkpoints/{number}.*.pt")
 
     def _continue(self, training: Training) -> None:
         """Go on from the newest state that an earlier attempt has left whole."""
@@ -192,12 +190,10 @@ class TrialRun:
         own = self.files.checkpoint(self.number, self.attempt)
         save_checkpoint(own, training, self._reports)
         # The checkpoint last, which says that the rest is there.
-        self._folder.put(*(at(self.number) for at in (self.files.epochs, self.files.log, self.files.model)), own)
+        self.files.sync(*(at(self.number) for at in (self.files.epochs, self.files.log, self.files.model)), own)
         # Only earlier ones: this process may itself be the late writer.
         earlier = [self.files.checkpoint(self.number, attempt) for attempt in range(1, self.attempt)]
-        self._folder.delete(*(path for path in earlier if path.exists()))
-        for path in earlier:
-            path.unlink(missing_ok=True)
+        self.files.delete(*(path for path in earlier if path.exists()))
 
     def _objective_report(self, training: Training) -> dict[str, Any]:
         objective = training.config.objective

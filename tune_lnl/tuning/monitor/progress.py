@@ -17,7 +17,7 @@ from tune_lnl.tuning.monitor.state import Board
 from tune_lnl.tuning.monitor.table import live_table
 from tune_lnl.tuning.plan.plan import Plan
 from tune_lnl.tuning.resources.memory import GpuWatch, memory_in_use
-from tune_lnl.tuning.runs.remote import shown, store_of
+from tune_lnl.tuning.runs.location import location
 from tune_lnl.tuning.runs.results import TrialRow, describe_params, describe_state, describe_value
 from tune_lnl.tuning.study.pruners import comparisons
 from tune_lnl.tuning.study.study import ATTEMPTS, ENDED, SearchStudy, best_trial
@@ -46,7 +46,7 @@ class Progress:
             f"  {space.budget.trials} trials of {space.epochs} epochs, sampler {space.budget.sampler}, "
             f"pruner {space.budget.pruner}" + (f" (compares {comparisons(space)})" if plan.rungs else "")
         )
-        tell(f"  {plan.resources}; files in {shown(plan.files.root)}")
+        tell(f"  {plan.resources}; files in {location(plan.files.root)}")
         for remark in plan.remarks():
             tell(f"  note: {remark}")
         if resumed:
@@ -70,7 +70,7 @@ class Progress:
         trials = self._study.trials
         ended = self._study.count(*ENDED)
         started = [trial for trial in trials if trial.state == TrialState.WAITING and ATTEMPTS in trial.user_attrs]
-        kept = store_of(self._plan.files).checkpointed() if started else set()
+        kept = self._plan.files.checkpointed() if started else set()
         continued = sum(trial.number in kept for trial in started)
         return f"kept {ended}, continued {continued}, re-queued {len(started) - continued}"
 
@@ -102,8 +102,8 @@ class Progress:
         else:
             row = TrialRow.of(best)
             say(f"best: trial {row.number}, {self._metric} {describe_value(row)}, {describe_params(row.params)}")
-            say(f"  config: {shown(self._plan.files.best)}")
-            say(f"  train it again: python -m tune_lnl.train {shlex.quote(shown(self._plan.files.best))}")
+            say(f"  config: {location(self._plan.files.best)}")
+            say(f"  train it again: python -m tune_lnl.train {shlex.quote(location(self._plan.files.best))}")
         if outcome == "interrupted":
             say(f"interrupted; continue with:\n  {self._plan.resume_command()}")
 

@@ -21,6 +21,7 @@ import torch
 from tune_lnl.config.base import validated
 from tune_lnl.config.yaml import parse_overrides, read_mapping
 from tune_lnl.errors import InputError, nearest
+from tune_lnl.object_storage import ObjectFolder, is_url
 from tune_lnl.training.loop import Surroundings, check_precision
 from tune_lnl.training.registry import training_type
 from tune_lnl.tuning.confirm.statistics import ConfirmRequest
@@ -32,8 +33,8 @@ from tune_lnl.tuning.resources.disk import DiskNeed, check_disk_budget, disk_nee
 from tune_lnl.tuning.resources.divide import Node, Resources, plan_resources, shared_resources
 from tune_lnl.tuning.resources.measure import Question, measure_sharing
 from tune_lnl.tuning.resources.sharing import Sharing, heavy_configs
-from tune_lnl.tuning.runs.layout import RunFiles
-from tune_lnl.tuning.runs.remote import ResultsDir, bring_here, shown
+from tune_lnl.tuning.runs.folder import RunFolder
+from tune_lnl.tuning.runs.location import ResultsDir, bring_here, location
 from tune_lnl.tuning.runs.results import Run, read_settings
 from tune_lnl.tuning.space.space import PRUNERS, SAMPLERS, Budget, SearchSpace, condition_names, load_space
 from tune_lnl.tuning.study.journal import JournalFile
@@ -124,7 +125,7 @@ class Plan:
 
     run: str
     """Name of the run, with its condition where there are several."""
-    files: RunFiles
+    files: RunFolder
     space: SearchSpace
     seed: int
     machine: Machine
@@ -257,6 +258,12 @@ def asked_searches(options: SearchOptions) -> list[AskedSearch]:
 
 
 def _asked_search(options: SearchOptions, condition: str | None) -> AskedSearch:
+    if is_url(options.results_dir) and options.storage is None and not options.resume:
+        folder = ObjectFolder.of(str(options.results_dir))
+        raise InputError(
+            f"--results-dir {folder}: object storage holds the files of a run, its study needs a database; add "
+            "--storage postgresql://USER@HOST/DATABASE, or give a local folder"
+        )
     space = load_space(options.space, condition, options.epochs, options.overrides)
     space = replace(space, budget=_budget(space, options))
     time_budget = None if options.time_budget is None else seconds_of(options.time_budget)
@@ -273,9 +280,9 @@ def _plan_one(options: SearchOptions, asked: AskedSearch, machine: Machine, meas
     run, space, confirm = asked.run, asked.space, asked.confirm
     if options.tensorboard:
         check_tensorboard()
-    files = RunFiles((bring_here(options.results_dir, run, to_write=True) / run).resolve())
+    files = RunFolder.at((bring_here(options.results_dir, run, to_write=True) / run).resolve())
     if options.all_conditions:
-        _check_conditions_folder(RunFiles(files.root.parent), options.resume)
+        _check_conditions_folder(RunFolder(files.root.parent), options.resume)
     _check_run_folder(files, run, options.resume and not (options.all_conditions and not files.root.exists()))
     database = _database(options, files, run)
     stored = read_settings(files.settings) if options.resume and files.settings.exists() else None
@@ -335,12 +342,18 @@ def _plan_one(options: SearchOptions, asked: AskedSearch, machine: Machine, meas
     return replace(plan, warm_start=begins_with)
 
 
-def _database(options: SearchOptions, files: RunFiles, run: str) -> StudyDatabase | None:
+def _database(options: SearchOptions, files: RunFolder, run: str) -> StudyDatabase | None:
     """Where a run keeps its study; of one that is resumed, where it has kept it so far."""
     begun = options.resume and files.settings.exists()
     stored: dict[str, str] | None = read_mapping(files.settings).get("storage") if begun else None
     address = options.storage or (None if stored is None else stored["url"])
     if address is None:
+        if files.url is not None:
+            raise InputError(
+                f"--resume: run {run!r} has its study in object storage, which version 0.1.0 was the last to write; "
+                f"download its folder, for example with `aws s3 sync {files.url.partition('?')[0]} results/{run}`, and "
+                "resume it with --results-dir results, or continue it with version 0.1.0"
+            )
         return None
     from tune_lnl.tuning.study.database import StudyDatabase, parse_storage, shown_url
 
@@ -360,7 +373,7 @@ def _database(options: SearchOptions, files: RunFiles, run: str) -> StudyDatabas
     return database
 
 
-def check_database(database: StudyDatabase, resume: bool, files: RunFiles) -> None:
+def check_database(database: StudyDatabase, resume: bool, files: RunFolder) -> None:
     """Whether a database fits what is in the run's folder.
 
     Raises:
@@ -425,7 +438,9 @@ class _Division:
         return plan_resources(cpus, gpus, self._cpus_per_trial, self._share, self._concurrent, nodes)
 
 
-def _begins_with(options: SearchOptions, files: RunFiles, condition: str | None, begun: bool) -> WarmStart | Run | None:
+def _begins_with(
+    options: SearchOptions, files: RunFolder, condition: str | None, begun: bool
+) -> WarmStart | Run | None:
     """The run to start from; of one that is resumed, what it has begun with."""
     if begun:
         return remembered(files, options.warm_start, options.results_dir, condition)
@@ -493,18 +508,20 @@ def _run_name(options: SearchOptions, space: SearchSpace) -> str:
     return f"{name}/{space.condition}" if options.all_conditions else name
 
 
-def _check_conditions_folder(files: RunFiles, resume: bool) -> None:
+def _check_conditions_folder(files: RunFolder, resume: bool) -> None:
     """The folder above a run per condition. One that is resumed may lack the conditions that were not reached."""
     run = files.root.name
     if files.settings.exists():
         raise InputError(
-            f"run {run!r} in {shown(files.root)} is of one condition; give --conditions all another --name"
+            f"run {run!r} in {location(files.root)} is of one condition; give --conditions all another --name"
         )
     if resume and not files.root.is_dir():
-        raise InputError(f"there is no run {run!r} to resume in {shown(files.root.parent)}; start it without --resume")
+        raise InputError(
+            f"there is no run {run!r} to resume in {location(files.root.parent)}; start it without --resume"
+        )
 
 
-def _check_run_folder(files: RunFiles, run: str, resume: bool) -> None:
+def _check_run_folder(files: RunFolder, run: str, resume: bool) -> None:
     existing = next(folder for folder in (files.root, *files.root.parents) if folder.exists())
     if not existing.is_dir():
         raise InputError(f"{existing} is a file; choose another --name or --results-dir")
@@ -512,10 +529,12 @@ def _check_run_folder(files: RunFiles, run: str, resume: bool) -> None:
         raise InputError(f"{existing} cannot be written to; choose another --results-dir")
     if files.root.exists() and any(files.root.iterdir()) and not resume:
         raise InputError(
-            f"run {run!r} exists already in {shown(files.root)}; continue it with --resume or give another --name"
+            f"run {run!r} exists already in {location(files.root)}; continue it with --resume or give another --name"
         )
     if resume and not files.root.is_dir():
-        raise InputError(f"there is no run {run!r} to resume in {shown(files.root.parent)}; start it without --resume")
+        raise InputError(
+            f"there is no run {run!r} to resume in {location(files.root.parent)}; start it without --resume"
+        )
 
 
 def _complete_base(space: SearchSpace, options: SearchOptions, resources: Resources) -> tuple[SearchSpace, int]:

@@ -22,10 +22,9 @@ from tune_lnl.config.overrides import scale_count
 from tune_lnl.config.registry import settings_type
 from tune_lnl.config.yaml import read_mapping
 from tune_lnl.errors import InputError
-from tune_lnl.files import replace_text, whole_file
 from tune_lnl.training.failures import DIVERGED
-from tune_lnl.tuning.runs.layout import RunFiles
-from tune_lnl.tuning.runs.remote import ResultsDir, bring_here, local_folder, shown, split_run, store_of
+from tune_lnl.tuning.runs.folder import RunFolder
+from tune_lnl.tuning.runs.location import ResultsDir, bring_here, local_folder, location, split_run
 from tune_lnl.tuning.runs.results import Run, TrialRow, describe_state, load_run
 from tune_lnl.tuning.space.ranges import Int, Parameter
 from tune_lnl.tuning.space.space import SearchSpace
@@ -69,9 +68,9 @@ def find_other_run(name: ResultsDir, place: ResultsDir, condition: str | None) -
     """
     name, place = split_run(name, place)
     for root in _folders(name, bring_here(place, name)):
-        if condition is not None and not RunFiles(root).settings.is_file():
+        if condition is not None and not RunFolder(root).settings.is_file():
             inside = root / condition
-            if RunFiles(inside).settings.is_file():
+            if RunFolder(inside).settings.is_file():
                 return load_run(inside)
     try:
         return load_run(name, place)
@@ -84,7 +83,7 @@ def _folders(name: ResultsDir, results_dir: Path) -> list[Path]:
 
 
 def plan_warm_start(
-    other: Run, space: SearchSpace, files: RunFiles, fingerprints: Mapping[str, str], device: str
+    other: Run, space: SearchSpace, files: RunFolder, fingerprints: Mapping[str, str], device: str
 ) -> WarmStart:
     """What can be used of ``other``, and why no more.
 
@@ -115,10 +114,10 @@ def plan_warm_start(
         if not points:
             use = "its best configs are start points already"
         sentence = f"warm start: run {other.name} is not comparable ({because}); {use}"
-    return WarmStart(other.name, shown(other.files.root.resolve()), because, sentence, other)
+    return WarmStart(other.name, location(other.files.root.resolve()), because, sentence, other)
 
 
-def remembered(files: RunFiles, name: str | None, place: ResultsDir, condition: str | None) -> WarmStart | None:
+def remembered(files: RunFolder, name: str | None, place: ResultsDir, condition: str | None) -> WarmStart | None:
     """The warm start that a run to be resumed has begun with.
 
     Args:
@@ -133,7 +132,7 @@ def remembered(files: RunFiles, name: str | None, place: ResultsDir, condition: 
         return before
     run, place = split_run(name, place)
     folders = _folders(run, local_folder(place))
-    given = [shown(folder) for root in folders for folder in (root, root / (condition or ""))]
+    given = [location(folder) for root in folders for folder in (root, root / (condition or ""))]
     if before is None or before.folder not in given:
         began = "without --warm-start" if before is None else f"with --warm-start {before.run}"
         raise InputError(
@@ -258,7 +257,7 @@ def _on_grid(value: int, parameter: Parameter) -> int:
 # ---- putting it into the run
 
 
-def first_trials(warm_start: WarmStart, space: SearchSpace, files: RunFiles) -> list[FrozenTrial]:
+def first_trials(warm_start: WarmStart, space: SearchSpace, files: RunFolder) -> list[FrozenTrial]:
     """What stands in the study before any suggestion; what is on disk of trials taken over is copied to this run.
 
     Start points that a trial taken over has tried already are left out.
@@ -298,21 +297,15 @@ def _taken_over(trial: FrozenTrial, other: Run, space: SearchSpace) -> FrozenTri
     )
 
 
-def _copy_files(other: Run, theirs: int, files: RunFiles, ours: int) -> None:
-    files.trial(ours).mkdir(parents=True, exist_ok=True)
-    replace_text(
+def _copy_files(other: Run, theirs: int, files: RunFolder, ours: int) -> None:
+    files.write(
         files.log(ours), f"taken over from run {other.name}, trial {theirs}; its log: {other.files.log(theirs)}\n"
     )
-    store_of(other.files).fetch(other.files.model(theirs))
+    other.files.fetch(f"checkpoints/{other.files.model(theirs).name}")
     for source, target in (
         (other.files.epochs(theirs), files.epochs(ours)),
         (other.files.model(theirs), files.model(ours)),
     ):
         if source.exists():
-            _copy_whole(source, target)
-
-
-def _copy_whole(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(target) as beside:
-        shutil.copyfile(source, beside)
+            with files.writing(target) as beside:
+                shutil.copyfile(source, beside)

@@ -1,4 +1,4 @@
-"""The files of a run, ``results/RUN/``: their names and places, nothing else."""
+"""The names and places of the files of a run, ``results/RUN/``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from tune_lnl.tuning.study.journal import STUDY_FILE
+STUDY_FILE = "study.log"
 
 _NUMBER = re.compile(r"(\d+)[.-]")
 

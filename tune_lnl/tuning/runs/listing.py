@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,8 +10,8 @@ from pathlib import Path
 from tune_lnl.errors import InputError
 from tune_lnl.tuning.monitor.table import duration
 from tune_lnl.tuning.runs.layout import RunFiles
-from tune_lnl.tuning.runs.lease import is_driven_elsewhere
-from tune_lnl.tuning.runs.remote import ResultsDir, bring_here, store_of
+from tune_lnl.tuning.runs.lease import FolderLease
+from tune_lnl.tuning.runs.location import ResultsDir, bring_here
 from tune_lnl.tuning.runs.results import Run, describe_value, load_run
 from tune_lnl.tuning.study.study import ENDED, TAKEN_FROM
 
@@ -99,18 +98,5 @@ def run_state(run: Run) -> str:
 
 
 def is_driven(run: Run) -> bool:
-    """Whether a driver runs it now: one on this machine or another, one that holds its study in a database, or one that
-    renews its lease in object storage. Asking disturbs nobody for longer than the question takes."""
-    in_folder = _holds_folder(run.files) or is_driven_elsewhere(run.files)
-    return in_folder or run.place.is_driven() or store_of(run.files).is_driven()
-
-
-def _holds_folder(files: RunFiles) -> bool:
-    try:
-        with files.lock.open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
+    """Return whether a driver runs it now, on this machine or another."""
+    return FolderLease(run.files, run.name).is_held() or run.place.is_driven()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tune_lnl.errors import InputError
 from tune_lnl.tuning.runs.listing import is_driven
-from tune_lnl.tuning.runs.remote import ResultsDir, store_of
+from tune_lnl.tuning.runs.location import ResultsDir
 from tune_lnl.tuning.runs.results import Run, TrialRow, load_run
 
 POLL = 0.3
@@ -41,8 +41,9 @@ def _number(run: Run, text: str) -> int:
 
 
 def _pieces(run: Run, number: int, follow: bool, rest: Callable[[float], None]) -> Iterator[str]:
-    path, store = run.files.log(number), store_of(run.files)
-    store.fetch(path)
+    path = run.files.log(number)
+    own_log = f"trials/{number:03d}/log.txt"
+    run.files.fetch(own_log)
     if not follow:
         if not path.exists():
             yield _why_no_log(run, number)
@@ -52,16 +53,15 @@ def _pieces(run: Run, number: int, follow: bool, rest: Callable[[float], None]) 
     trials = run.place.reader()
     offset, end = 0, "\n"
     while True:
-        store.refresh()
         # Asked before reading: what was written until the end is then read, too.
         over = trials()[number].state.is_finished() or not is_driven(run)
-        store.fetch(path)
+        run.files.fetch(own_log)
         pieces, offset = _read_from(path, offset, to_the_end=over)
         yield from pieces
         end = pieces[-1][-1] if pieces else end
         if over:
             break
-        rest(POLL if store.url is None else STORAGE_POLL)
+        rest(POLL if run.files.url is None else STORAGE_POLL)
     state = trials()[number].state
     if not state.is_finished():
         yield f"{'' if end == chr(10) else chr(10)}(trial {number} has not ended, and no search is running it)\n"

@@ -16,11 +16,11 @@ from tune_lnl.config.base import HeldOut, ValidationSettings
 from tune_lnl.config.trial import TrialConfig
 from tune_lnl.config.yaml import dump_yaml, read_mapping
 from tune_lnl.errors import InputError, nearest
-from tune_lnl.files import replace_text, whole_file
 from tune_lnl.training.seeds import PROVENANCE
 from tune_lnl.tuning.confirm.statistics import Confirmation, read_confirmation
+from tune_lnl.tuning.runs.folder import RunFolder
 from tune_lnl.tuning.runs.layout import RunFiles
-from tune_lnl.tuning.runs.remote import ResultsDir, bring_here, split_run
+from tune_lnl.tuning.runs.location import ResultsDir, bring_here, join_tail, split_run
 from tune_lnl.tuning.space.ranges import parse_parameter
 from tune_lnl.tuning.space.space import Budget, SearchSpace
 from tune_lnl.tuning.study.journal import JournalFile
@@ -86,7 +86,7 @@ def _origin(taken_from: Mapping[str, Any] | None) -> str | None:
 class Run:
     """A run read from disk; may still be running."""
 
-    files: RunFiles
+    files: RunFolder
     settings: Mapping[str, Any]
     space: SearchSpace
     trials: list[FrozenTrial]
@@ -157,7 +157,8 @@ def load_run(run: ResultsDir, results_dir: ResultsDir = "results") -> Run:
             storage that cannot be reached.
     """
     root = find_run(run, results_dir)
-    files = RunFiles(root)
+    files = RunFolder.at(root)
+    join_tail(files)
     settings = read_settings(files.settings)
     space = space_from_settings(settings, str(files.settings))
     return Run(files, settings, space, study_place(files, settings).read_trials())
@@ -241,19 +242,18 @@ def read_epochs(path: Path) -> list[dict[str, Any]]:
 # ---- writing
 
 
-def _replace_table(path: Path, table: pa.Table) -> None:
-    with whole_file(path) as beside:
-        pq.write_table(table, beside)
-
-
 def write_tables(run: Run, ended: dict[int, pa.Table] | None = None) -> None:
     """``trials.parquet`` (a row per trial, by number) and ``epochs.parquet`` (a row per trial and epoch).
 
     Args:
         ended: as in :func:`epochs_table`.
     """
-    _replace_table(run.files.trials_table, trials_table(run))
-    _replace_table(run.files.epochs_table, epochs_table(run, ended))
+    for path, table in (
+        (run.files.trials_table, trials_table(run)),
+        (run.files.epochs_table, epochs_table(run, ended)),
+    ):
+        with run.files.writing(path) as beside:
+            pq.write_table(table, beside)
 
 
 def trials_table(run: Run) -> pa.Table:
@@ -324,7 +324,7 @@ def write_best(run: Run) -> bool:
     best = run.best
     if best is None:
         return False
-    replace_text(run.files.best, config_yaml(run, best))
+    run.files.write(run.files.best, config_yaml(run, best))
     return True
 
 
