@@ -93,7 +93,7 @@ def run_one(folder: Path, trials: int, epochs: int, profile: Path | None) -> dic
     from tune_lnl.tuning.engine import runner
     from tune_lnl.tuning.monitor.progress import Progress
     from tune_lnl.tuning.monitor.prometheus import MetricsExport
-    from tune_lnl.tuning.plan.plan import SearchOptions
+    from tune_lnl.tuning.plan.options import SearchOptions
     from tune_lnl.tuning.runs.results import load_run
     from tune_lnl.tuning.study.journal import WholeLinesBackend
     from tune_lnl.tuning.study.study import FINISHED, STARTED, SearchStudy
@@ -116,7 +116,7 @@ def run_one(folder: Path, trials: int, epochs: int, profile: Path | None) -> dic
     budget = {"trials": trials, "sampler": "tpe", "pruner": "asha"}
     space = folder / "noop.yaml"
     space.write_text(yaml.safe_dump({**SPACE, "fixed": {"epochs": epochs}, "budget": budget}, sort_keys=False))
-    options = SearchOptions(str(space), results_dir=folder / "results", dashboard=False)
+    options = SearchOptions.of(str(space), results_dir=folder / "results", dashboard=False)
     profiler = cProfile.Profile() if profile is not None else None
     began = time.monotonic()
     if profiler is not None:

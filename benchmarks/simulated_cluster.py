@@ -109,7 +109,9 @@ class Meter:
 
 
 def plan_of(scenario: Scenario, folder: Path, resume: bool = False) -> Any:
-    from tune_lnl.tuning.plan.plan import Machine, SearchOptions, plan_search
+    from tune_lnl.tuning.plan.options import SearchOptions
+    from tune_lnl.tuning.plan.plan import plan_search
+    from tune_lnl.tuning.resources.divide import Machine
 
     space = folder / "simulated.yaml"
     fixed = {"epochs": scenario.epochs, "batch_size": 64}
@@ -120,7 +122,7 @@ def plan_of(scenario: Scenario, folder: Path, resume: bool = False) -> Any:
         content["search"] = {**content["search"], "warmup_epochs": {"type": "int", "low": 1, "high": 2}}
         content["start"] = [{**start, "warmup_epochs": 2} for start in content["start"]]
     space.write_text(yaml.safe_dump(content, sort_keys=False))
-    options = SearchOptions(
+    options = SearchOptions.of(
         str(space),
         results_dir=folder / "results",
         dashboard=False,

@@ -12,6 +12,7 @@ import json
 import sys
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
@@ -29,6 +30,7 @@ from tune_lnl.config.registry import DATASETS, METHODS
 from tune_lnl.datasets.base import Dataset
 from tune_lnl.datasets.registry import get_dataset
 from tune_lnl.training.registry import training_type
+from tune_lnl.tuning.plan.options import FLAGS
 from tune_lnl.tuning.space.ranges import Parameter
 from tune_lnl.tuning.space.space import KEYS, NOT_SEARCHED, PRUNERS, SAMPLERS, Budget
 from tune_lnl.tuning.study.pruners import REDUCTION
@@ -371,25 +373,26 @@ def commands_page() -> str:
     return "\n".join(lines)
 
 
-def _command(parser: argparse.ArgumentParser) -> list[str]:
-    usage = argparse.HelpFormatter(parser.prog, width=110)
-    usage.add_usage(parser.usage, parser._actions, parser._mutually_exclusive_groups, prefix="")
-    lines = ["```text", *usage.format_help().strip().split("\n"), "```", ""]
-    inner = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
-    hidden = (argparse.SUPPRESS, "show this help message and exit")
-    told = [action for action in parser._actions if action not in inner and action.help not in hidden]
-    if told:
-        lines += table(("argument", "what it does"), [(f"`{_written(action)}`", _help(action)) for action in told])
-    for action in inner:
-        for choice in action._choices_actions:
-            lines += [
-                f"### {choice.dest}",
-                "",
-                _sentence(choice.help or ""),
-                "",
-                *_command(action.choices[choice.dest]),
-            ]
+def _command(parser: Parser) -> list[str]:
+    parser.formatter_class = partial(argparse.HelpFormatter, width=117)
+    usage = parser.format_usage().strip().split("\n")
+    lines = ["```text", *(line.removeprefix("usage: ").removeprefix(" " * len("usage: ")) for line in usage), "```", ""]
+    arguments = [action for action in parser.arguments if "--help" not in action.option_strings]
+    if parser.prog.endswith(".search"):
+        # Only what decides the search itself must be the same; the rest may change from start to start.
+        rows = [(f"`{_written(action)}`", _help(action), _on_resume(action.dest)) for action in arguments]
+        lines += table(("argument", "what it does", "with `--resume`"), rows)
+    elif arguments:
+        lines += table(("argument", "what it does"), [(f"`{_written(action)}`", _help(action)) for action in arguments])
+    for name, (line, inner) in parser.commands.items():
+        lines += [f"### {name}", "", _sentence(line), "", *_command(inner)]
     return lines
+
+
+def _on_resume(option: str) -> str:
+    if option not in FLAGS or option in ("name", "all_conditions", "results_dir", "resume"):
+        return ""
+    return "as before" if FLAGS[option].same_on_resume else "may change"
 
 
 def _written(action: argparse.Action) -> str:

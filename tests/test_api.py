@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from tune_lnl import load_run, run_search
-from tune_lnl.api import command_line
 from tune_lnl.config.yaml import read_mapping
 from tune_lnl.search import main, parser
+from tune_lnl.tuning.plan.options import command_line
 from tune_lnl.tuning.runs.results import Run
 
 SMALL: dict[str, Any] = {
@@ -26,49 +26,6 @@ SMALL: dict[str, Any] = {
     "dashboard": False,
     "concurrent": 2,
 }
-
-
-class TestTheCommandThatAsksForTheSame:
-    def test_by_hand(self) -> None:
-        options = {"trials": "4", "overrides": ["tau=0.1", "lr=0.02"], "resume": True, "dashboard": False}
-        assert shlex.join(command_line("my space.yaml", options)) == (
-            "python -m tune_lnl.search 'my space.yaml' --trials 4 --set tau=0.1 --set lr=0.02 --resume --no-dashboard"
-        )
-        assert command_line("x", {"verbosity": "quiet"})[-1] == "--quiet"
-
-    def test_what_is_as_it_would_be_anyway_is_left_out(self) -> None:
-        options = {
-            "resume": False,
-            "results_dir": "results",
-            "name": None,
-            "dashboard": True,
-            "verbosity": "normal",
-        }
-        assert command_line("x", options) == ["python", "-m", "tune_lnl.search", "x"]
-
-    def test_the_parser_reads_it_back(self) -> None:
-        options: dict[str, Any] = {
-            "name": "mine",
-            "trials": "+4",
-            "epochs": 6,
-            "seed": 3,
-            "condition": "sym20",
-            "overrides": ["search.lr={type: loguniform, low: 1e-3, high: 1e-2}"],
-            "results_dir": "out",
-            "data_dir": Path("data"),
-            "resume": True,
-            "concurrent": 2,
-            "sampler": "random",
-            "pruner": "none",
-            "time_budget": "2h",
-            "confirm": "3x5",
-            "warm_start": "other",
-            "dashboard": False,
-            "tensorboard": True,
-            "verbosity": "verbose",
-        }
-        read = vars(parser().parse_args(command_line("x", options)[3:]))
-        assert {name: read[name] for name in options} == options
 
 
 @pytest.fixture(scope="module")

@@ -22,11 +22,10 @@ import pytest
 from real_data import real_cifar100
 
 import tune_lnl
+from tune_lnl.cli import search_options
 from tune_lnl.config.registry import METHODS, dataset_names
 from tune_lnl.config.yaml import load_yaml, parse_overrides
 from tune_lnl.training.seeds import resolve_config
-from tune_lnl.tuning.confirm.statistics import ConfirmRequest
-from tune_lnl.tuning.plan.plan import bytes_of, seconds_of
 from tune_lnl.tuning.space.named import space_files
 from tune_lnl.tuning.space.space import PRUNERS, SAMPLERS, condition_names, load_space
 
@@ -178,21 +177,17 @@ def spaces_on(page: Path) -> set[str]:
 def check_search(page: Path, arguments: Namespace) -> None:
     if arguments.list or arguments.runs:
         return
-    assert arguments.sampler in (None, *SAMPLERS)
-    assert arguments.pruner in (None, *PRUNERS)
-    if arguments.confirm:
-        ConfirmRequest.parse(arguments.confirm)
-    if arguments.time_budget:
-        seconds_of(arguments.time_budget)
-    bytes_of(arguments.disk_budget)
-    if arguments.warm_start:
-        assert arguments.warm_start in runs_of(page)
-    if arguments.space in spaces_on(page) or is_placeholder(arguments.space):
-        parse_overrides(arguments.overrides)
+    options = search_options(arguments)
+    assert options.sampler in (None, *SAMPLERS)
+    assert options.pruner in (None, *PRUNERS)
+    if options.warm_start:
+        assert options.warm_start in runs_of(page)
+    if options.space in spaces_on(page) or is_placeholder(options.space):
+        parse_overrides(options.overrides)
         return
-    assert arguments.space in space_files()
-    for condition in condition_names(arguments.space) if arguments.conditions == "all" else [arguments.condition]:
-        load_space(arguments.space, condition, arguments.epochs, arguments.overrides)
+    assert options.space in space_files()
+    for condition in condition_names(options.space) if options.all_conditions else [options.condition]:
+        load_space(options.space, condition, options.epochs, options.overrides)
 
 
 def check_train(page: Path, arguments: Namespace) -> None:

@@ -1,4 +1,4 @@
-"""What the commands share: how they parse, and how they end."""
+"""The parser and the exit codes that all commands share."""
 
 from __future__ import annotations
 
@@ -6,63 +6,79 @@ import argparse
 import functools
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from tune_lnl.errors import InputError
+from tune_lnl.tuning.plan.options import FLAGS, SearchOptions
 
 Main = Callable[[list[str] | None], int]
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse without prefix matching (``--epoch`` is not ``--epochs``) and with two-line errors."""
+    """argparse without prefix matching (``--epoch`` is not ``--epochs``) and with two-line errors.
+
+    Attributes:
+        arguments: what was added, in that order, for the pages that document the commands.
+        commands: the inner commands: (one line of help, parser) by name.
+    """
 
     def __init__(self, prog: str, description: str | None = None, **options: Any) -> None:
+        self.arguments: list[argparse.Action] = []
+        self.commands: dict[str, tuple[str, Parser]] = {}
+        self._inner: Any = None
         super().__init__(prog=prog, description=description, **{**options, "allow_abbrev": False})
-
-    def add_removed(self, flag: str, instead: str) -> None:
-        """Refuse a flag of an earlier version with a sentence that tells what to use instead; --help leaves it out."""
-
-        class Removed(argparse.Action):
-            def __call__(self, *given: Any, **options: Any) -> NoReturn:
-                raise InputError(f"{flag} was removed: {instead}")
-
-        self.add_argument(flag, action=Removed, nargs="?", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message}\nsee: {self.prog} --help\n")
 
+    def add_argument(self, *words: Any, **details: Any) -> argparse.Action:
+        action = super().add_argument(*words, **details)
+        self.arguments.append(action)
+        return action
 
-def flags(parser: argparse.ArgumentParser, values: Mapping[str, Any]) -> list[str]:
-    """The words that ask ``parser`` for ``values``, by their names in its namespace; defaults are left out.
+    def add_command(self, name: str, help: str) -> Parser:
+        """Add an inner command, whose name ends up in ``command``, and return its parser."""
+        if self._inner is None:
+            self._inner = self.add_subparsers(dest="command", required=True, parser_class=Parser)
+        parser: Parser = self._inner.add_parser(name, help=help)
+        self.commands[name] = (help, parser)
+        return parser
 
-    Names that the parser does not have are passed over.
+    def add_search_options(self) -> None:
+        """Add every option of a search, as text; :func:`search_options` reads what was parsed."""
+        for name, flag in FLAGS.items():
+            if flag.switches:
+                one_of = self.add_mutually_exclusive_group()
+                for switch in flag.switches:
+                    action = one_of.add_argument(
+                        switch.word, dest=name, action="store_const", const=switch.value, help=switch.help
+                    )
+                    self.arguments.append(action)
+            elif not flag.word:
+                self.add_argument(name, nargs="?", metavar=flag.metavar, help=flag.help)
+            else:
+                choices = list(flag.choices) or None
+                action_name = "append" if flag.repeated else "store"
+                self.add_argument(
+                    flag.word, dest=name, action=action_name, metavar=flag.metavar, choices=choices, help=flag.help
+                )
+
+
+def search_options(parsed: argparse.Namespace, command: str | None = None) -> SearchOptions:
+    """Read the options of a search from what a parser with :meth:`Parser.add_search_options` has parsed.
+
+    Raises:
+        InputError: an option that has no such value.
     """
-    known = {action.dest: action for action in parser._actions if action.option_strings}
-    words = []
-    for name, value in values.items():
-        if name in known and value is not None and value != parser.get_default(name):
-            words += _flag(known[name], value, [action for action in parser._actions if action.dest == name])
-    return words
-
-
-def _flag(action: argparse.Action, value: Any, same: Sequence[argparse.Action]) -> list[str]:
-    if isinstance(action, argparse.BooleanOptionalAction):
-        return [action.option_strings[0 if value else 1]]
-    if action.nargs == 0:
-        # Of several flags for one value, such as --quiet and --verbose, the one that stands for this.
-        return [next(each.option_strings[-1] for each in same if each.const == value)]
-    return [
-        word
-        for each in (value if isinstance(value, list | tuple) else [value])
-        for word in (action.option_strings[-1], str(each))
-    ]
+    given = {name: getattr(parsed, name) for name in FLAGS if name != "space"}
+    return SearchOptions.of(parsed.space, command=command, **given)
 
 
 def guarded(main: Main) -> Callable[..., int]:
-    """End a command as promised: an :class:`InputError` is told on stderr and gives 2, an interruption gives 130.
+    """End a command as promised: an :class:`InputError` is printed on stderr and gives 2, an interruption gives 130.
 
-    A reader that has seen enough (head, less) ends it in silence: with 1 where that cut the command short.
+    A reader that closes the pipe (head, less) ends the command silently: with 1 where its work was cut short.
     """
 
     @functools.wraps(main)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
 from tune_lnl.cli import Parser, guarded
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     p = Parser(prog="python -m tune_lnl.data", description=__doc__)
-    commands = p.add_subparsers(dest="command", required=True, parser_class=Parser)
-    add = commands.add_parser("list", help="names, whether the data is here, and what it is")
+    add = p.add_command("list", "names, whether the data is here, and what it is")
     _add_data_dir(add)
-    add = commands.add_parser("check", help="counts, classes, fingerprints, measured against requested noise")
+    add = p.add_command("check", "counts, classes, fingerprints, measured against requested noise")
     add.add_argument("name", metavar="NAME")
     _add_data_dir(add)
     add.add_argument(
@@ -25,7 +23,7 @@ def parser() -> argparse.ArgumentParser:
         default=[],
         help="a dataset setting, value in YAML; may be repeated",
     )
-    add = commands.add_parser("prepare", help="pack the dataset into the cache and say where")
+    add = p.add_command("prepare", "pack the dataset into the cache and say where")
     add.add_argument("name", metavar="NAME")
     _add_data_dir(add)
     add.add_argument(
@@ -33,21 +31,24 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="re-ID: train a network on the true identities and save its predictions, which patterned noise needs",
     )
-    training = add.add_argument_group("with --patterned")
-    training.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    training.add_argument("--epochs", type=int, metavar="N", help="length of that training (default: the published 60)")
-    training.add_argument(
+    add.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="with --patterned (default auto)"
+    )
+    add.add_argument(
+        "--epochs", type=int, metavar="N", help="with --patterned: length of that training (default: the published 60)"
+    )
+    add.add_argument(
         "--set",
         dest="settings",
         metavar="KEY=VALUE",
         action="append",
         default=[],
-        help="a setting of that training, value in YAML; may be repeated",
+        help="with --patterned: a setting of that training, value in YAML; may be repeated",
     )
     return p
 
 
-def _add_data_dir(p: argparse.ArgumentParser) -> None:
+def _add_data_dir(p: Parser) -> None:
     p.add_argument(
         "--data-dir",
         type=Path,

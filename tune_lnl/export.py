@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -18,7 +17,7 @@ LABEL_FLAGS = {
 }
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     p = Parser(prog="python -m tune_lnl.export", description=__doc__)
     p.add_argument("run", metavar="RUN", help="name of a run, or its path")
     p.add_argument("--top", type=int, default=1, metavar="K", help="how many trials, best first (default 1)")

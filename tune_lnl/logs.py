@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 
 from tune_lnl.cli import Parser, guarded
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     p = Parser(prog="python -m tune_lnl.logs", description=__doc__)
     p.add_argument("run", metavar="RUN", help="name of the run, or its path")
     p.add_argument("number", metavar="NUMBER", help="number of the trial")

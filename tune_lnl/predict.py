@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
 from tune_lnl.cli import Parser, guarded
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     p = Parser(prog="python -m tune_lnl.predict", description=__doc__)
     p.add_argument("model", metavar="MODEL", help="a model.pt or its URL, or the folder in which train wrote one")
     p.add_argument("paths", type=Path, nargs="*", metavar="PATH", help="images, or folders: every image in and below")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 
 from tune_lnl.cli import Parser, guarded
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     p = Parser(prog="python -m tune_lnl.report", description=__doc__)
     p.add_argument("runs", nargs="+", metavar="RUN", help="name of a run, or its path; several are compared")
     p.add_argument("--open", action="store_true", help="show the page in a browser")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
 from tune_lnl.cli import Parser, guarded
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     p = Parser(prog="python -m tune_lnl.train", description=__doc__)
     p.add_argument("config", metavar="CONFIG.yaml", help="a config, such as a run's best.yaml: a path or a URL")
     p.add_argument("--seeds", metavar="0,1,2", help="training seeds (default: the config's)")

@@ -20,7 +20,9 @@ from tune_lnl.config.yaml import dump_yaml
 from tune_lnl.files import replace_text
 from tune_lnl.reporting.run_data import RunView, view_run
 from tune_lnl.training.seeds import append_report
-from tune_lnl.tuning.plan.plan import Machine, Plan, SearchOptions, plan_search
+from tune_lnl.tuning.plan.options import SearchOptions
+from tune_lnl.tuning.plan.plan import Plan, plan_search
+from tune_lnl.tuning.resources.divide import Machine
 from tune_lnl.tuning.runs.layout import RunFiles
 from tune_lnl.tuning.runs.results import Run, load_run
 from tune_lnl.tuning.study.study import SearchStudy, distributions
@@ -104,7 +106,7 @@ def _plan(sections: str, condition: str | None) -> Plan:
     with tempfile.TemporaryDirectory() as folder:
         space = Path(folder) / "tiny.yaml"
         space.write_text(yaml.safe_dump(json.loads(sections), sort_keys=False), encoding="utf-8")
-        options = SearchOptions(str(space), condition=condition, results_dir=Path(folder), command="")
+        options = SearchOptions.of(str(space), condition=condition, results_dir=Path(folder), command="")
         (plan,) = plan_search(options, Machine(cpus=2, gpus=0))
     return plan
 

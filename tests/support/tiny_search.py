@@ -11,7 +11,9 @@ import yaml
 
 from tune_lnl.files import replace_text
 from tune_lnl.training.seeds import append_report
-from tune_lnl.tuning.plan.plan import Machine, Measure, Plan, SearchOptions, plan_search
+from tune_lnl.tuning.plan.options import SearchOptions
+from tune_lnl.tuning.plan.plan import Measure, Plan, plan_search
+from tune_lnl.tuning.resources.divide import Machine
 from tune_lnl.tuning.resources.measure import measure_sharing
 from tune_lnl.tuning.runs.results import Run, load_run
 from tune_lnl.tuning.space.space import SearchSpace, load_space
@@ -54,7 +56,7 @@ def tiny_space(folder: Path, overrides: Sequence[str] = (), **changes: Any) -> S
 def tiny_plan(folder: Path, machine: Machine | None = None, measure: Measure = measure_sharing, **options: Any) -> Plan:
     space = str(write_space(folder))
     asked = {"results_dir": folder / "results", "command": "python -m tune_lnl.search tiny.yaml", **options}
-    (plan,) = plan_search(SearchOptions(space, **asked), machine or Machine(cpus=2, gpus=0), measure)
+    (plan,) = plan_search(SearchOptions.of(space, **asked), machine or Machine(cpus=2, gpus=0), measure)
     return plan
 
 

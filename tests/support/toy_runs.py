@@ -27,7 +27,9 @@ from tune_lnl.tuning.engine.messages import WorkerReport
 from tune_lnl.tuning.engine.runner import trial_job
 from tune_lnl.tuning.engine.session import Session
 from tune_lnl.tuning.engine.worker import TrialRun
-from tune_lnl.tuning.plan.plan import Machine, Plan, SearchOptions, plan_search
+from tune_lnl.tuning.plan.options import SearchOptions
+from tune_lnl.tuning.plan.plan import Plan, plan_search
+from tune_lnl.tuning.resources.divide import Machine
 from tune_lnl.tuning.runs.keeping import tidy
 from tune_lnl.tuning.runs.layout import RunFiles
 from tune_lnl.tuning.runs.results import Run, load_run
@@ -376,7 +378,7 @@ def check_whole(driver: Driver, trials: int, epochs: int, seed: int = 0) -> None
 def toy_plan(folder: Path, space: Path, **options: Any) -> Plan:
     """The plan of a search of ``space`` on two CPUs, files under ``folder``. The toy's folder must be on the path."""
     asked = {"results_dir": folder / "results", "command": f"python -m tune_lnl.search {space}", **options}
-    (plan,) = plan_search(SearchOptions(str(space), **asked), Machine(cpus=2, gpus=0))
+    (plan,) = plan_search(SearchOptions.of(str(space), **asked), Machine(cpus=2, gpus=0))
     return plan
 
 

@@ -13,7 +13,7 @@ from tune_lnl.object_storage import StorageError
 from tune_lnl.reporting.page import comparison_page, run_page
 from tune_lnl.reporting.run_data import RunView, conditions_folder, find_runs, view_run
 from tune_lnl.tuning.driver import EXIT_CODES, search
-from tune_lnl.tuning.plan.plan import SearchOptions
+from tune_lnl.tuning.plan.options import SearchOptions
 from tune_lnl.tuning.runs.folder import RunFolder
 from tune_lnl.tuning.runs.location import ResultsDir, location
 from tune_lnl.tuning.space.named import find_space

@@ -21,9 +21,10 @@ from tune_lnl.training.registry import start_training
 from tune_lnl.training.seeds import read_config, train_seeds
 from tune_lnl.tuning.confirm import stage as confirming
 from tune_lnl.tuning.confirm.stage import ConfirmError, Job, Stopper, confirm, read_result, train_job
-from tune_lnl.tuning.confirm.statistics import Confirmation, ConfirmRequest, replicate_config
+from tune_lnl.tuning.confirm.statistics import Confirmation, replicate_config
 from tune_lnl.tuning.engine.dry_run import describe
-from tune_lnl.tuning.plan.plan import Plan, SearchOptions
+from tune_lnl.tuning.plan.options import ConfirmRequest, SearchOptions
+from tune_lnl.tuning.plan.plan import Plan
 from tune_lnl.tuning.runs.results import Run, load_run
 
 
@@ -264,9 +265,9 @@ def test_divergence_is_a_result(plan: Plan, run: Run, here: Here, monkeypatch: p
 
 def test_the_dry_run_tells_the_cost(tmp_path: Path) -> None:
     space = write_space(tmp_path)
-    text = describe(SearchOptions(str(space), results_dir=tmp_path / "results", confirm="3x5"))
+    text = describe(SearchOptions.of(str(space), results_dir=tmp_path / "results", confirm="3x5"))
     assert "16 full trainings" in text
-    assert "confirmation" not in describe(SearchOptions(str(space), results_dir=tmp_path / "results"))
+    assert "confirmation" not in describe(SearchOptions.of(str(space), results_dir=tmp_path / "results"))
 
 
 # ---- with Ray

@@ -9,10 +9,8 @@ import pytest
 from tiny_search import tiny_space
 
 from tune_lnl.config.yaml import dump_yaml
-from tune_lnl.errors import InputError
 from tune_lnl.tuning.confirm.statistics import (
     Confirmation,
-    ConfirmRequest,
     final_config,
     holm,
     paired_test,
@@ -21,34 +19,6 @@ from tune_lnl.tuning.confirm.statistics import (
     replicate_config,
     replicate_seeds,
 )
-
-
-def test_request() -> None:
-    assert ConfirmRequest.parse("3x5") == ConfirmRequest(3, 5)
-    assert ConfirmRequest.parse("3x5").trainings == 16
-    assert str(ConfirmRequest(3, 5)) == "3x5"
-
-
-@pytest.mark.parametrize(
-    ("text", "rule"),
-    [
-        ("3", "KxS"),
-        ("3x", "KxS"),
-        ("x5", "KxS"),
-        ("-1x5", "KxS"),
-        ("3X5", "KxS"),
-        ("3x5x2", "KxS"),
-        ("", "KxS"),
-        ("0x5", "at least one trial"),
-        ("3x1", "at least two replicates"),
-        ("3x0", "at least two replicates"),
-    ],
-)
-def test_a_malformed_request_is_refused_with_its_rule(text: str, rule: str) -> None:
-    with pytest.raises(InputError, match=rule) as found:
-        ConfirmRequest.parse(text)
-    assert "3x5" in str(found.value)
-
 
 # ---- configs
 

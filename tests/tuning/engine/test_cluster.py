@@ -32,8 +32,8 @@ from tune_lnl.tuning.engine.cluster import (
 )
 from tune_lnl.tuning.engine.node_check import Answer, look_around
 from tune_lnl.tuning.monitor.console import Console
-from tune_lnl.tuning.plan.plan import Machine, Plan
-from tune_lnl.tuning.resources.divide import Node, Resources
+from tune_lnl.tuning.plan.plan import Plan
+from tune_lnl.tuning.resources.divide import Machine, Node, Resources
 
 A, B, C = Node(2, 0, "a", "aa"), Node(4, 0, "b", "bb"), Node(1, 0, "c", "cc")
 SHARE = Resources(1.0, 0.0, 6, 1)

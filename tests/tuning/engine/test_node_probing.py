@@ -8,8 +8,7 @@ import pytest
 from tiny_search import tiny_plan
 
 from tune_lnl.tuning.engine.node_probing import measure_on_nodes, representatives
-from tune_lnl.tuning.plan.plan import Machine
-from tune_lnl.tuning.resources.divide import Node
+from tune_lnl.tuning.resources.divide import Machine, Node
 from tune_lnl.tuning.resources.measure import Question
 from tune_lnl.tuning.resources.sharing import Reading, Sharing
 

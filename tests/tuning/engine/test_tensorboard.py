@@ -9,9 +9,7 @@ from typing import Any
 
 import pytest
 
-from tune_lnl.errors import InputError
-from tune_lnl.tuning.engine import tensorboard
-from tune_lnl.tuning.engine.tensorboard import EventFile, check_tensorboard
+from tune_lnl.tuning.engine.tensorboard import EventFile
 
 event_pb2 = pytest.importorskip("tensorboardX.proto.event_pb2", reason="an extra: pip install 'tune_lnl[tensorboard]'")
 
@@ -59,10 +57,3 @@ def test_a_continued_trial_voids_what_it_repeats(tmp_path: Path) -> None:
     restarts = [event.step for event in events(tmp_path) if event.session_log.status == event_pb2.SessionLog.START]
     assert restarts == [0, 2]
     assert len(list(tmp_path.iterdir())) == 2
-
-
-def test_the_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    check_tensorboard()
-    monkeypatch.setattr(tensorboard, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"--tensorboard needs the package tensorboardX: pip install"):
-        check_tensorboard()

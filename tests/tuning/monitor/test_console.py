@@ -16,7 +16,8 @@ from contextlib import contextmanager
 import pytest
 from rich.text import Text
 
-from tune_lnl.tuning.monitor.console import Console, Verbosity
+from tune_lnl.tuning.monitor.console import Console
+from tune_lnl.tuning.plan.options import Verbosity
 
 
 def heard(verbosity: Verbosity) -> list[str]:

@@ -8,8 +8,9 @@ import pytest
 from tiny_search import EPOCHS, curve, tiny_plan
 
 from tune_lnl.tuning.engine.messages import WorkerReport
-from tune_lnl.tuning.monitor.console import Console, Verbosity
+from tune_lnl.tuning.monitor.console import Console
 from tune_lnl.tuning.monitor.progress import Progress
+from tune_lnl.tuning.plan.options import Verbosity
 from tune_lnl.tuning.plan.plan import Plan
 from tune_lnl.tuning.study.study import SearchStudy
 

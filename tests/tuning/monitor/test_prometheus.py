@@ -17,7 +17,8 @@ from tiny_search import tiny_plan
 from tune_lnl.tuning.monitor import prometheus as metrics_export
 from tune_lnl.tuning.monitor.prometheus import INTERVAL, OF_A_PLACE, OF_A_STATE, OF_THE_RUN, MetricsExport
 from tune_lnl.tuning.monitor.state import RunningTrial, View
-from tune_lnl.tuning.plan.plan import Machine, Plan
+from tune_lnl.tuning.plan.plan import Plan
+from tune_lnl.tuning.resources.divide import Machine
 from tune_lnl.tuning.runs.results import TrialRow
 
 DEPLOY = Path(__file__).parents[3] / "deploy"

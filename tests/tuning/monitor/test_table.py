@@ -14,7 +14,8 @@ from tiny_search import tiny_plan
 
 from tune_lnl.tuning.monitor.state import RunningTrial, View
 from tune_lnl.tuning.monitor.table import duration, live_table
-from tune_lnl.tuning.plan.plan import Machine, Plan
+from tune_lnl.tuning.plan.plan import Plan
+from tune_lnl.tuning.resources.divide import Machine
 from tune_lnl.tuning.resources.memory import GpuUse
 from tune_lnl.tuning.runs.results import TrialRow
 

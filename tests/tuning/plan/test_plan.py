@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from tiny_search import TINY, tiny_plan, write_space
@@ -14,8 +14,9 @@ from tune_lnl.datasets.images import cifar
 from tune_lnl.errors import InputError
 from tune_lnl.search import main
 from tune_lnl.tuning.plan import plan as planning
-from tune_lnl.tuning.plan.plan import Machine, SearchOptions, bytes_of, plan_search, seconds_of
-from tune_lnl.tuning.resources.divide import Resources
+from tune_lnl.tuning.plan.options import SearchOptions
+from tune_lnl.tuning.plan.plan import plan_search
+from tune_lnl.tuning.resources.divide import Machine, Resources
 from tune_lnl.tuning.resources.measure import Question
 from tune_lnl.tuning.resources.sharing import Reading, Sharing, choose_sharing
 
@@ -75,9 +76,6 @@ class TestBadFlags:
             (["act_digits8no", "--set", "momentun=0.5"], ["--set momentun: no such setting", "mean 'momentum'?"]),
             (["act_digits8no", "--set", "momentum"], ["--set takes KEY=VALUE, got 'momentum'"]),
             (["act_digits8no", "--set", "momentum=[0.1"], ["--set momentum", "not valid YAML"]),
-            (["act_digits8no", "--set", "momentum=2"], ["momentum must be less than 1, got 2"]),
-            (["act_digits8no", "--set", "threads=two"], ["threads must be a valid integer, got 'two'"]),
-            (["act_digits8no", "--set", "dataset.subset=0"], ["subset must be greater than 0, got 0"]),
             (["act_digits8no", "--set", "validation.fraction=0"], ["validation.fraction is above 0", "got 0"]),
             (["act_digits8no", "--set", "dataset.classes=11"], ["dataset.classes must be at most 10", "got 11"]),
             (["act_digits8no", "--set", "model=cnn8"], ["no model 'cnn8'", "did you mean 'cnn7'?"]),
@@ -103,34 +101,17 @@ class TestBadFlags:
             (["act_digits8no", "--set", "fixed.tau=0.1", "--set", "search.tau=1"], ["search.tau is a range such as"]),
             (["act_digits8no", "--set", "start=[{lr: 9}]"], ["start point 1: lr = 9 is outside search.lr"]),
             (["act_digits8no", "--set", "start=9"], ["start is a list of points", "got 9"]),
-            (["act_digits8no", "--epochs", "0"], ["--epochs is at least 1, got 0"]),
-            (["act_digits8no", "--epochs", "six"], ["--epochs: invalid int value: 'six'"]),
             (["act_digits8no", "--condition", "sym"], ["unknown condition 'sym'", "sym20"]),
-            (
-                ["act_digits8no", "--condition", "sym20", "--conditions", "all"],
-                ["--condition NAME or --conditions all"],
-            ),
             (["act_digits8no", "--sampler", "tpee"], ["unknown sampler 'tpee'", "did you mean 'tpe'?"]),
             (["act_digits8no", "--pruner", "asah"], ["unknown pruner 'asah'", "did you mean 'asha'?"]),
-            (["act_digits8no", "--trials", "0"], ["--trials is a whole number of at least 1, got '0'"]),
             (["act_digits8no", "--trials", "many"], ["--trials is a whole number of at least 1, got 'many'"]),
-            (["act_digits8no", "--trials", "+4"], ["--trials +4 adds to a finished run", "--resume"]),
-            (["act_digits8no", "--trials", "+0", "--resume"], ["--trials +N is a whole number"]),
-            (["act_digits8no", "--seed", "-1"], ["--seed is a whole number from 0 to", "got -1"]),
-            (["act_digits8no", "--seed", "4294967295"], ["--seed is a whole number from 0 to", "got 4294967295"]),
             (["act_digits8no", "--set", "seed=4294967295"], ["--seed is a whole number from 0 to"]),
             (["act_digits8no", "--time-budget", "2 days"], ["--time-budget is a duration such as 2h", "got '2 days'"]),
-            (["act_digits8no", "--time-budget", "0h"], ["--time-budget is a duration such as 2h", "got '0h'"]),
-            (["act_digits8no", "--disk-budget", "20"], ["--disk-budget is a size such as 20GB", "got '20'"]),
             (["act_digits8no", "--concurrent", "1000"], ["--concurrent 1000 does not fit", "lower it"]),
-            (["act_digits8no", "--concurrent", "0"], ["--concurrent is at least 1, got 0"]),
             (["act_digits8no", "--cpus-per-trial", "1000"], ["--cpus-per-trial 1000 asks for more than"]),
             (["act_digits8no", "--gpus-per-trial", "0.3"], ["1 or 1/k", "got 0.3; nearest: 0.25 and 0.333333"]),
             (["act_digits8no", "--gpus-per-trial", "1.5"], ["1 or 1/k", "got 1.5; nearest: 0.5 and 1"]),
-            (["act_digits8no", "--gpus-per-trial", "half"], ["--gpus-per-trial is auto, 1 or 1/k, got 'half'"]),
             (["act_digits8no", "--name", "../run"], ["--name is made of letters", "got '../run'"]),
-            (["act_digits8no", "--name", ".run"], ["--name is made of letters", "got '.run'"]),
-            (["act_digits8no", "--name", ""], ["--name is made of letters", "got ''"]),
             (["act_digits8no", "--resume"], ["no run 'act_digits8no' to resume", "start it without --resume"]),
             (["act_digits8no", "--resume", "--conditions", "all"], ["no run 'act_digits8no' to resume"]),
             (["act_digits8no", "--data-dir", "absent", "--set", "dataset.name=cifar10n"], ["--data-dir", "absent"]),
@@ -250,7 +231,7 @@ class TestTheRunFolder:
 
 
 class TestConditions:
-    OPTIONS = SearchOptions("act_digits8no", all_conditions=True)
+    OPTIONS = SearchOptions.of("act_digits8no", all_conditions=True)
 
     def test_a_study_each(self, tmp_path: Path) -> None:
         plans = plan_search(self.OPTIONS, CPU)
@@ -263,7 +244,7 @@ class TestConditions:
 
     def test_a_space_without(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="has no conditions"):
-            plan_search(SearchOptions(str(write_space(tmp_path)), all_conditions=True), CPU)
+            plan_search(SearchOptions.of(str(write_space(tmp_path)), all_conditions=True), CPU)
 
     def test_resuming_starts_those_that_were_not_reached(self, tmp_path: Path) -> None:
         begun = plan_search(self.OPTIONS, CPU)[0]
@@ -335,21 +316,21 @@ class TestPlan:
         assert settings["resources"]["device"] == "cpu"
 
     def test_on_gpus(self, tmp_path: Path) -> None:
-        options = SearchOptions(str(write_space(tmp_path)), gpus_per_trial=0.5, overrides=["precision=fp16"])
+        options = SearchOptions.of(str(write_space(tmp_path)), gpus_per_trial=0.5, overrides=["precision=fp16"])
         (plan,) = plan_search(options, Machine(cpus=16, gpus=2))
         assert plan.resources == Resources(4.0, 0.5, 4, 4)
         assert plan.resources.device == "cuda"
-        assert plan.gpu_memory_fraction == 0.5
+        assert plan.resources.memory_fraction == 0.5
 
     @pytest.mark.parametrize(("machine", "options"), [(CPU, {}), (Machine(cpus=16, gpus=2), {})])
     def test_who_has_a_device_to_itself_has_no_cap(
         self, machine: Machine, options: dict[str, Any], tmp_path: Path
     ) -> None:
-        (plan,) = plan_search(SearchOptions(str(write_space(tmp_path)), **options), machine)
-        assert plan.gpu_memory_fraction is None
+        (plan,) = plan_search(SearchOptions.of(str(write_space(tmp_path)), **options), machine)
+        assert plan.resources.memory_fraction is None
 
     def test_a_quarter_is_for_a_machine_that_has_a_gpu(self, tmp_path: Path) -> None:
-        options = SearchOptions(str(write_space(tmp_path)), gpus_per_trial=0.25)
+        options = SearchOptions.of(str(write_space(tmp_path)), gpus_per_trial=0.25)
         (plan,) = plan_search(options, Machine(cpus=16, gpus=1))
         assert plan.resources == Resources(4.0, 0.25, 4, 4)
         with pytest.raises(InputError, match=r"--gpus-per-trial 0\.25 needs a GPU, and this machine has none"):
@@ -375,13 +356,13 @@ class TestMeasuredShare:
         return measure
 
     def options(self, folder: Path, **changes: Any) -> SearchOptions:
-        return SearchOptions(str(write_space(folder)), gpus_per_trial="auto", **changes)
+        return SearchOptions.of(str(write_space(folder)), gpus_per_trial="auto", **changes)
 
     def test_on_gpus(self, tmp_path: Path, asked: list[Question], measure: Callable[[Question], Sharing]) -> None:
         (plan,) = plan_search(self.options(tmp_path), self.GPUS, measure)
         assert plan.resources == Resources(2.0, 0.25, 8, 2)
         assert plan.space.base["fixed"]["threads"] == 2
-        assert plan.gpu_memory_fraction == pytest.approx(0.25 - 0.5 / 80)
+        assert plan.resources.memory_fraction == pytest.approx(0.25 - 0.5 / 80)
         assert "4 is the fewest within a tenth of the best: each gets 1/4 GPU, at most 19.5 GB" in plan.remarks()[1]
         (question,) = asked
         assert (question.cpus, question.gpus, question.cpus_per_trial, question.threads) == (16, 2, None, None)
@@ -392,7 +373,7 @@ class TestMeasuredShare:
         (plan,) = plan_search(self.options(tmp_path), Machine(cpus=8, gpus=0), measure)
         assert plan.resources == Resources(2.0, 0.0, 4, 2)
         assert plan.space.base["fixed"]["threads"] == 2
-        assert plan.gpu_memory_fraction is None
+        assert plan.resources.memory_fraction is None
 
     def test_what_was_asked_for_stays(
         self, tmp_path: Path, asked: list[Question], measure: Callable[[Question], Sharing]
@@ -425,34 +406,3 @@ class TestMeasuredShare:
         assert again.resources == plan.resources
         assert again.space == plan.space
         assert len(asked) == 1
-
-    def test_no_other_word(self, tmp_path: Path) -> None:
-        options = replace(self.options(tmp_path), gpus_per_trial=cast(Any, "half"))
-        with pytest.raises(InputError, match="--gpus-per-trial is auto, 1 or 1/k, got 'half'"):
-            plan_search(options, CPU)
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"), [("2h", 7200), ("90m", 5400), ("1h30m", 5400), ("45s", 45), ("1.5h", 5400), (" 1m1s ", 61)]
-)
-def test_durations(text: str, seconds: float) -> None:
-    assert seconds_of(text) == seconds
-
-
-@pytest.mark.parametrize("text", ["", "2", "h", "2h30", "-1h", "1d", "30m1h", "0s", "1e3s", "inf"])
-def test_no_durations(text: str) -> None:
-    with pytest.raises(InputError, match="--time-budget is a duration such as 2h, 90m or 1h30m, got "):
-        seconds_of(text)
-
-
-@pytest.mark.parametrize(
-    ("text", "size"), [("20GB", 20 * 10**9), ("500MB", 5 * 10**8), ("1.5 GB", 15 * 10**8), ("7kb", 7000), ("3B", 3)]
-)
-def test_sizes(text: str, size: int) -> None:
-    assert bytes_of(text) == size
-
-
-@pytest.mark.parametrize("text", ["", "20", "GB", "-1GB", "0GB", "20GiB", "1e3MB"])
-def test_no_sizes(text: str) -> None:
-    with pytest.raises(InputError, match="--disk-budget is a size such as 20GB or 500MB, got "):
-        bytes_of(text)

@@ -8,6 +8,7 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from tune_lnl.errors import InputError
+from tune_lnl.tuning.plan.options import read_trials
 from tune_lnl.tuning.plan.resume import require_same_search, resume_command, total_trials
 from tune_lnl.tuning.study.study import TAKEN_FROM
 
@@ -49,7 +50,7 @@ STUDY = (
 
 def total(asked: str | None, *trials: FrozenTrial) -> int:
     place: Any = Place(*trials)
-    return total_trials(asked, settings(), place)
+    return total_trials(None if asked is None else read_trials(asked), settings(), place)
 
 
 def space(lr: float = 0.1, **budget: Any) -> dict[str, Any]:
@@ -71,7 +72,7 @@ class TestTotal:
     @pytest.mark.parametrize(("asked", "there"), [(None, 12), ("12", 12), ("20", 20), ("+1", 13), ("+16", 28)])
     def test_as_asked(self, asked: str | None, there: int) -> None:
         place: Any = Place()
-        assert total_trials(asked, settings(), place) == there
+        assert total_trials(None if asked is None else read_trials(asked), settings(), place) == there
         assert place.read == 0
 
     def test_fewer_are_enough_where_no_more_have_begun(self) -> None:

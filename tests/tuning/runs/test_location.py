@@ -13,7 +13,9 @@ from tiny_search import record_run, tiny_plan, write_space
 from tune_lnl import search
 from tune_lnl.errors import InputError
 from tune_lnl.object_storage import ObjectFolder
-from tune_lnl.tuning.plan.plan import Machine, Plan, SearchOptions, plan_search
+from tune_lnl.tuning.plan.options import SearchOptions
+from tune_lnl.tuning.plan.plan import plan_search
+from tune_lnl.tuning.resources.divide import Machine
 from tune_lnl.tuning.runs.folder import RunFolder
 from tune_lnl.tuning.runs.location import bring_here, local_folder, location
 from tune_lnl.tuning.runs.results import Run, load_run
@@ -80,7 +82,7 @@ def test_an_old_run_is_read(tmp_path: Path, url: str) -> None:
 
 def test_an_old_run_is_resumed_from_a_download(tmp_path: Path, url: str) -> None:
     run, objects = old_run(tmp_path, url)
-    options = SearchOptions(str(write_space(tmp_path)), results_dir=url, resume=True)
+    options = SearchOptions.of(str(write_space(tmp_path)), results_dir=url, resume=True)
     with pytest.raises(InputError, match=r"study in object storage, which version 0\.1\.0 was the last to write; down"):
         plan_search(options, Machine(cpus=2, gpus=0))
     download = tmp_path / "downloaded" / "tiny"

@@ -28,7 +28,6 @@ from tune_lnl.training.registry import start_training
 from tune_lnl.training.seeds import PROVENANCE
 from tune_lnl.tuning.confirm.statistics import (
     Confirmation,
-    ConfirmRequest,
     final_config,
     rank_candidates,
     replicate_config,
@@ -39,6 +38,7 @@ from tune_lnl.tuning.engine.messages import StopReason
 from tune_lnl.tuning.engine.node_check import change_folder
 from tune_lnl.tuning.engine.session import STOP_SECONDS
 from tune_lnl.tuning.monitor.console import Console
+from tune_lnl.tuning.plan.options import ConfirmRequest
 from tune_lnl.tuning.plan.plan import Plan
 from tune_lnl.tuning.runs.folder import RunFolder
 from tune_lnl.tuning.runs.location import location
@@ -325,7 +325,7 @@ class _Bench:
             "device": self._plan.resources.device,
             "cwd": None if self._members is None else str(Path.cwd()),
             # The last one trains alone, with nobody to protect.
-            "memory_fraction": None if job.scores_test else self._plan.gpu_memory_fraction,
+            "memory_fraction": None if job.scores_test else self._plan.resources.memory_fraction,
         }
 
 

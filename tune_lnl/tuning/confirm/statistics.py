@@ -15,7 +15,6 @@ mean little.
 from __future__ import annotations
 
 import math
-import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,51 +24,12 @@ from typing import Any
 from tune_lnl.config.datasets import NoiseFile
 from tune_lnl.config.trial import TrialConfig
 from tune_lnl.config.yaml import read_mapping
-from tune_lnl.errors import InputError
 
 ALPHA = 0.05
 """Adjusted p-values below it count as a difference."""
 CONFIDENCE = 0.95
 SEEDS = 2**32
 """Split and noise seeds lie below it."""
-
-ASKED = re.compile(r"(\d+)x(\d+)")
-
-
-@dataclass(frozen=True)
-class ConfirmRequest:
-    """The top ``top`` configs on ``replicates`` fresh replicates each."""
-
-    top: int
-    replicates: int
-
-    @classmethod
-    def parse(cls, text: str) -> ConfirmRequest:
-        """``3x5``.
-
-        Raises:
-            InputError: another form, no config, or fewer than two replicates.
-        """
-        found = ASKED.fullmatch(text.strip())
-        if found is None:
-            raise InputError(f"--confirm is KxS, the top K trials on S fresh replicates, such as 3x5; got {text!r}")
-        top, replicates = int(found[1]), int(found[2])
-        if top < 1:
-            raise InputError(f"--confirm KxS needs at least one trial to confirm, got K = {top}; 3x5 is usual")
-        if replicates < 2:
-            raise InputError(
-                f"--confirm KxS needs at least two replicates for a deviation, got S = {replicates}; 3x5 is usual"
-            )
-        return cls(top, replicates)
-
-    @property
-    def trainings(self) -> int:
-        """Full trainings that it costs: every replicate of every config, and the winner on all the data."""
-        return self.top * self.replicates + 1
-
-    def __str__(self) -> str:
-        return f"{self.top}x{self.replicates}"
-
 
 # ---- the configs
 

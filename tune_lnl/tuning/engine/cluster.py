@@ -32,8 +32,8 @@ from tune_lnl.tuning.engine.node_check import (
 )
 from tune_lnl.tuning.engine.token import read_token, token_place
 from tune_lnl.tuning.monitor.console import Console
-from tune_lnl.tuning.plan.plan import Machine, Plan
-from tune_lnl.tuning.resources.divide import Node, Resources
+from tune_lnl.tuning.plan.plan import Plan
+from tune_lnl.tuning.resources.divide import Machine, Node, Resources
 
 logger = logging.getLogger(__name__)
 
@@ -395,7 +395,7 @@ class Cluster:
             raise InputError(_refusal(faults, len(nodes)))
         if not fit:
             raise InputError(f"--address {self.address}: all nodes left while they were asked; look at the cluster")
-        return Site(self, plan, Members(plan.resources, plan.at_most, fit))
+        return Site(self, plan, Members(plan.resources, plan.options.concurrent, fit))
 
     def faults(self, plan: Plan, nodes: Sequence[Node]) -> tuple[dict[str, list[Node]], list[Node]]:
         """(what is wrong: the nodes where it is; the nodes where nothing is). A node that leaves is in neither."""

@@ -14,7 +14,9 @@ from tune_lnl.training.registry import start_training
 from tune_lnl.tuning.engine.cluster import joined
 from tune_lnl.tuning.engine.node_probing import measure_on_nodes
 from tune_lnl.tuning.monitor.console import Console
-from tune_lnl.tuning.plan.plan import Machine, Plan, SearchOptions, plan_search
+from tune_lnl.tuning.plan.options import SearchOptions
+from tune_lnl.tuning.plan.plan import Plan, plan_search
+from tune_lnl.tuning.resources.divide import Machine
 from tune_lnl.tuning.runs.location import location
 from tune_lnl.tuning.study.pruners import REDUCTION, comparisons
 
@@ -72,12 +74,12 @@ def _describe_plan(plan: Plan) -> str:
 
 
 def _confirmation(plan: Plan, cost: Cost) -> list[str]:
-    if plan.confirm is None:
+    if plan.options.confirm is None:
         return []
-    top, replicates = plan.confirm.top, plan.confirm.replicates
+    top, replicates = plan.options.confirm.top, plan.options.confirm.replicates
     return [
         f"# the confirmation: the top {top} on {replicates} fresh replicates each, then the winner on all the data: "
-        f"{plan.confirm.trainings} full trainings, about {_duration(cost.confirm_seconds)}"
+        f"{plan.options.confirm.trainings} full trainings, about {_duration(cost.confirm_seconds)}"
     ]
 
 
@@ -96,9 +98,9 @@ def estimate(plan: Plan, config: TrialConfig) -> Cost:
     trial = warmup * warmup_seconds + (epochs - warmup) * main_seconds
     unstopped = trial * plan.space.budget.trials / plan.resources.concurrent
     confirm = 0.0
-    if plan.confirm is not None:
+    if plan.options.confirm is not None:
         # The winner's own training comes last, alone.
-        confirm = trial * (-(-(plan.confirm.trainings - 1) // plan.resources.concurrent) + 1)
+        confirm = trial * (-(-(plan.options.confirm.trainings - 1) // plan.resources.concurrent) + 1)
     return Cost(warmup_seconds, main_seconds, trial, unstopped, unstopped * _share_run(plan), confirm)
 
 

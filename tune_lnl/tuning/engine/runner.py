@@ -27,7 +27,6 @@ from tune_lnl.files import replace_text
 from tune_lnl.object_storage import StorageError
 from tune_lnl.training.failures import is_disk_full
 from tune_lnl.tuning.confirm.stage import ConfirmError, Stopper, confirm
-from tune_lnl.tuning.confirm.statistics import ConfirmRequest
 from tune_lnl.tuning.engine.cluster import Members, Roll, Site
 from tune_lnl.tuning.engine.health import Stoppable, Watchman, local_ray_alive
 from tune_lnl.tuning.engine.messages import Job, StopReason, WorkerReport
@@ -36,7 +35,9 @@ from tune_lnl.tuning.monitor.console import Console
 from tune_lnl.tuning.monitor.dashboards import LOOPBACK, ray_dashboard_line, study_dashboard
 from tune_lnl.tuning.monitor.progress import Progress
 from tune_lnl.tuning.monitor.prometheus_targets import discoverable
-from tune_lnl.tuning.plan.plan import Plan, check_database
+from tune_lnl.tuning.plan.checks import check_database
+from tune_lnl.tuning.plan.options import ConfirmRequest
+from tune_lnl.tuning.plan.plan import Plan
 from tune_lnl.tuning.plan.resume import require_same_search, total_trials
 from tune_lnl.tuning.plan.warm_start import first_trials
 from tune_lnl.tuning.runs.folder import RunFolder
@@ -117,7 +118,7 @@ def run_plan(plan: Plan, resume: bool, say: Callable[[str], None], site: Site | 
 
 def _run_alone(plan: Plan, resume: bool, say: Console, site: Site | None) -> Outcome:
     """:func:`run_plan`, in the only process that writes to the run."""
-    deadline = None if plan.time_budget is None else time.time() + plan.time_budget
+    deadline = None if plan.options.time_budget is None else time.time() + plan.options.time_budget
     plan.place.read_trials()  # a damaged study is refused before anything is written
     plan.files.write(plan.files.settings, dump_yaml(plan.settings()))
     _clear_leftovers(plan.files)
@@ -132,9 +133,9 @@ def _run_alone(plan: Plan, resume: bool, say: Console, site: Site | None) -> Out
     _TableWriter(plan, study).write()
     plan.files.sync(plan.files.driver_log)
     progress.end(outcome)
-    if plan.confirm is not None and outcome == "done" and study.count(*ENDED) >= plan.space.budget.trials:
+    if plan.options.confirm is not None and outcome == "done" and study.count(*ENDED) >= plan.space.budget.trials:
         run = Run(plan.files, plan.settings(), plan.space, study.trials)
-        return _confirm(plan, plan.confirm, run, Stopper(plan.files, deadline), say, site)
+        return _confirm(plan, plan.options.confirm, run, Stopper(plan.files, deadline), say, site)
     return outcome
 
 
@@ -199,8 +200,9 @@ def _agreeing(plan: Plan) -> Plan:
     # Read again by the only writer: another driver may have been at work since this was planned.
     stored = read_settings(plan.files.settings)
     require_same_search(stored, plan.settings())
-    total = total_trials(plan.asked_trials, stored, plan.place)
-    return replace(plan, space=plan.space.with_trials(total), command=stored["command"])
+    total = total_trials(plan.options.trials, stored, plan.place)
+    options = replace(plan.options, command=stored["command"])
+    return replace(plan, space=plan.space.with_trials(total), options=options)
 
 
 def _open_study(plan: Plan) -> SearchStudy:
@@ -242,7 +244,7 @@ def _search(plan: Plan, study: SearchStudy, progress: Progress, say: Console, si
         trials=plan.space.budget.trials,
         epochs=plan.space.epochs,
         concurrent=plan.resources.concurrent if site is None else site.members.room,
-        deadline=None if plan.time_budget is None else time.time() + plan.time_budget,
+        deadline=None if plan.options.time_budget is None else time.time() + plan.options.time_budget,
         on_end=on_end,
         on_stop=ask_workers_to_stop,
         on_epoch=on_epoch,
@@ -253,7 +255,7 @@ def _search(plan: Plan, study: SearchStudy, progress: Progress, say: Console, si
             _stopped_by_signals(plan, session, say),
             _ray(plan, temporary, say) if site is None else _on_cluster(plan, site, say),
             _watched(plan, session, say, site),
-            study_dashboard(plan.files, say.tell, plan.database) if plan.dashboard else nullcontext(),
+            study_dashboard(plan.files, say.tell, plan.database) if plan.options.dashboard else nullcontext(),
             progress.showing(session.running),
         ):
             exported.append(_metrics_export(plan))
@@ -303,8 +305,8 @@ def _outcome(plan: Plan, session: Session, study: SearchStudy, say: Callable[[st
             pass  # said where the tables, too, find that they cannot be read
         case "disk budget":
             say(
-                f"stopped: the run uses more than its {plan.disk_budget / 1e9:.1f} GB; raise --disk-budget or lower "
-                f"--concurrent, then:\n  {plan.resume_command()}"
+                f"stopped: the run uses more than its {plan.options.disk_budget / 1e9:.1f} GB; raise --disk-budget or "
+                f"lower --concurrent, then:\n  {plan.resume_command()}"
             )
     return "failed"
 
@@ -360,7 +362,7 @@ def _watched(plan: Plan, session: Stoppable, say: Console, site: Site | None) ->
         _leave_at_once(session, plan.files, 130 if interrupted else 1, say, goodbye)
 
     alive = local_ray_alive if site is None else site.cluster.alive
-    watchman = Watchman(session, plan.files, plan.disk_budget, alive, on_ray_lost)
+    watchman = Watchman(session, plan.files, plan.options.disk_budget, alive, on_ray_lost)
     watchman.start()
     try:
         yield
@@ -413,8 +415,8 @@ def trial_job(plan: Plan, suggestion: Suggestion, cwd: str | None = None) -> Job
         store=plan.files.url,
         data_dir=None if plan.data_dir is None else str(plan.data_dir),
         device=plan.resources.device,
-        memory_fraction=plan.gpu_memory_fraction,
-        tensorboard=plan.tensorboard,
+        memory_fraction=plan.resources.memory_fraction,
+        tensorboard=plan.options.tensorboard,
         cwd=cwd,
     )
 
@@ -429,7 +431,7 @@ def _metrics_export(plan: Plan) -> MetricsExport:
 def _on_cluster(plan: Plan, site: Site, say: Console) -> Iterator[None]:
     """The cluster that was joined, with an eye on who joins and leaves it."""
     with _logged(plan.files):
-        if plan.dashboard and site.cluster.dashboard:
+        if plan.options.dashboard and site.cluster.dashboard:
             say.tell(ray_dashboard_line(site.cluster.dashboard))
         roll = Roll(site, say)
         roll.start()
@@ -462,7 +464,7 @@ def _ray(plan: Plan, temporary: Path, say: Console) -> Iterator[None]:
             num_cpus=plan.machine.cpus,
             num_gpus=plan.machine.gpus,
             # Not True: a dashboard that cannot start would then end the search.
-            include_dashboard=None if plan.dashboard else False,
+            include_dashboard=None if plan.options.dashboard else False,
             dashboard_host=LOOPBACK,
             log_to_driver=False,
             logging_level=logging.WARNING,
@@ -470,10 +472,10 @@ def _ray(plan: Plan, temporary: Path, say: Console) -> Iterator[None]:
         )
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)  # Ray has put its own in place
-        if plan.dashboard:
+        if plan.options.dashboard:
             say.tell(ray_dashboard_line(context.dashboard_url))
         try:
-            with discoverable(temporary / "ray") if plan.dashboard else nullcontext():
+            with discoverable(temporary / "ray") if plan.options.dashboard else nullcontext():
                 yield
         finally:
             ray.shutdown()

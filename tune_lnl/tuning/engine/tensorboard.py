@@ -4,21 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-
-from tune_lnl.errors import InputError
-
-
-def check_tensorboard() -> None:
-    """Refuse early what would fail in every trial.
-
-    Raises:
-        InputError: the package that writes event files is missing.
-    """
-    if find_spec("tensorboardX") is None:
-        raise InputError("--tensorboard needs the package tensorboardX: pip install 'tune_lnl[tensorboard]'")
 
 
 class EventFile:

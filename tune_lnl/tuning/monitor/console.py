@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, TextIO
+from typing import Any, TextIO
 
 from rich.console import Console as RichConsole
 from rich.console import RenderableType
@@ -15,7 +15,8 @@ from rich.constrain import Constrain
 from rich.live import Live
 from rich.text import Text
 
-Verbosity = Literal["quiet", "normal", "verbose"]
+from tune_lnl.tuning.plan.options import Verbosity
+
 WIDEST = 100
 """Columns of the table; a wider terminal gets no wider table."""
 DRAWS_PER_SECOND = 2.0

@@ -1,4 +1,4 @@
-"""What a run that goes on has in common with the run that was begun, and how many trials it goes on to."""
+"""The rules of ``--resume``: the agreement with the run that was started, and the number of trials it goes on to."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from tune_lnl.errors import InputError
+from tune_lnl.tuning.plan.options import FLAGS, TrialCount
 from tune_lnl.tuning.study.place import StudyPlace
 from tune_lnl.tuning.study.study import TAKEN_FROM
 
 
-def total_trials(asked: str | None, stored: Mapping[str, Any], place: StudyPlace) -> int:
-    """How many trials a run has in the end that is continued.
+def total_trials(asked: TrialCount | None, stored: Mapping[str, Any], place: StudyPlace) -> int:
+    """Return the total number of trials of a resumed run.
 
     Args:
-        asked: ``--trials`` as given: ``"64"`` in all, ``"+16"`` more; ``None``: as many as before.
+        asked: ``--trials``; ``None``: as many as before.
         stored: content of its run.yaml.
         place: its study.
 
@@ -27,9 +28,9 @@ def total_trials(asked: str | None, stored: Mapping[str, Any], place: StudyPlace
     before = int(stored["space"]["budget"]["trials"])
     if asked is None:
         return before
-    if asked.startswith("+"):
-        return before + int(asked[1:])
-    total = int(asked)
+    if asked.added:
+        return before + asked.number
+    total = asked.number
     if total < before:
         begun = sum(_has_begun(trial) for trial in place.read_trials())
         if total < begun:
@@ -41,22 +42,29 @@ def total_trials(asked: str | None, stored: Mapping[str, Any], place: StudyPlace
 
 
 def _has_begun(trial: FrozenTrial) -> bool:
-    """Whether this run has trained it; one that is to go on waits, with what it has reported."""
+    """Return whether this run has trained the trial; one that is to continue waits, with its reports."""
     own = TAKEN_FROM not in trial.user_attrs
     return own and (trial.state != TrialState.WAITING or bool(trial.intermediate_values))
 
 
 def require_same_search(stored: Mapping[str, Any], own: Mapping[str, Any]) -> None:
-    """Refuse whatever would make it another search; the number of trials may change.
+    """Refuse any difference that would make it another search; options that may change are not compared.
 
     Args:
         stored: content of the run's run.yaml.
-        own: the same as it would be written now, or what is known of it so far.
+        own: the same as it would be written now, or the part of it that is known so far.
 
     Raises:
         InputError: a setting, the seed or the data differ.
     """
-    differences = [f"{place} = {before!r}, now it is {now!r}" for place, before, now in _differences(stored, own)]
+    free = {flag.stored for flag in FLAGS.values() if not flag.same_on_resume}
+    differences = [
+        f"{place.removeprefix('space.')} = {before!r}, now it is {now!r}"
+        for key in ("space_name", "condition", "seed", "fingerprints", "space")
+        if key in own
+        for place, before, now in _unequal(key, stored.get(key), own[key])
+        if place not in free
+    ]
     if differences:
         raise InputError(
             f"--resume: this run was started with {'; '.join(differences[:3])}\n"
@@ -64,33 +72,24 @@ def require_same_search(stored: Mapping[str, Any], own: Mapping[str, Any]) -> No
         )
 
 
+def _unequal(place: str, before: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        for key in dict.fromkeys([*before, *now]):
+            yield from _unequal(f"{place}.{key}", before.get(key), now.get(key))
+    elif before != now:
+        yield place, before, now
+
+
 def resume_command(command: str, total: int) -> str:
-    """The command line that continues a run which ``command`` began; a total in it is brought up to date.
+    """Return the command line that continues a run which ``command`` began, with the run's present total.
 
     >>> resume_command("python -m tune_lnl.search act_digits8no --trials 4", 12)
     'python -m tune_lnl.search act_digits8no --trials 12 --resume'
     """
     words = shlex.split(command)
-    for place, word in enumerate(words):
+    for index, word in enumerate(words):
         if word == "--trials":
-            words[place + 1 : place + 2] = [str(total)]
+            words[index + 1 : index + 2] = [str(total)]
         elif word.startswith("--trials="):
-            words[place] = f"--trials={total}"
+            words[index] = f"--trials={total}"
     return shlex.join(words if "--resume" in words else [*words, "--resume"])
-
-
-def _differences(stored: Mapping[str, Any], own: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    """(what, stored, now)."""
-    for key in ("space_name", "condition", "seed", "fingerprints"):
-        if key in own:
-            yield from _unequal(key, stored.get(key), own[key])
-    before, now = ({**side["space"], "budget": {**side["space"]["budget"], "trials": None}} for side in (stored, own))
-    yield from _unequal("", before, now)
-
-
-def _unequal(place: str, before: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:
-    if isinstance(before, Mapping) and isinstance(now, Mapping):
-        for key in dict.fromkeys([*before, *now]):
-            yield from _unequal(f"{place}.{key}" if place else str(key), before.get(key), now.get(key))
-    elif before != now:
-        yield place, before, now

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from tune_lnl.errors import InputError
 from tune_lnl.tuning.resources.sharing import Sharing
@@ -28,6 +29,30 @@ class Node:
 
 
 @dataclass(frozen=True)
+class Machine:
+    """The CPUs and GPUs that a search may use."""
+
+    cpus: int
+    """Of all nodes together."""
+    gpus: int
+    nodes: tuple[Node, ...] = ()
+    """Of a cluster that was joined; empty: this machine alone."""
+
+    @classmethod
+    def of(cls, nodes: Sequence[Node]) -> Machine:
+        return cls(sum(node.cpus for node in nodes), sum(node.gpus for node in nodes), tuple(nodes))
+
+    @classmethod
+    def here(cls) -> Machine:
+        import torch  # only here: the arithmetic of this module needs none of it
+
+        return cls(
+            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+            torch.cuda.device_count(),
+        )
+
+
+@dataclass(frozen=True)
 class Resources:
     """One trial's share, and how many shares there are."""
 
@@ -36,6 +61,15 @@ class Resources:
     concurrent: int
     threads: int
     """CPU threads of a trial: its whole cores, at least one."""
+    sharing: Sharing | None = field(default=None, compare=False)
+    """The measurement that decided the share; ``None``: the share was given."""
+
+    @property
+    def memory_fraction(self) -> float | None:
+        """Return the part of its GPU's memory that a trial may take; ``None``: all of it, or there is no GPU."""
+        if self.sharing is not None:
+            return self.sharing.memory_fraction
+        return self.gpus_per_trial if 0 < self.gpus_per_trial < 1 else None
 
     @property
     def device(self) -> str:
@@ -143,7 +177,7 @@ def shared_resources(
         most = resources.concurrent if nodes else min(sharing.trials, resources.concurrent)
     if concurrent is not None and concurrent < 1:
         raise InputError(f"--concurrent is at least 1, got {concurrent}")
-    return replace(resources, concurrent=most if concurrent is None else min(most, concurrent))
+    return replace(resources, concurrent=most if concurrent is None else min(most, concurrent), sharing=sharing)
 
 
 def _cpu_share(cpus: int, slots: int) -> float:

@@ -1,0 +1,140 @@
+"""The list of options: texts to values, values to the words that ask for them."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tune_lnl.errors import InputError
+from tune_lnl.search import parser
+from tune_lnl.tuning.plan.options import (
+    FLAGS,
+    ConfirmRequest,
+    SearchOptions,
+    TrialCount,
+    command_line,
+    read_bytes,
+    read_confirm,
+    read_seconds,
+)
+
+
+class TestOptions:
+    def test_every_field_but_the_command_is_an_option(self) -> None:
+        assert [each.name for each in fields(SearchOptions)] == [*FLAGS, "command"]
+
+    def test_texts_and_values_give_the_same(self) -> None:
+        texts = SearchOptions.of("x", trials="4", data_dir="in", seed="3", gpus_per_trial="0.5", command="")
+        values = SearchOptions.of("x", trials=4, data_dir=Path("in"), seed=3, gpus_per_trial=0.5, command="")
+        assert (
+            texts == values == SearchOptions("x", trials=TrialCount(4), data_dir=Path("in"), seed=3, gpus_per_trial=0.5)
+        )
+
+    def test_nothing_given_is_the_default(self) -> None:
+        given = {name: None for name in FLAGS if name != "space"}
+        assert SearchOptions.of("x", **given, command="") == SearchOptions("x")
+
+    @pytest.mark.parametrize(
+        ("given", "told"),
+        [
+            ({"trails": 4}, "a search has no option 'trails'; did you mean 'trials'?"),
+            ({"space": "y"}, "multiple values"),
+            ({"epochs": "six"}, "--epochs is a whole number of at least 1, got 'six'"),
+            ({"epochs": 6.5}, "--epochs is a whole number of at least 1, got '6.5'"),
+            ({"concurrent": 0}, "--concurrent is a whole number of at least 1, got '0'"),
+            ({"trials": "+0", "resume": True}, "--trials +N is a whole number of at least 1, got '0'"),
+            ({"trials": "+4"}, "--trials +4 adds to a finished run: use it with --resume"),
+            ({"seed": 2**31}, "--seed is a whole number from 0 to 2147483647, got 2147483648"),
+            ({"gpus_per_trial": "half"}, "--gpus-per-trial is auto, 1 or 1/k, got 'half'"),
+            ({"cpus_per_trial": "two"}, "--cpus-per-trial is a number of cores, got 'two'"),
+            ({"name": "../run"}, "--name is made of letters"),
+            ({"verbosity": "loud"}, "--quiet stands for 'quiet', 'verbose'; got 'loud'"),
+            ({"all_conditions": "some"}, "--conditions: no choice 'some'; valid: all"),
+            ({"condition": "a", "all_conditions": True}, "give --condition NAME or --conditions all, not both"),
+        ],
+    )
+    def test_no_such_option_or_value(self, given: dict[str, Any], told: str) -> None:
+        with pytest.raises((InputError, TypeError), match=re.escape(told)):
+            SearchOptions.of("x", **given)
+
+
+class TestTheCommandThatAsksForTheSame:
+    def test_by_hand(self) -> None:
+        options = {"trials": "4", "overrides": ["tau=0.1", "lr=0.02"], "resume": True, "dashboard": False}
+        assert shlex.join(command_line("my space.yaml", options)) == (
+            "python -m tune_lnl.search 'my space.yaml' --trials 4 --set tau=0.1 --set lr=0.02 --resume --no-dashboard"
+        )
+        assert command_line("x", {"verbosity": "quiet"})[-1] == "--quiet"
+        assert command_line("x", {"all_conditions": True})[-2:] == ["--conditions", "all"]
+
+    def test_defaults_are_left_out(self) -> None:
+        options = {"resume": False, "results_dir": "results", "name": None, "dashboard": True, "verbosity": "normal"}
+        assert command_line("x", {**options, "disk_budget": "20GB"}) == ["python", "-m", "tune_lnl.search", "x"]
+
+    def test_the_parser_reads_it_back(self) -> None:
+        options: dict[str, Any] = {
+            "name": "mine",
+            "trials": "+4",
+            "epochs": 6,
+            "seed": 3,
+            "condition": "sym20",
+            "overrides": ["search.lr={type: loguniform, low: 1e-3, high: 1e-2}"],
+            "results_dir": "out",
+            "data_dir": Path("data"),
+            "resume": True,
+            "concurrent": 2,
+            "gpus_per_trial": "auto",
+            "cpus_per_trial": 1.5,
+            "sampler": "random",
+            "pruner": "none",
+            "time_budget": "2h",
+            "disk_budget": "1GB",
+            "confirm": "3x5",
+            "warm_start": "other",
+            "storage": "postgresql://lab@host/studies",
+            "dashboard": False,
+            "address": "auto",
+            "tensorboard": True,
+            "verbosity": "verbose",
+        }
+        assert options.keys() | {"space", "all_conditions"} == FLAGS.keys()
+        read = vars(parser().parse_args(command_line("x", options)[3:]))
+        again = SearchOptions.of("x", command="", **{name: read[name] for name in options})
+        assert again == SearchOptions.of("x", command="", **options)
+
+
+def refused(read: Callable[[str], object], text: str) -> str:
+    with pytest.raises(InputError) as found:
+        read(text)
+    return str(found.value)
+
+
+def test_durations() -> None:
+    texts = {"2h": 7200, "90m": 5400, "1h30m": 5400, "45s": 45, "1.5h": 5400, " 1m1s ": 61}
+    assert {text: read_seconds(text) for text in texts} == texts
+    for text in ("", "2", "h", "2h30", "-1h", "1d", "30m1h", "0s", "1e3s", "inf"):
+        assert refused(read_seconds, text) == f"--time-budget is a duration such as 2h, 90m or 1h30m, got {text!r}"
+
+
+def test_sizes() -> None:
+    texts = {"20GB": 20 * 10**9, "500MB": 5 * 10**8, "1.5 GB": 15 * 10**8, "7kb": 7000, "3B": 3}
+    assert {text: read_bytes(text) for text in texts} == texts
+    for text in ("", "20", "GB", "-1GB", "0GB", "20GiB", "1e3MB"):
+        assert refused(read_bytes, text) == f"--disk-budget is a size such as 20GB or 500MB, got {text!r}"
+
+
+def test_a_confirmation() -> None:
+    assert read_confirm("3x5") == ConfirmRequest(3, 5)
+    assert read_confirm("3x5").trainings == 16
+    assert str(ConfirmRequest(3, 5)) == "3x5"
+    for text in ("3", "3x", "x5", "-1x5", "3X5", "3x5x2", ""):
+        assert refused(read_confirm, text).startswith("--confirm is KxS")
+    assert "at least one trial" in refused(read_confirm, "0x5")
+    for text in ("3x1", "3x0"):
+        assert "at least two replicates" in refused(read_confirm, text)

@@ -1,0 +1,516 @@
+"""The options of a search, each declared once.
+
+The parser and the words of the command line, the keywords of :func:`tune_lnl.run_search`, ``docs/commands.md`` and the
+checks of ``--resume`` all read the fields of :class:`SearchOptions`. This module imports nothing heavy, so that a
+mistyped flag is refused at once.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from tune_lnl.errors import InputError, nearest
+
+Verbosity = Literal["quiet", "normal", "verbose"]
+
+RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
+SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kMGT]?B)", re.IGNORECASE)
+SIZE_UNITS = {"B": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
+CONFIRM = re.compile(r"(\d+)x(\d+)")
+MOST_SEED = 2**31 - 1
+"""Samplers take 32 bits, and a resumed search adds the number of its trials to the seed."""
+
+REMOVED = {
+    "--submit": "submit the search with Ray's own command:\n"
+    "  ray job submit --address URL -- python -m tune_lnl.search SPACE --address auto --results-dir DIR",
+    "--replay": "study.log keeps every suggestion, report and end in the order of their arrival, a line each",
+}
+"""Flags of earlier versions, and the lines that replace them."""
+
+
+# ---- values
+
+
+@dataclass(frozen=True)
+class TrialCount:
+    """A number of trials: the total, or how many to add to a resumed run."""
+
+    number: int
+    added: bool = False
+
+    def __str__(self) -> str:
+        return f"+{self.number}" if self.added else str(self.number)
+
+
+@dataclass(frozen=True)
+class ConfirmRequest:
+    """The top ``top`` configs on ``replicates`` fresh replicates each."""
+
+    top: int
+    replicates: int
+
+    @property
+    def trainings(self) -> int:
+        """Return the number of full trainings: each replicate of each config, and the winner on all the data."""
+        return self.top * self.replicates + 1
+
+    def __str__(self) -> str:
+        return f"{self.top}x{self.replicates}"
+
+
+def read_trials(text: str, word: str = "--trials") -> TrialCount:
+    """Read ``64`` (the total) or ``+16`` (that many more).
+
+    Raises:
+        InputError: any other form, or zero.
+    """
+    added = text.startswith("+")
+    return TrialCount(read_count(text[added:], f"{word} +N" if added else word), added)
+
+
+def read_confirm(text: str, word: str = "--confirm") -> ConfirmRequest:
+    """Read ``3x5``.
+
+    Raises:
+        InputError: another form, no config, or fewer than two replicates.
+    """
+    found = CONFIRM.fullmatch(text.strip())
+    if found is None:
+        raise InputError(f"{word} is KxS, the top K trials on S fresh replicates, such as 3x5; got {text!r}")
+    top, replicates = int(found[1]), int(found[2])
+    if top < 1:
+        raise InputError(f"{word} KxS needs at least one trial to confirm, got K = {top}; 3x5 is usual")
+    if replicates < 2:
+        raise InputError(
+            f"{word} KxS needs at least two replicates for a deviation, got S = {replicates}; 3x5 is usual"
+        )
+    return ConfirmRequest(top, replicates)
+
+
+def read_seconds(text: str, word: str = "--time-budget") -> float:
+    """Read ``2h``, ``90m``, ``1h30m`` or ``45s`` as seconds.
+
+    Raises:
+        InputError: any other form, or zero.
+    """
+    match = DURATION.fullmatch(text.strip())
+    parts = [float(part) if part else 0.0 for part in match.groups()] if match else [0.0]
+    seconds = sum(part * unit for part, unit in zip(parts, (3600.0, 60.0, 1.0), strict=False))
+    if seconds <= 0:
+        raise InputError(f"{word} is a duration such as 2h, 90m or 1h30m, got {text!r}")
+    return seconds
+
+
+def read_bytes(text: str, word: str = "--disk-budget") -> int:
+    """Read ``20GB`` or ``500MB`` as bytes (powers of ten).
+
+    Raises:
+        InputError: any other form, or zero.
+    """
+    match = SIZE.fullmatch(text.strip())
+    size = float(match[1]) * SIZE_UNITS[match[2].upper()] if match else 0.0
+    if size < 1:
+        raise InputError(f"{word} is a size such as 20GB or 500MB, got {text!r}")
+    return int(size)
+
+
+def read_run_name(text: str, word: str = "--name") -> str:
+    """Read the name of a run, which is also the name of a folder.
+
+    Raises:
+        InputError: a name that could leave its folder, or would be hidden there.
+    """
+    if not RUN_NAME.fullmatch(text):
+        raise InputError(
+            f"{word} is made of letters, digits, '.', '_' and '-' and begins with a letter or digit, got {text!r}"
+        )
+    return text
+
+
+def read_count(text: str, word: str) -> int:
+    """Read a whole number of at least 1.
+
+    Raises:
+        InputError: any other text.
+    """
+    if not text.isdecimal() or int(text) < 1:
+        raise InputError(f"{word} is a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def read_seed(text: str, word: str = "--seed") -> int:
+    """Read a seed, from 0 to :data:`MOST_SEED`.
+
+    Raises:
+        InputError: any other text.
+    """
+    if not text.isdecimal() or int(text) > MOST_SEED:
+        raise InputError(f"{word} is a whole number from 0 to {MOST_SEED}, got {text}")
+    return int(text)
+
+
+def read_gpu_share(text: str, word: str) -> float | str:
+    """Read ``auto`` or a number; whether that number tiles a GPU is checked with the machine."""
+    if text == "auto":
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(f"{word} is auto, 1 or 1/k, got {text!r}") from None
+
+
+def read_cpu_share(text: str, word: str) -> float:
+    """Read a number of cores; whether there are that many is checked with the machine."""
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(f"{word} is a number of cores, got {text!r}") from None
+
+
+# ---- the list
+
+
+class Switch(NamedTuple):
+    """A word of the command line that stands for a value by itself, such as ``--quiet``."""
+
+    word: str
+    value: Any
+    help: str
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One option on the command line. It is a word with a text, or one of several switches."""
+
+    word: str = ""
+    """``--trials``; empty for SPACE, which has no word."""
+    help: str = ""
+    metavar: str | None = None
+    read: Callable[[str, str], Any] = lambda text, word: text
+    """Turns the text after ``word`` into the value; raises an ``InputError`` that names ``word``."""
+    choices: Mapping[str, Any] = field(default_factory=dict)
+    """The only texts that may follow the word, each with its value; empty: any text."""
+    switches: Sequence[Switch] = ()
+    repeated: bool = False
+    """Whether the word may be given several times; the value is then a tuple."""
+    stored: str = ""
+    """The dotted place in ``run.yaml`` that the option decides."""
+    same_on_resume: bool = False
+    """Whether ``--resume`` refuses another value than the run was started with."""
+
+    def value_of(self, given: Any) -> Any:
+        """Return the option's value for a text of the command line, or for a value given in Python.
+
+        Raises:
+            InputError: the option has no such value.
+        """
+        if self.repeated:
+            return tuple(self.read(str(each), self.word) for each in given)
+        if self.choices:
+            if given in self.choices or given in self.choices.values():
+                return self.choices.get(given, given)
+            raise InputError(f"{self.word}: no choice {given!r}; {nearest(str(given), self.choices)}")
+        if self.switches:
+            values = [switch.value for switch in self.switches]
+            if given in values:
+                return given
+            raise InputError(f"{self.switches[0].word} stands for {', '.join(map(repr, values))}; got {given!r}")
+        return self.read(str(given), self.word)
+
+    def words_for(self, given: Any) -> list[str]:
+        """Return the words of the command line that ask for ``given``, a value that :meth:`value_of` accepts."""
+        if self.switches:
+            return [switch.word for switch in self.switches if switch.value == given]
+        if self.choices:
+            return [self.word, next(text for text, value in self.choices.items() if given in (text, value))]
+        return [part for each in (given if self.repeated else [given]) for part in (self.word, str(each))]
+
+
+def _flag(word: str, help: str, **details: Any) -> dict[str, Flag]:
+    return {"flag": Flag(word, help, **details)}
+
+
+def _switches(*switches: Switch) -> dict[str, Flag]:
+    return {"flag": Flag(switches=switches)}
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """The options of ``tune_lnl.search``; ``None`` where the space or the machine decides.
+
+    :meth:`of` reads them from texts, as the command line and :func:`tune_lnl.run_search` give them.
+    """
+
+    space: str = field(
+        metadata=_flag(
+            "",
+            "a named space or the path of a YAML file",
+            metavar="SPACE",
+            stored="space_name",
+            same_on_resume=True,
+        )
+    )
+    name: str | None = field(
+        default=None,
+        metadata=_flag("--name", "name of the run (default: the space's)", metavar="RUN", read=read_run_name),
+    )
+    trials: TrialCount | None = field(
+        default=None,
+        metadata=_flag(
+            "--trials",
+            "number of trials; with --resume, +N adds to it",
+            metavar="N|+N",
+            read=read_trials,
+            stored="space.budget.trials",
+        ),
+    )
+    epochs: int | None = field(
+        default=None,
+        metadata=_flag(
+            "--epochs",
+            "length of a trial; all settings that count epochs scale with it",
+            metavar="N",
+            read=read_count,
+            stored="space.fixed.epochs",
+            same_on_resume=True,
+        ),
+    )
+    seed: int | None = field(
+        default=None,
+        metadata=_flag(
+            "--seed",
+            "seed of the sampler and of every training",
+            metavar="S",
+            read=read_seed,
+            stored="seed",
+            same_on_resume=True,
+        ),
+    )
+    condition: str | None = field(
+        default=None,
+        metadata=_flag(
+            "--condition",
+            "noise condition of the space (default: its first)",
+            metavar="NAME",
+            stored="condition",
+            same_on_resume=True,
+        ),
+    )
+    all_conditions: bool = field(
+        default=False,
+        metadata=_flag("--conditions", "run every condition, each as its own study", choices={"all": True}),
+    )
+    overrides: Sequence[str] = field(
+        default=(),
+        metadata=_flag(
+            "--set",
+            "override a setting by its dotted name; may be repeated",
+            metavar="KEY=VALUE",
+            repeated=True,
+            stored="space",
+            same_on_resume=True,
+        ),
+    )
+    results_dir: str | Path = field(
+        default="results",
+        metadata=_flag(
+            "--results-dir",
+            "where runs lie: a folder (default: results), or object storage such as s3://bucket/prefix, which needs "
+            "--storage",
+            metavar="DIR|URL",
+        ),
+    )
+    data_dir: Path | None = field(
+        default=None,
+        metadata=_flag(
+            "--data-dir", "where datasets lie (only read)", metavar="DIR", read=lambda text, word: Path(text)
+        ),
+    )
+    resume: bool = field(default=False, metadata=_switches(Switch("--resume", True, "continue the run")))
+    storage: str | None = field(
+        default=None,
+        metadata=_flag(
+            "--storage",
+            "keep the study in a database, postgresql://USER@HOST/DATABASE; the password comes from "
+            "TUNE_LNL_STORAGE_PASSWORD (default: the study is a file of the run)",
+            metavar="URL",
+            stored="storage.url",
+            same_on_resume=True,
+        ),
+    )
+    concurrent: int | None = field(
+        default=None,
+        metadata=_flag(
+            "--concurrent", "trials that run at once (default: as many as fit)", metavar="N", read=read_count
+        ),
+    )
+    gpus_per_trial: float | Literal["auto"] | None = field(
+        default=None,
+        metadata=_flag(
+            "--gpus-per-trial",
+            "1 or 1/k, or auto: measured; without a GPU the CPUs are then shared by measurement (default: 1 where "
+            "there is a GPU)",
+            metavar="auto|F",
+            read=read_gpu_share,
+        ),
+    )
+    cpus_per_trial: float | None = field(
+        default=None,
+        metadata=_flag(
+            "--cpus-per-trial",
+            "cores per trial (default: 1, or a GPU's share of the cores)",
+            metavar="F",
+            read=read_cpu_share,
+        ),
+    )
+    sampler: str | None = field(
+        default=None,
+        metadata=_flag(
+            "--sampler",
+            "tpe, random, qmc, cmaes or gp",
+            metavar="NAME",
+            stored="space.budget.sampler",
+            same_on_resume=True,
+        ),
+    )
+    pruner: str | None = field(
+        default=None,
+        metadata=_flag(
+            "--pruner",
+            "asha, hyperband, median or none",
+            metavar="NAME",
+            stored="space.budget.pruner",
+            same_on_resume=True,
+        ),
+    )
+    time_budget: float | None = field(
+        default=None,
+        metadata=_flag("--time-budget", "stop resumably after this time, exit 0", metavar="2h", read=read_seconds),
+    )
+    """Seconds."""
+    disk_budget: int = field(
+        default=20 * 10**9,
+        metadata=_flag(
+            "--disk-budget", "most that the run may occupy (default: 20GB)", metavar="20GB", read=read_bytes
+        ),
+    )
+    """Bytes."""
+    confirm: ConfirmRequest | None = field(
+        default=None,
+        metadata=_flag(
+            "--confirm",
+            "then train the top K again on S fresh splits, seeds and noises, and the winner on all the data",
+            metavar="KxS",
+            read=read_confirm,
+        ),
+    )
+    warm_start: str | None = field(
+        default=None,
+        metadata=_flag(
+            "--warm-start",
+            "take over the trials of a comparable run, or try the best configs of any other first",
+            metavar="RUN",
+            stored="warm_start",
+            same_on_resume=True,
+        ),
+    )
+    dashboard: bool = field(
+        default=True,
+        metadata=_switches(
+            Switch("--dashboard", True, "start Ray's dashboard and the study's (default)"),
+            Switch("--no-dashboard", False, "start no dashboard"),
+        ),
+    )
+    address: str | None = field(
+        default=None,
+        metadata=_flag(
+            "--address",
+            "join a running Ray cluster, host:port of its head; auto: the one of this machine",
+            metavar="ADDR|auto",
+        ),
+    )
+    tensorboard: bool = field(
+        default=False,
+        metadata=_switches(Switch("--tensorboard", True, "write event files per trial, in RUN/tensorboard")),
+    )
+    verbosity: Verbosity = field(
+        default="normal",
+        metadata=_switches(
+            Switch("--quiet", "quiet", "print only the end of the search and what went wrong"),
+            Switch("--verbose", "verbose", "print a line per epoch, too"),
+        ),
+    )
+    command: str = ""
+    """The command line that asks for this search; kept in ``run.yaml``."""
+
+    def __post_init__(self) -> None:
+        if self.all_conditions and self.condition is not None:
+            raise InputError("give --condition NAME or --conditions all, not both")
+        if self.trials is not None and self.trials.added and not self.resume:
+            raise InputError(f"--trials {self.trials} adds to a finished run: use it with --resume")
+
+    @classmethod
+    def of(cls, space: str | Path, *, command: str | None = None, **given: Any) -> SearchOptions:
+        """Read options from texts, or from the Python values that these stand for; ``None`` is the default.
+
+        Args:
+            space: a named space or the path of one.
+            command: default the command line that asks for the same.
+            **given: options by the names of the fields.
+
+        Raises:
+            InputError: an option that there is not, or that has no such value.
+
+        >>> options = SearchOptions.of("act_digits8no", trials=4, time_budget="2h", dashboard=False)
+        >>> options.trials, options.time_budget
+        (TrialCount(number=4, added=False), 7200.0)
+        >>> options.command
+        'python -m tune_lnl.search act_digits8no --trials 4 --time-budget 2h --no-dashboard'
+        """
+        for name in given:
+            if name not in FLAGS or name == "space":
+                raise InputError(f"a search has no option {name!r}; {nearest(name, FLAGS.keys() - {'space'})}")
+        values = {name: FLAGS[name].value_of(value) for name, value in _without_defaults(given)}
+        words = shlex.join(command_line(space, given)) if command is None else command
+        return cls(str(space), command=words, **values)
+
+
+FLAGS: Mapping[str, Flag] = {each.name: each.metadata["flag"] for each in fields(SearchOptions) if each.metadata}
+"""The options of a search by the names of the fields of :class:`SearchOptions`."""
+
+DEFAULTS = {each.name: each.default for each in fields(SearchOptions)}
+
+
+def command_line(space: str | Path, given: Mapping[str, Any]) -> list[str]:
+    """Return the words of the command that asks for the same search; options at their defaults are left out.
+
+    >>> shlex.join(command_line("act_digits8no", {"trials": "4", "resume": True, "dashboard": False}))
+    'python -m tune_lnl.search act_digits8no --trials 4 --resume --no-dashboard'
+    """
+    words = ["python", "-m", "tune_lnl.search", str(space)]
+    for name, value in _without_defaults(given):
+        if FLAGS[name].value_of(value) != DEFAULTS[name]:  # "20GB" is the default in other words
+            words += FLAGS[name].words_for(value)
+    return words
+
+
+def _without_defaults(given: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    return ((name, value) for name, value in given.items() if value is not None and value != DEFAULTS[name])
+
+
+def refuse_removed(words: Sequence[str]) -> None:
+    """Refuse a flag that an earlier version had.
+
+    Raises:
+        InputError: with the line that replaces it.
+    """
+    for word in words:
+        flag = word.partition("=")[0]
+        if flag in REMOVED:
+            raise InputError(f"{flag} was removed; {REMOVED[flag]}")
