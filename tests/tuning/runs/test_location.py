@@ -14,7 +14,7 @@ from tune_lnl import search
 from tune_lnl.errors import InputError
 from tune_lnl.object_storage import ObjectFolder
 from tune_lnl.tuning.plan.options import SearchOptions
-from tune_lnl.tuning.plan.plan import plan_search
+from tune_lnl.tuning.plan.plan import Plan, plan_search
 from tune_lnl.tuning.resources.divide import Machine
 from tune_lnl.tuning.runs.folder import RunFolder
 from tune_lnl.tuning.runs.location import bring_here, local_folder, location
