@@ -100,7 +100,7 @@ def test_the_shares_that_a_refusal_names_are_accepted(share: float) -> None:
 def test_what_runs_at_once_fits(cpus: int, gpus: int, k: int) -> None:
     resources = plan_resources(cpus, gpus, gpus_per_trial=1 / k if gpus else None)
     assert resources.concurrent == (gpus * k if gpus else cpus)  # no share of a GPU waits for a core
-    assert resources.concurrent * resources.cpus_per_trial <= cpus
+    assert resources.concurrent * resources.cpus_per_trial <= cpus + 1e-9
     assert resources.concurrent * resources.gpus_per_trial <= gpus + 1e-9
     assert 1 <= resources.threads <= max(1, resources.cpus_per_trial)
 
