@@ -23,12 +23,12 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-import yaml
 from evidence import evidence, write_evidence
 from scipy import stats
 from torch import Tensor, nn
 
 from tune_lnl.cli import Parser, guarded
+from tune_lnl.config.overrides import parse_overrides
 from tune_lnl.config.trial import TrialConfig, build_config
 from tune_lnl.errors import InputError
 from tune_lnl.training.act import ActTraining
@@ -108,7 +108,6 @@ def parser() -> argparse.ArgumentParser:
 
 
 def config_of(arguments: argparse.Namespace, precision: str, seed: int) -> TrialConfig:
-    given = dict(pair.split("=", 1) for pair in arguments.fixed)
     sections = {
         "method": "act",
         "dataset": {"name": arguments.dataset, "subset": arguments.subset},
@@ -121,7 +120,7 @@ def config_of(arguments: argparse.Namespace, precision: str, seed: int) -> Trial
             "precision": precision,
             "threads": arguments.threads,
             "seed": seed,
-            **{name: yaml.safe_load(value) for name, value in given.items()},
+            **parse_overrides(arguments.fixed),
         },
     }
     return build_config(sections, "parity")

@@ -23,8 +23,9 @@ from real_data import real_cifar100
 
 import tune_lnl
 from tune_lnl.cli import search_options
+from tune_lnl.config.overrides import parse_overrides
 from tune_lnl.config.registry import METHODS, dataset_names
-from tune_lnl.config.yaml import load_yaml, parse_overrides
+from tune_lnl.config.yaml import load_yaml
 from tune_lnl.training.seeds import resolve_config
 from tune_lnl.tuning.space.named import space_files
 from tune_lnl.tuning.space.space import PRUNERS, SAMPLERS, condition_names, load_space

@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 from tune_lnl.config.act import ActSettings
 from tune_lnl.config.classifier import StandardSettings
 from tune_lnl.config.core import CoreSettings
-from tune_lnl.config.overrides import apply_overrides, scale_count, scale_epochs, setting_names
+from tune_lnl.config.overrides import (
+    apply_overrides,
+    dataset_section,
+    parse_overrides,
+    scale_count,
+    scale_epochs,
+    setting_names,
+)
 from tune_lnl.config.yaml import read_mapping
 from tune_lnl.errors import InputError
 
@@ -429,3 +436,52 @@ def test_a_config_without_a_length_cannot_be_scaled(old: Any) -> None:
 def test_a_plan_that_cannot_be_read_is_refused_while_scaling() -> None:
     with pytest.raises(InputError, match="unknown lr plan 'nonsense'"):
         scaled(10, SPACE, fixed={"epochs": 100, "lr_decay": "nonsense"})
+
+
+# ---- the text of --set
+
+
+def test_overrides_are_dotted_names_with_yaml_values() -> None:
+    items = ["tau=0.1", "dataset.subset=0.02", " lr = 1e-3", "search.lr={type: loguniform, low: 1e-3}", "warmup_lr="]
+    assert parse_overrides(items) == {
+        "tau": 0.1,
+        "dataset.subset": 0.02,
+        "lr": 0.001,
+        "search.lr": {"type": "loguniform", "low": 0.001},
+        "warmup_lr": None,
+    }
+
+
+def test_only_the_first_equals_sign_parts_key_and_value() -> None:
+    assert parse_overrides(["dataset.noise.file=a=b.npy"]) == {"dataset.noise.file": "a=b.npy"}
+
+
+def test_the_last_override_of_a_name_counts() -> None:
+    assert parse_overrides(["tau=1", "tau=2"]) == {"tau": 2}
+
+
+@pytest.mark.parametrize("item", ["tau", "=3", "", "  =1"])
+def test_an_override_without_key_or_value_is_refused(item: str) -> None:
+    with pytest.raises(InputError, match="--set takes KEY=VALUE") as caught:
+        parse_overrides([item])
+    assert repr(item) in str(caught.value)
+
+
+def test_an_override_that_is_no_yaml_is_named() -> None:
+    with pytest.raises(InputError, match=r"--set tau, line 1, column \d+: not valid YAML"):
+        parse_overrides(["tau=[1, 2"])
+
+
+def test_the_dataset_section_of_data_check() -> None:
+    given = {"dataset.subset": 0.1, "dataset.noise.file": "a.npy", "dataset.noise.column": "worst"}
+    assert dataset_section("cifar10n", given) == {
+        "name": "cifar10n",
+        "subset": 0.1,
+        "noise": {"file": "a.npy", "column": "worst"},
+    }
+
+
+@pytest.mark.parametrize("key", ["subset", "dataset", "dataset.", "dataset.name", "fixed.lr"])
+def test_data_check_takes_dataset_settings_only(key: str) -> None:
+    with pytest.raises(InputError, match=f"--set takes dataset.KEY=VALUE here, got {key}\n"):
+        dataset_section("cifar10n", {key: 1})

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,12 @@ def test_check_prints_what_is_there(capsys: pytest.CaptureFixture[str], shards: 
         "asymmetric, seed 0", "source sha256", "labels sha256",
     ):  # fmt: skip
         assert told in out
+
+
+def test_a_value_is_read_as_in_a_search(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, "check", "digits8no", "--set", "dataset.subset=5e-1")
+    assert (code, err) == (0, "")
+    assert re.search(r"^training +629 samples", out, flags=re.MULTILINE), "half of 1,258"
 
 
 def test_check_of_the_built_in_dataset_measures_its_noise(capsys: pytest.CaptureFixture[str]) -> None:
@@ -96,10 +103,10 @@ def test_list_says_what_is_here(capsys: pytest.CaptureFixture[str], shards: list
     ("arguments", "told"),
     [
         (["check", "cifar11n"], "did you mean 'cifar10n'"),
-        (["check", "digits8no", "--set", "subset=0.5"], "--set must be dataset.KEY=VALUE"),
-        (["check", "digits8no", "--set", "dataset.subset"], "--set must be dataset.KEY=VALUE"),
-        (["check", "digits8no", "--set", "dataset.name=cifar10n"], "--set must be dataset.KEY=VALUE"),
-        (["check", "digits8no", "--set", "dataset.noise={file"], "not YAML"),
+        (["check", "digits8no", "--set", "subset=0.5"], "--set takes dataset.KEY=VALUE"),
+        (["check", "digits8no", "--set", "dataset.subset"], "--set takes KEY=VALUE"),
+        (["check", "digits8no", "--set", "dataset.name=cifar10n"], "--set takes dataset.KEY=VALUE"),
+        (["check", "digits8no", "--set", "dataset.noise={file"], "not valid YAML"),
         (["check", "digits8no", "--set", "dataset.subset=2"], "dataset.subset"),
         (["check", "digits8no", "--set", "dataset.noise.file=absent.csv"], "no such file"),
         (["check", "cifar10n", "--data-dir", "absent"], "--data-dir must be an existing directory"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeGuard
 
 from pydantic import BaseModel
@@ -26,9 +26,44 @@ from tune_lnl.config.base import (
 )
 from tune_lnl.config.lr_plans import scale_plan
 from tune_lnl.config.registry import dataset_options
+from tune_lnl.config.yaml import load_yaml
 from tune_lnl.errors import InputError, nearest
 
 NESTED = ("dataset", "validation", "objective", "search", "budget", "fixed")
+
+
+def parse_overrides(items: Iterable[str]) -> dict[str, Any]:
+    """Parse the values of ``--set``: ``["tau=0.1", "dataset.subset=0.02"]`` gives ``{"tau": 0.1, ...}``.
+
+    Values are YAML. The last value of a name counts.
+
+    Raises:
+        InputError: no ``=``, an empty key, or a value that is not YAML.
+    """
+    overrides: dict[str, Any] = {}
+    for item in items:
+        key, separator, value = item.partition("=")
+        key = key.strip()
+        if not separator or not key:
+            raise InputError(f"--set takes KEY=VALUE, got {item!r}; for example --set dataset.subset=0.05")
+        overrides[key] = load_yaml(value, f"--set {key}")
+    return overrides
+
+
+def dataset_section(name: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the ``dataset`` section that ``--set dataset.KEY=VALUE`` makes for a dataset, not yet validated.
+
+    Raises:
+        InputError: a key outside ``dataset``, or ``dataset.name``.
+    """
+    sections: dict[str, Any] = {"dataset": {"name": name}}
+    for key, value in overrides.items():
+        section, _, rest = key.partition(".")
+        if section != "dataset" or not rest or rest == "name":
+            raise InputError(f"--set takes dataset.KEY=VALUE here, got {key}\nfor example --set dataset.subset=0.1")
+        _set_nested(sections, "dataset", rest.split("."), value)
+    section_values: dict[str, Any] = sections["dataset"]
+    return section_values
 
 
 def setting_names(sections: Mapping[str, Any], settings: type[MethodSettings], source: str) -> list[str]:

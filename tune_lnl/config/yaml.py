@@ -1,13 +1,16 @@
-"""Reading YAML the way users write it, and dotted overrides (``--set KEY=VALUE``).
+"""Reading and writing YAML. Every file and every ``--set`` value is read here.
 
-Two departures from plain ``yaml.safe_load``: ``1e-3`` is a number (YAML 1.2; PyYAML reads it as text), and a key
-written twice is an error (PyYAML keeps the last one silently).
+Two differences from ``yaml.safe_load``:
+
+- Numbers follow YAML 1.2. PyYAML reads ``1e-3`` as text, ``010`` as 8 and ``1:30`` as 90; here they are 0.001, 10 and
+  text.
+- A key that is given twice is an error. PyYAML keeps the last value silently.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,15 @@ import yaml
 
 from tune_lnl.errors import InputError
 
-_FLOAT = re.compile(r"^[-+]?([0-9][0-9_]*)(\.[0-9_]*)?[eE][-+]?[0-9]+$")
+INT, FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
+# YAML 1.2.2, section 10.3.2. The first form that matches counts.
+NUMBERS = {
+    INT: re.compile(r"^(?:[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)$"),
+    FLOAT: re.compile(
+        r"^(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
+    ),
+}
+FIRST_CHARACTERS = list("-+.0123456789")
 
 
 class _Loader(yaml.SafeLoader):
@@ -34,14 +45,25 @@ class _Loader(yaml.SafeLoader):
         try:
             return super().construct_object(node, deep=deep)
         except (ValueError, LookupError, AttributeError):
-            # What PyYAML lets through for a date of month 99, for 0x without digits, for !!bool of anything.
+            # PyYAML raises these for a date of month 99 or for !!bool with another word.
             kind = node.tag.rpartition(":")[2]
             raise yaml.constructor.ConstructorError(
                 None, None, f"{node.value!r} is not a valid {kind}; quote it if it is text", node.start_mark
             ) from None
 
 
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789"))
+def _whole_number(loader: _Loader, node: yaml.ScalarNode) -> int:
+    base = {"0o": 8, "0x": 16}.get(node.value[:2], 10)
+    return int(node.value, base)
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, form) for tag, form in resolvers if tag not in NUMBERS]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_constructor(INT, _whole_number)
+for _tag, _form in NUMBERS.items():
+    _Loader.add_implicit_resolver(_tag, _form, FIRST_CHARACTERS)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -50,16 +72,17 @@ class _Dumper(yaml.SafeDumper):
 
 
 # Text such as the commit 12e4567 is quoted, or it would read back as a number.
-_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789"))
+for _tag, _form in NUMBERS.items():
+    _Dumper.add_implicit_resolver(_tag, _form, FIRST_CHARACTERS)
 
 
 def dump_yaml(value: Mapping[str, Any]) -> str:
-    """YAML text in the given key order, without anchors; reads back equal through :func:`load_yaml`."""
+    """Return YAML text in the given key order, without anchors. :func:`load_yaml` reads back an equal value."""
     return yaml.dump(dict(value), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
 
 
 def load_yaml(text: str, source: str) -> Any:
-    """Parse YAML; ``source`` names the file or flag in the error.
+    """Parse YAML. ``source`` names the file or flag in an error.
 
     Raises:
         InputError: broken YAML or a key given twice, with line and column.
@@ -77,7 +100,7 @@ def load_yaml(text: str, source: str) -> Any:
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
-    """The top-level mapping of a YAML file.
+    """Return the top-level mapping of a YAML file.
 
     Raises:
         InputError: the file cannot be read, is not UTF-8 YAML, or is no mapping.
@@ -91,19 +114,3 @@ def read_mapping(path: Path) -> dict[str, Any]:
         found = "nothing" if value is None else type(value).__name__
         raise InputError(f"{path}: a config is a mapping of sections (method:, dataset:, ...), found {found}")
     return value
-
-
-def parse_overrides(items: Iterable[str]) -> dict[str, Any]:
-    """``["tau=0.1", "dataset.subset=0.02"]`` -> ``{"tau": 0.1, "dataset.subset": 0.02}``; values are YAML.
-
-    Raises:
-        InputError: no ``=``, an empty key, or a value that is not YAML.
-    """
-    overrides: dict[str, Any] = {}
-    for item in items:
-        key, separator, value = item.partition("=")
-        key = key.strip()
-        if not separator or not key:
-            raise InputError(f"--set takes KEY=VALUE, got {item!r}; for example --set dataset.subset=0.05")
-        overrides[key] = load_yaml(value, f"--set {key}")
-    return overrides

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 from tune_lnl.config.datasets import (
     DatasetOptions,
@@ -18,6 +17,7 @@ from tune_lnl.config.datasets import (
     PictureOptions,
     ReidOptions,
 )
+from tune_lnl.config.overrides import dataset_section, parse_overrides
 from tune_lnl.config.registry import DATASET_NAMES, DATASETS, dataset_names
 from tune_lnl.datasets.base import Dataset, ImageDataset, Images, Labels, Source, fingerprint_of
 from tune_lnl.datasets.estimate import estimate_noise
@@ -35,7 +35,7 @@ from tune_lnl.datasets.reid.sets import (
     source_fingerprint,
     training_size,
 )
-from tune_lnl.errors import CorruptDataError, InputError, shown
+from tune_lnl.errors import CorruptDataError, shown
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def check_dataset(name: str, data_dir: Path | None, settings: Sequence[str] = ()
         InputError: unknown name or setting, or data that is not there. Damaged data is a fault in the report.
     """
     dataset = get_dataset(name)
-    options = parse_options(_with_settings(name, settings))
+    options = parse_options(dataset_section(name, parse_overrides(settings)))
     try:
         if isinstance(dataset, ReidDataset):
             return _check_people(dataset, options, data_dir)
@@ -100,7 +100,7 @@ def prepare_dataset(name: str, data_dir: Path | None, settings: Sequence[str] = 
         InputError: unknown name or setting, or data that is not there or damaged.
     """
     dataset = get_dataset(name)
-    options = parse_options(_with_settings(name, settings))
+    options = parse_options(dataset_section(name, parse_overrides(settings)))
     started = time.perf_counter()
     images: Images
     if isinstance(dataset, PictureDataset):
@@ -122,28 +122,6 @@ def prepare_dataset(name: str, data_dir: Path | None, settings: Sequence[str] = 
 
 def _since(started: float) -> str:
     return f"{time.perf_counter() - started:.1f} s"
-
-
-def _with_settings(name: str, settings: Sequence[str]) -> dict[str, object]:
-    """The mapping under `dataset:` that `--set dataset.KEY=VALUE` makes."""
-    result: dict[str, object] = {"name": name}
-    for setting in settings:
-        key, equals, text = setting.partition("=")
-        room, _, rest = key.strip().partition(".")
-        if not equals or room != "dataset" or not rest or rest == "name":
-            raise InputError(f"--set must be dataset.KEY=VALUE, got {setting!r}\nfor example --set dataset.subset=0.1")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise InputError(f"--set {setting!r}: the value is not YAML: {error}\nquote it") from error
-        *parents, last = rest.split(".")
-        place = result
-        for parent in parents:
-            inner = place.get(parent)
-            place[parent] = inner = dict(inner) if isinstance(inner, dict) else {}
-            place = inner
-        place[last] = value
-    return result
 
 
 def _check_images(dataset: ImageDataset, options: DatasetOptions, data_dir: Path | None) -> CheckReport:

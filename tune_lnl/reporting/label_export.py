@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from tune_lnl.config.overrides import parse_overrides
 from tune_lnl.config.trial import TrialConfig
-from tune_lnl.config.yaml import parse_overrides
 from tune_lnl.errors import InputError
 from tune_lnl.files import replace_text
 from tune_lnl.reporting.label_page import label_page

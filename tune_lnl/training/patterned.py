@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tune_lnl.config.yaml import parse_overrides
+from tune_lnl.config.overrides import parse_overrides
 from tune_lnl.datasets.paths import cache_dir
 from tune_lnl.datasets.registry import get_dataset
 from tune_lnl.datasets.reid.data import patterned_file, save_predictions

@@ -14,10 +14,10 @@ from typing import Any, BinaryIO
 import torch
 
 from tune_lnl.config.base import check_keys, required_name, section_mapping
-from tune_lnl.config.overrides import apply_overrides, scale_epochs
+from tune_lnl.config.overrides import apply_overrides, parse_overrides, scale_epochs
 from tune_lnl.config.registry import settings_type
 from tune_lnl.config.trial import SECTIONS, TrialConfig, build_config
-from tune_lnl.config.yaml import dump_yaml, parse_overrides, read_mapping
+from tune_lnl.config.yaml import dump_yaml, read_mapping
 from tune_lnl.errors import InputError
 from tune_lnl.metrics.classification import mean_and_std
 from tune_lnl.training.checkpoint import write_whole

@@ -200,7 +200,7 @@ def _with_budget(space: SearchSpace, options: SearchOptions) -> SearchSpace:
 
 def _with_seed(space: SearchSpace, options: SearchOptions) -> tuple[SearchSpace, int]:
     """Write the seed, which is part of every config, into the fixed settings; return it, too, for the sampler."""
-    from tune_lnl.config.yaml import parse_overrides
+    from tune_lnl.config.overrides import parse_overrides
 
     fixed = dict(space.base["fixed"])
     if options.seed is not None and "seed" not in parse_overrides(options.overrides):

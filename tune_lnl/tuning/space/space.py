@@ -22,10 +22,10 @@ from tune_lnl.config.base import (
     validated,
     without_removed,
 )
-from tune_lnl.config.overrides import apply_overrides, scale_epochs
+from tune_lnl.config.overrides import apply_overrides, parse_overrides, scale_epochs
 from tune_lnl.config.registry import settings_type
 from tune_lnl.config.trial import SECTIONS, TrialConfig, build_config, default_objective
-from tune_lnl.config.yaml import parse_overrides, read_mapping
+from tune_lnl.config.yaml import read_mapping
 from tune_lnl.errors import InputError, nearest
 from tune_lnl.tuning.space.named import find_space
 from tune_lnl.tuning.space.ranges import Parameter, parse_parameter
