@@ -96,7 +96,8 @@ def run_one(folder: Path, trials: int, epochs: int, profile: Path | None) -> dic
     from tune_lnl.tuning.plan.options import SearchOptions
     from tune_lnl.tuning.runs.results import load_run
     from tune_lnl.tuning.study.journal import WholeLinesBackend
-    from tune_lnl.tuning.study.study import FINISHED, STARTED, SearchStudy
+    from tune_lnl.tuning.study.study import SearchStudy
+    from tune_lnl.tuning.study.trials import FINISHED, STARTED
 
     watch = Stopwatch()
     watch.watch("asking", SearchStudy, "ask")

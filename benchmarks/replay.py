@@ -50,7 +50,8 @@ from tune_lnl.cli import Parser, guarded
 from tune_lnl.tuning.space.space import SearchSpace, load_space
 from tune_lnl.tuning.study.pruners import pruner_of, rungs_of
 from tune_lnl.tuning.study.samplers import make_sampler, scaled
-from tune_lnl.tuning.study.study import best_trial, distributions
+from tune_lnl.tuning.study.study import distributions
+from tune_lnl.tuning.study.trials import best_trial
 
 CURVES = Path(__file__).parent / "data" / "act_digits8no_curves.parquet"
 SPACE = "act_digits8no"

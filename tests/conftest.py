@@ -2,14 +2,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
-    from study_servers import StudyServer
+    from study_servers import Postgres
 
 if TYPE_CHECKING:
     from s3_server import S3Server
@@ -45,43 +45,24 @@ def _emulated_bf16_will_do(request: pytest.FixtureRequest, monkeypatch: pytest.M
 
 
 @pytest.fixture(scope="session")
-def study_server() -> Iterator[Callable[[str], StudyServer]]:
-    """A database server of each kind that is asked for, for all tests of ``tuning`` that only use it; skips where it is
-    not installed."""
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server for all tests that do not stop it; skips where it is not installed."""
     from study_servers import end_server, new_server
 
-    servers: dict[str, StudyServer] = {}
-
-    def server(kind: str) -> StudyServer:
-        if kind not in servers:
-            servers[kind] = new_server(kind)
-        return servers[kind]
-
+    server = new_server()
     yield server
-    for each in servers.values():
-        end_server(each)
-
-
-@pytest.fixture(params=["postgresql", "mysql"])
-def database_url(
-    request: pytest.FixtureRequest, study_server: Callable[[str], StudyServer], monkeypatch: pytest.MonkeyPatch
-) -> str:
-    """The URL of an empty database, its password in the environment."""
-    return _new_database(study_server(request.param), monkeypatch)
+    end_server(server)
 
 
 @pytest.fixture
-def postgresql_url(study_server: Callable[[str], StudyServer], monkeypatch: pytest.MonkeyPatch) -> str:
-    return _new_database(study_server("postgresql"), monkeypatch)
-
-
-def _new_database(server: StudyServer, monkeypatch: pytest.MonkeyPatch) -> str:
+def database_url(postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of an empty database, its password in the environment."""
     from study_servers import SECRET
 
     from tune_lnl.tuning.study.password import PASSWORD
 
     monkeypatch.setenv(PASSWORD, SECRET)
-    return server.new_database()
+    return postgres.new_database()
 
 
 ENDED: dict[str, int] = {}

@@ -13,7 +13,8 @@ from tune_lnl.training.seeds import append_report
 from tune_lnl.tuning.plan.plan import Plan
 from tune_lnl.tuning.plan.warm_start import first_trials
 from tune_lnl.tuning.runs.results import Run, load_run
-from tune_lnl.tuning.study.study import ENDED, SearchStudy
+from tune_lnl.tuning.study.study import SearchStudy
+from tune_lnl.tuning.study.trials import ENDED
 
 
 def begin(plan: Plan) -> SearchStudy:

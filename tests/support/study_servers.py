@@ -1,4 +1,4 @@
-"""Database servers of Debian's packages for the tests: own data, own port on loopback, gone with the test session."""
+"""A PostgreSQL server of Debian's package for the tests: own data, own port on loopback, gone with the session."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from tune_lnl.tuning.study.database import StudyDatabase, parse_storage
 from tune_lnl.tuning.study.password import PASSWORD
 
 SECRET = "s3cr3t/of:the@team"
-"""With signs that an address would have to write in another way."""
+"""With characters that a URL would have to escape."""
 PATIENCE = 120.0
 
 
 def binary(name: str) -> str | None:
-    """Of a server, which Debian keeps out of the path."""
+    """Return the path of a server's program, which Debian keeps out of PATH."""
     found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
     return shutil.which(name) or (str(found[-1]) if found else shutil.which(name, path="/usr/sbin:/usr/local/sbin"))
 
 
 def needed(*names: str) -> list[str]:
-    """Where these programs are; skips the test where one is not installed."""
+    """Return the paths of these programs; skip the test where one is not installed."""
     found = [binary(name) for name in names]
     missing = [name for name, path in zip(names, found, strict=True) if path is None]
     if missing:
-        pytest.skip(f"needs {', '.join(missing)} of the system's packages (Debian: postgresql, mariadb-server-core)")
+        pytest.skip(f"needs {', '.join(missing)} of the system's packages (Debian: postgresql)")
     return [path for path in found if path is not None]
 
 
@@ -47,7 +47,7 @@ def free_port() -> int:
 
 
 def owner() -> pwd.struct_passwd | None:
-    """Whom a server runs as: not as root, which it refuses; ``None``: as the tests themselves."""
+    """Return the user that a server runs as: not root, which it refuses; ``None`` for the user of the tests."""
     return pwd.getpwnam("nobody") if os.geteuid() == 0 else None
 
 
@@ -69,61 +69,13 @@ def wait_for(condition: Callable[[], bool], what: str) -> None:
 
 
 @dataclass
-class StudyServer:
-    """A running server with a database and a user that needs a password."""
+class Postgres:
+    """A running server with a user that needs a password, who may make databases."""
 
     folder: Path
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
     databases: int = 0
-    shared: str | None = None
-
-    scheme = ""
-    crash = signal.SIGKILL
-
-    def command(self) -> list[str]:
-        raise NotImplementedError
-
-    def answers(self) -> bool:
-        raise NotImplementedError
-
-    def make_database(self, name: str) -> None:
-        raise NotImplementedError
-
-    def start(self) -> None:
-        who = owner()
-        identity: dict[str, Any] = {}
-        if who is not None:
-            identity = {"user": who.pw_uid, "group": who.pw_gid, "extra_groups": []}
-        with (self.folder / "server.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                self.command(), cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **identity
-            )
-        wait_for(self.answers, "the server to answer")
-
-    def stop(self) -> None:
-        """At once, as a crash of its machine would; what was committed stays."""
-        if self.process is not None:
-            self.process.send_signal(self.crash)
-            self.process.wait(PATIENCE)
-        self.process = None
-
-    def new_database(self) -> str:
-        """The URL, without the password, of an empty database."""
-        self.databases += 1
-        name = f"team{self.databases}"
-        self.make_database(name)
-        return f"{self.scheme}://tuner@127.0.0.1:{self.port}/{name}"
-
-    def shared_database(self) -> str:
-        """The URL of the database for tests that need only a study of their own in it."""
-        self.shared = self.shared or self.new_database()
-        return self.shared
-
-
-class Postgres(StudyServer):
-    scheme = "postgresql"
-    crash = signal.SIGQUIT  # takes its children with it, and saves nothing
 
     @classmethod
     def begin(cls, folder: Path) -> Postgres:
@@ -143,6 +95,31 @@ class Postgres(StudyServer):
         server = cls(folder)
         server.start()
         return server
+
+    def start(self) -> None:
+        who = owner()
+        identity: dict[str, Any] = {}
+        if who is not None:
+            identity = {"user": who.pw_uid, "group": who.pw_gid, "extra_groups": []}
+        with (self.folder / "server.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command(), cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **identity
+            )
+        wait_for(self.answers, "the server to answer")
+
+    def stop(self) -> None:
+        """Stop at once, as a crash of its machine would; what was committed stays."""
+        if self.process is not None:
+            self.process.send_signal(signal.SIGQUIT)  # takes its children with it, and saves nothing
+            self.process.wait(PATIENCE)
+        self.process = None
+
+    def new_database(self) -> str:
+        """Return the URL, without the password, of an empty database."""
+        self.databases += 1
+        name = f"team{self.databases}"
+        self.execute(f"CREATE DATABASE {name}")
+        return f"postgresql://tuner@127.0.0.1:{self.port}/{name}"
 
     def command(self) -> list[str]:
         (program,) = needed("postgres")
@@ -165,72 +142,18 @@ class Postgres(StudyServer):
         ) as connection:
             connection.execute(statement.encode())
 
-    def make_database(self, name: str) -> None:
-        self.execute(f"CREATE DATABASE {name}")
 
-
-class Mariadb(StudyServer):
-    scheme = "mysql"
-
-    @classmethod
-    def begin(cls, folder: Path) -> Mariadb:
-        install, _ = needed("mariadb-install-db", "mariadbd")
-        _give(folder)
-        run_as_owner(
-            [
-                *(install, "--no-defaults", f"--datadir={folder / 'data'}", "--skip-test-db"),
-                "--auth-root-authentication-method=normal",
-            ],
-            cwd=folder,
-        )
-        server = cls(folder)
-        server.start()
-        server.execute(f"CREATE USER tuner@'127.0.0.1' IDENTIFIED BY '{SECRET}'")
-        return server
-
-    def command(self) -> list[str]:
-        (program,) = needed("mariadbd")
-        data = self.folder / "data"
-        return [
-            *(program, "--no-defaults", f"--datadir={data}", f"--socket={self.folder / 'socket'}"),
-            *(f"--port={self.port}", "--bind-address=127.0.0.1", f"--pid-file={data / 'pid'}", "--skip-name-resolve"),
-        ]
-
-    def execute(self, statement: str) -> None:
-        import pymysql
-
-        connection = pymysql.connect(unix_socket=str(self.folder / "socket"), user="root", autocommit=True)
-        with connection, connection.cursor() as cursor:
-            cursor.execute(statement)
-
-    def answers(self) -> bool:
-        import pymysql
-
-        try:
-            self.execute("SELECT 1")
-        except pymysql.err.OperationalError:
-            return False
-        return True
-
-    def make_database(self, name: str) -> None:
-        self.execute(f"CREATE DATABASE {name}")
-        self.execute(f"GRANT ALL ON {name}.* TO tuner@'127.0.0.1'")
-
-
-KINDS: dict[str, type[Postgres] | type[Mariadb]] = {"postgresql": Postgres, "mysql": Mariadb}
-
-
-def new_server(kind: str) -> StudyServer:
-    """A running server of this kind in a folder that another user may enter, which pytest's own are not."""
+def new_server() -> Postgres:
+    """Start a server in a folder that another user may enter, which pytest's own folders do not allow."""
     folder = Path(tempfile.mkdtemp(prefix="tune_lnl-test-server-"))
     try:
-        return KINDS[kind].begin(folder)
+        return Postgres.begin(folder)
     except BaseException:
         shutil.rmtree(folder)
         raise
 
 
-def end_server(server: StudyServer) -> None:
+def end_server(server: Postgres) -> None:
     server.stop()
     shutil.rmtree(server.folder)
 
@@ -242,6 +165,6 @@ def _give(path: Path) -> None:
 
 
 def database(url: str, name: str = "run", run_id: str = "r1") -> StudyDatabase:
-    """A study there; the password must be in the environment."""
+    """Return the place of a study there; the password must be in the environment."""
     assert os.environ[PASSWORD] == SECRET
     return StudyDatabase(parse_storage(url), name, run_id)

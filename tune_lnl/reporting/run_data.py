@@ -14,7 +14,7 @@ from tune_lnl.errors import InputError
 from tune_lnl.tuning.runs.layout import RunFiles
 from tune_lnl.tuning.runs.location import ResultsDir, local_folder, split_run
 from tune_lnl.tuning.runs.results import Run, TrialRow, find_run, load_run
-from tune_lnl.tuning.study.study import FINISHED, STARTED
+from tune_lnl.tuning.study.trials import FINISHED, STARTED
 
 ENDED = ("COMPLETE", "PRUNED", "FAIL")
 STATE_WORDS = {
@@ -171,7 +171,7 @@ class RunView:
     @cached_property
     def base(self) -> TrialConfig:
         """The config at some point of the space: for what is the same in all its trials."""
-        return self.run.space.config(next(self.run.space.corners())[1])
+        return self.run.space.any_config()
 
     @cached_property
     def flat_base(self) -> Mapping[str, Any]:

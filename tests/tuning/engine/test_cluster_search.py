@@ -151,12 +151,12 @@ def test_a_cluster_that_goes_away_ends_the_search_with_the_resume_command(tmp_pa
         assert "--resume" in driver.text
 
 
-def test_nothing_of_a_run_on_the_nodes(tmp_path: Path, s3: S3Server, postgresql_url: str) -> None:
+def test_nothing_of_a_run_on_the_nodes(tmp_path: Path, s3: S3Server, database_url: str) -> None:
     """Results in object storage, the study in a database: a node dies, then the driver, and another machine goes on."""
     trials, epochs = 4, 16
     url = s3.url(f"{tmp_path.name}/results")
     space = write_toy(tmp_path, spread(trials), epochs=epochs, fixed={"pause": 0.3})
-    flags, environment = ("--storage", postgresql_url), {"RAY_AUTH_MODE": "disabled"}
+    flags, environment = ("--storage", database_url), {"RAY_AUTH_MODE": "disabled"}
     first = RemoteDriver(tmp_path / "first", space, url, *flags, environment=environment)
     second = RemoteDriver(tmp_path / "second", space, url, *flags, environment=environment)
     with closing(second), cluster_for(first, 1, 1) as cluster:

@@ -34,7 +34,8 @@ from tune_lnl.tuning.plan.plan import Plan
 from tune_lnl.tuning.runs.export import export_run
 from tune_lnl.tuning.runs.results import load_run, write_tables
 from tune_lnl.tuning.study.journal import WholeLinesBackend, read_trials
-from tune_lnl.tuning.study.study import FAILURE, MESSAGE, SearchStudy
+from tune_lnl.tuning.study.study import SearchStudy
+from tune_lnl.tuning.study.trials import FAILURE, MESSAGE
 
 EPOCHS = 5
 

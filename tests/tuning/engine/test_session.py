@@ -17,7 +17,8 @@ from tune_lnl.training.failures import BUG, DATA_ERROR, DISK_FULL, DIVERGED, OUT
 from tune_lnl.tuning.engine.messages import WorkerReport
 from tune_lnl.tuning.engine.session import BUGS_TO_STOP, DEATHS_WITHOUT_PROGRESS, Session
 from tune_lnl.tuning.study.journal import read_trials
-from tune_lnl.tuning.study.study import ATTEMPTS, FAILURE, MESSAGE, STANDARD_ERROR, SearchStudy, Suggestion
+from tune_lnl.tuning.study.study import SearchStudy, Suggestion
+from tune_lnl.tuning.study.trials import ATTEMPTS, FAILURE, MESSAGE, STANDARD_ERROR
 
 
 @dataclass

@@ -17,7 +17,7 @@ from tune_lnl.training.registry import training_type
 from tune_lnl.tuning.plan.warm_start import plan_warm_start
 from tune_lnl.tuning.runs.export import export_run
 from tune_lnl.tuning.runs.results import Run, load_run, write_best, write_tables
-from tune_lnl.tuning.study.study import ENDED, TAKEN_FROM
+from tune_lnl.tuning.study.trials import ENDED, TAKEN_FROM
 
 
 @pytest.fixture

@@ -17,20 +17,18 @@ from tune_lnl.training.failures import BUG, DIVERGED
 from tune_lnl.tuning.space.space import SAMPLERS
 from tune_lnl.tuning.study.pruners import make_pruner
 from tune_lnl.tuning.study.samplers import (
-    FAILURE,
     MOST_GOOD,
     MOST_SEEN,
     NEAR,
     REDRAWS,
-    EndedTrials,
-    SeenByTpe,
     TriedPoints,
     WholePointSampler,
-    has_diverged,
     make_sampler,
     scaled,
     startup_trials,
+    study_for_tpe,
 )
+from tune_lnl.tuning.study.trials import FAILURE
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -88,7 +86,7 @@ def tried_points(*points: Mapping[str, Any]) -> TriedPoints:
     study = new_study(optuna.samplers.RandomSampler())
     for point in points:
         finished(study, TrialState.COMPLETE, [1.0], **point)
-    tried.update(study.trials, -1)
+    tried.update(study.trials)
     return tried
 
 
@@ -123,7 +121,7 @@ def test_one_far_axis_is_enough() -> None:
 def test_a_grid_of_floats_differs_by_steps() -> None:
     grid: dict[str, BaseDistribution] = {"tau": FloatDistribution(0.0, 1.0, step=0.0005)}
     tried = TriedPoints(grid)
-    tried.update([optuna.trial.create_trial(value=1.0, params={"tau": 0.5}, distributions=grid)], but=-2)
+    tried.update([optuna.trial.create_trial(value=1.0, params={"tau": 0.5}, distributions=grid)])
     assert tried.has_near({"tau": 0.5})
     assert not tried.has_near({"tau": 0.5005})
 
@@ -133,10 +131,10 @@ def test_the_nearest_trial_counts_over_all_axes() -> None:
     study = new_study(optuna.samplers.RandomSampler())
     finished(study, TrialState.COMPLETE, [1.0], lr=0.002)
     finished(study, TrialState.FAIL, [1.0], failure=BUG, lr=0.02, penalty="exact")
-    tried.update(study.trials, -1)
+    tried.update(study.trials)
     assert not tried.nearest_diverged({**POINT, "lr": 0.2})
     finished(study, TrialState.FAIL, [1.0], failure=DIVERGED, lr=0.2)
-    tried.update(study.trials, -1)
+    tried.update(study.trials)
     assert tried.nearest_diverged({**POINT, "lr": 0.03})
     assert not tried.nearest_diverged({**POINT, "lr": 0.015})
     assert not tried.nearest_diverged({**POINT, "lr": 0.03, "penalty": "exact"})
@@ -176,7 +174,7 @@ class Stubborn(optuna.samplers.RandomSampler):
 @pytest.mark.parametrize("state", [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING])
 def test_near_a_finished_or_running_trial_chance_takes_over(state: TrialState) -> None:
     inner = Stubborn(POINT)
-    study = new_study(WholePointSampler("random", inner, 0, SPACE))
+    study = new_study(WholePointSampler("random", lambda seed: inner, 0, SPACE))
     first = study.ask(dict(SPACE))
     assert first.params == POINT
     assert inner.asked == 1
@@ -201,7 +199,7 @@ def test_where_everything_is_tried_the_search_goes_on() -> None:
 
 
 def test_start_points_stay_as_they_are() -> None:
-    """Even twice the same, and in part; and none of them moves the sampler's stream."""
+    """Even twice the same, and in part."""
     study = new_study(make_sampler("tpe", 3, 8, SPACE))
     for point in (POINT, POINT, {"lr": 0.02, "tau": 0.1}):
         study.enqueue_trial(dict(point))
@@ -210,18 +208,12 @@ def test_start_points_stay_as_they_are() -> None:
     assert (partly["lr"], partly["tau"]) == (0.02, 0.1)
     assert partly.keys() == SPACE.keys()
 
-    without = new_study(make_sampler("tpe", 3, 8, SPACE))
-    with_two = new_study(make_sampler("tpe", 3, 8, SPACE))
-    for _ in range(2):
-        with_two.enqueue_trial(dict(POINT))
-        with_two.ask(dict(SPACE))
-    assert with_two.ask(dict(SPACE)).params == without.ask(dict(SPACE)).params
-
 
 def test_a_trial_put_back_keeps_its_settings() -> None:
-    study = new_study(make_sampler("tpe", 3, 8, SPACE))
+    storage = optuna.storages.InMemoryStorage()
+    study = optuna.create_study(storage=storage, sampler=make_sampler("tpe", 3, 8, SPACE))
     trial = study.ask(dict(SPACE))
-    study._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+    storage.set_trial_state_values(0, TrialState.WAITING)
     again = study.ask(dict(SPACE))
     assert (again.number, again.params) == (trial.number, trial.params)
 
@@ -235,6 +227,32 @@ def test_the_seed_decides(name: str) -> None:
     runs = [ask_and_tell(new_study(make_sampler(name, seed, trials, SPACE)), trials) for seed in (5, 5, 6)]
     assert runs[0] == runs[1]
     assert runs[0] != runs[2]
+
+
+@pytest.mark.parametrize("name", INSTALLED)
+def test_a_proposal_depends_on_the_seed_its_number_and_the_other_trials_alone(name: str) -> None:
+    """A sampler that is made anew for every trial, as by drivers that die, proposes what one of long life does."""
+    trials = 14 if name == "gp" else 30
+    asked = ask_and_tell(new_study(make_sampler(name, 5, trials, SPACE)), trials)
+    study = new_study(optuna.samplers.RandomSampler())
+    for number in range(trials):
+        study.sampler = make_sampler(name, 5, trials, SPACE)
+        assert ask_and_tell(study, 1) == [asked[number]]
+
+
+def test_a_proposal_that_was_half_written_is_completed() -> None:
+    """A driver may die between the settings of one trial."""
+    study = new_study(make_sampler("tpe", 5, 8, SPACE))
+    ask_and_tell(study, 12)
+    whole = study.ask(dict(SPACE)).params
+    again = new_study(make_sampler("tpe", 5, 8, SPACE))
+    again.add_trials(study.trials[:12])
+    half = again.ask()
+    half.suggest_float("lr", 2e-3, 0.2, log=True)
+    again.sampler = make_sampler("tpe", 5, 8, SPACE)
+    storage_trial = again.trials[half.number]
+    point = again.sampler.sample_relative(again, storage_trial, dict(SPACE))
+    assert {**point, **storage_trial.params} == whole
 
 
 @pytest.mark.parametrize("name", ["tpe", "gp"])
@@ -259,23 +277,28 @@ def test_startup(trials: int, expected: int) -> None:
 # ---- what TPE sees
 
 
-def test_the_view_leaves_the_study_alone() -> None:
+def seen_by_tpe(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    return study_for_tpe(study.trials, study.direction).get_trials(deepcopy=False)
+
+
+def test_what_tpe_sees_and_that_the_study_stays_as_it_is() -> None:
     study = new_study(optuna.samplers.RandomSampler())
     finished(study, TrialState.COMPLETE, [10.0, 20.0])
     finished(study, TrialState.PRUNED, [8.0])
     finished(study, TrialState.FAIL, [9.0], failure=DIVERGED)
     finished(study, TrialState.FAIL, [9.0], failure=BUG)
     study.ask(dict(SPACE))
+    study.enqueue_trial(POINT)
     before = [trial.state for trial in study.trials]
-    view = SeenByTpe(study, study.trials, EndedTrials())
-    running = view._get_trials(states=(TrialState.RUNNING,))
-    assert [trial.number for trial in running] == [2, 4]  # what runs counts as bad for TPE
-    assert [trial.number for trial in view._get_trials(states=(TrialState.FAIL,))] == [3]
-    assert [trial.number for trial in view._get_trials()] == [0, 1, 2, 3, 4]
-    view._storage.set_trial_system_attr(0, "key", "value")
+    assert [(trial.number, trial.state.name) for trial in seen_by_tpe(study)] == [
+        *((0, "COMPLETE"), (1, "PRUNED"), (2, "RUNNING"), (4, "RUNNING"))  # what runs counts as bad for TPE
+    ]
+    shown = study_for_tpe(study.trials, study.direction)
+    sampler = optuna.samplers.TPESampler(seed=0, multivariate=True, constant_liar=True, n_startup_trials=1)
+    assert sampler.sample_relative(shown, study.trials[4], dict(SPACE)).keys() == SPACE.keys()
     assert [trial.state for trial in study.trials] == before
-    assert study.trials[0].system_attrs == {}
-    assert view.direction == study.direction
+    assert all(trial.system_attrs == {} for trial in study.trials[:5])
+    assert shown.direction == study.direction
 
 
 def test_tried_points_that_grow_are_those_that_are_read_at_once() -> None:
@@ -284,7 +307,7 @@ def test_tried_points_that_grow_are_those_that_are_read_at_once() -> None:
     generator = np.random.default_rng(0)
     waiting: list[optuna.Trial] = []
     for step in range(60):
-        growing.update(study.trials, -1)
+        growing.update(study.trials)
         waiting.append(study.ask(dict(SPACE)))
         if step % 3:
             trial = waiting.pop(int(generator.integers(len(waiting))))
@@ -293,9 +316,9 @@ def test_tried_points_that_grow_are_those_that_are_read_at_once() -> None:
                 study.tell(trial, state=TrialState.FAIL)
             else:
                 study.tell(trial, 1.0)
-    growing.update(study.trials, -1)
+    growing.update(study.trials)
     whole = TriedPoints(SPACE)
-    whole.update(study.trials, -1)
+    whole.update(study.trials)
     for tried in study.trials:
         assert growing.has_near(tried.params)
     for _ in range(50):
@@ -303,47 +326,6 @@ def test_tried_points_that_grow_are_those_that_are_read_at_once() -> None:
         point["lr"] = float(generator.uniform(0.002, 0.2))
         assert growing.has_near(point) == whole.has_near(point)
         assert growing.nearest_diverged(point) == whole.nearest_diverged(point)
-
-
-@pytest.mark.parametrize("states", [FINISHED, (*FINISHED, TrialState.RUNNING)])
-def test_what_is_kept_from_look_to_look_is_what_one_look_finds(states: tuple[TrialState, ...]) -> None:
-    """Some trials run for long while others end; some are stopped, diverge or break."""
-    study = optuna.create_study(direction="maximize")
-    generator = np.random.default_rng(0)
-    running: list[optuna.Trial] = []
-    ended = EndedTrials()
-    for step in range(900):
-        running.append(study.ask(dict(SPACE)))
-        if step % 10:
-            trial = running.pop(int(generator.integers(len(running))))
-            how = generator.integers(6)
-            if how == 0:
-                trial.set_user_attr(FAILURE, [DIVERGED, BUG][step % 2])
-                study.tell(trial, state=TrialState.FAIL)
-            elif how == 1:
-                trial.report(float(generator.normal()), int(generator.integers(5)))
-                study.tell(trial, state=TrialState.PRUNED)
-            else:
-                study.tell(trial, float(generator.normal()))
-        if step < 20 or step % 17 == 0:
-            seen = SeenByTpe(study, study.trials, ended)._get_trials(deepcopy=False, states=states)
-            assert [trial.number for trial in seen] == seen_at_once(study, states)
-
-
-def seen_at_once(study: optuna.Study, states: tuple[TrialState, ...]) -> list[int]:
-    """Numbers of the trials, told by sorting all of them by TPE's order."""
-    shown = [
-        trial
-        for trial in study.trials
-        if trial.state in states or (TrialState.RUNNING in states and has_diverged(trial))
-    ]
-    if len(shown) <= MOST_SEEN:
-        return [trial.number for trial in shown]
-    good, _ = _split_trials(study, [trial for trial in shown if trial.state in FINISHED], MOST_GOOD)
-    best = {trial.number for trial in good}
-    rest = [trial.number for trial in shown if trial.number not in best]
-    even = [rest[round(place)] for place in np.linspace(0, len(rest) - 1, MOST_SEEN - MOST_GOOD)]
-    return sorted([*best, *even])
 
 
 @pytest.mark.parametrize("direction", [StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE])
@@ -367,17 +349,16 @@ def test_of_many_trials_tpe_sees_all_the_good_ones_and_an_even_share_of_the_othe
                 intermediate_values=values,
             )
         )
-    trials = study._get_trials(deepcopy=False, states=FINISHED)
-    good, _ = _split_trials(study, trials, 25)
-    view = SeenByTpe(study, study.trials, EndedTrials())
-    seen = [trial.number for trial in view._get_trials(deepcopy=False, states=FINISHED)]
+    trials = study.get_trials(deepcopy=False)
+    good, _ = _split_trials(study, trials, MOST_GOOD)
+    seen = [trial.number for trial in seen_by_tpe(study)]
     assert {trial.number for trial in good} <= set(seen)
     assert seen == sorted(set(seen))
     assert len(seen) == MOST_SEEN
     others = np.setdiff1d(seen, [trial.number for trial in good])
     assert np.diff(others).max() <= 6
     # What TPE takes for good among those it sees is what it would take among all.
-    again, _ = _split_trials(study, [trial for trial in trials if trial.number in set(seen)], 25)
+    again, _ = _split_trials(study, [trial for trial in trials if trial.number in set(seen)], MOST_GOOD)
     assert [trial.number for trial in again] == [trial.number for trial in good]
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from study_servers import SECRET, StudyServer, end_server, new_server
+from study_servers import SECRET, Postgres, end_server, new_server
 from toy_runs import Driver, check_whole, spread, toy_method, write_toy
 
 from tune_lnl.search import main as search
@@ -20,11 +19,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture
-def server(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[StudyServer]:
-    """A database server of the test's own, PostgreSQL where it asks for no other."""
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Postgres]:
+    """A database server of the test's own, which may be stopped."""
     monkeypatch.setenv(PASSWORD, SECRET)
     toy_method()
-    server = new_server(getattr(request, "param", "postgresql"))
+    server = new_server()
     yield server
     end_server(server)
 
@@ -68,9 +67,8 @@ def processes_that_show(secret: str, driver: Driver) -> list[str]:
     return shown
 
 
-@pytest.mark.parametrize("server", ["postgresql", "mysql"], indirect=True)
 def test_two_searches_one_killed(
-    server: StudyServer, driver: Callable[..., Driver], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    server: Postgres, driver: Callable[..., Driver], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     url = server.new_database()
     first, second = driver("first", url, TRIALS, pause=0.6), driver("second", url, TRIALS, pause=0.6)
@@ -105,22 +103,8 @@ def test_two_searches_one_killed(
     assert files_with(SECRET, tmp_path) == []
 
 
-def test_a_server_that_goes_and_comes_back(server: StudyServer, driver: Callable[..., Driver]) -> None:
+def test_a_server_that_restarts_ends_the_search_which_resumes(server: Postgres, driver: Callable[..., Driver]) -> None:
     one = driver("one", server.new_database(), 4, pause=0.1)
-    one.start()
-    for _ in range(2):
-        one.train_on(3)
-        server.stop()
-        server.start()
-    assert one.finish() == 0, one.text
-    check_whole(one, trials=4, epochs=EPOCHS)
-    assert "Traceback" not in one.text
-
-
-def test_a_server_that_stays_away(server: StudyServer, driver: Callable[..., Driver]) -> None:
-    one = driver("one", server.new_database(), 4, pause=0.1)
-    (one.folder / "sitecustomize.py").write_text("import tune_lnl.tuning.study.database as d\nd.PATIENCE = 3.0\n")
-    one.environment["PYTHONPATH"] += f"{os.pathsep}{one.folder}"
     one.start()
     one.train_on(3)
     server.stop()

@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import os
 import threading
-import uuid
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +12,13 @@ from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from study_servers import KINDS, SECRET, StudyServer, database
-from tiny_search import EPOCHS, TINY, curve, tiny_space
+from recorded import search
+from tiny_search import EPOCHS, TINY, curve, tiny_plan, tiny_space
 
 from tune_lnl.tuning.space.ranges import parse_parameter
-from tune_lnl.tuning.space.space import SearchSpace
-from tune_lnl.tuning.study.database import StudyDatabase
-from tune_lnl.tuning.study.journal import JournalFile, read_trials, repair_journal
-from tune_lnl.tuning.study.password import PASSWORD
-from tune_lnl.tuning.study.place import StudyPlace
-from tune_lnl.tuning.study.study import (
-    ATTEMPTS,
-    FAILURE,
-    MESSAGE,
-    STANDARD_ERROR,
-    SearchStudy,
-    best_trial,
-    distribution,
-    last_value,
-    ranked,
-)
+from tune_lnl.tuning.study.journal import read_trials, repair_journal
+from tune_lnl.tuning.study.study import SearchStudy, distribution
+from tune_lnl.tuning.study.trials import ATTEMPTS, FAILURE, MESSAGE, STANDARD_ERROR, best_trial, last_value, ranked
 
 
 @pytest.fixture
@@ -41,61 +26,9 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "study.log"
 
 
-class Kept:
-    """A study wherever it is kept, and how its users and plain Optuna see it."""
-
-    def __init__(self, folder: Path, new_place: Callable[[], StudyPlace]) -> None:
-        self.folder = folder
-        self.new_place = new_place
-        self.place = new_place()
-
-    def create(self, space: SearchSpace | None = None, seed: int = 0) -> SearchStudy:
-        return SearchStudy.create(self.place, space or tiny_space(self.folder), seed)
-
-    def reopen(self, seed: int = 0) -> SearchStudy:
-        """As by the next driver, after this one is gone."""
-        self.place.close()
-        self.place = self.new_place()
-        return SearchStudy.reopen(self.place, tiny_space(self.folder), seed)
-
-    def read(self) -> list[FrozenTrial]:
-        return self.new_place().read_trials()
-
-    def seen_by_optuna(self) -> optuna.Study:
-        if isinstance(self.place, StudyDatabase):
-            storage = optuna.storages.RDBStorage(self.place.url.set(password=SECRET).render_as_string(False))
-            return optuna.load_study(study_name=self.place.name, storage=storage)
-        return seen_by_optuna(self.folder / "study.log")
-
-
-@pytest.fixture(params=["journal", *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS)])
-def kept(
-    request: pytest.FixtureRequest,
-    tmp_path: Path,
-    study_server: Callable[[str], StudyServer],
-    monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[Kept]:
-    if request.param == "journal":
-        yield Kept(tmp_path, lambda: JournalFile(tmp_path / "study.log"))
-        return
-    monkeypatch.setenv(PASSWORD, SECRET)
-    url, name = study_server(request.param).shared_database(), uuid.uuid4().hex
-    kept = Kept(tmp_path, lambda: database(url, name))
-    yield kept
-    kept.place.close()
-
-
 @pytest.fixture
-def study(kept: Kept) -> SearchStudy:
-    return kept.create()
-
-
-class InAFile:
-    """Tests of what only a journal file has."""
-
-    @pytest.fixture
-    def kept(self, tmp_path: Path) -> Kept:
-        return Kept(tmp_path, lambda: JournalFile(tmp_path / "study.log"))
+def study(path: Path) -> SearchStudy:
+    return SearchStudy.create(path, tiny_space(path.parent), 0)
 
 
 def reopen(path: Path, seed: int = 0) -> SearchStudy:
@@ -122,7 +55,7 @@ def test_distributions(spec: dict[str, Any], expected: Any) -> None:
     assert distribution(parse_parameter(spec, "x")) == expected
 
 
-class TestWaitingForTheDisk(InAFile):
+class TestWaitingForTheDisk:
     """Each wait takes milliseconds, ten of which would be most of what a short trial costs."""
 
     @pytest.fixture
@@ -150,10 +83,10 @@ class TestWaitingForTheDisk(InAFile):
     def test_what_is_not_waited_for_yet_is_in_the_file(self, path: Path, study: SearchStudy, waits: list[int]) -> None:
         number = study.ask().number
         waits.clear()
-        with study.place.together():
+        with study.place.access():
             study.report(number, 0, 1.0)
             assert seen_by_optuna(path).trials[number].intermediate_values == {0: 1.0}
-            with study.place.together():
+            with study.place.access():
                 study.report(number, 1, 2.0)
             assert seen_by_optuna(path).trials[number].intermediate_values == {0: 1.0, 1: 2.0}
             assert waits == []
@@ -161,7 +94,7 @@ class TestWaitingForTheDisk(InAFile):
 
     def test_an_error_inside_leaves_the_next_records_waited_for(self, study: SearchStudy, waits: list[int]) -> None:
         number = study.ask().number
-        with pytest.raises(ZeroDivisionError), study.place.together():
+        with pytest.raises(ZeroDivisionError), study.place.access():
             raise ZeroDivisionError
         waits.clear()
         study.report(number, 0, 1.0)
@@ -190,38 +123,38 @@ class TestAsking:
         assert drawn[0][:2] == drawn[2][:2]
         assert drawn[0][2:] != drawn[2][2:]
 
-    def test_a_trial_put_back_is_given_again(self, kept: Kept, study: SearchStudy) -> None:
+    def test_a_trial_put_back_is_given_again(self, path: Path, study: SearchStudy) -> None:
         for _ in range(3):
             study.ask()
         third = study.ask()
         study.report(third.number, 0, 10.0)
         study.wait(third.number)
-        assert kept.read()[third.number].state == TrialState.WAITING
+        assert read_trials(path)[third.number].state == TrialState.WAITING
         again = study.ask()
         assert (again.number, again.params, again.attempt) == (third.number, third.params, 2)
         study.report(again.number, 0, 99.0)
         study.report(again.number, 1, 11.0)
-        assert kept.read()[third.number].intermediate_values == {0: 10.0, 1: 11.0}
+        assert read_trials(path)[third.number].intermediate_values == {0: 10.0, 1: 11.0}
 
-    def test_a_further_attempt_at_a_running_trial(self, kept: Kept, study: SearchStudy) -> None:
+    def test_a_further_attempt_at_a_running_trial(self, path: Path, study: SearchStudy) -> None:
         first = study.ask()
         again = study.restart(first.number)
         assert (again.number, again.params, again.attempt) == (first.number, first.params, 2)
-        trial = kept.read()[first.number]
+        trial = read_trials(path)[first.number]
         assert (trial.state, trial.user_attrs[ATTEMPTS]) == (TrialState.RUNNING, 2)
 
-    def test_notes_stay(self, kept: Kept, study: SearchStudy) -> None:
+    def test_notes_stay(self, path: Path, study: SearchStudy) -> None:
         number = study.ask().number
         assert not study.noted(number, "seen")
         study.note(number, "seen")
         study.wait(number)
-        again = kept.reopen()
+        again = reopen(path)
         assert again.ask().number == number
         assert again.noted(number, "seen")
 
 
 class TestTelling:
-    def test_every_end_as_plain_optuna_sees_it(self, kept: Kept, study: SearchStudy) -> None:
+    def test_every_end_as_plain_optuna_sees_it(self, path: Path, study: SearchStudy) -> None:
         for _ in range(5):
             study.ask()
         for number in range(4):
@@ -232,8 +165,8 @@ class TestTelling:
         study.fail(2, "diverged", "not finite at epoch 3")
         study.wait(3)
 
-        plain = kept.seen_by_optuna()
-        assert plain.study_name == kept.place.name
+        plain = seen_by_optuna(path)
+        assert plain.study_name == "search"
         assert plain.direction == optuna.study.StudyDirection.MAXIMIZE
         assert plain.metric_names == ["val_accuracy"]
         trials = plain.trials
@@ -245,26 +178,25 @@ class TestTelling:
         assert [trial.user_attrs.get(STANDARD_ERROR) for trial in trials[:3]] == [1.25, 2.5, None]
         assert (trials[2].user_attrs[FAILURE], trials[2].user_attrs[MESSAGE]) == ("diverged", "not finite at epoch 3")
 
-    def test_a_report_sent_twice_is_recorded_once(self, kept: Kept, study: SearchStudy) -> None:
+    def test_a_report_sent_twice_is_recorded_once(self, path: Path, study: SearchStudy) -> None:
         number = study.ask().number
         study.report(number, 0, 1.0)
-        journal = kept.folder / "study.log"
-        before = journal.read_bytes() if journal.exists() else b""
+        before = path.read_bytes()
         study.report(number, 0, 2.0)
-        assert (journal.read_bytes() if journal.exists() else b"") == before
-        assert kept.read()[number].intermediate_values == {0: 1.0}
+        assert path.read_bytes() == before
+        assert read_trials(path)[number].intermediate_values == {0: 1.0}
         assert study.epochs(number) == 1
 
-    def test_an_error_that_is_not_finite_is_left_out(self, kept: Kept, study: SearchStudy) -> None:
+    def test_an_error_that_is_not_finite_is_left_out(self, path: Path, study: SearchStudy) -> None:
         number = study.ask().number
         study.report(number, 0, 1.0)
         study.complete(number, 1.0, float("nan"))
-        assert STANDARD_ERROR not in kept.read()[number].user_attrs
+        assert STANDARD_ERROR not in read_trials(path)[number].user_attrs
 
-    def test_minimising(self, tmp_path: Path, kept: Kept) -> None:
-        space = tiny_space(tmp_path, objective={"metric": "val_loss", "mode": "min", "average_last": 1})
-        kept.create(space)
-        assert kept.seen_by_optuna().direction == optuna.study.StudyDirection.MINIMIZE
+    def test_minimising(self, path: Path) -> None:
+        space = tiny_space(path.parent, objective={"metric": "val_loss", "mode": "min", "average_last": 1})
+        SearchStudy.create(path, space, 0)
+        assert seen_by_optuna(path).direction == optuna.study.StudyDirection.MINIMIZE
 
     def test_stopping_is_the_studys_pruner(self, study: SearchStudy) -> None:
         for _ in range(2):
@@ -286,12 +218,12 @@ class TestTelling:
 
 
 class TestReopening:
-    def test_what_ran_waits_under_its_number_and_settings(self, kept: Kept, study: SearchStudy) -> None:
+    def test_what_ran_waits_under_its_number_and_settings(self, path: Path, study: SearchStudy) -> None:
         asked = [study.ask() for _ in range(4)]
         study.report(1, 0, 5.0)
         study.report(0, 0, 5.0)
         study.complete(0, 5.0, None)
-        again = kept.reopen()
+        again = reopen(path)
         states = [trial.state for trial in again.trials]
         assert states == [TrialState.COMPLETE, *[TrialState.WAITING] * 3]
         for before in asked[1:]:
@@ -300,16 +232,28 @@ class TestReopening:
         assert again.ask().number == 4
         assert again.trials[1].intermediate_values == {0: 5.0}
 
-    def test_the_sampler_does_not_repeat_itself(self, kept: Kept, study: SearchStudy) -> None:
+    def test_the_sampler_does_not_repeat_itself(self, path: Path, study: SearchStudy) -> None:
         drawn = [study.ask().params for _ in range(6)]
         for number in range(6):
             study.report(number, 0, 1.0)
             study.prune(number, None)
-        further = kept.reopen()
+        further = reopen(path)
         assert all(further.ask().params not in drawn for _ in range(4))
 
 
-class TestDyingAtTheBeginning(InAFile):
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_a_search_that_was_interrupted_is_the_search_that_was_not(tmp_path: Path, sampler: str) -> None:
+    """One trial at a time: the same settings, values and ends, wherever its drivers died."""
+    runs = [
+        search(tiny_plan(tmp_path, name=f"run{number}", trials="25", sampler=sampler), crashes=crashes)
+        for number, crashes in enumerate([(), (15, 16, 40), (60, 71)])
+    ]
+    found = [[(trial.state, trial.params, trial.intermediate_values) for trial in run.trials] for run in runs]
+    assert found[0] == found[1] == found[2]
+    assert {trial.state.name for trial in runs[0].trials} >= {"COMPLETE", "PRUNED"}
+
+
+class TestDyingAtTheBeginning:
     @pytest.mark.parametrize("records", [0, 1, 2, 3, 4, 5, 6])
     def test_a_driver_that_died_while_it_began(self, path: Path, study: SearchStudy, records: int) -> None:
         """Whatever was written by then, the start points come first, once, and in order."""
@@ -321,7 +265,7 @@ class TestDyingAtTheBeginning(InAFile):
         assert asked[2] not in TINY["start"]
 
 
-class TestRepair(InAFile):
+class TestRepair:
     def write_two(self, study: SearchStudy) -> None:
         for number in range(2):
             study.ask()
@@ -362,7 +306,7 @@ class TestRepair(InAFile):
         assert study.ask().number == 0  # would wait half a minute for the lock
 
 
-class TestReading(InAFile):
+class TestReading:
     def test_while_it_is_written(self, path: Path, study: SearchStudy) -> None:
         """A reader sees whole records only, ever more of them, and takes no lock."""
         done = threading.Event()
@@ -407,7 +351,7 @@ def ended(number: int, state: TrialState, value: float | None, **intermediate: f
     return trial
 
 
-def test_what_is_counted_along_the_way_is_what_the_trials_say(kept: Kept, study: SearchStudy) -> None:
+def test_what_is_counted_along_the_way_is_what_the_trials_say(path: Path, study: SearchStudy) -> None:
     values = [50.0, 70.0, None, 70.0, 60.0]
     for number, value in enumerate(values):
         study.ask()
@@ -427,7 +371,7 @@ def test_what_is_counted_along_the_way_is_what_the_trials_say(kept: Kept, study:
         assert study.trial(number) == trials[number]
     study.ask()
     study.fail(5, "bug", "no")
-    again = kept.reopen()
+    again = reopen(path)
     for each in (study, again):
         assert each.best is not None
         assert each.best.number == 1

@@ -49,7 +49,7 @@ def describe(options: SearchOptions) -> str:
 
 def _describe_plan(plan: Plan) -> str:
     space = plan.space
-    config = space.config(dict(space.start[0]) if space.start else next(space.corners())[1])
+    config = space.config(space.start[0]) if space.start else space.any_config()
     cost = estimate(plan, config)
     sections = space.to_dict()
     lines = [

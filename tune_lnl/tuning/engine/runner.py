@@ -20,8 +20,6 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Literal
 
-from optuna.trial import TrialState
-
 from tune_lnl.config.yaml import dump_yaml
 from tune_lnl.files import replace_text
 from tune_lnl.object_storage import StorageError
@@ -47,7 +45,8 @@ from tune_lnl.tuning.runs.location import location
 from tune_lnl.tuning.runs.results import Run, read_settings, write_best, write_tables
 from tune_lnl.tuning.study.password import password_hidden
 from tune_lnl.tuning.study.place import StudyLostError
-from tune_lnl.tuning.study.study import ENDED, FirstTrials, SearchStudy, Suggestion, best_trial
+from tune_lnl.tuning.study.study import FirstTrials, SearchStudy, Suggestion
+from tune_lnl.tuning.study.trials import ENDED, TrialState, best_trial
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -12,11 +12,10 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from optuna.trial import TrialState
-
 from tune_lnl.training.failures import BUG, DISK_FULL, DIVERGED, OUT_OF_MEMORY, STORAGE_AWAY, STUCK, WORKER_DIED
 from tune_lnl.tuning.engine.messages import StopReason, WorkerReport
 from tune_lnl.tuning.study.study import SearchStudy, Suggestion
+from tune_lnl.tuning.study.trials import TrialState
 
 DEATHS_WITHOUT_PROGRESS = 3
 """A worker that is taken away says nothing about its trial; one that dies this often in the same epoch does."""

@@ -82,7 +82,7 @@ def _listening(port: int) -> socket.socket:
 
 
 def _start(study: str, password: str | None, listening: socket.socket, log: int) -> subprocess.Popen[bytes]:
-    program = Path(__file__).with_name("study_dashboard.py")
+    program = Path(__file__).parent.parent / "study" / "dashboard.py"
     process = subprocess.Popen(
         # As a file, without its folder on the path: it needs nothing of this package.
         [sys.executable, "-P", str(program), study, str(listening.fileno())],

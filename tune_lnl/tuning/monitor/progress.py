@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console as RichConsole
 from rich.console import RenderableType
 
@@ -20,7 +19,8 @@ from tune_lnl.tuning.resources.memory import GpuWatch, memory_in_use
 from tune_lnl.tuning.runs.location import location
 from tune_lnl.tuning.runs.results import TrialRow, describe_params, describe_state, describe_value
 from tune_lnl.tuning.study.pruners import comparisons
-from tune_lnl.tuning.study.study import ATTEMPTS, ENDED, SearchStudy, best_trial
+from tune_lnl.tuning.study.study import SearchStudy
+from tune_lnl.tuning.study.trials import ATTEMPTS, ENDED, FrozenTrial, TrialState, best_trial
 
 STATE_WORDS = {"COMPLETE": "complete", "PRUNED": "stopped early", "FAIL": "failed"}
 
@@ -35,7 +35,7 @@ class Progress:
         self._began = time.monotonic()
         self.board = Board(plan, deadline=deadline)
         objective = plan.space.base["objective"]
-        self._mode = str(objective.get("mode", "max"))
+        self._mode = plan.space.mode
         self._metric = str(objective["metric"])
 
     def begin(self, resumed: bool) -> None:

@@ -6,11 +6,11 @@ import math
 import time
 from collections.abc import Callable, Mapping
 
-from optuna.trial import TrialState
 from ray.util.metrics import Gauge
 
 from tune_lnl.tuning.monitor.state import RunningTrial, View
 from tune_lnl.tuning.plan.plan import Plan
+from tune_lnl.tuning.study.trials import TrialState
 
 INTERVAL = 1.0
 """Seconds between updates at most; Ray itself passes them on every few seconds."""

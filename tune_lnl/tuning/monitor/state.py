@@ -8,12 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from optuna.trial import FrozenTrial, TrialState
-
 from tune_lnl.tuning.engine.messages import WorkerReport
 from tune_lnl.tuning.plan.plan import Plan
 from tune_lnl.tuning.runs.results import TrialRow
-from tune_lnl.tuning.study.study import ENDED, TAKEN_FROM, best_trial
+from tune_lnl.tuning.study.trials import ENDED, FrozenTrial, TrialState, best_trial, is_own
 
 RECENT_EPOCHS = 5
 """A trial's time left is told from its last few epochs: those of a warm-up are shorter than those after it."""
@@ -78,7 +76,7 @@ class Board:
     ) -> None:
         self._trials = plan.space.budget.trials
         self._epochs = plan.space.epochs
-        self._mode = str(plan.space.base["objective"].get("mode", "max"))
+        self._mode = plan.space.mode
         self._running = running
         self._deadline = deadline
         self._clock = clock
@@ -92,7 +90,7 @@ class Board:
     def begin(self, trials: Sequence[FrozenTrial], running: Callable[[], list[int]]) -> None:
         """The search starts or goes on, with these trials in its study."""
         self._running = running
-        own = [trial.state for trial in trials if TAKEN_FROM not in trial.user_attrs]
+        own = [trial.state for trial in trials if is_own(trial)]
         self._counts = {state: own.count(state) for state in ENDED}
         best = best_trial(trials, self._mode)
         self._best = None if best is None else TrialRow.of(best)

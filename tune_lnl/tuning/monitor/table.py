@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from optuna.trial import TrialState
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -14,6 +13,7 @@ from tune_lnl.tuning.monitor.state import RunningTrial, View
 from tune_lnl.tuning.plan.plan import Plan
 from tune_lnl.tuning.resources.memory import GpuUse
 from tune_lnl.tuning.runs.results import describe_params, describe_value
+from tune_lnl.tuning.study.trials import TrialState
 
 FIXED_ROWS = 9
 """Rows of the terminal that are not for running trials."""

@@ -107,7 +107,7 @@ class Plan:
             "versions": {name: version(name) for name in VERSIONED} | {"python": platform.python_version()},
             "git_commit": git_commit(),
             "warm_start": None if self.warm_start is None else self.warm_start.to_dict(),
-            "storage": self.place.to_dict(),
+            "storage": None if self.database is None else self.database.to_dict(),
         }
 
 
@@ -136,7 +136,7 @@ def plan_study(asked: AskedStudy, machine: Machine, measure: Measure = measure_s
     space = _with_threads(asked.space, resources)
     if stored is not None:
         require_same_search(stored, search_settings(space, asked.seed))
-    config = space.config(next(space.corners())[1])
+    config = space.any_config()
     if not machine.nodes or resources.device == "cpu":
         check_precision(config.settings.precision, resources.device)  # the driver of a cluster need not have a GPU
     data_dir = None if options.data_dir is None else options.data_dir.resolve()

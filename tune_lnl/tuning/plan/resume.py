@@ -6,12 +6,10 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from optuna.trial import FrozenTrial, TrialState
-
 from tune_lnl.errors import InputError
 from tune_lnl.tuning.plan.options import FLAGS, TrialCount
 from tune_lnl.tuning.study.place import StudyPlace
-from tune_lnl.tuning.study.study import TAKEN_FROM
+from tune_lnl.tuning.study.trials import FrozenTrial, TrialState, is_own
 
 
 def total_trials(asked: TrialCount | None, stored: Mapping[str, Any], place: StudyPlace) -> int:
@@ -43,7 +41,7 @@ def total_trials(asked: TrialCount | None, stored: Mapping[str, Any], place: Stu
 
 def _has_begun(trial: FrozenTrial) -> bool:
     """Return whether this run has trained the trial; one that is to continue waits, with its reports."""
-    own = TAKEN_FROM not in trial.user_attrs
+    own = is_own(trial)
     return own and (trial.state != TrialState.WAITING or bool(trial.intermediate_values))
 
 

@@ -14,9 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import optuna
-from optuna.trial import FrozenTrial, TrialState
-
 from tune_lnl.config.base import EPOCHS
 from tune_lnl.config.overrides import scale_count
 from tune_lnl.config.registry import settings_type
@@ -28,7 +25,8 @@ from tune_lnl.tuning.runs.location import ResultsDir, bring_here, local_folder, 
 from tune_lnl.tuning.runs.results import Run, TrialRow, describe_state, load_run
 from tune_lnl.tuning.space.ranges import Int, Parameter
 from tune_lnl.tuning.space.space import SearchSpace
-from tune_lnl.tuning.study.study import FAILURE, TAKEN_FROM, distributions, start_points
+from tune_lnl.tuning.study.study import distributions
+from tune_lnl.tuning.study.trials import FAILURE, FrozenTrial, TrialState, taken_over
 
 BEST_CONFIGS = 5
 """So many of the other run's best are tried where its trials cannot be taken over."""
@@ -178,7 +176,7 @@ def _searched(space: SearchSpace) -> set[str]:
 
 def _decided_beforehand(space: SearchSpace, but: set[str]) -> dict[str, Any]:
     """Every setting, defaults among them, that is the same for all trials of a search."""
-    config = space.config(next(space.corners())[1])
+    config = space.any_config()
     return {name: value for name, value in config.flat().items() if name not in but}
 
 
@@ -257,8 +255,8 @@ def _on_grid(value: int, parameter: Parameter) -> int:
 # ---- putting it into the run
 
 
-def first_trials(warm_start: WarmStart, space: SearchSpace, files: RunFolder) -> list[FrozenTrial]:
-    """What stands in the study before any suggestion; what is on disk of trials taken over is copied to this run.
+def first_trials(warm_start: WarmStart, space: SearchSpace, files: RunFolder) -> list[FrozenTrial | Mapping[str, Any]]:
+    """Return the trials that stand in the study before any suggestion; copy the files of those taken over to this run.
 
     Start points that a trial taken over has tried already are left out.
 
@@ -267,12 +265,12 @@ def first_trials(warm_start: WarmStart, space: SearchSpace, files: RunFolder) ->
     """
     other = warm_start.other or _still_there(warm_start)
     if not warm_start.takes_over:
-        return start_points([*space.start, *best_configs(other, space)])
+        return [*space.start, *best_configs(other, space)]
     taken = list(comparable_trials(other, space))
-    own = start_points(point for point in space.start if not any(dict(point) == trial.params for trial in taken))
+    own = [point for point in space.start if not any(dict(point) == trial.params for trial in taken)]
     for number, trial in enumerate(taken, start=len(own)):
         _copy_files(other, trial.number, files, number)
-    return [*own, *(_taken_over(trial, other, space) for trial in taken)]
+    return [*own, *(taken_over(trial, other.name, distributions(space)) for trial in taken)]
 
 
 def _still_there(warm_start: WarmStart) -> Run:
@@ -283,18 +281,6 @@ def _still_there(warm_start: WarmStart) -> Run:
             f"run {warm_start.run}, with which this run was to begin (--warm-start), is no longer in "
             f"{warm_start.folder}; bring it back, or begin anew under another --name"
         ) from None
-
-
-def _taken_over(trial: FrozenTrial, other: Run, space: SearchSpace) -> FrozenTrial:
-    origin = {"run": other.name, "number": trial.number}
-    return optuna.trial.create_trial(
-        state=trial.state,
-        values=trial.values,
-        params=trial.params,
-        distributions=distributions(space),
-        user_attrs={**trial.user_attrs, TAKEN_FROM: origin},
-        intermediate_values=trial.intermediate_values,
-    )
 
 
 def _copy_files(other: Run, theirs: int, files: RunFolder, ours: int) -> None:

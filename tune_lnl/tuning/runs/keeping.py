@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tune_lnl.tuning.runs.folder import RunFolder
 from tune_lnl.tuning.runs.layout import RunFiles
-from tune_lnl.tuning.study.study import ranked
-
-if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial
+from tune_lnl.tuning.study.trials import FrozenTrial, ranked
 
 KEPT_MODELS = 3
 

@@ -13,7 +13,7 @@ from tune_lnl.tuning.runs.layout import RunFiles
 from tune_lnl.tuning.runs.lease import FolderLease
 from tune_lnl.tuning.runs.location import ResultsDir, bring_here
 from tune_lnl.tuning.runs.results import Run, describe_value, load_run
-from tune_lnl.tuning.study.study import ENDED, TAKEN_FROM
+from tune_lnl.tuning.study.trials import ENDED, is_own
 
 HEADER = ("run", "state", "trials", "best", "age")
 NOTHING = "-"
@@ -74,7 +74,7 @@ def _line(root: Path, name: str) -> RunLine:
         # A folder may hold anything; the list is to name it and go on.
         why = str(error).splitlines()[0] if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
         return RunLine(name, f"damaged: {why}")
-    own = [trial for trial in run.trials if TAKEN_FROM not in trial.user_attrs]
+    own = [trial for trial in run.trials if is_own(trial)]
     best = NOTHING if run.best is None else f"{describe_value(run.best)} (trial {run.best.number})"
     written = next(path for path in (files.study, files.trials_table, files.settings) if path.exists())
     last = written.stat().st_mtime
@@ -91,7 +91,7 @@ def run_state(run: Run) -> str:
     """``running``, ``finished``, ``failed`` or ``interrupted``."""
     if is_driven(run):
         return "running"
-    ended = sum(trial.state in ENDED and TAKEN_FROM not in trial.user_attrs for trial in run.trials)
+    ended = sum(trial.state in ENDED and is_own(trial) for trial in run.trials)
     if ended < run.space.budget.trials:
         return "interrupted"
     return "failed" if run.best is None else "finished"

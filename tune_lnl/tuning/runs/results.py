@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from optuna.trial import FrozenTrial, TrialState
 
 from tune_lnl.config.base import HeldOut, ValidationSettings
 from tune_lnl.config.trial import TrialConfig
@@ -25,7 +24,7 @@ from tune_lnl.tuning.space.ranges import parse_parameter
 from tune_lnl.tuning.space.space import Budget, SearchSpace
 from tune_lnl.tuning.study.journal import JournalFile
 from tune_lnl.tuning.study.place import StudyPlace
-from tune_lnl.tuning.study.study import (
+from tune_lnl.tuning.study.trials import (
     ATTEMPTS,
     FAILURE,
     FINISHED,
@@ -33,7 +32,10 @@ from tune_lnl.tuning.study.study import (
     STANDARD_ERROR,
     STARTED,
     TAKEN_FROM,
+    FrozenTrial,
+    TrialState,
     best_trial,
+    is_own,
     last_value,
     ranked,
 )
@@ -106,7 +108,7 @@ class Run:
 
     @property
     def mode(self) -> str:
-        return str(self.space.base["objective"].get("mode", "max"))
+        return self.space.mode
 
     @property
     def best(self) -> TrialRow | None:
@@ -385,5 +387,5 @@ def describe_state(trials: list[FrozenTrial]) -> str:
     words = {state: sum(trial.state == state for trial in trials) for state in TrialState}
     names = {"COMPLETE": "complete", "PRUNED": "stopped early", "FAIL": "failed"}
     text = ", ".join(f"{n} {names.get(s.name, s.name.lower())}" for s, n in words.items() if n) or "none"
-    taken = sum(TAKEN_FROM in trial.user_attrs for trial in trials)
+    taken = sum(not is_own(trial) for trial in trials)
     return f"{text} ({taken} of them taken over)" if taken else text

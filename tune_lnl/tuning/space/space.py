@@ -87,6 +87,16 @@ class SearchSpace:
                 yield f"search.{name} at {value!r}", {**lows, name: value}
                 yield f"search.{name} at {value!r}", {**highs, name: value}
 
+    def any_config(self) -> TrialConfig:
+        """Return the config of one valid trial, for what all trials have in common (dataset, objective, seed)."""
+        _, values = next(self.corners())
+        return self.config(values)
+
+    @property
+    def mode(self) -> str:
+        """``max`` or ``min``: the direction of the objective."""
+        return str(self.base["objective"]["mode"])
+
     @property
     def epochs(self) -> int:
         return int(self.base["fixed"]["epochs"])

@@ -1,75 +1,88 @@
-"""The study in a journal file of the run's folder: what needs no server, and is the default."""
+"""The study in a journal file of the run's folder: the default, which needs no server."""
 
 from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import optuna
-from optuna.storages.journal import JournalFileBackend
-from optuna.storages.journal._file import get_lock_file
+from optuna.storages.journal import BaseJournalBackend, JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial
 
 from tune_lnl.errors import CorruptDataError
-from tune_lnl.tuning.study.place import Result
 
 STUDY_FILE = "study.log"
 STUDY_NAME = "search"
 """The only study in its file."""
 
 
-class WholeLinesBackend(JournalFileBackend):
-    """A journal that a full disk leaves as it was: half a record would make the next one unreadable, and itself.
+class WholeLinesBackend(BaseJournalBackend):
+    """A journal of whole records only: after a full disk it is what it was before.
 
-    Every record is handed to the system at once, so that a driver that is killed loses none. To wait until the disk has
-    it, which matters where the machine itself goes down, takes milliseconds; records that are written
-    :meth:`together` are waited for once.
+    Half a record would make itself and the next one unreadable.
+
+    Every record is handed to the operating system at once, so a killed driver loses none. Waiting until the disk has
+    it, which matters where the machine itself goes down, takes milliseconds; records written in one :meth:`group` are
+    waited for once.
     """
 
-    def __init__(self, file_path: str) -> None:
-        super().__init__(file_path)
-        self._groups = 0
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._reader = JournalFileBackend(str(path))  # makes the file where there is none
+        self._lock = JournalFileSymlinkLock(str(path))
+        self._group = threading.local()
 
-    @contextmanager
-    def together(self) -> Iterator[None]:
-        """What is written inside is on the disk when this ends; groups may hold groups."""
-        self._groups += 1
-        try:
-            yield
-        finally:
-            self._groups -= 1
-        if self._groups == 0:
-            with Path(self._file_path).open("rb") as file:
-                os.fsync(file.fileno())
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
+        return self._reader.read_logs(log_number_from)
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        path = Path(self._file_path)
         records = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
-        size = path.stat().st_size
+        size = self._path.stat().st_size
         try:
-            with get_lock_file(self._lock), path.open("ab") as file:
-                self._write(file, records.encode())
+            self._lock.acquire()
+            try:
+                with self._path.open("ab") as file:
+                    self._write(file, records.encode())
+            finally:
+                self._lock.release()
         except OSError:
-            os.truncate(path, size)
+            os.truncate(self._path, size)
             raise
 
     def _write(self, file: BinaryIO, records: bytes) -> None:
         file.write(records)
         file.flush()
-        if self._groups == 0:
+        if getattr(self._group, "is_open", False):
+            self._group.written = True
+        else:
             os.fsync(file.fileno())
+
+    @contextmanager
+    def group(self) -> Iterator[None]:
+        """Make durable at the end whatever this thread writes inside; an inner group belongs to the outer one."""
+        if getattr(self._group, "is_open", False):
+            yield
+            return
+        self._group.is_open, self._group.written = True, False
+        try:
+            yield
+        finally:
+            self._group.is_open = False
+            if self._group.written:
+                with self._path.open("rb") as file:
+                    os.fsync(file.fileno())
 
 
 class JournalFile:
-    """The place of a study that is a file. That nobody else writes it is the business of the run's lock."""
+    """The place of a study in a file. The run's lock, which the caller holds, keeps other writers away."""
 
     name = STUDY_NAME
     run_id = None
-    losses = 0
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -79,42 +92,37 @@ class JournalFile:
         return self.path.exists() and self.path.stat().st_size > 0
 
     def open(self) -> None:
-        """Nothing to do."""
+        if self._backend is None:
+            if self.path.exists():
+                repair_journal(self.path)
+            self._backend = WholeLinesBackend(self.path)
 
     def close(self) -> None:
-        """Nothing to do."""
+        self._backend = None
 
     def storage(self) -> optuna.storages.BaseStorage:
-        self._backend = WholeLinesBackend(str(self.path))
+        self.open()
+        assert self._backend is not None
         return optuna.storages.JournalStorage(self._backend)
 
-    def repair(self) -> None:
-        if self.path.exists():
-            repair_journal(self.path)
-
-    def together(self) -> AbstractContextManager[None]:
+    def access(self) -> AbstractContextManager[None]:
         assert self._backend is not None, "a study is opened before it is written"
-        return self._backend.together()
-
-    def lasting(self, act: Callable[[], Result]) -> Result:
-        return act()
+        return self._backend.group()
 
     def read_trials(self) -> list[FrozenTrial]:
         return read_trials(self.path) if self.path.exists() else []
 
     def reader(self) -> Callable[[], list[FrozenTrial]]:
-        study = optuna.load_study(study_name=STUDY_NAME, storage=_storage(self.path))
+        study = _load(self.path)
         return lambda: study.get_trials(deepcopy=False)
 
     def is_driven(self) -> bool:
         return False
 
-    def to_dict(self) -> dict[str, Any] | None:
-        return None
 
-
-def _storage(path: Path) -> optuna.storages.JournalStorage:
-    return optuna.storages.JournalStorage(WholeLinesBackend(str(path)))
+def _load(path: Path) -> optuna.Study:
+    storage = optuna.storages.JournalStorage(WholeLinesBackend(path))
+    return optuna.load_study(study_name=STUDY_NAME, storage=storage)
 
 
 DAMAGED = (
@@ -126,18 +134,17 @@ DAMAGED = (
     RuntimeError,
     optuna.exceptions.OptunaError,
 )
-"""What Optuna raises over a damaged journal, depending on where the damage is."""
+"""The errors that Optuna raises over a damaged journal, depending on where the damage is."""
 
 
 def read_trials(path: Path) -> list[FrozenTrial]:
-    """All trials of a study file, by number; reading takes no lock and does not disturb a running search.
+    """Return all trials of a study file, by number; reading takes no lock and does not disturb a running search.
 
     Raises:
-        CorruptDataError: it is damaged elsewhere than at its very end, which a crash may tear.
+        CorruptDataError: the file is damaged elsewhere than at its very end, which a crash may tear.
     """
     try:
-        study = optuna.load_study(study_name=STUDY_NAME, storage=_storage(path))
-        return study.get_trials(deepcopy=False)
+        return _load(path).get_trials(deepcopy=False)
     except DAMAGED as error:
         damage = _damage(path)
         if damage is None and isinstance(error, KeyError):
@@ -150,7 +157,7 @@ def read_trials(path: Path) -> list[FrozenTrial]:
 
 
 def _damage(path: Path) -> str | None:
-    """The first line of a journal that is no record, if any; or that there are records, but not of a search."""
+    """Describe the first line that is not a record, or that the records hold no search; ``None`` for neither."""
     lines = path.read_bytes().split(b"\n")[:-1]
     for number, line in enumerate(lines, start=1):
         try:
@@ -163,28 +170,22 @@ def _damage(path: Path) -> str | None:
 
 
 def repair_journal(path: Path) -> None:
-    """Make a journal writable again after its writer died.
+    """Make a journal writable again after its writer died; the caller must hold the run's lock.
 
-    A torn last line reads fine, but the next append would glue onto it and the study would be unreadable for good; a
-    lock that a dead process left blocks the first write for half a minute.
+    A torn last line reads fine, but the next append would be glued onto it and the study would be unreadable for good;
+    the lock of a dead process blocks the first write for half a minute.
     """
     for lock in path.parent.glob(f"{path.name}.lock*"):
         lock.unlink()
     content = path.read_bytes()
     whole = content.rfind(b"\n") + 1
     last = content.rfind(b"\n", 0, max(0, whole - 1)) + 1
-    if not _is_json(content[last:whole]):
-        # Optuna passes over such a last line, too (blocks that a power failure left empty), until more is appended.
+    try:
+        json.loads(content[last:whole])
+    except ValueError:
+        # Optuna skips such a last line, too (blocks that a power failure left empty), until more is appended.
         whole = last
     if whole < len(content):
         with path.open("r+b") as file:
             file.truncate(whole)
             os.fsync(file.fileno())
-
-
-def _is_json(line: bytes) -> bool:
-    try:
-        json.loads(line)
-    except ValueError:
-        return False
-    return True

@@ -1,4 +1,4 @@
-"""The password of a database that holds studies: from the environment, and handed to nobody."""
+"""The password of a database that holds studies: from the environment, and passed on to no other process."""
 
 from __future__ import annotations
 
@@ -7,26 +7,30 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 PASSWORD = "TUNE_LNL_STORAGE_PASSWORD"
-"""The environment variable: a command line is seen by everybody on the machine, and kept in files."""
+"""The environment variable. A command line can be read by everybody on the machine, and is kept in files."""
 
-_hidden: list[str] = []
+_hidden: str | None = None
 
 
 def storage_password() -> str | None:
-    """From the environment; also while it is hidden."""
-    return os.environ.get(PASSWORD) or (_hidden[-1] if _hidden else None)
+    """Return the password from the environment, also while it is hidden."""
+    return os.environ.get(PASSWORD) or _hidden
 
 
 @contextmanager
 def password_hidden() -> Iterator[None]:
-    """Processes that are started meanwhile do not inherit it: workers run other people's code, and print."""
+    """Keep the variable out of the environment of processes that are started meanwhile.
+
+    Workers run code of other people, which may print its environment.
+    """
+    global _hidden
     password = os.environ.pop(PASSWORD, None)
     if password is None:
         yield
         return
-    _hidden.append(password)
+    _hidden = password
     try:
         yield
     finally:
-        _hidden.pop()
+        _hidden = None
         os.environ[PASSWORD] = password

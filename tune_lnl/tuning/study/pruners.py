@@ -44,7 +44,7 @@ def rungs_of(space: SearchSpace) -> list[int]:
     """The rungs of a search; none where nothing is stopped."""
     if space.budget.pruner == "none":
         return []
-    return rungs(space.epochs, space.longest_warmup(), _average_last(space))
+    return rungs(space.epochs, space.longest_warmup(), space.any_config().objective.average_last)
 
 
 def comparisons(space: SearchSpace) -> str:
@@ -63,12 +63,9 @@ def comparisons(space: SearchSpace) -> str:
 
 def pruner_of(space: SearchSpace) -> optuna.pruners.BasePruner:
     """The pruner that a search asks for."""
-    return make_pruner(space.budget.pruner, space.epochs, space.longest_warmup(), _average_last(space))
-
-
-def _average_last(space: SearchSpace) -> int:
-    _, values = next(space.corners())
-    return space.config(values).objective.average_last
+    return make_pruner(
+        space.budget.pruner, space.epochs, space.longest_warmup(), space.any_config().objective.average_last
+    )
 
 
 class RungPruner(optuna.pruners.BasePruner):

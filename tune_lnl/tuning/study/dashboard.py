@@ -1,6 +1,6 @@
 """optuna-dashboard over a study that it cannot change; a program of its own, so that it takes no time from Ray's loop.
 
-``python study_dashboard.py STUDY SOCKET``: shows a journal file, or what is in a database by its URL, serves on an
+``python dashboard.py STUDY SOCKET`` shows a journal file, or the studies of a database by its URL. It serves on an
 inherited socket and ends when its standard input does, which is when the search ends, whichever way. The first line of
 its standard input is the database's password in JSON, or null.
 """
@@ -27,7 +27,7 @@ NICENESS = 10
 
 
 class ReadOnlyBackend(JournalFileBackend):
-    """A journal for looking at; reading takes no lock."""
+    """A journal that refuses to be written; reading takes no lock."""
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         raise PermissionError("this study is shown, not changed: the search alone writes it")
@@ -46,27 +46,17 @@ def read_only(app: Wsgi) -> Wsgi:
 
 
 def read_only_database(url: str, password: str | None) -> optuna.storages.BaseStorage:
-    """Studies in a database whose server refuses to change them."""
-    from sqlalchemy import event
+    """Return the studies of a database, on connections that the server keeps from changing anything."""
+    from sqlalchemy import make_url
     from sqlalchemy.pool import NullPool
 
-    storage = optuna.storages.RDBStorage(
+    options = f"{make_url(url).query.get('options', '')} -c default_transaction_read_only=on"
+    arguments = {"options": options} | ({} if password is None else {"password": password})
+    return optuna.storages.RDBStorage(
         url.replace("{", "{{").replace("}", "}}"),
-        {
-            "connect_args": {} if password is None else {"password": password},
-            "poolclass": NullPool,
-            "pool_pre_ping": False,
-        },
+        {"connect_args": arguments, "poolclass": NullPool},
         skip_table_creation=True,
     )
-
-    def begin(connection: Any, record: object) -> None:
-        word = "default_transaction_read_only = on" if url.startswith("postgresql") else "SESSION TRANSACTION READ ONLY"
-        connection.cursor().execute(f"SET {word}")
-        connection.commit()
-
-    event.listen(storage.engine, "connect", begin)
-    return storage
 
 
 def study_app(study: str, password: str | None = None) -> Wsgi:
