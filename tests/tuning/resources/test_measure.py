@@ -1,4 +1,4 @@
-"""How many trials share a device is measured by processes that are led from here, and kept. On the CPU."""
+"""The measurement of how many trials share a device, by real processes on the CPU, and its cache."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from tiny_search import tiny_space
 
-from tune_lnl.errors import InputError
-from tune_lnl.tuning.resources.measure import Bench, ProbeError, Question, keep, measure_sharing, read_kept
+from tune_lnl.tuning.resources.measure import ProbeGroup, Question, measure_sharing, read_cached, write_cached
+from tune_lnl.tuning.resources.probe import ProbeError
 from tune_lnl.tuning.resources.sharing import Gpu, Reading, heavy_configs
 
 MB, GB = 10**6, 10**9
@@ -31,34 +31,38 @@ def readings(*speeds: float) -> list[Reading]:
     return [Reading(2**level, speed, 2 * GB, GB // 2) for level, speed in enumerate(speeds)]
 
 
-class TestTheBench:
+class TestProbes:
     @pytest.mark.slow
     def test_two_at_once_on_the_cpu(self, tmp_path: Path) -> None:
         asked = question(tmp_path)
-        with Bench(asked.configs[0], asked, None, seconds=0.5) as bench:
-            alone, both = bench.read(1), bench.read(2)
-            processes = [process._process for process in bench._processes]
+        with ProbeGroup(asked.configs[0], asked, None, seconds=0.5) as group:
+            alone, both = group.read(1), group.read(2)
+            processes = [probe._process for probe in group._probes]
             assert len(processes) == 2
         assert alone is not None
         assert both is not None
         assert (alone.trials, both.trials) == (1, 2)
         assert alone.images_per_second > 0
         assert both.images_per_second > 0
-        assert 50 * MB < alone.beside <= both.beside < 4 * GB
+        assert 50 * MB < alone.overhead <= both.overhead < 4 * GB
         assert alone.peak <= both.peak < 2 * GB
-        assert all(process.poll() is not None for process in processes)
+        assert not any(process.is_alive() for process in processes)
 
     @pytest.mark.slow
-    def test_a_measured_trial_that_fails_is_told_with_its_last_words(self, tmp_path: Path) -> None:
-        asked = question(tmp_path, data_dir=None)
+    def test_a_failed_training_is_reported_with_its_reason(self, tmp_path: Path) -> None:
+        asked = question(tmp_path)
         config = replace(asked.configs[0], method="absent")
-        with (
-            Bench(config, asked, None) as bench,
-            pytest.raises(
-                InputError, match=r"--gpus-per-trial auto: .*unknown method 'absent'.*give a share, 1 or 1/k"
-            ),
-        ):
-            bench.read(1)
+        reason = r"--gpus-per-trial auto: .*unknown method 'absent'.*give a share, 1 or 1/k"
+        with ProbeGroup(config, asked, None) as group, pytest.raises(ProbeError, match=reason):
+            group.read(1)
+
+    @pytest.mark.slow
+    def test_a_killed_process_was_out_of_memory(self, tmp_path: Path) -> None:
+        asked = question(tmp_path)
+        with ProbeGroup(asked.configs[0], asked, None) as group:
+            assert group.start(1) is not None
+            group._probes[0]._process.kill()
+            assert group.read(1) is None
 
 
 class TestWhatIsAsked:
@@ -149,16 +153,16 @@ class TestWhatIsKept:
     def test_a_damaged_file_is_measured_anew(self, tmp_path: Path, damage: str) -> None:
         path = tmp_path / "kept" / "a.json"
         key = {"a": 1}
-        keep(path, key, readings(1, 2))
-        assert read_kept(path, key) == readings(1, 2)
-        assert read_kept(path, {"a": 2}) is None
+        write_cached(path, key, readings(1, 2))
+        assert read_cached(path, key) == readings(1, 2)
+        assert read_cached(path, {"a": 2}) is None
         assert [found.name for found in path.parent.iterdir()] == ["a.json"]
         path.write_text(damage)
-        assert read_kept(path, key) is None
+        assert read_cached(path, key) is None
 
     def test_a_cache_that_cannot_be_written_costs_only_time(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")
-        keep(tmp_path / "file" / "a.json", {}, readings(1))
+        write_cached(tmp_path / "file" / "a.json", {}, readings(1))
         assert (tmp_path / "file").read_text() == ""
 
     def test_no_gpu_that_a_process_sees(self, tmp_path: Path) -> None:

@@ -1,9 +1,7 @@
-"""A trial that only lets itself be measured, in this process."""
+"""A measured trial, in this process."""
 
 from __future__ import annotations
 
-import io
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,9 +11,10 @@ from typing import Any
 import pytest
 import torch
 
+from tune_lnl.config.trial import build_config
 from tune_lnl.training.act import ActTraining
-from tune_lnl.tuning.resources import probe_process
-from tune_lnl.tuning.resources.probe_process import Measured, Task, describe_gpus, lead, process_memory
+from tune_lnl.tuning.resources import probe as probing
+from tune_lnl.tuning.resources.probe import Answer, MeasuredTrial, Task, gpus_here, list_gpus, process_memory, serve
 
 MB, GB = 10**6, 10**9
 
@@ -36,28 +35,33 @@ def task(device: str = "cpu", **fixed: Any) -> Task:
         "validation": {"fraction": 0.3},
         "fixed": {"epochs": 4, "warmup_epochs": 2, "batch_size": 64, "lr": 0.01, "lr1": 0.08, **fixed},
     }
-    return Task(sections, None, device, [])
+    return Task(build_config(sections, "a test"), None, device, [])
 
 
-def answers(*lines: object) -> list[dict[str, Any]]:
-    said = io.StringIO()
-    lead(iter([json.dumps(line) for line in lines]), said)
-    return [json.loads(line) for line in said.getvalue().splitlines()]
+def answers(asked: Task, *requests: tuple[int, float]) -> list[Answer]:
+    found: list[Answer] = []
+    left = list(requests)
+
+    def receive() -> tuple[int, float]:
+        if not left:
+            raise EOFError
+        return left.pop(0)
+
+    serve(asked, receive, found.append)
+    return found
 
 
-def test_it_answers_every_line() -> None:
-    ask = {"threads": 1, "seconds": 0.0}
-    ready, first, second = answers(vars(task()), ask, ask)
-    assert set(ready) == {"peak", "beside"}
-    assert set(first) == set(second) == {"peak", "beside", "images_per_second"}
-    assert ready["beside"] > 50 * MB  # Python with torch
-    assert 0 <= ready["peak"] <= first["peak"] <= second["peak"]
-    assert first["images_per_second"] > 0
+def test_it_answers_every_request() -> None:
+    ready, first, second = answers(task(), (1, 0.0), (1, 0.0))
+    assert ready.overhead > 50 * MB  # Python with torch
+    assert 0 <= ready.peak <= first.peak <= second.peak
+    assert (ready.images_per_second, ready.failure) == (0.0, None)
+    assert first.images_per_second > 0
 
 
 def test_a_reading_counts_the_images_it_trained(monkeypatch: pytest.MonkeyPatch) -> None:
     """By a clock that shows 1 s after the first round and 4 s when it is read again."""
-    measured = Measured(task(batch_size=32))
+    measured = MeasuredTrial(task(batch_size=32))
     trained = []
     step = ActTraining.train_step
 
@@ -67,29 +71,29 @@ def test_a_reading_counts_the_images_it_trained(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(ActTraining, "train_step", counted)
     ticks = iter([0.0, 1.0, 4.0])
-    monkeypatch.setattr(probe_process, "time", type("Clock", (), {"perf_counter": lambda: next(ticks)}))
+    monkeypatch.setattr(probing, "time", type("Clock", (), {"perf_counter": lambda: next(ticks)}))
     found = measured.reading(threads=1, seconds=0.5)
-    assert len(trained) == probe_process.BATCHES + 1
-    assert found["images_per_second"] == pytest.approx(sum(trained) / 4.0)
+    assert len(trained) == probing.BATCHES + 1
+    assert found.images_per_second == pytest.approx(sum(trained) / 4.0)
 
 
 def test_an_epoch_of_one_batch_counts_as_it_is() -> None:
-    measured = Measured(task(batch_size=4096))
-    training = measured._training
+    measured = MeasuredTrial(task(batch_size=4096))
+    training = measured.training
     assert training.images_per_epoch() < 4096
     found = measured.reading(threads=1, seconds=0.0)
-    assert 0 < found["images_per_second"] < 1e7
+    assert 0 < found.images_per_second < 1e7
 
 
-def test_it_trains_with_the_threads_that_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe_process, "BATCHES", 1)
-    Measured(task()).reading(threads=2, seconds=0.0)
+def test_it_trains_with_the_threads_of_the_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probing, "BATCHES", 1)
+    MeasuredTrial(task()).reading(threads=2, seconds=0.0)
     assert torch.get_num_threads() == 2
 
 
 def test_it_stays_on_its_cores() -> None:
     core = min(os.sched_getaffinity(0))
-    Measured(replace(task(), cores=[core]))
+    MeasuredTrial(replace(task(), cores=[core]))
     assert os.sched_getaffinity(0) == {core}
 
 
@@ -104,8 +108,8 @@ def test_it_scores_a_few_batches_and_no_more(monkeypatch: pytest.MonkeyPatch) ->
         return images(self, pixels, rows)
 
     monkeypatch.setattr(ActTraining, "images", counted)
-    Measured(task())
-    assert scored == [8] * probe_process.EVALUATION_BATCHES
+    MeasuredTrial(task())
+    assert scored == [8] * probing.EVALUATION_BATCHES
 
 
 @pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory")])
@@ -114,34 +118,40 @@ def test_out_of_memory_is_an_answer(monkeypatch: pytest.MonkeyPatch, error: Exce
         raise error
 
     monkeypatch.setattr(ActTraining, "train_step", fails)
-    assert answers(vars(task())) == [{"failure": "out of memory"}]
+    (answer,) = answers(task())
+    assert answer.failure == "out of memory"
 
 
-def test_any_other_failure_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_other_failure_is_one_with_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*arguments: object) -> None:
-        raise ZeroDivisionError
+        raise ZeroDivisionError("by zero")
 
     monkeypatch.setattr(ActTraining, "train_step", fails)
-    with pytest.raises(ZeroDivisionError):
-        answers(vars(task()))
+    (answer,) = answers(task())
+    assert answer.failure == "bug"
+    assert answer.message.startswith("ZeroDivisionError: by zero (test_probe.py:")
 
 
 def test_memory_of_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert process_memory("VmHWM") >= process_memory("VmRSS") > 50 * MB
     status = tmp_path / "status"
     status.write_text("Name:\tx\nVmHWM:\t  70 kB\nVmRSS:\t  60 kB\n")
-    monkeypatch.setattr(probe_process, "STATUS", status)
+    monkeypatch.setattr(probing, "STATUS", status)
     assert (process_memory("VmHWM"), process_memory("VmRSS")) == (71680, 61440)
-    monkeypatch.setattr(probe_process, "STATUS", tmp_path / "absent")
+    monkeypatch.setattr(probing, "STATUS", tmp_path / "absent")
     assert process_memory("VmRSS") > 50 * MB
+
+
+@pytest.mark.slow
+def test_gpus_are_listed_from_another_process() -> None:
+    assert [gpu.name for gpu in gpus_here()] == [gpu.name for gpu in list_gpus()]
 
 
 @pytest.mark.gpu
 def test_on_a_gpu() -> None:
-    (gpu, *_) = describe_gpus()
-    assert 0 < gpu["free"] <= gpu["total"]
-    asked = replace(task("cuda"), free=gpu["free"])
-    ready, reading = answers(vars(asked), {"threads": 1, "seconds": 0.5})
-    assert 0 < ready["peak"] <= reading["peak"] < gpu["total"]
-    assert ready["beside"] < 4 * GB
-    assert reading["images_per_second"] > 0
+    (gpu, *_) = list_gpus()
+    assert 0 < gpu.free <= gpu.total
+    ready, reading = answers(replace(task("cuda"), free=gpu.free), (1, 0.5))
+    assert 0 < ready.peak <= reading.peak < gpu.total
+    assert ready.overhead < 4 * GB
+    assert reading.images_per_second > 0

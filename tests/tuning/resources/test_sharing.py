@@ -27,9 +27,9 @@ GB = 10**9
 CARD = 80 * GB
 
 
-def readings(*speeds: float, peak: int = 2 * GB, beside: int = GB // 2) -> list[Reading]:
+def readings(*speeds: float, peak: int = 2 * GB, overhead: int = GB // 2) -> list[Reading]:
     """1, 2, 4, ... trials at once with these total speeds."""
-    return [Reading(2**level, speed, peak, beside) for level, speed in enumerate(speeds)]
+    return [Reading(2**level, speed, peak, overhead) for level, speed in enumerate(speeds)]
 
 
 def chosen(measured: list[Reading], room: int = CARD) -> int:
@@ -108,7 +108,7 @@ class TestWhatIsSaid:
         ]
 
     def test_on_cpus(self) -> None:
-        measured = readings(100, 190, peak=40_000_000, beside=300_000_000)
+        measured = readings(100, 190, peak=40_000_000, overhead=300_000_000)
         first, second = choose_sharing(measured, "cores", 8 * GB, 6 * GB, on_gpu=False).lines()
         assert "40 MB + 0.3 GB of Python and libraries, 0.4 GB with a margin of 10%: 16 fit into 6.0 GB" in first
         assert second.endswith("2 is the fewest within a tenth of the best: each gets 1/2 of the CPUs")

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from tune_lnl.errors import InputError
 from tune_lnl.tuning.resources.divide import Node
-from tune_lnl.tuning.resources.measure import ProbeError, Question, measure_sharing
+from tune_lnl.tuning.resources.measure import Question, measure_sharing
+from tune_lnl.tuning.resources.probe import ProbeError
 from tune_lnl.tuning.resources.sharing import Sharing
 
 WITHIN = 900.0

@@ -1,134 +1,220 @@
-"""One trial in a process of its own that only lets itself be measured, led by lines of JSON.
+"""A probe: a process that trains for some seconds and answers with its speed and its memory.
 
-A process of its own, as a trial is: the process that drives a search must not hold any of a GPU's memory. The first
-line on standard input is the task (:class:`Task`); the answer says that it is ready. Every further line asks for a
-reading: train for so many seconds with so many threads. It ends with its input.
+It is a process of its own, as a trial is: the process that drives a search must not hold any of a GPU's memory.
+``multiprocessing`` starts it with the method "spawn", because a forked process cannot use CUDA. A script that calls
+``run_search(..., gpus_per_trial="auto")`` therefore needs Python's usual ``if __name__ == "__main__":``.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, TextIO
 
 import torch
 
 from tune_lnl.config.base import GradientSettings
-from tune_lnl.config.trial import build_config
+from tune_lnl.config.trial import TrialConfig
+from tune_lnl.errors import InputError
 from tune_lnl.training.failures import OUT_OF_MEMORY, classify
 from tune_lnl.training.loop import Surroundings, Training
 from tune_lnl.training.registry import start_training
+from tune_lnl.tuning.resources.sharing import Gpu
 
 BATCHES = 4
 """Of one round; a reading is as many rounds as fit into its seconds, at least one."""
 EVALUATION_BATCHES = 3
-"""They hold what any of the later ones hold."""
+"""They hold as much memory as any of the later ones."""
+PATIENCE = 600.0
+"""Seconds within which a process must have started, or taken its reading."""
 STATUS = Path("/proc/self/status")
+SPAWN = get_context("spawn")
+
+
+class ProbeError(InputError):
+    """The share cannot be measured here, for another reason than memory."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"--gpus-per-trial auto: {reason}; give a share, 1 or 1/k")
 
 
 @dataclass(frozen=True)
 class Task:
-    """What to train, and where."""
+    """The training of a probe, and its device."""
 
-    sections: dict[str, Any]
-    """The trial's config."""
-    data_dir: str | None
+    config: TrialConfig
+    data_dir: Path | None
     device: str
     cores: list[int]
-    """The device's share of the CPUs; all that run at once on it have these."""
+    """The device's part of the CPUs; all probes that run at once on it share them."""
     free: int = 0
-    """Bytes of the GPU's memory that were free before this process, where it is the only one of ours."""
+    """Bytes of the GPU's memory that were free before this process, where it is our only one there."""
+    visible: str | None = None
+    """The GPU, as ``CUDA_VISIBLE_DEVICES`` names it; ``None``: as the environment says."""
 
 
-def lead(lines: Iterator[str], say: TextIO) -> None:
-    """Answer every line of ``lines`` with one on ``say``."""
-    measured: Measured | None = None
-    for line in lines:
-        answer: dict[str, Any]
+@dataclass(frozen=True)
+class Answer:
+    """Memory and speed of a probe, or the reason why it has none."""
+
+    peak: int = 0
+    """Most bytes of the training so far."""
+    overhead: int = 0
+    """Bytes of the process in addition; see :class:`tune_lnl.tuning.resources.sharing.Reading`."""
+    images_per_second: float = 0.0
+    failure: str | None = None
+    """A class of :mod:`tune_lnl.training.failures`."""
+    message: str = ""
+
+
+class Probe:
+    """A probe as its owner sees it: start it, ask for readings, end it."""
+
+    def __init__(self, task: Task) -> None:
+        self._connection, theirs = SPAWN.Pipe()
+        self._process = SPAWN.Process(target=run_probe, args=(task, theirs), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def ask(self, threads: int, seconds: float) -> None:
+        """Ask for a reading: train for this many seconds with this many threads."""
         try:
-            if measured is None:
-                measured = Measured(Task(**json.loads(line)))
-                answer = measured.memory()
-            else:
-                answer = measured.reading(**json.loads(line))
-        except Exception as error:
-            if classify(error)[0] != OUT_OF_MEMORY:
-                raise
-            answer = {"failure": OUT_OF_MEMORY}
-        print(json.dumps(answer), file=say, flush=True)
+            self._connection.send((threads, seconds))
+        except OSError:
+            return  # the process has ended; its answer says why
+
+    def answer(self) -> Answer:
+        """Wait for the next answer; the first one comes when the training is ready.
+
+        Raises:
+            ProbeError: the process failed, or has not answered in time.
+        """
+        if not self._connection.poll(PATIENCE):
+            raise ProbeError(f"a measured trial has not answered for {PATIENCE:.0f} s")
+        try:
+            answer: Answer = self._connection.recv()
+        except (EOFError, OSError):  # closed, or reset with a request unread
+            self._process.join(PATIENCE)
+            if self._process.exitcode == -9:  # the system ends a process like this when memory is short
+                return Answer(failure=OUT_OF_MEMORY)
+            raise ProbeError(
+                f"a measured trial ended with exit code {self._process.exitcode} before it answered (a script that "
+                'calls run_search needs `if __name__ == "__main__":` around it)'
+            ) from None
+        if answer.failure not in (None, OUT_OF_MEMORY):
+            raise ProbeError(f"a measured trial failed: {answer.message}")
+        return answer
+
+    def end(self) -> None:
+        self._connection.close()
+        self._process.kill()
+        self._process.join()
 
 
-class Measured:
-    """A training that has made its first steps, of both phases, and has scored a little."""
+def gpus_here() -> list[Gpu]:
+    """List the CUDA devices, from a process that ends with its answer: asking takes memory of each.
+
+    Raises:
+        ProbeError: they cannot be listed.
+    """
+    try:
+        with ProcessPoolExecutor(1, mp_context=SPAWN) as process:
+            return process.submit(list_gpus).result(PATIENCE)
+    except Exception as error:
+        raise ProbeError(f"the GPUs cannot be listed: {classify(error)[1]}") from None
+
+
+# ---- in the process
+
+
+def run_probe(task: Task, connection: Connection) -> None:
+    """Answer that the training is ready, then every request for a reading, until the connection is closed."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in (1, 2):  # libraries print; the terminal belongs to the search
+        os.dup2(nowhere, descriptor)
+    if task.visible is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = task.visible
+    serve(task, connection.recv, connection.send)
+
+
+def serve(task: Task, receive: Callable[[], tuple[int, float]], send: Callable[[Answer], None]) -> None:
+    """Send an :class:`Answer` for the start of the training and for each request received; an ``EOFError`` ends it."""
+    try:
+        trial = MeasuredTrial(task)
+        send(trial.memory())
+        while True:
+            try:
+                threads, seconds = receive()
+            except EOFError:
+                return
+            send(trial.reading(threads, seconds))
+    except Exception as error:
+        failure, message = classify(error)
+        send(Answer(failure=failure, message=message))
+
+
+class MeasuredTrial:
+    """A training that has made its first steps, of both phases, and has scored a few batches."""
 
     def __init__(self, task: Task) -> None:
         self._task = task
         if task.cores and hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, task.cores)
-        self._beside = 0 if task.device == "cuda" else process_memory("VmRSS")
-        self._training, self._batch_size = _started(task)
-        self._last_epoch = self._training.config.settings.epochs - 1
+        self._overhead = 0 if task.device == "cuda" else process_memory("VmRSS")
+        settings = task.config.settings
+        assert isinstance(settings, GradientSettings)
+        self._batch_size, self._last_epoch = settings.batch_size, settings.epochs - 1
+        batches = iter(range(EVALUATION_BATCHES))
+
+        def after_batch() -> None:
+            """End the evaluation after its first few batches."""
+            if next(batches, None) is None:
+                raise _Enough
+
+        surroundings = Surroundings(data_dir=task.data_dir, device=task.device, between_batches=after_batch)
+        self.training: Training = start_training(task.config, surroundings)
         for epoch in (0, self._last_epoch):
-            self._training.seconds_per_epoch(epoch, 1)
-        _score_a_little(self._training)
+            self.training.seconds_per_epoch(epoch, 1)
+        with suppress(_Enough):
+            self.training.evaluate(0)
         if task.device == "cuda":
             free, _ = torch.cuda.mem_get_info()
             # The context, with the kernels that the first steps have loaded into it.
-            self._beside = max(0, task.free - free - torch.cuda.memory_reserved())
+            self._overhead = max(0, task.free - free - torch.cuda.memory_reserved())
 
-    def memory(self) -> dict[str, int]:
-        """``peak`` and ``beside``, bytes; see :class:`tune_lnl.tuning.resources.sharing.Reading`."""
+    def memory(self) -> Answer:
         if self._task.device == "cuda":
             peak = torch.cuda.max_memory_reserved()
         else:
-            peak = process_memory("VmHWM") - self._beside
-        return {"peak": max(0, peak), "beside": self._beside}
+            peak = process_memory("VmHWM") - self._overhead
+        return Answer(max(0, peak), self._overhead)
 
-    def reading(self, threads: int, seconds: float) -> dict[str, float]:
-        """Train, and say how fast: images per second of this process."""
+    def reading(self, threads: int, seconds: float) -> Answer:
+        """Train for at least ``seconds`` and return images per second of this process with its memory."""
         torch.set_num_threads(threads)
-        images = min(self._training.images_per_epoch(), (BATCHES + 1) * self._batch_size)
+        images = min(self.training.images_per_epoch(), (BATCHES + 1) * self._batch_size)
         began, rounds = time.perf_counter(), 0
         while rounds == 0 or time.perf_counter() - began < seconds:
-            self._training.seconds_per_epoch(self._last_epoch, BATCHES)
+            self.training.seconds_per_epoch(self._last_epoch, BATCHES)
             rounds += 1
-        return {"images_per_second": rounds * images / (time.perf_counter() - began), **self.memory()}
+        speed = rounds * images / (time.perf_counter() - began)
+        memory = self.memory()
+        return Answer(memory.peak, memory.overhead, speed)
 
 
 class _Enough(Exception):  # noqa: N818 (no error)
-    """So much was to be scored."""
-
-
-def _started(task: Task) -> tuple[Training, int]:
-    """The training, which ends its scoring after a few batches; and its batch size."""
-    config = build_config(task.sections, "the measured trial")
-    assert isinstance(config.settings, GradientSettings)
-    scored = iter(range(EVALUATION_BATCHES))
-
-    def count() -> None:
-        if next(scored, None) is None:
-            raise _Enough
-
-    surroundings = Surroundings(
-        data_dir=None if task.data_dir is None else Path(task.data_dir), device=task.device, between_batches=count
-    )
-    return start_training(config, surroundings), config.settings.batch_size
-
-
-def _score_a_little(training: Training) -> None:
-    try:
-        training.evaluate(0)
-    except _Enough:
-        return
+    """Enough batches were scored."""
 
 
 def process_memory(name: str) -> int:
-    """Bytes of this process, ``VmRSS`` now or ``VmHWM`` at most; where the system does not tell, its most so far."""
+    """Return bytes of this process: ``VmRSS`` now, or ``VmHWM`` at most; outside Linux always its most so far."""
     try:
         lines = STATUS.read_text(encoding="ascii").splitlines()
         return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
@@ -139,24 +225,10 @@ def process_memory(name: str) -> int:
         return most if sys.platform == "darwin" else 1024 * most
 
 
-def describe_gpus() -> list[dict[str, Any]]:
-    """The CUDA devices that this process sees, as plain values of :class:`tune_lnl.tuning.resources.sharing.Gpu`."""
+def list_gpus() -> list[Gpu]:
+    """List the CUDA devices that this process sees."""
     found = []
     for index in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(index)
-        found.append({"index": index, "name": torch.cuda.get_device_name(index), "total": total, "free": free})
+        found.append(Gpu(index, torch.cuda.get_device_name(index), total, free))
     return found
-
-
-def main() -> None:
-    """Answers alone go to standard output; whatever libraries print goes to standard error."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    if "--describe" in sys.argv[1:]:
-        print(json.dumps(describe_gpus()), file=answers, flush=True)
-    else:
-        lead(iter(sys.stdin), answers)
-
-
-if __name__ == "__main__":
-    main()

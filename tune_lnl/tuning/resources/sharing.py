@@ -1,7 +1,7 @@
-"""How many trials share one device, decided from the readings of ``measure.py``. Pure arithmetic.
+"""The decision how many trials share one device, from the readings of ``measure.py``. Pure arithmetic.
 
-A GPU on which one small network trains alone is mostly idle; too many at once only wait for each other, and run out of
-memory. So the readings are of 1, 2, 4, ... trials at once, and the fewest win that are nearly as fast together as any.
+A GPU that trains one small network is mostly idle; too many trials at once wait for each other and run out of memory.
+The readings are of 1, 2, 4, ... trials at once; the smallest number wins that is nearly as fast in total as the best.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from tune_lnl.tuning.space.ranges import Choice
 from tune_lnl.tuning.space.space import SearchSpace
 
 MARGIN = 0.1
-"""What a trial may need beyond its measured peak: other batches, other algorithms of the same library."""
+"""A trial may need this share more than its measured peak: other batches, other algorithms of the same library."""
 NEARLY = 0.9
-"""Share of the best total speed that is good enough: fewer at once end sooner, and are compared sooner."""
+"""Share of the best total speed that is good enough: fewer trials at once end sooner and are compared sooner."""
 BATCH_SIZE = "batch_size"
 
 
@@ -33,15 +33,15 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Reading:
-    """Some trials that ran at once on one device."""
+    """The speed and memory of some trials that ran at once on one device."""
 
     trials: int
     images_per_second: float
     """Of all together."""
     peak: int
-    """Most bytes that one of them took for its training: networks, optimizers, views, activations."""
-    beside: int
-    """Bytes that its process holds besides: on a GPU the CUDA context, on a CPU Python and its libraries."""
+    """Most bytes that one training took: networks, optimizers, views, activations."""
+    overhead: int
+    """Bytes of its process in addition: on a GPU the CUDA context, on a CPU Python and its libraries."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Sharing:
     trials: int
     readings: Sequence[Reading]
     device: str
-    """What was measured, in words."""
+    """Its name."""
     total: int
     """Bytes of the device."""
     room: int
@@ -66,24 +66,24 @@ class Sharing:
 
     @property
     def memory_fraction(self) -> float | None:
-        """What a trial's allocator may take of a GPU: its share less the context, which the allocator does not count.
+        """Return the part of a GPU that a trial's allocator may take; ``None``: no limit, or no GPU.
 
-        ``None`` where the trial has the device to itself, or there is no GPU.
+        It is the trial's share less the CUDA context, which the allocator does not count.
         """
         if not self.on_gpu or self.trials == 1:
             return None
-        return 1 / self.trials - max(reading.beside for reading in self.readings) / self.total
+        return 1 / self.trials - max(reading.overhead for reading in self.readings) / self.total
 
     def lines(self) -> list[str]:
-        """The arithmetic."""
-        peak, beside = _most(self.readings)
+        """Return the arithmetic of the decision, for the user."""
+        peak, overhead = _most(self.readings)
         besides = "of CUDA context" if self.on_gpu else "of Python and libraries"
         speeds = ", ".join(f"{reading.trials}: {reading.images_per_second:.0f}" for reading in self.readings)
         share = f"1/{self.trials} GPU" if self.on_gpu else f"1/{self.trials} of the CPUs"
         fitting = max(1, self.room // self.need)
         cap = "" if self.memory_fraction is None else f", at most {_gb(self.memory_fraction * self.total)} for training"
         return [
-            f"measured on {self.device}: a trial peaks at {_gb(peak)} + {_gb(beside)} {besides}, "
+            f"measured on {self.device}: a trial peaks at {_gb(peak)} + {_gb(overhead)} {besides}, "
             f"{_gb(self.need)} with a margin of {MARGIN:.0%}: {fitting} fit into {_gb(self.room)}",
             f"images/s by trials at once: {speeds}; {self.trials} is the fewest within a tenth of the best: "
             f"each gets {share}{cap}",
@@ -92,34 +92,34 @@ class Sharing:
 
 
 def smallest(gpus: Sequence[Gpu]) -> Gpu:
-    """The GPU that the share is planned for, so that it suits the others: one share is dealt out on all of them."""
+    """Return the GPU that the share is measured on: the same share is used on all of them, so the smallest decides."""
     return min(gpus, key=lambda gpu: (gpu.total, gpu.free, gpu.index))
 
 
 def need_of(readings: Sequence[Reading]) -> int:
-    """Bytes that one trial must be given."""
+    """Return the bytes that one trial needs, with its margin."""
     return round(sum(_most(readings)) * (1 + MARGIN))
 
 
 def _most(readings: Sequence[Reading]) -> tuple[int, int]:
-    return max(reading.peak for reading in readings), max(reading.beside for reading in readings)
+    return max(reading.peak for reading in readings), max(reading.overhead for reading in readings)
 
 
 def levels(most: int) -> list[int]:
-    """How many at once are tried: 1, 2, 4, ... up to ``most``."""
+    """Return the numbers of trials to measure: 1, 2, 4, ... up to ``most``."""
     return [2**exponent for exponent in range(max(1, most).bit_length())]
 
 
 def most_at_once(cpus: int, cpus_per_trial: float | None, wanted: int) -> int:
-    """Most trials on one device that its CPUs can feed and that there is use for.
+    """Return the most trials on one device that its CPUs can feed and that the search needs.
 
     Args:
         cpus: cores for this device.
-        cpus_per_trial: what the user asked for; ``None``: at least one core each.
-        wanted: trials that will ever run at once on this device.
+        cpus_per_trial: as asked for; ``None``: at least one core each.
+        wanted: most trials that will run at once on this device.
     """
     fed = int(cpus / (cpus_per_trial or 1.0) + 1e-9)
-    # Three trials want quarters: halves leave one of them waiting for a whole trial's time.
+    # Three trials need quarters: with halves one of them waits for the length of a trial.
     useful = 1 << (max(1, wanted) - 1).bit_length()
     return max(1, min(fed, useful))
 
@@ -128,9 +128,9 @@ def take_readings(read: Callable[[int], Reading | None], most: int, room: int) -
     """Measure 1, 2, 4, ... trials at once for as long as they fit and are faster together than fewer.
 
     Args:
-        read: measures so many at once; ``None`` where they ran out of memory.
-        most: no more than so many at once.
-        room: bytes of the device that are free.
+        read: measures a number of trials at once; ``None`` where they ran out of memory.
+        most: largest number of trials.
+        room: free bytes of the device.
 
     Returns:
         the readings, at least one.
@@ -158,9 +158,9 @@ def take_readings(read: Callable[[int], Reading | None], most: int, room: int) -
 
 
 def choose_sharing(readings: Sequence[Reading], device: str, total: int, room: int, on_gpu: bool) -> Sharing:
-    """The fewest trials at once within a tenth of the best total speed, of those that fit with a margin.
+    """Choose the fewest trials at once within a tenth of the best total speed, among those that fit with a margin.
 
-    One alone has run, so it fits.
+    One trial has run, so it fits.
 
     Args:
         readings: of one device, that of one trial among them.
@@ -177,9 +177,9 @@ def choose_sharing(readings: Sequence[Reading], device: str, total: int, room: i
 
 
 def heavy_configs(space: SearchSpace) -> Iterator[TrialConfig]:
-    """What may be the trial that takes most memory: the largest batch, with each choice of what is chosen by name.
+    """Yield the candidates for the trial that takes most memory: the largest batch, with each choice by name.
 
-    Numbers beside the batch (learning rates, thresholds, lengths) change what is learnt, not what a step holds.
+    Other numbers (learning rates, thresholds, lengths) do not change the memory of a step.
     """
     base = {name: parameter.extremes()[0] for name, parameter in space.parameters.items()}
     if BATCH_SIZE in space.parameters:
