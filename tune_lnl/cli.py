@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from tune_lnl.errors import InputError
+from tune_lnl.files import is_disk_full
 from tune_lnl.tuning.plan.options import FLAGS, SearchOptions
 
 Main = Callable[[list[str] | None], int]
@@ -76,9 +77,10 @@ def search_options(parsed: argparse.Namespace, command: str | None = None) -> Se
 
 
 def guarded(main: Main) -> Callable[..., int]:
-    """End a command as promised: an :class:`InputError` is printed on stderr and gives 2, an interruption gives 130.
+    """Turn what ends a command into its exit code.
 
-    A reader that closes the pipe (head, less) ends the command silently: with 1 where its work was cut short.
+    An :class:`InputError` is printed on stderr and gives 2, a full disk likewise gives 1, an interruption gives 130. A
+    reader that closes the pipe early (head, less) ends the command silently: with 1 where that cut it short.
     """
 
     @functools.wraps(main)
@@ -93,7 +95,15 @@ def guarded(main: Main) -> Callable[..., int]:
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return 130
-        except BrokenPipeError:
+        except OSError as error:
+            if is_disk_full(error):
+                place = f" ({error.filename})" if error.filename else ""
+                print(
+                    f"error: the disk is full: {error.strerror}{place}; free some room and try again", file=sys.stderr
+                )
+                return 1
+            if not isinstance(error, BrokenPipeError):
+                raise
             # Python flushes once more at exit, and would complain then.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return code

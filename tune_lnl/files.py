@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,6 +38,11 @@ def replace_text(path: Path, text: str) -> None:
     """Replace a file's content; a reader sees the old content or the new, never a part."""
     with whole_file(path) as beside:
         beside.write_text(text, encoding="utf-8")
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Return whether a write failed because the disk, a quota or a limit on file sizes left no room."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r")

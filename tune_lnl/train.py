@@ -30,9 +30,9 @@ def parser() -> Parser:
 @guarded
 def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
-    from tune_lnl.training.train_command import train_command
+    from tune_lnl.training.seeds import train
 
-    return train_command(**vars(arguments), say=lambda line: print(line, flush=True))
+    return train(**vars(arguments), say=lambda line: print(line, flush=True))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from tiny_search import EPOCHS
 
 from tune_lnl.config.yaml import dump_yaml
 from tune_lnl.files import replace_text
-from tune_lnl.training.seeds import append_report
+from tune_lnl.training.run import append_report
 from tune_lnl.tuning.plan.plan import Plan
 from tune_lnl.tuning.plan.warm_start import first_trials
 from tune_lnl.tuning.runs.results import Run, load_run

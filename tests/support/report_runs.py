@@ -19,7 +19,7 @@ import yaml
 from tune_lnl.config.yaml import dump_yaml
 from tune_lnl.files import replace_text
 from tune_lnl.reporting.run_data import RunView, view_run
-from tune_lnl.training.seeds import append_report
+from tune_lnl.training.run import append_report
 from tune_lnl.tuning.plan.options import SearchOptions
 from tune_lnl.tuning.plan.plan import Plan, plan_search
 from tune_lnl.tuning.resources.divide import Machine

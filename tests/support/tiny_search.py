@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from tune_lnl.files import replace_text
-from tune_lnl.training.seeds import append_report
+from tune_lnl.training.run import append_report
 from tune_lnl.tuning.plan.options import SearchOptions
 from tune_lnl.tuning.plan.plan import Measure, Plan, plan_search
 from tune_lnl.tuning.resources.divide import Machine

@@ -147,7 +147,7 @@ def test_a_setting_that_one_side_does_not_know_is_named(path: Path, training: Tr
     content = torch.load(path, weights_only=True)
     content["config"]["new_setting"] = 3
     torch.save(content, path)
-    assert refusal(path, training).endswith("written with new_setting = 3, this trial has None")
+    assert refusal(path, training).endswith("written with new_setting = 3, this training has None")
 
 
 def test_running_out_of_memory_is_not_blamed_on_the_file(

@@ -186,7 +186,7 @@ def test_a_checkpoint_of_another_config_is_refused_by_name(method: str, tmp_path
         ({"validation": {"seed": 1}}, "validation.seed"),
         ({"dataset": {"noise_seed": 5}}, "dataset.noise_seed"),
     ):
-        with pytest.raises(InputError, match=rf"written with {name} = .*this trial has"):
+        with pytest.raises(InputError, match=rf"written with {name} = .*this training has"):
             load_checkpoint(path, start(tiny(method, **changes)))
 
 

@@ -16,7 +16,6 @@ from tune_lnl.errors import InputError
 from tune_lnl.training.loop import Report, Surroundings
 from tune_lnl.training.seeds import (
     SeedResult,
-    append_report,
     best_seed,
     read_config,
     resolve_config,
@@ -31,11 +30,13 @@ def result(
     seed: int = 0,
     average_last: int = 2,
     metric: str = "val_accuracy",
+    divergence: str | None = None,
 ) -> SeedResult:
     reports: list[Report] = [{"test_accuracy": value} for value in test]
     for report, value in zip(reports, val or [], strict=False):
         report[metric] = value
-    return SeedResult(seed, reports, average_last, metric, "max" if metric == "val_accuracy" else "min")
+    mode = "max" if metric == "val_accuracy" else "min"
+    return SeedResult(seed, reports, average_last, metric, mode, divergence=divergence)
 
 
 # ---- figures
@@ -74,7 +75,7 @@ def test_without_validation_there_is_no_objective() -> None:
 
 
 def test_a_lost_network_has_diverged_and_no_objective() -> None:
-    lost = result(test=[50.0, 70.0, math.nan], val=[50.0, 60.0, math.nan])
+    lost = result(test=[50.0, 70.0, 60.0], val=[50.0, 60.0, 61.0], divergence="a weight is not finite at epoch 2")
     assert lost.diverged
     assert "objective" not in lost.figures
     assert "test_at_val_best" not in lost.figures
@@ -82,25 +83,21 @@ def test_a_lost_network_has_diverged_and_no_objective() -> None:
     assert lost.figures["test_oracle"] == 70.0
 
 
-def test_a_bad_epoch_that_no_longer_counts_is_no_divergence() -> None:
-    back = result(test=[50.0, 60.0, 70.0], val=[math.nan, 60.0, 70.0])
-    assert not back.diverged
-    assert back.objective == 65.0
-
-
-def test_best_seed_is_the_best_objective_and_the_first_of_equals() -> None:
-    runs = [result([0.0], [5.0], seed=0), result([0.0], [7.0], seed=1), result([99.0], [7.0], seed=2)]
-    assert best_seed(runs).seed == 1
-
-
-def test_best_seed_by_loss_is_the_smallest() -> None:
-    runs = [result([0.0], [5.0], seed=0, metric="val_loss"), result([0.0], [3.0], seed=1, metric="val_loss")]
-    assert best_seed(runs).seed == 1
-
-
-def test_best_seed_never_looks_at_a_lost_one_or_at_the_test_set() -> None:
-    assert best_seed([result([9.0], [math.nan], seed=0), result([1.0], [3.0], seed=1)]).seed == 1
-    assert best_seed([result([1.0], seed=0), result([9.0], seed=1)]).seed == 0
+@pytest.mark.parametrize(
+    ("runs", "best"),
+    [
+        ([result([0.0], [5.0], seed=0), result([0.0], [7.0], seed=1), result([99.0], [7.0], seed=2)], 1),
+        ([result([0.0], [5.0], seed=0, metric="val_loss"), result([0.0], [3.0], seed=1, metric="val_loss")], 1),
+        ([result([9.0], [99.0], seed=0, divergence="lost"), result([1.0], [3.0], seed=1)], 1),
+        ([result([1.0], seed=0), result([9.0], seed=1)], 0),
+        ([result([1.0], seed=0, divergence="lost"), result([9.0], seed=1)], 1),
+        ([result([1.0], seed=0, divergence="lost")], None),
+    ],
+    ids=["first of equals", "smallest loss", "not a diverged one", "first without objectives", "", "none is left"],
+)
+def test_best_seed(runs: list[SeedResult], best: int | None) -> None:
+    found = best_seed(runs)
+    assert (found and found.seed) == best
 
 
 def test_summary_has_mean_and_sample_deviation() -> None:
@@ -119,17 +116,6 @@ def test_a_figure_that_only_some_seeds_have_is_kept_with_its_number(order: int) 
     runs = [result([60.0], [math.nan]), result([64.0], [51.0])][::order]
     assert summarise(runs)["objective"] == {"mean": 51.0, "n": 1}
     assert summarise(runs)["test_oracle"]["n"] == 2
-
-
-# ---- lines of JSON
-
-
-def test_reports_are_appended_as_lines_that_every_reader_accepts(tmp_path: Path) -> None:
-    path = tmp_path / "deep" / "epochs.jsonl"
-    append_report(path, {"epoch": 0.0, "val_loss": 0.1 + 0.2})
-    append_report(path, {"epoch": 1.0, "val_loss": math.nan, "train_loss": -math.inf})
-    lines = [json.loads(line, parse_constant=pytest.fail) for line in path.read_text().splitlines()]
-    assert lines == [{"epoch": 0.0, "val_loss": 0.1 + 0.2}, {"epoch": 1.0, "val_loss": None, "train_loss": None}]
 
 
 # ---- configs
@@ -212,9 +198,14 @@ def test_the_model_is_the_one_of_the_best_objective_in_whatever_order(seeds: tup
     assert torch.load(tmp_path / "out" / "model.pt", weights_only=True)["config"]["seed"] == best.seed
 
 
-def test_a_lost_run_still_leaves_readable_files(tmp_path: Path) -> None:
-    train_seeds(tiny("standard", lr=1e30), [0], Surroundings(), tmp_path / "out", lambda seed, report: None)
+def test_a_diverged_seed_stops_at_once_and_leaves_readable_files_and_no_model(tmp_path: Path) -> None:
+    seen: list[int] = []
+    config = tiny("standard", lr=1e30)
+    (found,) = train_seeds(config, [0], Surroundings(), tmp_path / "out", lambda seed, report: seen.append(seed))
+    assert found.divergence is not None
+    assert len(seen) == len(found.reports) == 1
     summary = json.loads((tmp_path / "out" / "summary.json").read_text(), parse_constant=pytest.fail)
     assert summary["over_seeds"]["test_last10"]["mean"] is None
     assert "objective" not in summary["over_seeds"]
-    assert torch.load(tmp_path / "out" / "model.pt", weights_only=True)["config"]["seed"] == 0
+    files = sorted(path.name for path in (tmp_path / "out").rglob("*") if path.is_file())
+    assert files == ["config.yaml", "epochs.jsonl", "summary.json"]

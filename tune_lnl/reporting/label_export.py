@@ -14,7 +14,8 @@ from tune_lnl.files import replace_text
 from tune_lnl.reporting.label_page import label_page
 from tune_lnl.reporting.label_table import judge, require_label_file, summary_lines, write_label_file
 from tune_lnl.training.devices import choose_device
-from tune_lnl.training.labels import DivergedError, gather_evidence, label_config
+from tune_lnl.training.failures import DivergedError
+from tune_lnl.training.labels import gather_evidence, label_config
 from tune_lnl.training.loop import Report, Surroundings, check_precision
 from tune_lnl.training.seeds import resolve_config
 from tune_lnl.tuning.runs.location import ResultsDir
@@ -76,10 +77,10 @@ def export_labels(options: LabelOptions, say: Callable[[str], None]) -> int:
     try:
         data, evidence = gather_evidence(config, options.folds, surroundings, run.files.root / EVIDENCE, on_epoch)
     except DivergedError as error:
-        say(f"failed: {error}")
+        say(f"failed: {error}; lower the lr: --set lr=...")
         return 1
     except KeyboardInterrupt:
-        say("interrupted; the same command goes on after the last finished training")
+        say("interrupted; the same command continues after the last finished epoch")
         raise
     table = judge(data, evidence)
     page = options.labels.with_suffix(".html")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import traceback
 from pathlib import Path
 
 import torch
 
 from tune_lnl.errors import InputError
+from tune_lnl.files import is_disk_full
 from tune_lnl.object_storage import StorageError
 
 DIVERGED = "diverged"
@@ -31,11 +31,6 @@ STUCK = "stuck"
 
 class DivergedError(ArithmeticError):
     """Training left the finite numbers."""
-
-
-def is_disk_full(error: BaseException) -> bool:
-    """Whether the disk, or the user's share of it, has no room left."""
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def classify(error: Exception) -> tuple[str, str]:

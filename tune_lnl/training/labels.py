@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from tune_lnl.config.trial import Fold, TrialConfig
 from tune_lnl.datasets.images.noisy import NoisyData, load_noisy
@@ -27,16 +29,13 @@ from tune_lnl.files import whole_file
 from tune_lnl.training.classification import ClassifierTraining
 from tune_lnl.training.loop import Report, Surroundings, check_precision
 from tune_lnl.training.registry import start_training, training_type
+from tune_lnl.training.run import TrainingFiles, run_training
 
 FORM = 1
 """Raise it when what a result file holds changes."""
 HELD_OUT, SELECTED, BELIEF = "held_out", "selected", "belief"
 
 OnEpoch = Callable[[int, int, Report], None]
-
-
-class DivergedError(Exception):
-    """A training lost its network, so that there is nothing to judge labels by."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ def gather_evidence(
 
     Raises:
         InputError: data or settings that cannot be used.
-        DivergedError: a training diverged.
+        DivergedError: a training diverged, so there is nothing to judge labels by.
     """
     check_precision(config.settings.precision, surroundings.device)
     surroundings = replace(surroundings, test_from=None)
@@ -101,27 +100,32 @@ def gather_evidence(
         path = folder / ("all.npz" if number == folds else f"fold-{number + 1}-of-{folds}.npz")
         found = _read(path, key)
         if found is None:
-            found = _train(part, surroundings, functools.partial(on_epoch, number, folds + 1))
+            # Named after the key, so that the state of another config or other data is not looked at.
+            checkpoint = path.with_name(f"{path.stem}.{key[:16]}.pt")
+            found = _train(part, surroundings, checkpoint, functools.partial(on_epoch, number, folds + 1))
             _write(path, key, found)
+            checkpoint.unlink(missing_ok=True)
         results.append(found)
     return data, _together(results, data, fold)
 
 
-def _train(config: TrialConfig, surroundings: Surroundings, on_epoch: Callable[[Report], None]) -> dict[str, Any]:
+def _train(
+    config: TrialConfig, surroundings: Surroundings, checkpoint: Path, on_epoch: Callable[[Report], None]
+) -> dict[str, Any]:
     training = start_training(config, surroundings)
     assert isinstance(training, ClassifierTraining)
     averaged = config.objective.average_last
-    sums: dict[str, NDArray[np.float64]] = {}
-    while not training.finished:
-        report = training.run_epoch()
-        failure = training.diverged(report)
-        if failure is not None:
-            raise DivergedError(f"{failure} in epoch {training.epoch}; lower the lr: --set lr=...")
+    sums: dict[str, Tensor] = {}
+
+    def add_predictions(report: Report) -> None:
         if config.fold is not None and training.epoch > config.settings.epochs - averaged:
             for suffix, values in training.probabilities(training.data.validation).items():
-                sums[suffix] = sums.get(suffix, 0.0) + values.astype(np.float64) / averaged
+                part = torch.from_numpy(values).double() / averaged
+                sums[suffix] = sums[suffix] + part if suffix in sums else part
         on_epoch(report)
-    result: dict[str, Any] = {f"{HELD_OUT}{suffix}": values.astype(np.float32) for suffix, values in sums.items()}
+
+    run_training(training, TrainingFiles(checkpoint), on_epoch=add_predictions, gathered=sums)
+    result: dict[str, Any] = {f"{HELD_OUT}{suffix}": values.float().cpu().numpy() for suffix, values in sums.items()}
     result |= {"trained_on": training.data.train, "held_out_samples": training.data.validation}
     selected = training.selected_shares()
     if selected is not None:

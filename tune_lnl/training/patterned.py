@@ -7,6 +7,8 @@ it is trained by ``python -m tune_lnl.data prepare NAME --patterned``, and its p
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,9 +24,11 @@ from tune_lnl.datasets.reid.sets import ReidDataset
 from tune_lnl.errors import InputError
 from tune_lnl.models.reid import ReidNetwork
 from tune_lnl.training.devices import choose_device
+from tune_lnl.training.failures import DivergedError
 from tune_lnl.training.loop import Report, Surroundings
 from tune_lnl.training.registry import start_training
 from tune_lnl.training.reid import EVALUATION_BATCH, ReidTraining
+from tune_lnl.training.run import TrainingFiles, run_training
 from tune_lnl.training.seeds import resolve_config
 
 STARTS: dict[str, dict[str, Any]] = {
@@ -66,15 +70,25 @@ def save_clean_predictions(
     last = config.settings.epochs - 1
     training = start_training(config, Surroundings(data_dir, choose_device(device), test_from=last))
     assert isinstance(training, ReidTraining)
-    say(f"training {config.settings.epochs} epochs on the true identities of {name}, {training.device}")
-    report: Report = {}
-    while not training.finished:
-        report = training.run_epoch()
-        say(f"epoch {training.epoch:>3}: train accuracy {report['train_accuracy']:.2f}, {report['seconds']:.1f} s")
-    say(f"test mAP {report['test_map']:.2f}, rank-1 {report['test_rank1']:.2f}")
     source = training.data.source
     path = patterned_file(cache_dir(), name, source.fingerprint)
+    # Named after the config, so that the state of other settings is not looked at.
+    key = hashlib.sha256(json.dumps(config.flat(), sort_keys=True).encode()).hexdigest()
+    checkpoint = path.with_name(f"{path.stem}.{key[:16]}.pt")
+    say(f"training {config.settings.epochs} epochs on the true identities of {name}, {training.device}")
+    if checkpoint.exists():
+        say(f"continuing from {checkpoint}")
+
+    def say_epoch(report: Report) -> None:
+        say(f"epoch {training.epoch:>3}: train accuracy {report['train_accuracy']:.2f}, {report['seconds']:.1f} s")
+
+    try:
+        report = run_training(training, TrainingFiles(checkpoint), on_epoch=say_epoch)[-1]
+    except DivergedError as error:
+        raise InputError(f"--patterned: the training diverged ({error}); lower the lr: --set lr=...") from None
+    say(f"test mAP {report['test_map']:.2f}, rank-1 {report['test_rank1']:.2f}")
     save_predictions(path, _ranking(training), training.data.identity_numbers, source.fingerprint)
+    checkpoint.unlink(missing_ok=True)
     return path
 
 

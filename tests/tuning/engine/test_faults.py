@@ -412,10 +412,10 @@ def test_a_state_written_late_is_not_taken_for_the_newest(prepare: Prepare) -> N
 @pytest.mark.parametrize("older", [True, False])
 def test_a_damaged_state_falls_back_to_an_older_one_or_to_none(prepare: Prepare, damage: str, older: bool) -> None:
     plan = prepare("none")
-    last = begun(plan, open_run(plan), 3)._training
-    assert last is not None
+    run = begun(plan, open_run(plan), 3)._run
+    assert run is not None
     whole = plan.files.checkpoint(0, 1).read_bytes()
-    weight = struct.pack("<d", last.state_dict()["weight"])
+    weight = struct.pack("<d", run.training.state_dict()["weight"])
     assert weight in whole
     broken = {
         "empty": b"",

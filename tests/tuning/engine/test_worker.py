@@ -236,7 +236,7 @@ class TestContinuing:
         trial().step()
         reply = trial(attempt=2, weight_decay=0.001).step()
         assert reply["failure"] == "data error"
-        assert "written with weight_decay = 0.0005, this trial has 0.001" in reply["message"]
+        assert "written with weight_decay = 0.0005, this training has 0.001" in reply["message"]
 
 
 class TestStopping:

@@ -15,7 +15,8 @@ from tune_lnl.config.registry import settings_type
 from tune_lnl.config.yaml import load_yaml
 from tune_lnl.errors import InputError
 from tune_lnl.files import replace_text
-from tune_lnl.training.seeds import append_report, read_config
+from tune_lnl.training.run import append_report
+from tune_lnl.training.seeds import read_config
 from tune_lnl.tuning.runs.results import (
     Run,
     TrialRow,

@@ -20,11 +20,11 @@ from tune_lnl.config.trial import TrialConfig, build_config
 from tune_lnl.config.yaml import dump_yaml
 from tune_lnl.metrics.classification import mean_and_std
 from tune_lnl.object_storage import StorageError
-from tune_lnl.training.checkpoint import DamagedCheckpointError, load_checkpoint, save_checkpoint, write_whole
 from tune_lnl.training.devices import cap_memory
 from tune_lnl.training.failures import DIVERGED, WORKER_DIED, DivergedError, classify
-from tune_lnl.training.loop import Report, Surroundings, objective_so_far, spoken
+from tune_lnl.training.loop import Surroundings, objective_so_far, spoken
 from tune_lnl.training.registry import start_training
+from tune_lnl.training.run import StopRequested, TrainingFiles, TrainingRun, stop_at
 from tune_lnl.training.seeds import PROVENANCE
 from tune_lnl.tuning.confirm.statistics import (
     Confirmation,
@@ -329,10 +329,6 @@ class _Bench:
         }
 
 
-class StopRequested(Exception):  # noqa: N818 (a request, not an error)
-    """The confirmation is ending; the last epoch's checkpoint stays."""
-
-
 def train_job(payload: str) -> str:
     """Train one job in this process, JSON in and out, and leave its result in its file.
 
@@ -351,10 +347,7 @@ def train_job(payload: str) -> str:
 def _train_job(asked: Mapping[str, Any], files: RunFolder, stop_flag: Path) -> str:
     config = build_config(asked["sections"], f"confirmation {asked['name']}")
     job = Job(asked["name"], config, asked["scores_test"])
-
-    def check_stop() -> None:
-        if stop_flag.exists():
-            raise StopRequested
+    check_stop = stop_at(stop_flag)
 
     surroundings = Surroundings(
         data_dir=None if asked["data_dir"] is None else Path(asked["data_dir"]),
@@ -389,25 +382,14 @@ def _train_job(asked: Mapping[str, Any], files: RunFolder, stop_flag: Path) -> s
 def _trained(job: Job, files: RunFolder, surroundings: Surroundings) -> dict[str, Any]:
     """Train to the end, from the job's checkpoint if there is one."""
     training = start_training(job.config, surroundings)
+    model = files.confirmed_model if job.scores_test else None
     path = job.checkpoint(files)
-    reports: list[Report] = []
-    if path.exists():
-        try:
-            reports = load_checkpoint(path, training)
-        except DamagedCheckpointError as error:
-            logger.warning("%s", error)
-    while not training.finished:
-        report = training.run_epoch()
-        reason = training.diverged(report)
-        if reason is not None:
-            raise DivergedError(f"{reason} at epoch {training.epoch - 1}")
-        reports.append(report)
-        save_checkpoint(path, training, reports)
-        files.sync(path)
-    if job.scores_test:
-        write_whole(files.confirmed_model, training.model_file())
-        files.sync(files.confirmed_model)
-    return {"fingerprints": training.fingerprints, "reports": reports}
+    run = TrainingRun(training, TrainingFiles(path, model=model), on_saved=lambda: files.sync(path))
+    for _ in run.epochs():
+        pass
+    if model is not None:
+        files.sync(model)
+    return {"fingerprints": training.fingerprints, "reports": run.reports}
 
 
 def read_result(files: RunFolder, job: Job) -> Result | None:

@@ -21,9 +21,8 @@ from types import FrameType
 from typing import TYPE_CHECKING, Literal
 
 from tune_lnl.config.yaml import dump_yaml
-from tune_lnl.files import replace_text
+from tune_lnl.files import is_disk_full, replace_text
 from tune_lnl.object_storage import StorageError
-from tune_lnl.training.failures import is_disk_full
 from tune_lnl.tuning.confirm.stage import ConfirmError, Stopper, confirm
 from tune_lnl.tuning.engine.cluster import Members, Roll, Site
 from tune_lnl.tuning.engine.health import Stoppable, Watchman, local_ray_alive

@@ -19,8 +19,8 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
+from tune_lnl.files import is_disk_full
 from tune_lnl.object_storage import StorageError
-from tune_lnl.training.failures import is_disk_full
 from tune_lnl.tuning.engine.messages import Job, WorkerReport
 from tune_lnl.tuning.engine.session import Session
 from tune_lnl.tuning.study.place import StudyLostError

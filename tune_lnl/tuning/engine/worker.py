@@ -14,15 +14,13 @@ from typing import Any
 
 from ray import tune
 
-from tune_lnl.config.base import ObjectiveSettings
 from tune_lnl.config.trial import build_config
 from tune_lnl.object_storage import StorageError
-from tune_lnl.training.checkpoint import DamagedCheckpointError, load_checkpoint, save_checkpoint, write_whole
 from tune_lnl.training.devices import cap_memory
-from tune_lnl.training.failures import DivergedError, classify
-from tune_lnl.training.loop import Report, Surroundings, Training, objective_so_far
+from tune_lnl.training.failures import classify
+from tune_lnl.training.loop import Surroundings, objective_so_far
 from tune_lnl.training.registry import start_training
-from tune_lnl.training.seeds import append_report
+from tune_lnl.training.run import StopRequested, TrainingFiles, TrainingRun, stop_at
 from tune_lnl.tuning.engine.messages import Job
 from tune_lnl.tuning.engine.node_check import change_folder
 from tune_lnl.tuning.engine.tensorboard import EventFile
@@ -30,10 +28,6 @@ from tune_lnl.tuning.engine.tune import JOB
 from tune_lnl.tuning.runs.folder import RunFolder
 
 logger = logging.getLogger(__name__)
-
-
-class StopRequested(Exception):  # noqa: N818 (a request, not an error)
-    """The search is ending; leave now, the last epoch's checkpoint stays."""
 
 
 class TrialWorker(tune.Trainable):
@@ -64,164 +58,140 @@ class TrialWorker(tune.Trainable):
 
 
 class TrialRun:
-    """One trial in this process. Failures become reports: only a dead process reaches Ray as an error."""
+    """One job in this process. Failures become reports: only a dead process reaches Ray as an error."""
 
     def __init__(self, job: Job) -> None:
-        self.number = job.number
-        self.attempt = job.attempt
         run_dir = Path(job.run_dir)
-        self.files = RunFolder.for_worker(run_dir, job.store)
-        # On the driver's machine alone, where the run is in object storage: elsewhere a trial ends after its epoch, or
-        # with its process when that takes too long. Either way only the epoch in progress is lost.
-        self._stop_flag = RunFolder(run_dir).stop_flag
         self._job = job
-        self._training: Training | None = None
-        self._reports: list[Report] = []
-        self._resend = False
+        self.files = RunFolder.for_worker(run_dir, job.store)
+        # The flag exists on the driver's machine only. Where the run is in object storage, a job on another machine
+        # ends after its epoch, or with its process if that takes too long: the epoch in progress is lost either way.
+        self._check_stop = stop_at(RunFolder(run_dir).stop_flag)
+        self._run: TrainingRun | None = None
         self._events: EventFile | None = None
 
+    @property
+    def _log(self) -> Path:
+        job = self._job
+        return self.files.log(job.number) if job.replicate is None else self.files.confirm / f"{job.replicate}.log"
+
     def close(self) -> None:
-        """Another trial begins in this process, or it ends."""
+        """Release the files; another job begins in this process, or the process ends."""
         if self._events is not None:
             self._events.close()
         self.files.close()
 
     def step(self) -> dict[str, Any]:
-        """Run one epoch and say how it went."""
+        """Run one epoch.
+
+        Returns:
+            the fields of a :class:`tune_lnl.tuning.engine.messages.WorkerReport`.
+        """
+        job = self._job
+        reply: dict[str, Any] = {"number": job.number, "attempt": job.attempt}
         try:
-            if self._training is None:
-                self._fetch()
-            with _captured(self.files.log(self.number)):
-                reply = self._logged_epoch()
-            return self._reply(reply)
+            if self._run is None:
+                # From object storage: what earlier attempts left, on whatever machine they ran.
+                if job.replicate is None:
+                    self.files.fetch(f"trials/{job.number:03d}/*", f"checkpoints/{job.number:03d}.*.pt")
+                else:
+                    self.files.fetch(f"confirm/{job.replicate}.*")
+            with _captured(self._log):
+                try:
+                    return reply | self._epoch()
+                except StopRequested:
+                    logger.info("asked to stop; the checkpoint of the last finished epoch stays")
+                    return reply | {"stopped": True}
+                except Exception:
+                    logger.exception("%s failed", job.name)
+                    with contextlib.suppress(StorageError):  # the report names the first failure
+                        self.files.sync(self._log, self.files.epochs(job.number))
+                    raise
         except Exception as error:
-            # Not only of the epoch: on a full disk the log itself cannot be opened, or closed.
+            # Also where the log cannot be opened or closed: on a full disk.
             failure, message = classify(error)
-            return self._reply({"failure": failure, "message": message})
-
-    def _logged_epoch(self) -> dict[str, Any]:
-        try:
-            return self._epoch()
-        except StopRequested:
-            logger.info("asked to stop; the checkpoint of the last finished epoch stays")
-            return {"stopped": True}
-        except Exception:
-            logger.exception("trial %d failed", self.number)
-            with contextlib.suppress(StorageError):  # what is told is why the trial failed
-                self.files.sync(self.files.log(self.number), self.files.epochs(self.number))
-            raise
-
-    def _reply(self, content: dict[str, Any]) -> dict[str, Any]:
-        return {"number": self.number, "attempt": self.attempt, **content}
+            return reply | {"failure": failure, "message": message}
 
     def _epoch(self) -> dict[str, Any]:
-        if self._training is None:
-            self._training = self._start()
-        training = self._training
         history: tuple[tuple[int, float], ...] = ()
-        if self._resend:
-            history, self._resend = self._history(training.config.objective), False
-        if not training.finished:
-            report = training.run_epoch()
-            self._reports.append(report)
-            self._keep(training, report)
-        told = self._objective_report(training)
+        if self._run is None:
+            self._run = run = self._start()
+            self._epochs = run.epochs()
+            if run.continued:
+                # Sent again: the driver may have died before it recorded them.
+                history = tuple((epoch, self._value(epoch + 1)) for epoch in range(len(run.reports)))
+        run, job = self._run, self._job
+        next(self._epochs, None)  # a finished job that is continued only reports
+        last, epoch = run.reports[-1], run.training.epoch - 1
+        metric = run.training.config.objective.metric
+        value = self._value(len(run.reports))
+        reply = {
+            "epoch": epoch,
+            "value": value,
+            "standard_error": last.get(f"{metric}_standard_error"),
+            # Without test metrics: nothing that decides may see them. As text: Ray would keep statistics of each.
+            "measures": json.dumps({name: v for name, v in last.items() if not name.startswith("test_")}),
+            "history": history,
+        }
+        if job.replicate is not None and run.training.finished:
+            reply["result"] = json.dumps({"fingerprints": run.training.fingerprints, "reports": run.reports})
         if self._events is not None:
-            self._events.epoch(told["epoch"], self._reports[-1], told["value"])
-            self.files.sync(*self.files.tensorboard(self.number).iterdir())
-        return told | {"history": history}
+            self._events.epoch(epoch, last, value)
+            self.files.sync(*self.files.tensorboard(job.number).iterdir())
+        return reply
 
-    def _start(self) -> Training:
+    def _value(self, epochs: int) -> float:
+        """Return the objective after so many epochs."""
+        assert self._run is not None
+        objective = self._run.training.config.objective
+        return objective_so_far(objective.metric, objective.average_last, self._run.reports[:epochs])
+
+    def _start(self) -> TrainingRun:
         self._check_stop()
         job = self._job
         if job.cwd is not None:
             change_folder(job.cwd)
         started = time.perf_counter()
-        config = build_config(dict(job.sections), f"trial {self.number}")
+        config = build_config(dict(job.sections), job.name)
         surroundings = Surroundings(
             data_dir=None if job.data_dir is None else Path(job.data_dir),
             device=job.device,
-            test_from=config.settings.epochs - config.objective.average_last,
+            test_from=config.settings.epochs - config.objective.average_last if job.scores_test else None,
             between_batches=self._check_stop,
         )
         cap_memory(surroundings.device, job.memory_fraction)
-        training = start_training(config, surroundings)
-        end_torn_line(self.files.epochs(self.number))
-        self._continue(training)
+        files = self._training_files()
+
+        def to_storage() -> None:
+            # The checkpoint last: it implies that the other files are there.
+            written = [path for path in (files.epochs, self._log, files.model, files.checkpoint) if path is not None]
+            self.files.sync(*written)
+            self.files.delete(*(path for path in files.earlier if path.exists()))
+
+        run = TrainingRun(start_training(config, surroundings), files, on_saved=to_storage)
+        epoch = run.training.epoch
         if job.tensorboard:
-            folder = self.files.tensorboard(self.number)
-            self._events = EventFile(folder, self.attempt, training.epoch, job.params)
+            self._events = EventFile(self.files.tensorboard(job.number), job.attempt, epoch, job.params)
+        seconds = time.perf_counter() - started
         logger.info(
-            "trial %d, attempt %d, from epoch %d, started in %.2f s: %s",
-            self.number,
-            self.attempt,
-            training.epoch,
-            time.perf_counter() - started,
-            job.params,
+            "%s, attempt %d, from epoch %d, started in %.2f s: %s", job.name, job.attempt, epoch, seconds, job.params
         )
-        return training
+        return run
 
-    def _fetch(self) -> None:
-        """Bring what earlier attempts have left, on whatever machine they ran."""
-        number = f"{self.number:03d}"
-        self.files.fetch(f"trials/{number}/*", f"checkpoints/{number}.*.pt")
-
-    def _continue(self, training: Training) -> None:
-        """Go on from the newest state that an earlier attempt has left whole."""
-        for path in self.files.checkpoints_of(self.number):
-            try:
-                self._reports = load_checkpoint(path, training)
-            except DamagedCheckpointError as error:
-                logger.warning("%s", error)
-                continue
-            self._resend = True
-            return
-
-    def _keep(self, training: Training, report: Report) -> None:
-        """Put the epoch on disk before anybody hears of it."""
-        append_report(self.files.epochs(self.number), {"attempt": self.attempt, **report})
-        logger.info("%s", " ".join(f"{name}={value:.6g}" for name, value in report.items()))
-        reason = training.diverged(report)
-        if reason is not None:
-            raise DivergedError(f"{reason} at epoch {training.epoch - 1}")
-        if training.finished:
-            # Before the checkpoint, which says that nothing is left to do.
-            write_whole(self.files.model(self.number), training.model_file())
-        own = self.files.checkpoint(self.number, self.attempt)
-        save_checkpoint(own, training, self._reports)
-        # The checkpoint last, which says that the rest is there.
-        self.files.sync(*(at(self.number) for at in (self.files.epochs, self.files.log, self.files.model)), own)
-        # Only earlier ones: this process may itself be the late writer.
-        earlier = [self.files.checkpoint(self.number, attempt) for attempt in range(1, self.attempt)]
-        self.files.delete(*(path for path in earlier if path.exists()))
-
-    def _objective_report(self, training: Training) -> dict[str, Any]:
-        objective = training.config.objective
-        last = self._reports[-1]
-        return {
-            "epoch": training.epoch - 1,
-            "value": objective_so_far(objective.metric, objective.average_last, self._reports),
-            "standard_error": last.get(f"{objective.metric}_standard_error"),
-            # Without the test metrics: nothing that decides may see them. As text: Ray would keep statistics of each.
-            "measures": json.dumps({name: v for name, v in last.items() if not name.startswith("test_")}),
-        }
-
-    def _history(self, objective: ObjectiveSettings) -> tuple[tuple[int, float], ...]:
-        return tuple(
-            (epoch, objective_so_far(objective.metric, objective.average_last, self._reports[: epoch + 1]))
-            for epoch in range(len(self._reports))
+    def _training_files(self) -> TrainingFiles:
+        """Return the paths of a trial, or of a replicate, whose result is in its last report."""
+        job, files = self._job, self.files
+        if job.replicate is not None:
+            attempts = [files.confirm / f"{job.replicate}.{attempt}.pt" for attempt in range(job.attempt, 0, -1)]
+            first = files.confirm / f"{job.replicate}.pt"  # the name in version 0.1.0
+            model = files.confirmed_model if job.scores_test else None
+            return TrainingFiles(attempts[0], (*attempts[1:], first), model=model)
+        # Checkpoints of later attempts are not touched: this process may have outlived its driver.
+        attempts = [files.checkpoint(job.number, attempt) for attempt in range(job.attempt, 0, -1)]
+        columns = {"attempt": job.attempt}
+        return TrainingFiles(
+            attempts[0], tuple(attempts[1:]), files.epochs(job.number), columns, files.model(job.number)
         )
-
-    def _check_stop(self) -> None:
-        if self.files.stop_flag.exists():
-            raise StopRequested
-
-
-def end_torn_line(path: Path) -> None:
-    """Keep what is appended next off a line that a killed process left half written."""
-    if path.exists() and not path.read_bytes().endswith(b"\n"):
-        with path.open("a", encoding="utf-8") as file:
-            file.write("\n")
 
 
 @contextlib.contextmanager

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import signal
 import statistics
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tiny_runs import TIMES, finish, sections, start, tiny, without_times
+from filelock import FileLock
+from tiny_runs import EPOCHS, TIMES, finish, sections, start, tiny, without_times
 
 from tune_lnl.config.yaml import dump_yaml, load_yaml
 from tune_lnl.train import main
 from tune_lnl.training.devices import choose_device
+from tune_lnl.training.run import TrainingFiles, TrainingRun
 
-SPACE = Path(__file__).parents[2] / "search_spaces" / "act_digits8no.yaml"
+SPACE = Path(__file__).parents[1] / "search_spaces" / "act_digits8no.yaml"
 
 
 @pytest.fixture(autouse=True)
@@ -151,7 +158,10 @@ def test_an_empty_folder_may_be_the_output() -> None:
 def test_a_seed_that_diverges_gives_1_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([config_file(method="standard", lr=1e30), "--output", "out"]) == 1
     told = capsys.readouterr()
-    assert "seed 0 diverged" in told.out
+    assert "seed 0 diverged: " in told.out
+    assert "at epoch 0; lower the lr" in told.out
+    assert told.out.count("seed 0 epoch ") == 1
+    assert not list(Path("out").rglob("*.pt"))
     assert json.loads(Path("out/seed-0/epochs.jsonl").read_text().splitlines()[-1])["val_accuracy"] is None
 
 
@@ -163,9 +173,95 @@ def test_an_interruption_gives_130(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("tune_lnl.training.train_command.train_seeds", interrupted)
+    monkeypatch.setattr("tune_lnl.training.seeds.train_seeds", interrupted)
     assert main([config_file()]) == 130
-    assert capsys.readouterr().err == "interrupted\n"
+    told = capsys.readouterr()
+    assert told.err == "interrupted\n"
+    assert told.out.endswith("interrupted; the same command continues the training in results/train/mine\n")
+
+
+# ---- continuing
+
+
+def unfinished(folder: str, epochs: int = 2, **changes: Any) -> None:
+    """Leave in ``folder`` what a training killed after some epochs leaves."""
+    output = Path(folder)
+    (output / "seed-0").mkdir(parents=True)
+    config = tiny("act", **changes)
+    (output / "config.yaml").write_text(dump_yaml(config.sections()))
+    (output / ".lock").touch()
+    files = TrainingFiles(output / "seed-0" / "checkpoint.pt", epochs=output / "seed-0" / "epochs.jsonl")
+    run = TrainingRun(start(config, test_from=0), files)
+    for _ in itertools.islice(run.epochs(), epochs):
+        pass
+
+
+@pytest.mark.parametrize("flags", [["--output", "results/train/mine"], []], ids=["output", "no output"])
+def test_the_same_command_continues_an_unfinished_training(
+    flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = config_file()
+    unfinished("results/train/mine")
+    assert main([mine, "--output", "whole"]) == 0
+    capsys.readouterr()
+    assert main([mine, *flags]) == 0
+    out = capsys.readouterr().out
+    assert "continuing seed 0 in results/train/mine after epoch 2" in out
+    assert out.count("seed 0 epoch ") == EPOCHS - 2
+    folder, whole = Path("results/train/mine"), Path("whole")
+    curves = [without_times(lines_of(each / "seed-0" / "epochs.jsonl")) for each in (folder, whole)]
+    assert curves[0] == curves[1]
+    assert (folder / "summary.json").read_text() == (whole / "summary.json").read_text()
+    weights = [torch.load(each / "model.pt", weights_only=True)["weights"] for each in (folder, whole)]
+    assert all(torch.equal(weights[0][name], value) for name, value in weights[1].items())
+    files = sorted(path.name for path in folder.rglob("*") if path.is_file())
+    assert files == ["config.yaml", "epochs.jsonl", "model.pt", "summary.json"]
+
+
+def test_an_unfinished_training_of_something_else_is_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    mine = config_file(method="standard", epochs=2, warmup_epochs=0)
+    unfinished("results/train/mine")
+    before = {path: path.read_bytes() for path in Path("results/train/mine").rglob("*") if path.is_file()}
+    assert "holds an unfinished training of another config" in refusal([mine, "--output", "results/train/mine"], capsys)
+    assert main([mine]) == 0
+    assert Path("results/train/mine-2/summary.json").is_file()
+    assert {path: path.read_bytes() for path in Path("results/train/mine").rglob("*") if path.is_file()} == before
+
+
+def test_other_seeds_or_a_training_in_progress_are_not_continued(capsys: pytest.CaptureFixture[str]) -> None:
+    mine = config_file()
+    unfinished("out")
+    with FileLock("out/.lock"):
+        assert "is in use by another process" in refusal([mine, "--output", "out"], capsys)
+    told = refusal([mine, "--output", "out", "--seeds", "1,2"], capsys)
+    assert "holds an unfinished training with seed-0, which --seeds does not name" in told
+
+
+@pytest.mark.slow
+def test_train_killed_at_60_percent_and_continued_gives_the_same_numbers() -> None:
+    changes: dict[str, Any] = {"epochs": 20, "warmup_epochs": 5}
+    mine = config_file(**changes)
+    command = [sys.executable, "-m", "tune_lnl.train", mine, "--seeds", "0,1", "--device", "cpu", "--output"]
+    subprocess.run([*command, "whole"], check=True, stdout=subprocess.DEVNULL)
+    # 60% of the 40 epochs of both seeds: in the fifth epoch of seed 1.
+    log = Path("killed/seed-1/epochs.jsonl")
+    with subprocess.Popen([*command, "killed"], stdout=subprocess.DEVNULL) as process:
+        while not log.exists() or log.read_bytes().count(b"\n") < 4:
+            assert process.poll() is None
+            time.sleep(0.005)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    assert len(lines_of(log)) < 20
+    assert not Path("killed/summary.json").exists()
+    again = subprocess.run([*command, "killed"], check=True, capture_output=True, text=True).stdout
+    assert "continuing seed 0 in killed after epoch 20" in again
+    assert "continuing seed 1 in killed after epoch " in again
+    for seed in (0, 1):
+        curves = [lines_of(Path(each) / f"seed-{seed}" / "epochs.jsonl") for each in ("whole", "killed")]
+        assert without_times(curves[0]) == without_times(curves[1])
+    assert Path("whole/summary.json").read_text() == Path("killed/summary.json").read_text()
+    weights = [torch.load(f"{each}/model.pt", weights_only=True)["weights"] for each in ("whole", "killed")]
+    assert all(torch.equal(weights[0][name], value) for name, value in weights[1].items())
 
 
 # ---- bad input
