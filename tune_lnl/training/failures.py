@@ -5,11 +5,10 @@ from __future__ import annotations
 import traceback
 from pathlib import Path
 
-import torch
-
 from tune_lnl.errors import InputError
 from tune_lnl.files import is_disk_full
 from tune_lnl.object_storage import StorageError
+from tune_lnl.torch_compat import is_out_of_memory
 
 DIVERGED = "diverged"
 """A metric or a weight stopped being finite. Says something about the settings: it repels the sampler."""
@@ -46,7 +45,7 @@ def classify(error: Exception) -> tuple[str, str]:
 def _class_of(error: Exception) -> str:
     if isinstance(error, DivergedError):
         return DIVERGED
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
+    if is_out_of_memory(error):
         return OUT_OF_MEMORY
     if is_disk_full(error):
         return DISK_FULL

@@ -7,7 +7,6 @@ A new method overrides :meth:`Training.train_epoch` and its state; the loop, eva
 from __future__ import annotations
 
 import math
-import platform
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -20,6 +19,7 @@ import torch
 from tune_lnl.config.base import MethodSettings
 from tune_lnl.config.trial import TrialConfig
 from tune_lnl.errors import InputError
+from tune_lnl.torch_compat import cpu_has_bf16
 from tune_lnl.training.randomness import stream_seed
 
 Report = dict[str, float]
@@ -169,6 +169,4 @@ def has_bf16(device: str) -> bool:
     """Whether ``cpu`` or ``cuda`` computes in bfloat16 itself: elsewhere torch emulates it, slower than float32."""
     if device == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if platform.machine() in ("x86_64", "AMD64"):
-        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return cpu_has_bf16()

@@ -175,6 +175,8 @@ def train_seeds(
         files = TrainingFiles()
         if output is not None:
             folder = output / f"seed-{seed}"
+            for path in folder.glob(f".{CHECKPOINT}.*"):
+                path.unlink()  # half of a checkpoint, whose writer was killed
             files = TrainingFiles(folder / CHECKPOINT, epochs=folder / "epochs.jsonl")
         run = TrainingRun(training, files)
         if run.continued:

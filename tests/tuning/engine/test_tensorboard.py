@@ -1,9 +1,7 @@
-"""Event files, read back with the protocol's own messages."""
+"""Event files, read back by TensorBoard's own loader."""
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,26 +9,21 @@ import pytest
 
 from tune_lnl.tuning.engine.tensorboard import EventFile
 
-event_pb2 = pytest.importorskip("tensorboardX.proto.event_pb2", reason="an extra: pip install 'tune_lnl[tensorboard]'")
+accumulator = pytest.importorskip(
+    "tensorboard.backend.event_processing.event_accumulator",
+    reason="an extra: pip install 'tune_lnl[tensorboard]'",
+)
 
 
-def events(folder: Path) -> Iterator[Any]:
-    """All events of a folder, file by file as they were begun: length, its checksum, message, its checksum."""
-    for path in sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime_ns):
-        data = path.read_bytes()
-        while data:
-            (length,) = struct.unpack("<Q", data[:8])
-            yield event_pb2.Event.FromString(data[12 : 12 + length])
-            data = data[16 + length :]
+def shown(folder: Path) -> Any:
+    """Return the run as TensorBoard shows it."""
+    found = accumulator.EventAccumulator(str(folder), purge_orphaned_data=True)
+    found.Reload()
+    return found
 
 
-def scalars(folder: Path) -> list[tuple[str, int, float]]:
-    return [
-        (value.tag, event.step, round(value.simple_value, 4))
-        for event in events(folder)
-        for value in event.summary.value
-        if value.WhichOneof("value") == "simple_value"
-    ]
+def curve(folder: Path, name: str) -> list[tuple[int, float]]:
+    return [(event.step, event.value) for event in shown(folder).Scalars(name)]
 
 
 def test_a_curve_per_metric_and_none_of_the_test_set(tmp_path: Path) -> None:
@@ -38,15 +31,16 @@ def test_a_curve_per_metric_and_none_of_the_test_set(tmp_path: Path) -> None:
     for epoch in range(2):
         report = {"epoch": epoch, "lr": 0.01, "val_accuracy": 50.0 + epoch, "test_accuracy": 99.0}
         file.epoch(epoch, report, 45.0 + epoch)
-        # Flushed after each: it can be watched.
-        assert ("val_accuracy", epoch, 50.0 + epoch) in scalars(tmp_path)
+        # Flushed after each epoch: a trial can be watched.
+        assert curve(tmp_path, "val_accuracy")[-1] == (epoch, 50.0 + epoch)
     file.close()
-    names = {name for name, _, _ in scalars(tmp_path)}
-    assert names == {"objective", "lr", "val_accuracy"}
-    assert ("objective", 1, 46.0) in scalars(tmp_path)
+    assert set(shown(tmp_path).Tags()["scalars"]) == {"objective", "lr", "val_accuracy"}
+    assert curve(tmp_path, "objective") == [(0, 45.0), (1, 46.0)]
+    (settings,) = shown(tmp_path).Tensors("settings/text_summary")
+    assert b"| lr | 0.01 |" in settings.tensor_proto.string_val[0]
 
 
-def test_a_continued_trial_voids_what_it_repeats(tmp_path: Path) -> None:
+def test_a_continued_trial_replaces_the_epochs_that_it_repeats(tmp_path: Path) -> None:
     first = EventFile(tmp_path, 1, 0, {"lr": 0.01})
     for epoch in range(3):
         first.epoch(epoch, {"val_accuracy": 10.0}, 10.0)
@@ -54,6 +48,5 @@ def test_a_continued_trial_voids_what_it_repeats(tmp_path: Path) -> None:
     second = EventFile(tmp_path, 2, 2, {"lr": 0.01})
     second.epoch(2, {"val_accuracy": 20.0}, 20.0)
     second.close()
-    restarts = [event.step for event in events(tmp_path) if event.session_log.status == event_pb2.SessionLog.START]
-    assert restarts == [0, 2]
-    assert len(list(tmp_path.iterdir())) == 2
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".1", ".2"]
+    assert curve(tmp_path, "val_accuracy") == [(0, 10.0), (1, 10.0), (2, 20.0)]

@@ -334,7 +334,7 @@ def test_what_libraries_write_past_python_is_in_the_log(tmp_path: Path, capfd: p
 class TestTensorboard:
     @pytest.fixture(autouse=True)
     def _installed(self) -> None:
-        pytest.importorskip("tensorboardX", reason="an extra: pip install 'tune_lnl[tensorboard]'")
+        pytest.importorskip("tensorboard", reason="an extra: pip install 'tune_lnl[tensorboard]'")
 
     def test_an_event_file_per_attempt(self, trial: Trial) -> None:
         for attempt in (1, 2):

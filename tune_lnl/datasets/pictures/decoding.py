@@ -245,7 +245,9 @@ def _thumbnail(image: Image.Image) -> Images:
 
 def _unreadable(error: Exception) -> Exception:
     """What a file's user is told; a machine that is out of memory, as torch says it, is not the file's fault."""
-    if "can't allocate memory" in str(error):
+    from tune_lnl.torch_compat import is_out_of_memory
+
+    if is_out_of_memory(error):
         return MemoryError(str(error))
     return UnreadableImageError(_reason(error))
 

@@ -137,8 +137,8 @@ def check_search(options: SearchOptions) -> list[AskedStudy]:
         conditions = [*condition_names(options.space)]
         if not conditions:
             raise InputError(f"--conditions all: the space {options.space!r} has no conditions")
-    if options.tensorboard and find_spec("tensorboardX") is None:
-        raise InputError("--tensorboard needs the package tensorboardX: pip install 'tune_lnl[tensorboard]'")
+    if options.tensorboard and find_spec("tensorboard") is None:
+        raise InputError("--tensorboard needs the package tensorboard: pip install 'tune_lnl[tensorboard]'")
     return [_check_study(options, condition) for condition in conditions]
 
 
