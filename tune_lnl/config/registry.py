@@ -13,10 +13,10 @@ from tune_lnl.registry import Names, Registered
 METHODS: dict[str, Registered] = {
     "act": Registered("tune_lnl.training.act:ActTraining", "tune_lnl.config.act:ActSettings"),
     "co_teaching": Registered(
-        "tune_lnl.training.co_teaching:CoTeachingTraining", "tune_lnl.config.small_loss:CoTeachingSettings"
+        "tune_lnl.training.small_loss:CoTeachingTraining", "tune_lnl.config.small_loss:CoTeachingSettings"
     ),
     "core": Registered("tune_lnl.training.core:CoreTraining", "tune_lnl.config.core:CoreSettings"),
-    "jocor": Registered("tune_lnl.training.jocor:JocorTraining", "tune_lnl.config.small_loss:JocorSettings"),
+    "jocor": Registered("tune_lnl.training.small_loss:JocorTraining", "tune_lnl.config.small_loss:JocorSettings"),
     "purifynet": Registered("tune_lnl.training.purifynet:PurifyTraining", "tune_lnl.config.purifynet:PurifySettings"),
     "reid_standard": Registered(
         "tune_lnl.training.reid_standard:ReidStandardTraining", "tune_lnl.config.reid:ReidStandardSettings"

@@ -1,4 +1,4 @@
-"""What Co-teaching and JoCoR share: two networks that learn at one rate from the samples with the smallest losses."""
+"""Training by Co-teaching and by JoCoR: two networks that learn from the samples with the smallest losses."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from tune_lnl.config.base import MethodSettings
-from tune_lnl.config.small_loss import SmallLossSettings
+from tune_lnl.config.small_loss import CoTeachingSettings, JocorSettings, SmallLossSettings
 from tune_lnl.config.trial import TrialConfig
+from tune_lnl.methods.co_teaching import co_teaching_losses
+from tune_lnl.methods.jocor import jocor_loss
 from tune_lnl.metrics.selection import selection_percentages
 from tune_lnl.training.classification import Batch, ClassifierTraining
 from tune_lnl.training.loop import Report, Surroundings
@@ -19,7 +21,7 @@ from tune_lnl.training.networks import Totals
 
 
 class SmallLossTraining(ClassifierTraining):
-    """Two networks that start apart; the reported one has suffix ``""``, its peer ``_peer``.
+    """Two networks that start apart and learn at one rate; the reported one has suffix ``""``, its peer ``_peer``.
 
     Both see the same augmented images. The published figures are of either network or the mean of both.
     """
@@ -31,7 +33,7 @@ class SmallLossTraining(ClassifierTraining):
     def __init__(self, config: TrialConfig, surroundings: Surroundings) -> None:
         super().__init__(config, surroundings)
         self.counts = torch.zeros(self.images_per_epoch(), dtype=torch.int32, device=self.device)
-        """(N,), how often the reported network was trained on each sample, in the epochs of the final share."""
+        """(N,), how often the reported network was trained on each sample, in epochs that keep the final share."""
 
     def _set_learning_rates(self, epoch: int) -> None:
         super()._set_learning_rates(epoch)
@@ -49,8 +51,8 @@ class SmallLossTraining(ClassifierTraining):
         selected: Tensor,
         totals: Totals,
     ) -> None:
-        """Add a batch to the epoch's sums; ``selected`` (B,) is what the reported network was trained on."""
-        if self._remembers_the_final_share(epoch):
+        """Add a batch to the epoch's sums; ``selected`` (B,) marks the samples the reported network was trained on."""
+        if self._keeps_final_share(epoch):
             self.counts.index_add_(0, batch.index, selected.to(self.counts.dtype))
         for suffix, loss in losses.items():
             totals.add(f"train_loss{suffix}", loss * len(batch.labels))
@@ -60,7 +62,7 @@ class SmallLossTraining(ClassifierTraining):
             totals.add("selected_clean", (selected & self.clean[batch.index]).sum())
 
     def summarise(self, means: Report) -> Report:
-        """Selected samples of the epoch as they are; quality of the selection in percent."""
+        """Return the report of the epoch: selected samples as a count, quality of the selection in percent."""
         report = dict(means)
         if self.clean is not None:
             selected_clean = int(report.pop("selected_clean"))
@@ -70,12 +72,13 @@ class SmallLossTraining(ClassifierTraining):
     def train_epoch(self, epoch: int) -> Report:
         return super().train_epoch(epoch) | {"remember_rate": self.settings.remember_rate(epoch)}
 
-    def _remembers_the_final_share(self, epoch: int) -> bool:
+    def _keeps_final_share(self, epoch: int) -> bool:
+        """Return whether the share of samples that is left out has grown to its full."""
         return self.settings.remember_rate(epoch) == self.settings.remember_rate(self.settings.epochs - 1)
 
     def selected_shares(self) -> np.ndarray:
-        """Of the epochs in which the share that is left out has grown to its full."""
-        chances = sum(self._remembers_the_final_share(epoch) for epoch in range(self.epoch))
+        """Return the share of the epochs that keep the final share in which each sample was selected."""
+        chances = sum(self._keeps_final_share(epoch) for epoch in range(self.epoch))
         shares: np.ndarray = (self.counts.double() / max(1, chances)).cpu().numpy().astype(np.float32)
         return shares
 
@@ -85,3 +88,49 @@ class SmallLossTraining(ClassifierTraining):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
         self.counts.copy_(state["counts"])
+
+
+class CoTeachingTraining(SmallLossTraining):
+    """Each network learns from the samples that the other fits best."""
+
+    Settings: ClassVar[type[MethodSettings]] = CoTeachingSettings
+    settings: CoTeachingSettings
+
+    def train_step(self, batch: Batch, epoch: int, totals: Totals) -> None:
+        view = self.weak_view(batch.images)
+        with self.autocast():
+            found = co_teaching_losses(
+                self.networks[""],
+                self.networks["_peer"],
+                view,
+                batch.labels,
+                self.settings.remember_rate(epoch),
+                self.settings.label_smoothing,
+            )
+        losses = {"": found.first, "_peer": found.second}
+        self.step(losses)
+        logits = {"": found.first_logits, "_peer": found.second_logits}
+        self.count(batch, epoch, losses, logits, found.first_selected, totals)
+
+
+class JocorTraining(SmallLossTraining):
+    """Both networks learn, by one loss, from the samples that they fit and agree on best together."""
+
+    Settings: ClassVar[type[MethodSettings]] = JocorSettings
+    settings: JocorSettings
+
+    def train_step(self, batch: Batch, epoch: int, totals: Totals) -> None:
+        view = self.weak_view(batch.images)
+        with self.autocast():
+            found = jocor_loss(
+                self.networks[""],
+                self.networks["_peer"],
+                view,
+                batch.labels,
+                self.settings.remember_rate(epoch),
+                self.settings.co_lambda,
+                self.settings.label_smoothing,
+            )
+        self.step_together(found.loss)
+        logits = {"": found.first_logits, "_peer": found.second_logits}
+        self.count(batch, epoch, {"": found.loss, "_peer": found.loss}, logits, found.selected, totals)
