@@ -40,13 +40,14 @@ L1 = CE(z1, y), and c += 1 for every sample of the batch; q stays as it is.
 
 Where this differs from the released code:
 
-- Nothing selected. The released mean over an empty selection is NaN and destroys the RTM for good (``main.py`` lines
-  170-171); it always happens at a0 = 0. Here L_sel is then 0, the consistency term goes on, and the batch is flagged.
+- Nothing selected, which always happens at a0 = 0. The released mean over an empty selection is NaN (``main.py`` lines
+  170-171), and its log shows NaN; its gradient is 0, so the step equals ours and the weights stay finite. Here L_sel is
+  then 0, the consistency term stays, and the batch is flagged.
 - Confidence penalty. The released one (``loss.py`` lines 18-21) clamps the logits, not the probabilities, at 1e-12, so
   negative logits count as 0 and get no gradient from it; that is ``penalty="code"``, and the entropy as written in the
   formula is ``penalty="exact"``, the default. Both are computed from log-probabilities here, since the logarithm of a
   probability that underflowed to 0 makes the released one NaN.
-- Learning rates. Each network gets its own; they are the caller's affair. The released ``main.py`` never uses the
+- Learning rates. Each network gets its own, which the caller sets. The released ``main.py`` never uses the
   second one (lines 437-438).
 - Scripts. The web and food scripts differ from ``main.py``: ``selection_rule="rtm"`` and ``label_smoothing=0.35`` give
   theirs. They run in float16 without scaling the loss; here the networks may run under autocast, while every softmax,
@@ -135,7 +136,7 @@ class ActConfig:
 
 @dataclass
 class ActState:
-    """What ACT remembers of every training sample; the losses update it in place.
+    """The per-sample state of ACT; the losses update it in place.
 
     Attributes:
         counts: how often the sample was trained on as clean, int32 (N,).
@@ -149,7 +150,7 @@ class ActState:
 
     @classmethod
     def start(cls, labels: Tensor, num_classes: int) -> ActState:
-        """The state before training, on the device of ``labels``: zero counts, one-hot distributions.
+        """Return the state before training, on the device of ``labels``: zero counts, one-hot distributions.
 
         Args:
             labels: given labels of the whole training set, integers (N,) in [0, num_classes).
@@ -171,11 +172,11 @@ class ActState:
         return cls(counts, one_hot.scatter_(1, labels.long().unsqueeze(1), 1.0), mining_stopped)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The tensors of this state, shared with it as in ``torch.nn.Module``; safe for ``weights_only`` loading."""
+        """Return the tensors of this state, shared with it as in ``torch.nn.Module``; ``weights_only`` loads them."""
         return {"counts": self.counts, "label_ema": self.label_ema, "mining_stopped": self.mining_stopped}
 
     def load_state_dict(self, saved: Mapping[str, Tensor]) -> None:
-        """Copies a saved state into this one, onto this one's device.
+        """Copy a saved state into this one, onto this one's device.
 
         Raises:
             ValueError: entries are missing or unknown, or belong to another training set or number of classes.
@@ -232,7 +233,7 @@ class RobustLosses(ActLosses):
 def warmup_losses(
     rtm: Network, ntm: Network, x: Tensor, labels: Tensor, index: Tensor, state: ActState, config: ActConfig
 ) -> ActLosses:
-    """Losses of a warm-up batch; adds 1 to the counts of its samples.
+    """Return the losses of a warm-up batch; add 1 to the counts of its samples.
 
     Args:
         rtm: robust network, maps ``x`` to logits (B, C).
@@ -265,11 +266,11 @@ def robust_losses(
     epoch: int | Tensor,
     config: ActConfig,
 ) -> RobustLosses:
-    """Losses of a batch after the warm-up; updates counts and label distributions of its samples.
+    """Return the losses of a batch after the warm-up; update counts and label distributions of its samples.
 
-    Finite logits (below 1e30 in size) give finite losses and gradients, whatever is selected. Nothing here waits for
-    the device. The networks run in the order rtm(x), ntm(x), rtm(x_strong), so batch normalisation of the RTM sees
-    both views before the caller steps.
+    Finite logits (below 1e30 in size) give finite losses and gradients, whatever is selected. Nothing waits for the
+    device. The networks run in the order rtm(x), ntm(x), rtm(x_strong), so batch normalisation of the RTM sees both
+    views before the caller steps.
 
     Args:
         rtm: robust network, maps a batch to logits (B, C).
@@ -321,7 +322,7 @@ def robust_losses(
 
 
 def _mining(rtm_right: Tensor, ntm_right: Tensor, state: ActState, config: ActConfig) -> Tensor:
-    """Steps 1 and 2: whether this batch mines, bool (); records the stopping point where it is to last."""
+    """Steps 1 and 2: return whether this batch mines, bool (); record the stopping point if it is to last."""
     if not (config.selection and config.mining):
         return torch.zeros((), dtype=torch.bool, device=rtm_right.device)
     batch_size = rtm_right.numel()
@@ -336,14 +337,14 @@ def _mining(rtm_right: Tensor, ntm_right: Tensor, state: ActState, config: ActCo
 
 
 def _agreed(rtm_right: Tensor, ntm_right: Tensor, config: ActConfig) -> Tensor:
-    """Step 3 without mining: the samples taken as clean by the selection rule, bool (B,)."""
+    """Step 3 without mining: return the samples taken as clean by the selection rule, bool (B,)."""
     if not config.selection:
         return torch.ones_like(rtm_right)
     return rtm_right if config.selection_rule == "rtm" else rtm_right & ntm_right
 
 
 def _weights(selected: Tensor, index: Tensor, state: ActState, epoch: int | Tensor, config: ActConfig) -> Tensor:
-    """Step 4: counts the selected samples, then gives each sample its weight, float32 (B,)."""
+    """Step 4: count the selected samples, then return the weight of each sample, float32 (B,)."""
     state.counts.index_add_(0, index, selected.to(state.counts.dtype))
     if not config.reweighting:
         return torch.ones(len(index), device=selected.device)
@@ -353,7 +354,7 @@ def _weights(selected: Tensor, index: Tensor, state: ActState, epoch: int | Tens
 def _corrected_labels(
     rtm_logits: Tensor, labels: Tensor, selected: Tensor, index: Tensor, state: ActState, config: ActConfig
 ) -> Tensor:
-    """Steps 5 and 6: moves the label distributions of the batch towards p0, then reads the corrected labels, (B,)."""
+    """Steps 5 and 6: move the label distributions of the batch towards p0; return the corrected labels, (B,)."""
     p0 = rtm_logits.softmax(dim=1).to(state.label_ema.dtype)
     distributions = config.label_ema * state.label_ema[index] + (1 - config.label_ema) * p0
     state.label_ema.index_copy_(0, index, distributions)
@@ -361,7 +362,7 @@ def _corrected_labels(
 
 
 def _selected_mean(values: Tensor, selected: Tensor) -> Tensor:
-    """Mean of the selected values, 0 where there are none; masks keep every shape independent of the data."""
+    """Return the mean of the selected values, 0 if there are none; masks keep shapes independent of the data."""
     return torch.where(selected, values, torch.zeros_like(values)).sum() / selected.sum().clamp(min=1)
 
 
@@ -374,13 +375,13 @@ def _weighted_penalty(logits: Tensor, config: ActConfig) -> Tensor | float:
 
 
 def _negative_entropy(logits: Tensor) -> Tensor:
-    """Mean over the batch of Σ_k p_k log p_k, between -log C and 0."""
+    """Return the mean over the batch of Σ_k p_k log p_k, between -log C and 0."""
     log_p = logits.log_softmax(dim=1)
     return (log_p.exp() * log_p).sum(dim=1).mean()
 
 
 def _require_choice(name: str, value: object, allowed: tuple[object, ...]) -> None:
-    # `1 in (True, False)` holds in Python; a switch given as 1 is more likely a slip than a wish.
+    # `1 in (True, False)` holds in Python; a switch given as 1 is more likely a slip.
     if not any(value == choice and type(value) is type(choice) for choice in allowed):
         raise InputError(f"{name} must be one of {', '.join(map(str, allowed))}, got {value!r}")
 

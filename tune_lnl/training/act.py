@@ -69,7 +69,7 @@ class ActTraining(ClassifierTraining):
             totals.add(f"train_accuracy{suffix}", (logits.argmax(dim=1) == batch.labels).sum())
 
     def summarise(self, means: Report) -> Report:
-        """Selection counts as they are; mining as the share of batches; quality of the selection in percent."""
+        """Return the report: selected samples as counts, mining as a share of batches, selection quality in percent."""
         if "selected" not in means:
             return means
         report = dict(means)
@@ -81,14 +81,14 @@ class ActTraining(ClassifierTraining):
         return report
 
     def selected_shares(self) -> np.ndarray:
-        """Of the epochs after the warm-up, in which every sample counts as selected."""
+        """Return shares of the epochs after the warm-up; in the warm-up every sample counts as selected."""
         warmup = min(self.epoch, self.act.warmup_epochs)
         chances = max(1, self.epoch - warmup)
         shares: np.ndarray = ((self.state.counts - warmup).double() / chances).cpu().numpy().astype(np.float32)
         return shares
 
     def beliefs(self) -> np.ndarray:
-        """The running label distributions."""
+        """Return the running label distributions."""
         found: np.ndarray = self.state.label_ema.cpu().numpy()
         return found
 

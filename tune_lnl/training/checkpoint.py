@@ -29,7 +29,7 @@ UNREADABLE = (
     zipfile.BadZipFile,
     pickle.UnpicklingError,
 )
-"""What reading a damaged archive raises, depending on where the damage is."""
+"""The exceptions of reading a damaged archive; which one depends on the place of the damage."""
 
 
 def write_whole(path: Path, content: dict[str, Any]) -> None:
@@ -73,7 +73,7 @@ def save_checkpoint(
     """Write the state between two epochs.
 
     Args:
-        reports: of the epochs so far. A search sends a report again from here where it was lost on its way.
+        reports: of the epochs so far. A search sends them again from here: a report can be lost before a crash.
         gathered: further tensors, on the CPU, that belong to the epochs so far.
 
     Raises:
@@ -90,7 +90,7 @@ def save_checkpoint(
 
 
 class DamagedCheckpointError(InputError):
-    """The file cannot be read as a checkpoint."""
+    """The file is torn, or no checkpoint at all."""
 
 
 def load_checkpoint(path: Path, training: Training, gathered: dict[str, Tensor] | None = None) -> list[Report]:
@@ -127,7 +127,7 @@ def load_checkpoint(path: Path, training: Training, gathered: dict[str, Tensor] 
 def _read(path: Path, device: torch.device) -> dict[str, Any]:
     try:
         content = checked_load(path, device)
-    except torch.OutOfMemoryError:  # a RuntimeError that says nothing against the file
+    except torch.OutOfMemoryError:  # a RuntimeError, but not the fault of the file
         raise
     except UNREADABLE as error:
         raise DamagedCheckpointError(f"{path}: not a readable checkpoint ({error})") from None
@@ -138,13 +138,13 @@ def _read(path: Path, device: torch.device) -> dict[str, Any]:
 
 
 def checked_load(path: Path, device: torch.device) -> Any:
-    """What ``torch.save`` wrote, tensors and plain values alone; nothing in the file is run.
+    """Load tensors and plain values that ``torch.save`` wrote; nothing in the file is run.
 
     Raises:
-        pickle.UnpicklingError: it holds other objects.
-        Exception: any of UNREADABLE, where it is damaged.
+        pickle.UnpicklingError: the file holds other objects.
+        Exception: one of :data:`UNREADABLE`; the file is damaged.
     """
-    # torch.load does not compare checksums: a flipped bit would just be another weight.
+    # torch.load does not compare checksums: it would read a flipped bit as another weight.
     with zipfile.ZipFile(path) as archive:
         damaged = archive.testzip()
     if damaged is not None:

@@ -1,4 +1,4 @@
-"""What every image classification method shares: data, networks, optimizers, lr plans, evaluation, state."""
+"""The base of the image classification methods: data, networks, optimizers, lr plans, evaluation, state."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ EVALUATION_PIXELS = 4_000_000
 RESIDENT_BYTES = 2**30
 """Training images up to this size stay on the GPU: CIFAR's take 150 MB."""
 BATCHES_AHEAD = 2
-"""Batches whose files are decoded while the network is busy."""
+"""Batches whose files are decoded while the network trains on the one before."""
 
 Pixels = Tensor | SizedImages
 """(B, C, H, W) uint8 on the device, or images of different sizes, which an augmentation cuts to one."""
@@ -84,7 +84,7 @@ class ClassifierData:
 
     @property
     def clean(self) -> np.ndarray | None:
-        """(N,) bool: is the given label of each training sample the true one? ``None`` where nobody knows."""
+        """(N,) bool: whether the given label of each training sample is the true one; ``None`` where it is unknown."""
         if self.noisy.true_labels is None:
             return None
         return cast(np.ndarray, self.noisy.given_labels[self.train] == self.noisy.true_labels[self.train])
@@ -96,7 +96,7 @@ class ClassifierData:
 
 
 def _split(config: TrialConfig, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Positions that are trained on, and that are held out."""
+    """Return the positions that are trained on, and those that are held out."""
     if config.fold is None:
         return split_validation(labels, config.validation.fraction, config.validation.seed)
     fold = split_folds(labels, config.fold.folds, config.validation.seed)
@@ -110,10 +110,10 @@ def _true_labels_or_refuse(noisy: NoisyData) -> np.ndarray:
 
 
 def model_choice(config: TrialConfig, noisy: NoisyData) -> tuple[str, Path | None]:
-    """(name of the network asked for or the dataset's own, file of the weights it starts from or None).
+    """Return (name of the network asked for or the dataset's own, file of the weights it starts from or None).
 
     Raises:
-        InputError: the weights are not to be had.
+        InputError: the weights are neither here nor can be downloaded.
     """
     assert isinstance(config.settings, ClassifierSettings)
     choice = config.settings.model
@@ -123,7 +123,7 @@ def model_choice(config: TrialConfig, noisy: NoisyData) -> tuple[str, Path | Non
 
 
 def _require_known_weights(config: TrialConfig) -> None:
-    """Without a network the weights are missing at once; reading a dataset can take minutes."""
+    """Refuse missing weights before the data are read, which can take minutes."""
     assert isinstance(config.settings, ClassifierSettings)
     choice = config.settings.model
     if choice.name is not None:
@@ -146,7 +146,7 @@ class ClassifierTraining(NetworkTraining[Batch]):
         self._resident = self._resident_images()
 
     def _resident_images(self) -> Tensor | None:
-        """Training images uint8 (N, H, W, C) on a GPU, where they are small enough to stay there; else ``None``."""
+        """Return the training images, uint8 (N, H, W, C), on a GPU if they fit there for good; else ``None``."""
         images = self.data.noisy.train_images
         if not keeps_resident(self.device) or isinstance(images, PictureRows):
             return None
@@ -167,7 +167,7 @@ class ClassifierTraining(NetworkTraining[Batch]):
     # ---- training
 
     def batches(self, epoch: int) -> Iterator[Batch]:
-        """As inherited; files are read and decoded a few batches ahead."""
+        """Yield the batches of an epoch as the base class does; read and decode image files a few batches ahead."""
         images = self.data.noisy.train_images
         if not isinstance(images, PictureRows):
             yield from super().batches(epoch)
@@ -204,7 +204,7 @@ class ClassifierTraining(NetworkTraining[Batch]):
         return cast(np.ndarray, self.data.noisy.rows[self.data.train[index.numpy()]])
 
     def _together(self, images: list[np.ndarray]) -> Pixels:
-        """Images (h, w, C) of one size as a tensor; of different sizes in the corners of the largest."""
+        """Return images (h, w, C) as one tensor; images of different sizes lie in the corner of the largest size."""
         sizes = np.array([image.shape[:2] for image in images], dtype=np.int64)
         height, width = sizes.max(axis=0)
         crop = self.form.image_shape[0]
@@ -231,12 +231,12 @@ class ClassifierTraining(NetworkTraining[Batch]):
 
     def evaluate(self, epoch: int) -> Report:
         report: Report = {}
-        # Of a fold its predictions in the last epochs are all that is asked for.
+        # Of a fold only the predictions in the last epochs are used.
         if len(self.data.validation) and self.config.fold is None:
             report |= self._score_all("val", self.data.noisy.train_images, self._validation_rows(), self._val_labels())
         test_from = self.surroundings.test_from
         noisy = self.data.noisy
-        # A folder of the user's need not have a test set: then there are no test metrics.
+        # A user's folder may have no test set; there are no test metrics then.
         if test_from is not None and epoch >= test_from and len(noisy.test_rows):
             report |= self._score_all("test", noisy.test_images, noisy.test_rows, noisy.test_labels)
         return report
@@ -265,7 +265,7 @@ class ClassifierTraining(NetworkTraining[Batch]):
     def _score(
         self, network: nn.Module, images: ImageRows, rows: np.ndarray, labels: np.ndarray
     ) -> tuple[int, float, float]:
-        """Correct predictions, mean cross-entropy and its standard error over the given rows."""
+        """Return the correct predictions, the mean cross-entropy and its standard error over the given rows."""
         network.eval()
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
         losses = []
@@ -285,7 +285,7 @@ class ClassifierTraining(NetworkTraining[Batch]):
 
     @torch.inference_mode()
     def probabilities(self, samples: np.ndarray) -> dict[str, np.ndarray]:
-        """What each network, by its suffix, predicts for samples of the training set: float32 (n, C).
+        """Return the predictions of each network, by its suffix, for samples of the training set: float32 (n, C).
 
         Images that training mirrors are seen both ways.
         """
@@ -307,21 +307,21 @@ class ClassifierTraining(NetworkTraining[Batch]):
         return {suffix: np.concatenate([empty, *parts]) for suffix, parts in found.items()}
 
     def selected_shares(self) -> np.ndarray | None:
-        """How often each training sample's label was taken for clean, as a share of its chances, float32 (N,).
+        """Return how often each training label was taken as clean, as a share of its chances, float32 (N,).
 
-        None for a method that selects nothing.
+        ``None`` for a method that selects nothing.
         """
         return None
 
     def beliefs(self) -> np.ndarray:
-        """What the training samples' labels are taken for, float32 (N, C): a method's own record where it keeps one."""
+        """Return label distributions of the training samples, float32 (N, C): the method's own where it keeps some."""
         return self.probabilities(self.data.train)[""]
 
     def images(self, images: ImageRows, rows: np.ndarray) -> Tensor:
         return super().images(cast(np.ndarray, images), rows)
 
     def model_file(self) -> dict[str, Any]:
-        """What :mod:`tune_lnl.training.model_file` says."""
+        """Return the content that :mod:`tune_lnl.training.model_file` describes."""
         return {
             "format": FORMAT,
             "task": self.settings.task,
@@ -361,7 +361,7 @@ class ClassifierTraining(NetworkTraining[Batch]):
                 group["lr"] = self.plans[name][epoch]
 
     def _learning_rate_report(self) -> Report:
-        """Read back from the optimizers, so that the log shows what was really in effect."""
+        """Return the learning rates, read back from the optimizers: those really in effect."""
         return {name: float(self.optimizers[suffix].param_groups[0]["lr"]) for suffix, name in self.lr_names.items()}
 
     def _view(self, policy: str, images: Pixels, generator: torch.Generator) -> Tensor:
@@ -369,10 +369,10 @@ class ClassifierTraining(NetworkTraining[Batch]):
 
 
 def keeps_resident(device: torch.device) -> bool:
-    """Whether copying batch by batch to this device would cost time."""
+    """Return whether copying batch by batch to this device costs time."""
     return device.type == "cuda"
 
 
 def evaluation_batch(shape: tuple[int, ...]) -> int:
-    """How many images (N, H, W, C) are scored at once: 1000 small ones, fewer large ones."""
+    """Return how many images of shape (N, H, W, C) are scored at once: 1000 small ones, fewer large ones."""
     return min(EVALUATION_BATCH, max(16, EVALUATION_PIXELS // (shape[1] * shape[2])))

@@ -21,7 +21,7 @@ from tune_lnl.training.reid import ReidBatch, ReidTraining
 class SelfRefineTraining(ReidTraining):
     """One or more networks, each learning from a mixture of the given label and its own.
 
-    The weight of its own label follows the loss: as a network fits, it trusts itself more.
+    The weight of its own label follows the loss: it grows as the network fits.
     """
 
     Settings: ClassVar[type[MethodSettings]] = SelfRefineSettings
@@ -32,16 +32,16 @@ class SelfRefineTraining(ReidTraining):
         self.previous_losses: dict[str, float] = {}
 
     def own_label_weight(self, suffix: str) -> float:
-        """Weight of the network's own labels in this epoch; 0 in the first, which is plain cross-entropy."""
+        """Return the weight of the network's own labels in this epoch; 0 in the first, which is plain cross-entropy."""
         loss = self.previous_losses.get(suffix)
-        # A network whose loss is not finite is lost whatever it learns from.
+        # A network whose loss is not finite is lost in any case.
         return refine_weight(loss) if loss is not None and math.isfinite(loss) else 0.0
 
     def train_step(self, batch: ReidBatch, epoch: int, totals: Totals) -> None:
         self.update(self.self_refine, self.forward(batch), batch, totals)
 
     def forward(self, batch: ReidBatch) -> dict[str, Tensor]:
-        """Logits (B, C) in float32 of every network on the same augmented images, before any of them is updated."""
+        """Return logits (B, C) in float32 of every network on the same augmented images, before any is updated."""
         view = self.view(batch)
         with self.autocast():
             logits = {suffix: network(view) for suffix, network in self.networks.items()}
@@ -51,7 +51,7 @@ class SelfRefineTraining(ReidTraining):
         return self_refine_loss(logits[suffix], batch.labels, self.own_label_weight(suffix))
 
     def update(self, loss_of: Any, logits: Mapping[str, Tensor], batch: ReidBatch, totals: Totals) -> None:
-        """One step of every network on its loss, with the epoch's sums."""
+        """Take one step of every network on its loss, and add to the epoch's sums."""
         losses = {suffix: loss_of(suffix, logits, batch) for suffix in self.networks}
         self.step(losses)
         for suffix, loss in losses.items():
@@ -92,7 +92,7 @@ class CoreTraining(SelfRefineTraining):
         totals.add("agreement", (logits[""].argmax(dim=1) == logits["_peer"].argmax(dim=1)).sum())
 
     def co_refine(self, suffix: str, logits: Mapping[str, Tensor], batch: ReidBatch) -> Tensor:
-        """The given labels in ``batch`` are not read."""
+        """Return the loss of the co-refining stage, which does not read the given labels in ``batch``."""
         peer = logits["_peer" if suffix == "" else ""]
         return co_refine_loss(logits[suffix], peer, self.settings.soft_weight, self.settings.selective)
 

@@ -1,4 +1,4 @@
-"""Which device a single training run uses, and how much of it."""
+"""The device of a training, and its share of the memory."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from tune_lnl.errors import InputError
 
 
 def choose_device(device: str) -> str:
-    """``auto`` takes the GPU where there is one.
+    """Return ``cpu`` or ``cuda``; ``auto`` takes the GPU if there is one.
 
     Raises:
-        InputError: cuda asked for where there is none.
+        InputError: cuda was asked for and there is none.
     """
     available = torch.cuda.is_available()
     if device == "cuda" and not available:
@@ -22,8 +22,8 @@ def choose_device(device: str) -> str:
 def cap_memory(device: str, fraction: float | None) -> None:
     """Limit what this process may allocate of its GPU's memory; on a CPU nothing is limited.
 
-    Beyond it an allocation fails as if the GPU were full, so that a trial cannot take its neighbours' memory. To be
-    called before the first allocation. It limits, and changes no number.
+    An allocation beyond it fails as on a full GPU, so that a trial cannot take its neighbours' memory. Call it before
+    the first allocation. It changes no number.
 
     Args:
         device: ``cpu`` or ``cuda``.

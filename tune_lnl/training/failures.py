@@ -1,4 +1,4 @@
-"""The classes of failure, and which one an exception belongs to."""
+"""The classes of failure, and the class of an exception."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from tune_lnl.object_storage import StorageError
 from tune_lnl.torch_compat import is_out_of_memory
 
 DIVERGED = "diverged"
-"""A metric or a weight stopped being finite. Says something about the settings: it repels the sampler."""
+"""A metric or a weight stopped being finite. It is a result about the settings and repels the sampler."""
 OUT_OF_MEMORY = "out of memory"
-"""Tried once more with nothing beside it."""
+"""Tried once more, alone on the machine."""
 DATA_ERROR = "data error"
-"""A file could not be read, or is not what it should be."""
+"""A file could not be read, or has other content than expected."""
 DISK_FULL = "disk full"
 """Ends the search, resumably."""
 STORAGE_AWAY = "object storage away"
-"""What the trial wrote could not be put into object storage: it goes on from its last kept epoch, here or elsewhere."""
+"""The trial's files could not be uploaded: it continues from its last uploaded epoch, here or elsewhere."""
 BUG = "bug"
-"""Anything else that the code raised; not tried again."""
+"""Any other exception; not tried again."""
 WORKER_DIED = "worker died"
-"""The process vanished again and again in the same epoch."""
+"""The process died several times in the same epoch."""
 STUCK = "stuck"
-"""Silent for many epochs' time, twice."""
+"""No report for the time of many epochs, twice."""
 
 
 class DivergedError(ArithmeticError):
-    """Training left the finite numbers."""
+    """A loss or a weight is no longer finite."""
 
 
 def classify(error: Exception) -> tuple[str, str]:
-    """(class, first useful line of the cause) of what a trial raised."""
+    """Return (class, first line of the cause) of an exception that a training raised; a bug with file and line."""
     kind = _class_of(error)
     lines = str(error).strip().splitlines() or [type(error).__name__]
     if kind != BUG:

@@ -1,8 +1,8 @@
-"""Evidence about every given label of a training set: a cross-validation for predictions by networks that have never
-seen the label, and one training on all samples.
+"""Evidence about every given label of a training set: predictions by networks that have not seen the label, from a
+cross-validation, and one training on all samples.
 
-Each training leaves its result in a folder when it is done, so that an interrupted evaluation goes on at the training
-it was in. What the evidence means is said by :mod:`tune_lnl.methods.label_verdicts`.
+Each training writes its result into a folder when it is done, and a checkpoint after every epoch, so an interrupted
+evaluation continues. :mod:`tune_lnl.methods.label_verdicts` interprets the evidence.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from tune_lnl.training.registry import start_training, training_type
 from tune_lnl.training.run import TrainingFiles, run_training
 
 FORM = 1
-"""Raise it when what a result file holds changes."""
+"""Version of the result files; raise it when their content changes."""
 HELD_OUT, SELECTED, BELIEF = "held_out", "selected", "belief"
 
 OnEpoch = Callable[[int, int, Report], None]
@@ -45,11 +45,11 @@ class LabelEvidence:
     Attributes:
         held_out: by the suffix of each network (``""`` is the reported one) its probabilities float32 (n, C) for
             samples that it was not trained on, averaged over the last epochs; NaN where a label has one sample only.
-        belief: float32 (n, C), what a training on all samples takes the labels for: the method's own running
+        belief: float32 (n, C), label distributions of a training on all samples: the method's own running
             distribution where it keeps one, else the reported network's prediction after the last epoch.
-        selected_share: float32 (n,): how often the method took the sample's label for clean, as a share of its chances,
-            averaged over all trainings the sample was in; None for methods that select nothing.
-        fold: int64 (n,), which fold a sample was held out in, or -1.
+        selected_share: float32 (n,): how often the method took the sample's label as clean, as a share of its chances,
+            averaged over all trainings that contain the sample; None for methods that select nothing.
+        fold: int64 (n,), the fold in which a sample was held out, or -1.
     """
 
     held_out: Mapping[str, NDArray[np.float32]]
@@ -59,7 +59,7 @@ class LabelEvidence:
 
 
 def label_config(config: TrialConfig) -> TrialConfig:
-    """``config`` on all the training data.
+    """Return ``config`` for all the training data.
 
     Raises:
         InputError: its method does not predict the classes of single images.
@@ -75,13 +75,13 @@ def label_config(config: TrialConfig) -> TrialConfig:
 def gather_evidence(
     config: TrialConfig, folds: int, surroundings: Surroundings, folder: Path, on_epoch: OnEpoch
 ) -> tuple[NoisyData, LabelEvidence]:
-    """Train once per fold and once on all samples, or read what an earlier call has left in ``folder``.
+    """Train once per fold and once on all samples, or read the results of an earlier call from ``folder``.
 
     Args:
-        config: as :func:`label_config` gives it.
+        config: from :func:`label_config`.
         folds: K, at least 2.
-        surroundings: where and on what; no test set is scored.
-        folder: of the result files, made here. A file of another config, data or number of folds is not used.
+        surroundings: data and device; no test set is scored.
+        folder: for the result files. A file of another config, data or number of folds is not used.
         on_epoch: called with (training, trainings, report) after every epoch; the last training is on all samples.
 
     Raises:
@@ -158,7 +158,7 @@ def _together(results: list[dict[str, Any]], data: NoisyData, fold: NDArray[np.i
 
 def _key(config: TrialConfig, fingerprints: Mapping[str, str]) -> str:
     fold = None if config.fold is None else [config.fold.number, config.fold.folds]
-    # The split is of the validation that this config has not.
+    # Without the split, which depends on the validation share that this config does not have.
     data = {name: value for name, value in fingerprints.items() if name != "split"}
     # With the removed settings, so that results of earlier versions still count.
     facts = {"form": FORM, "config": config.flat_as_before(), "fold": fold, "fingerprints": data}
@@ -166,7 +166,7 @@ def _key(config: TrialConfig, fingerprints: Mapping[str, str]) -> str:
 
 
 def _read(path: Path, key: str) -> dict[str, Any] | None:
-    """The result, or None where it is absent, damaged or of something else."""
+    """Return the result, or ``None`` where it is absent, damaged or has another key."""
     try:
         with np.load(path, allow_pickle=False) as file:
             if str(file["key"]) != key:

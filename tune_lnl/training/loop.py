@@ -1,7 +1,7 @@
-"""The life of one training run: epochs in order, each giving a report; state in and out between epochs.
+"""The contract of a training: epochs in order, a report after each, state in and out between epochs.
 
-A run is driven from outside (``train`` on the spot, the search in a worker), one :meth:`Training.run_epoch` at a time.
-A new method overrides :meth:`Training.train_epoch` and its state; the loop, evaluation and reports are inherited.
+:mod:`tune_lnl.training.run` drives it, one :meth:`Training.run_epoch` at a time. A new method overrides
+:meth:`Training.train_epoch` and its state; evaluation and reports are inherited.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from tune_lnl.torch_compat import cpu_has_bf16
 from tune_lnl.training.randomness import stream_seed
 
 Report = dict[str, float]
-"""Named numbers of one epoch. Accuracies, precision, recall and F1 in percent; what is not known is absent."""
+"""Named numbers of one epoch. Accuracies, precision, recall and F1 in percent; unknown ones are absent."""
 
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What a run needs beside its config, and what must not change its numbers."""
+    """The inputs of a training besides its config; they must not change its numbers."""
 
     data_dir: Path | None = None
     device: str = "cpu"
     test_from: int | None = None
     """First epoch (0-based) in which the test set is scored; ``None``: never."""
     between_batches: Callable[[], None] = lambda: None
-    """Called before every batch; raises to stop the run there."""
+    """Called before every batch; raises to stop the training there."""
 
 
 class Training(ABC):
-    """One run of one method under one config, between epochs.
+    """One training of one method under one config, between epochs.
 
     Attributes:
         epoch: the next epoch to run, 0-based.
@@ -60,7 +60,7 @@ class Training(ABC):
         """Load and check the data (packing it on first use) and the network's fit to it, without training.
 
         Returns:
-            the fingerprints that :attr:`fingerprints` will show.
+            the same as :attr:`fingerprints` of the training.
 
         Raises:
             InputError: data missing or damaged, or settings that do not suit it.
@@ -95,26 +95,26 @@ class Training(ABC):
 
     @abstractmethod
     def seconds_per_epoch(self, epoch: int, batches: int) -> float:
-        """What training through epoch ``epoch`` would take, measured on its first ``batches`` batches.
+        """Return the seconds of training through epoch ``epoch``, estimated from its first ``batches`` batches.
 
-        The networks are changed by it: for estimates only.
+        It changes the networks: the training cannot be used afterwards.
         """
 
     @abstractmethod
     def evaluate(self, epoch: int) -> Report:
-        """Validation metrics, and test metrics from ``surroundings.test_from`` on."""
+        """Return validation metrics, and test metrics from ``surroundings.test_from`` on."""
 
     @abstractmethod
     def diverged(self, report: Report) -> str | None:
-        """What of this epoch's losses or of the weights is no longer finite, if anything."""
+        """Return which of this epoch's losses or of the weights is no longer finite; ``None``: all are."""
 
     @abstractmethod
     def images_per_epoch(self) -> int:
-        """Training images seen in one epoch."""
+        """Return the number of training images of one epoch."""
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """Everything the next epoch depends on; tensors and plain values, loads with ``weights_only=True``."""
+        """Return everything the next epoch depends on; tensors and plain values, loads with ``weights_only=True``."""
 
     @abstractmethod
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -122,34 +122,34 @@ class Training(ABC):
 
     @abstractmethod
     def model_file(self) -> dict[str, Any]:
-        """The reported network with what is needed to use it: weights, classes, preprocessing, config."""
+        """Return the reported network and what its use needs: weights, classes, preprocessing, config."""
 
     @property
     @abstractmethod
     def fingerprints(self) -> dict[str, str]:
-        """What the data was: ``source`` (pixels and labels), ``labels`` (given labels), ``split``."""
+        """Hashes of the data: ``source`` (pixels and labels), ``labels`` (given labels), ``split``."""
 
 
 SPOKEN = {"map": "mAP", "rank1": "rank-1"}
 
 
 def spoken(metric: str) -> str:
-    """What a metric is called in a sentence, without its split: ``test_map`` is mAP."""
+    """Return the name of a metric in a sentence, without its split: ``test_map`` is mAP."""
     name = metric.partition("_")[2]
     return SPOKEN.get(name, name)
 
 
 def objective_so_far(metric: str, average_last: int, reports: list[Report]) -> float:
-    """The value the run would get if it ended here: mean of the metric over the last epochs, at most ``average_last``.
+    """Return the mean of the metric over the last epochs, at most ``average_last``: the value if training ended here.
 
-    NaN where any of them is not finite, so that a diverged run never looks fine again.
+    NaN where any of them is not finite, so that a diverged training never looks fine again.
     """
     values = [report.get(metric, math.nan) for report in reports[-average_last:]]
     return math.fsum(values) / len(values) if all(map(math.isfinite, values)) else math.nan
 
 
 def check_precision(precision: str, device: str) -> None:
-    """Refuse arithmetic that the device (``cpu`` or ``cuda``) does not have.
+    """Refuse a precision that the device (``cpu`` or ``cuda``) does not have.
 
     Raises:
         InputError: fp16 without a GPU, or bf16 on a processor that only emulates it.
@@ -166,7 +166,7 @@ def check_precision(precision: str, device: str) -> None:
 
 
 def has_bf16(device: str) -> bool:
-    """Whether ``cpu`` or ``cuda`` computes in bfloat16 itself: elsewhere torch emulates it, slower than float32."""
+    """Return whether ``cpu`` or ``cuda`` computes in bfloat16; elsewhere torch emulates it, slower than float32."""
     if device == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return cpu_has_bf16()

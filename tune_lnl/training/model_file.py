@@ -1,18 +1,18 @@
-"""Trained classifiers as files: what a ``model.pt`` holds, and reading one that may come from anywhere.
+"""Model files: the content of a ``model.pt``, and reading one that may come from anywhere.
 
 A model file is a dict saved by ``torch.save`` that loads with ``weights_only=True``:
 
 =============== ======================================================================================================
-key             what it holds
+key             content
 =============== ======================================================================================================
 format          ``"tune_lnl model 1"``
 task            ``"classification"`` or ``"re-identification"``
 model           name of the network (:mod:`tune_lnl.models.registry`)
 weights         its state dict, on the CPU
 classes         class names, in the order of the network's outputs
-preprocessing   ``image_shape`` (height, width, channels) of the input; ``resize``, what the shorter side of an image is
-                brought to, in pixels, before the middle is cut out, and ``square``, whether the image is cropped to a
-                square first; ``mean`` and ``std`` per channel, of pixels scaled to [0, 1]
+preprocessing   ``image_shape`` (height, width, channels) of the input; ``resize``, the length in pixels of the shorter
+                side before the centre crop; ``square``, whether the image is cropped to a square before that;
+                ``mean`` and ``std`` per channel, of pixels scaled to [0, 1]
 config          the training's config, flat and complete
 =============== ======================================================================================================
 """
@@ -41,13 +41,13 @@ FORMAT = "tune_lnl model 1"
 NAME = "model.pt"
 KINDS = {"task": str, "model": str, "weights": dict, "classes": list, "preprocessing": dict, "config": dict}
 LARGEST_SIDE = 4096
-"""In pixels; a model file that asks for larger images was not written by a training here."""
+"""In pixels; no training here writes a model file with larger images."""
 
 
 def preprocessing_of(images: ImageRows, form: TrainingForm, dataset: Dataset) -> dict[str, Any]:
-    """How the evaluation of a training brings its images to the network, as a model file tells it.
+    """Return the preprocessing of a training's evaluation, as a model file holds it.
 
-    Images that come as an array are of one size already; image files are then cut to a square and resized to it.
+    Images of an array have one size already; image files are then cropped to a square and resized to it.
     """
     height, width = form.image_shape[:2]
     size = images.size if isinstance(images, PictureRows) else WorkingSize(min(height, width), min(height, width), True)
@@ -62,13 +62,13 @@ def preprocessing_of(images: ImageRows, form: TrainingForm, dataset: Dataset) ->
 
 @dataclass(frozen=True)
 class ImageClassifier:
-    """A classifier out of a model file, ready to be used.
+    """A classifier from a model file, ready for use.
 
     Attributes:
         network: in evaluation mode, maps normalised images float32 (B, C, H, W) to logits (B, K).
         name: of the network.
         classes: K names.
-        size: what image files are brought to.
+        size: to which image files are resized and cropped.
         channels: C, 3 or 1.
         mean, std: per channel, of pixels scaled to [0, 1].
         config: the training's, flat.
@@ -90,7 +90,7 @@ class ImageClassifier:
 
     @torch.inference_mode()
     def logits(self, pixels: Tensor) -> Tensor:
-        """float32 (B, K) of images uint8 (B, H, W, C), wherever the network is; in float32 throughout."""
+        """Return logits, float32 (B, K), of images uint8 (B, H, W, C) on any device; computed in float32."""
         device = next(self.network.parameters()).device
         images = normalise(pixels.to(device).permute(0, 3, 1, 2), self.mean, self.std)
         found: Tensor = self.network(images.contiguous(memory_format=torch.channels_last))
@@ -98,12 +98,12 @@ class ImageClassifier:
 
 
 def load_classifier(path: Path, device: str = "cpu") -> ImageClassifier:
-    """The classifier of a model file, or of a folder that ``tune_lnl.train`` wrote.
+    """Load the classifier of a model file, or of a folder that ``tune_lnl.train`` wrote.
 
-    Nothing in the file is run: it may hold tensors and plain values, and is refused where it holds anything else.
+    Nothing in the file is run: it may hold tensors and plain values; anything else is refused.
 
     Raises:
-        InputError: there is no such file, or it holds no image classifier of ours.
+        InputError: there is no such file, or it holds no image classifier of tune_lnl.
         CorruptDataError: it is damaged, or its parts do not fit together.
     """
     file = path / NAME if (path / NAME).is_file() else path
@@ -146,7 +146,7 @@ def _content(file: Path) -> dict[str, Any]:
         raise CorruptDataError(f"{_told(file)} is no model file, or a damaged one: {reason}") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InputError(
-            f"{_told(file)} is no model file of tune_lnl, which says format: {FORMAT!r} of itself\n"
+            f"{_told(file)} is no model file of tune_lnl: those have format {FORMAT!r}\n"
             f"`train` writes one as {NAME}, a search as checkpoints/NNN-{NAME}"
         )
     return content
@@ -158,7 +158,7 @@ def _check_content(file: Path, content: Mapping[str, Any]) -> None:
         raise CorruptDataError(f"{_told(file)} is incomplete: it has no usable {', '.join(wrong)}; train it again")
     if content["task"] != "classification":
         raise InputError(
-            f"{_told(file)} is for {content['task']}: its network gives features to compare persons by, not classes; "
+            f"{_told(file)} is for {content['task']}: its network gives features for comparing persons, not classes; "
             "give the model of an image classifier"
         )
     classes = content["classes"]
@@ -173,8 +173,8 @@ def _working_size(file: Path, facts: Mapping[str, Any]) -> tuple[WorkingSize, in
     shape, resize, square = facts.get("image_shape"), facts.get("resize"), facts.get("square")
     if shape is None or resize is None or square is None:
         raise InputError(
-            f"{_told(file)} does not say how images were brought to its network's input, so that its predictions would "
-            "be a guess; train it again"
+            f"{_told(file)} does not hold the preprocessing of its network's input; its predictions would be a guess; "
+            "train it again"
         )
     sides = [*shape, resize] if isinstance(shape, list) else []
     if len(sides) != 4 or not all(type(side) is int and 1 <= side <= LARGEST_SIDE for side in sides):

@@ -1,4 +1,4 @@
-"""What every method that trains networks by gradient steps shares: optimizers, lr plans, the epoch's loop, state."""
+"""The base of the methods that train networks by gradient steps: optimizers, lr plans, batches, state."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ B = TypeVar("B", bound=HasLabels)
 
 
 class NetworkTraining(Training, Generic[B]):
-    """A method that trains one or more networks, the first of them reported.
+    """A method that trains one or more networks and reports the first.
 
     Attributes:
         networks: by the suffix of their metrics; ``""`` is the reported one.
         lr_names: the setting that leads each network's learning rate.
-        dataset: what is trained on; its mean and std normalise the pixels.
+        dataset: its mean and std normalise the pixels.
     """
 
     lr_names: Mapping[str, str] = {"": "lr"}
@@ -59,31 +59,31 @@ class NetworkTraining(Training, Generic[B]):
 
     @abstractmethod
     def _load_data(self) -> None:
-        """Set ``dataset`` and what the batches are made of."""
+        """Set ``dataset`` and the samples of which :meth:`_batch` makes batches."""
 
     @abstractmethod
     def _build_network(self, suffix: str) -> nn.Module:
-        """The network of that suffix, on the device, initialised from the config's seed."""
+        """Return the network of that suffix, on the device, initialised from the config's seed."""
 
     @abstractmethod
     def _build_optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
-        """The optimizer of one network."""
+        """Return the optimizer of one network."""
 
     @abstractmethod
     def _set_learning_rates(self, epoch: int) -> None:
-        """Bring every optimizer to this epoch's learning rate."""
+        """Set the learning rate of this epoch in every optimizer."""
 
     @abstractmethod
     def _learning_rate_report(self) -> Report:
-        """The learning rates in effect, read back from the optimizers."""
+        """Return the learning rates in effect, read back from the optimizers."""
 
     @abstractmethod
     def _batch(self, index: Tensor) -> B:
-        """The samples at ``index`` (B,) of the training split, on the device."""
+        """Return the samples at ``index`` (B,) of the training split, on the device."""
 
     @abstractmethod
     def train_step(self, batch: B, epoch: int, totals: Totals) -> None:
-        """One optimizer step of every network; adds to the epoch's totals."""
+        """Take one optimizer step of every network and add to the epoch's totals."""
 
     # ---- training
 
@@ -98,7 +98,7 @@ class NetworkTraining(Training, Generic[B]):
     def seconds_per_epoch(self, epoch: int, batches: int) -> float:
         self._begin_epoch(epoch)
         ahead = islice(self.batches(epoch), batches + 1)
-        # The first batch pays for what is set up once.
+        # The first batch includes what is set up once.
         self.train_step(next(ahead), epoch, Totals())
         began, images = time.perf_counter(), 0
         for batch in ahead:
@@ -114,23 +114,23 @@ class NetworkTraining(Training, Generic[B]):
         self._set_learning_rates(epoch)
         for network in self.networks.values():
             network.train()
-        # On the CPU wherever the images are: what is drawn decides which operations are launched, and asking a GPU for
-        # it would wait for everything before it. So the views are the same on every device, too.
+        # On the CPU, wherever the images are: the drawn values decide which operations are launched, and reading them
+        # from a GPU would wait for all work before. The views are then also the same on every device.
         self.weak = stream(self.settings.seed, epoch, "weak augmentation")
         self.strong = stream(self.settings.seed, epoch, "strong augmentation")
 
     def summarise(self, means: Report) -> Report:
-        """Turn an epoch's sums per image into its report."""
+        """Turn an epoch's totals into its report."""
         return means
 
     def batches(self, epoch: int) -> Iterator[B]:
-        """The training split in this epoch's order; the last batch may be smaller, as published."""
+        """Yield the training split in this epoch's order; the last batch may be smaller, as published."""
         order = torch.randperm(self.images_per_epoch(), generator=stream(self.settings.seed, epoch, "data order"))
         for index in self.split(order):
             yield self._batch(index)
 
     def split(self, order: Tensor) -> list[Tensor]:
-        """The positions of each batch."""
+        """Return the positions of each batch."""
         return list(torch.split(order, self.settings.batch_size))
 
     def step(self, losses: Mapping[str, Tensor]) -> None:
@@ -189,17 +189,17 @@ class NetworkTraining(Training, Generic[B]):
     # ---- pixels
 
     def images(self, images: np.ndarray, rows: np.ndarray) -> Tensor:
-        """(B, C, H, W) uint8 on the device, channels last in memory."""
+        """Return images, uint8 (B, C, H, W), on the device, channels last in memory."""
         return torch.from_numpy(np.ascontiguousarray(images[rows])).to(self.device).permute(0, 3, 1, 2)
 
     def normalised(self, images: Tensor) -> Tensor:
-        """uint8 (B, C, H, W) -> float32, channels last in memory."""
+        """Normalise uint8 (B, C, H, W) to float32, channels last in memory."""
         pixels = normalise(images, self.dataset.mean, self.dataset.std)
         return pixels.contiguous(memory_format=torch.channels_last)
 
 
 class Totals:
-    """Sums over an epoch, kept on the device and read once at its end."""
+    """Sums over an epoch, kept on the device and read once, at its end."""
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
@@ -210,7 +210,7 @@ class Totals:
         self._sums[name] = self._sums[name] + value if name in self._sums else value
 
     def means(self, count: int) -> Report:
-        """``loss*`` and ``accuracy*`` per image (accuracy in percent); every other sum as it is."""
+        """Return ``train_loss*`` and ``train_accuracy*`` per image (accuracy in percent), and other sums unchanged."""
         report: Report = {}
         for name, value in self._sums.items():
             total = float(value)

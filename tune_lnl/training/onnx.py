@@ -2,10 +2,10 @@
 
 The graph takes decoded images and normalises them itself:
 
-- input ``images``: uint8 (batch, H, W, C), RGB or grey, brought to size as the model file's ``preprocessing`` says;
+- input ``images``: uint8 (batch, H, W, C), RGB or grey, resized as in the model file's ``preprocessing``;
 - output ``logits``: float32 (batch, K).
 
-The file's metadata hold ``classes`` (JSON, K names in the order of the logits), ``resize`` and ``square``.
+The file's metadata holds ``classes`` (JSON, K names in the order of the logits), ``resize`` and ``square``.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from tune_lnl.training.model_file import ImageClassifier
 
 
 class _FromPixels(nn.Module):
-    """Normalisation and network in one."""
+    """Normalisation and network in one module."""
 
     mean: Tensor
     std: Tensor
 
     def __init__(self, classifier: ImageClassifier) -> None:
         super().__init__()
-        # A copy: the caller may go on predicting on another device.
+        # A copy: the caller may continue to predict on another device.
         self.network = copy.deepcopy(classifier.network)
         for name in ("mean", "std"):
             values = torch.tensor(getattr(classifier, name)).view(1, -1, 1, 1)

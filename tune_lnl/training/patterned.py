@@ -1,8 +1,8 @@
-"""What patterned identity noise needs: the predictions of a network trained on clean identities.
+"""The predictions that patterned identity noise needs, by a network trained on the true identities.
 
-Patterned noise renames an image to the person a clean network finds most likely besides the true one (CORE, released
-eval_utils.py, lines 187-218). The released code expects that network's checkpoint, which no script of it writes. Here
-it is trained by ``python -m tune_lnl.data prepare NAME --patterned``, and its predictions are kept, not its weights.
+Patterned noise renames an image to the most likely person besides the true one, as a clean network sees it (CORE,
+released eval_utils.py, lines 187-218). The released code reads a checkpoint of that network, which none of its scripts
+writes. Here ``python -m tune_lnl.data prepare NAME --patterned`` trains it; its predictions are kept, not its weights.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ STARTS: dict[str, dict[str, Any]] = {
     "reid_resnet50": {"epochs": 60, "lr": 0.01, "head_lr_multiplier": 10.0, "batch_size": 32},
     "reid_small": {"epochs": 20, "lr": 0.05, "head_lr_multiplier": 1.0, "batch_size": 32},
 }
-"""How a dataset's own network is trained where nothing else is asked for; of ResNet-50 as published."""
+"""The default settings for each network; those of ResNet-50 are the published ones."""
 
 
 def save_clean_predictions(
@@ -46,13 +46,15 @@ def save_clean_predictions(
     overrides: Sequence[str],
     say: Callable[[str], None],
 ) -> Path:
-    """Train plain cross-entropy on the true identities of the whole training set and save what it predicts of them.
+    """Train plain cross-entropy on the true identities of the whole training set and save its predictions for them.
+
+    An interrupted training is continued by the same call.
 
     Returns:
-        the file, where patterned noise looks for it.
+        the file, in the place where patterned noise looks for it.
 
     Raises:
-        InputError: not a re-ID dataset, or settings, data or device that cannot be used.
+        InputError: not a re-ID dataset; settings, data or device cannot be used; or the training diverged.
     """
     dataset = get_dataset(name)
     if not isinstance(dataset, ReidDataset):
@@ -94,7 +96,7 @@ def save_clean_predictions(
 
 @torch.inference_mode()
 def _ranking(training: ReidTraining) -> np.ndarray:
-    """(N, C) labels of every training image, the likeliest first; not augmented."""
+    """Return labels (N, C) for every training image, not augmented, the most likely first."""
     network = training.networks[""]
     assert isinstance(network, ReidNetwork)
     network.eval()

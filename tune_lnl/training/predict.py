@@ -1,4 +1,4 @@
-"""What ``tune_lnl.predict`` does: image files in, classes out, whatever the files are like."""
+"""Classify image files with a trained model: the command ``predict``, and its use from Python."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ from tune_lnl.training.model_file import ImageClassifier, load_classifier
 
 SUFFIXES = (".csv", ".parquet")
 NAMES_TOLD = 20
-"""Files that could not be read and are named; the others are counted."""
+"""Unreadable files that are named; further ones are counted."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Of one image.
+    """The prediction for one image.
 
     Attributes:
-        path: as it was given, or found below a folder that was given.
+        path: as given, or found below a given folder.
         classes: names, most probable first.
         confidences: softmax probabilities of these classes, in [0, 1].
     """
@@ -51,7 +51,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A file that is no image that can be used, and why."""
+    """A file that is no usable image, and the reason."""
 
     path: Path
     reason: str
@@ -137,7 +137,7 @@ def _counted(number: int, noun: str) -> str:
 
 
 def image_files(paths: Iterable[Path]) -> Iterator[Path]:
-    """The files that were given, and the images in and below folders, by their names, in a fixed order.
+    """Yield the given files, and the images in and below given folders, in a fixed order.
 
     Raises:
         InputError: a folder that cannot be read, or holds a link that leads out of it.
@@ -155,14 +155,14 @@ def predictions(
 ) -> Iterator[Prediction | Unreadable]:
     """Predict image files of any size, colour form and orientation, in their order.
 
-    An image is brought to the network as the evaluation during training does it: turned as its EXIF data says,
-    transparency laid over white, resized, its middle cut out; for a network of one channel made grey.
+    The preprocessing is that of the evaluation during training: rotation by the EXIF data, transparency over white,
+    resizing, centre crop; conversion to grey for a network of one channel.
 
     Args:
         classifier: see :func:`tune_lnl.training.model_file.load_classifier`.
         files: decoded a batch ahead, by threads.
         top: how many classes each prediction names.
-        batch_size: images in memory at a time, twice; ``None``: what suits their size.
+        batch_size: images per batch, two batches in memory at a time; ``None``: by the size of the images.
     """
     size = evaluation_batch((1, *classifier.image_shape)) if batch_size is None else batch_size
     waiting: deque[list[tuple[Path, Future[Images | str]]]] = deque()
@@ -182,7 +182,7 @@ def predictions(
 
 
 def _pixels(classifier: ImageClassifier, file: Path) -> Images | str:
-    """uint8 (H, W, C), or why there are none."""
+    """Return pixels, uint8 (H, W, C), or the reason why there are none."""
     try:
         pixels = middle(decode_pixels(file, classifier.size), classifier.size.crop, classifier.size.crop)
     except UnreadableImageError as error:
@@ -191,7 +191,7 @@ def _pixels(classifier: ImageClassifier, file: Path) -> Images | str:
 
 
 def grey(pixels: Images) -> Images:
-    """Luma of ITU-R BT.601: uint8 (H, W, 3) -> (H, W, 1). Grey stays as it is."""
+    """Return the luma of ITU-R BT.601: uint8 (H, W, 3) -> (H, W, 1). Grey stays unchanged."""
     return np.asarray(Image.fromarray(pixels).convert("L"))[..., None]
 
 
@@ -221,7 +221,7 @@ def _chained(first: Path, rest: Iterator[Path]) -> Iterator[Path]:
 
 
 def columns(top: int) -> list[str]:
-    """path, predicted, confidence, then predicted_2, confidence_2, ..."""
+    """Return the column names: path, predicted, confidence, then predicted_2, confidence_2, ..."""
     more = [name for rank in range(2, top + 1) for name in (f"predicted_{rank}", f"confidence_{rank}")]
     return ["path", "predicted", "confidence", *more]
 
@@ -232,7 +232,7 @@ def _cells(found: Prediction) -> list[str | float]:
 
 
 def _text(path: Path) -> str:
-    """What is not UTF-8 in a file's name is escaped, and no relative path looks like a formula."""
+    """Return a path as text: bytes that are not UTF-8 are escaped, and no relative path looks like a formula."""
     text = os.fsencode(path).decode("utf-8", "backslashreplace")
     return f"./{text}" if text.startswith(FORMULA_SIGNS) else text
 
@@ -249,7 +249,7 @@ def _check_output(file: Path, suffixes: Sequence[str]) -> None:
 
 @contextmanager
 def _table(output: Path | None, top: int) -> Iterator[Callable[[Prediction], None]]:
-    """A function that adds a row; a file is there, whole, once the last row was added."""
+    """Give a function that adds a row; the file appears, whole, when the context ends."""
     if output is None:
         yield _csv_rows(sys.stdout, top)
         return

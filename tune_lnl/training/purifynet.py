@@ -1,4 +1,4 @@
-"""Training by PurifyNet, the method CORE grew out of: labels refined first, then replaced and weighted."""
+"""Training by PurifyNet, the predecessor of CORE: labels are refined first, then replaced and weighted."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from tune_lnl.training.reid import EVALUATION_BATCH, ReidBatch, ReidTraining
 class PurifyTraining(ReidTraining):
     """One network in two stages.
 
-    First it learns from a growing mixture of the given label and its own. Then every label is replaced by its
-    prediction, and each image is weighted by how far it lies from the middle of its new class; from there on given
-    labels are not used. The second stage starts from the last network of the first (the released code takes the best
+    First it learns from a mixture of the given label and its own, whose weight grows. Then its prediction replaces
+    every label, and each image is weighted by its distance from the centre of its new class; given labels are not used
+    any more. The second stage starts from the last network of the first (the released code takes the best
     on the test set).
     """
 
@@ -57,7 +57,7 @@ class PurifyTraining(ReidTraining):
         return logits.argmax(dim=1), F.normalize(features.float())
 
     def _predictions(self, network: ReidNetwork) -> tuple[torch.Tensor, torch.Tensor]:
-        """Predicted identity (N,) and normalised feature (N, D) of every training image, not augmented."""
+        """Return predicted identity (N,) and normalised feature (N, D) of every training image, not augmented."""
         network.eval()
         parts = [
             self._predict(network, self.train_rows[start : start + EVALUATION_BATCH])

@@ -1,7 +1,7 @@
 """Randomness as a function of (seed, epoch, purpose), never of history.
 
-The data order, augmentation and dropout of epoch 17 are the same whether the run got there in one go or after three
-crashes, so no random state has to be kept in a checkpoint.
+The data order, augmentation and dropout of epoch 17 are the same after one uninterrupted run and after three crashes,
+so a checkpoint needs no random state.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import torch
 
 
 def stream_seed(seed: int, epoch: int, purpose: str) -> int:
-    """A 63-bit seed for one purpose in one epoch; unrelated between any two arguments."""
+    """Return a 63-bit seed for one purpose in one epoch, unrelated to the seed of any other arguments."""
     entropy = (seed, epoch, zlib.crc32(purpose.encode()))
     return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def stream(seed: int, epoch: int, purpose: str) -> torch.Generator:
-    """A fresh generator for one purpose in one epoch, on the CPU."""
+    """Return a new generator for one purpose in one epoch, on the CPU."""
     return torch.Generator().manual_seed(stream_seed(seed, epoch, purpose))

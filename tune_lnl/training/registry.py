@@ -22,5 +22,5 @@ def training_type(method: str) -> type[Training]:
 
 
 def start_training(config: TrialConfig, surroundings: Surroundings) -> Training:
-    """Build a run at epoch 0: data loaded, networks initialised from the config's seed."""
+    """Build a training at epoch 0: load the data, initialise the networks from the config's seed."""
     return training_type(config.method)(config, surroundings)

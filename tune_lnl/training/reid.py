@@ -1,4 +1,4 @@
-"""What every person re-identification method shares: data, networks, optimizers, ranking of held-out persons."""
+"""The base of the person re-identification methods: data, networks, optimizers, ranking of held-out persons."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class ReidBatch:
 
 
 class ReidTraining(NetworkTraining[ReidBatch]):
-    """A method that trains re-ID networks of the same shape, the first of them reported."""
+    """A method that trains re-ID networks of one shape and reports the first."""
 
     settings: ReidSettings
 
@@ -59,7 +59,7 @@ class ReidTraining(NetworkTraining[ReidBatch]):
 
     @classmethod
     def prepare(cls, config: TrialConfig, surroundings: Surroundings) -> dict[str, str]:
-        # The weights first: without a network they are missing at once, and packing a dataset takes minutes.
+        # The weights first: a missing download fails at once, and packing a dataset takes minutes.
         dataset = _dataset(config)
         name, weights = _network(config.settings, dataset)
         _, data = _load(config, surroundings)
@@ -78,15 +78,17 @@ class ReidTraining(NetworkTraining[ReidBatch]):
         return ReidBatch(on_device, images, self.given_labels[on_device])
 
     def split(self, order: Tensor) -> list[Tensor]:
-        """A single image left over joins the batch before: it has no batch statistics, and a step on it alone, with the
-        head at ten times the lr, can throw the network off."""
+        """Return the positions of each batch; a single image left over joins the batch before it.
+
+        Alone it has no batch statistics, and a step on it, with the head at ten times the lr, can ruin the network.
+        """
         parts = super().split(order)
         if len(parts) > 1 and len(parts[-1]) == 1:
             parts[-2:] = [torch.cat(parts[-2:])]
         return parts
 
     def view(self, batch: ReidBatch) -> Tensor:
-        """The augmented, normalised batch: random crop to the input size and flip; all networks see the same."""
+        """Return the augmented, normalised batch: random crop to the input size and flip, the same for all networks."""
         height, width = self.data.source.train.images.shape[1:3]
         return self.normalised(crop_and_flip(batch.images, height, width, self.weak))
 
@@ -94,14 +96,14 @@ class ReidTraining(NetworkTraining[ReidBatch]):
         return len(self.train_rows)
 
     def count_refined(self, suffix: str, batch: ReidBatch, logits: Tensor, totals: Totals) -> None:
-        """Add how the network's own labels compare with the given and, where they are known, the true ones."""
+        """Compare the network's own labels with the given and, where known, the true ones; add the counts."""
         predicted = logits.argmax(dim=1)
         totals.add(f"train_accuracy{suffix}", (predicted == batch.labels).sum())
         if self.true_labels is not None:
             totals.add(f"refined_accuracy{suffix}", (predicted == self.true_labels[batch.index]).sum())
 
     def summarise(self, means: Report) -> Report:
-        """Label accuracies and agreement in percent of the images."""
+        """Return the report with label accuracies and agreement in percent of the images."""
         count = self.images_per_epoch()
         shares = ("refined_accuracy", "agreement")
         return {name: 100.0 * value / count if name.startswith(shares) else value for name, value in means.items()}
@@ -124,7 +126,7 @@ class ReidTraining(NetworkTraining[ReidBatch]):
             assert isinstance(network, ReidNetwork)
             features = [self.features(network, part) for part in (query, gallery)]
             if not all(np.isfinite(each).all() for each in features):
-                # A network that has diverged ranks nothing; any order would be luck.
+                # A diverged network gives no ranking; any order would be chance.
                 report |= dict.fromkeys(
                     [f"{split}_map{suffix}", *(f"{split}_rank{k}{suffix}" for k in RANKS)], math.nan
                 )
@@ -152,7 +154,7 @@ class ReidTraining(NetworkTraining[ReidBatch]):
 
     @torch.inference_mode()
     def features(self, network: ReidNetwork, part: _Part) -> np.ndarray:
-        """(n, D) float32: normalised features of each image plus those of its mirror image (released eval_utils.py)."""
+        """Return (n, D) float32: normalised features of each image plus those of its mirror image (eval_utils.py)."""
         network.eval()
         found = []
         for start in range(0, len(part.rows), EVALUATION_BATCH):
@@ -211,7 +213,7 @@ class ReidTraining(NetworkTraining[ReidBatch]):
 
 @dataclass(frozen=True)
 class _Part:
-    """Some images of a split, with who is on them and which camera took them."""
+    """Some images of a split, with their persons and cameras."""
 
     images: np.ndarray
     rows: np.ndarray
@@ -238,7 +240,7 @@ def _load(config: TrialConfig, surroundings: Surroundings) -> tuple[ReidDataset,
 
 
 def _network(settings: object, dataset: ReidDataset) -> tuple[str, Path | None]:
-    """(name, file of the weights it starts from or None)."""
+    """Return (name, file of the weights it starts from or None)."""
     assert isinstance(settings, ReidSettings)
     name = settings.model.name or dataset.default_model
     choice = default_weights(name) if settings.model.weights is None else settings.model.weights

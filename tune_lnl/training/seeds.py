@@ -40,12 +40,12 @@ from tune_lnl.training.run import TrainingFiles, TrainingRun, finite_or_null
 CONFIG, SUMMARY, CHECKPOINT, LOCK = "config.yaml", "summary.json", "checkpoint.pt", ".lock"
 
 PROVENANCE = "provenance"
-"""Section of an exported config that says where it came from; training does not read it."""
+"""Section of an exported config that names its origin; training does not read it."""
 
 
 @dataclass(frozen=True)
 class SeedResult:
-    """One seed's curve and the figures read from it (accuracies in percent)."""
+    """The curve of one seed and its figures (accuracies in percent)."""
 
     seed: int
     reports: list[Report]
@@ -65,7 +65,7 @@ class SeedResult:
 
     @property
     def has_test(self) -> bool:
-        """Whether there is a test set: a folder of the user's need not have one."""
+        """Whether there is a test set; a user's folder may have none."""
         return any(self.test_metrics[0] in report for report in self.reports)
 
     @property
@@ -79,8 +79,8 @@ class SeedResult:
 
         ``test_last10``: mean over the last ``average_last`` epochs (ten as published), ``test_last10_std`` their
         population deviation. ``test_at_val_best``: at the epoch with the best validation metric (first of equals).
-        ``test_oracle``: best on the test set itself, to be compared with codes that choose so; never for selection.
-        They are of the method's first test metric; any other is there as its mean of the last epochs, by its name.
+        ``test_oracle``: best on the test set itself, for comparison with code that chooses so; never for selection.
+        They use the method's first test metric; any other is given as its mean of the last epochs, by its name.
         Data without a test set has the objective only. The means of a diverged training are NaN, and it has no figures
         that depend on the validation split.
         """

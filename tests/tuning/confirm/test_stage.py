@@ -15,8 +15,9 @@ from stored_runs import in_storage
 from tiny_search import EPOCHS, tiny_plan, write_space
 
 from tune_lnl.search import main as search_main
+from tune_lnl.training import run as training_run
 from tune_lnl.training.checkpoint import save_checkpoint
-from tune_lnl.training.loop import Report, Surroundings, Training
+from tune_lnl.training.loop import Surroundings, Training
 from tune_lnl.training.registry import start_training
 from tune_lnl.training.seeds import read_config, train_seeds
 from tune_lnl.tuning.confirm import stage as confirming
@@ -189,17 +190,17 @@ def test_a_training_that_was_cut_short_goes_on_from_its_last_epoch(
         saved(*arguments)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(confirming, "save_checkpoint", killed)
+    monkeypatch.setattr(training_run, "save_checkpoint", killed)
     with pytest.raises(KeyboardInterrupt):
         train_job(payload)
     assert read_result(plan.files, job) is None
     epochs: list[int] = []
 
-    def counted(path: Path, training: Training, reports: list[Report]) -> None:
+    def counted(path: Path, training: Training, *more: Any) -> None:
         epochs.append(training.epoch)
-        saved(path, training, reports)
+        saved(path, training, *more)
 
-    monkeypatch.setattr(confirming, "save_checkpoint", counted)
+    monkeypatch.setattr(training_run, "save_checkpoint", counted)
     again = json.loads(train_job(payload))
     assert epochs == [2, 3]
     assert [r["val_accuracy"] for r in again["reports"]] == [r["val_accuracy"] for r in whole["reports"]]

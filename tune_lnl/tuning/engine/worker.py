@@ -67,6 +67,7 @@ class TrialRun:
         # The flag exists on the driver's machine only. Where the run is in object storage, a job on another machine
         # ends after its epoch, or with its process if that takes too long: the epoch in progress is lost either way.
         self._check_stop = stop_at(RunFolder(run_dir).stop_flag)
+        self._title = f"trial {job.number}" if job.replicate is None else f"replicate {job.replicate}"
         self._run: TrainingRun | None = None
         self._events: EventFile | None = None
 
@@ -103,7 +104,7 @@ class TrialRun:
                     logger.info("asked to stop; the checkpoint of the last finished epoch stays")
                     return reply | {"stopped": True}
                 except Exception:
-                    logger.exception("%s failed", job.name)
+                    logger.exception("%s failed", self._title)
                     with contextlib.suppress(StorageError):  # the report names the first failure
                         self.files.sync(self._log, self.files.epochs(job.number))
                     raise
@@ -152,7 +153,7 @@ class TrialRun:
         if job.cwd is not None:
             change_folder(job.cwd)
         started = time.perf_counter()
-        config = build_config(dict(job.sections), job.name)
+        config = build_config(dict(job.sections), self._title)
         surroundings = Surroundings(
             data_dir=None if job.data_dir is None else Path(job.data_dir),
             device=job.device,
@@ -172,9 +173,9 @@ class TrialRun:
         epoch = run.training.epoch
         if job.tensorboard:
             self._events = EventFile(self.files.tensorboard(job.number), job.attempt, epoch, job.params)
-        seconds = time.perf_counter() - started
         logger.info(
-            "%s, attempt %d, from epoch %d, started in %.2f s: %s", job.name, job.attempt, epoch, seconds, job.params
+            "%s, attempt %d, from epoch %d, started in %.2f s: %s",
+            *(self._title, job.attempt, epoch, time.perf_counter() - started, job.params),
         )
         return run
 
