@@ -48,6 +48,7 @@ def wait(driver: Driver, condition: Callable[[], bool], what: str) -> None:
 
 @pytest.fixture
 def watched(tmp_path: Path) -> Iterator[Driver]:
+    pytest.importorskip("tensorboard", reason="an extra: pip install 'tune_lnl[tensorboard]'")
     space = write_toy(tmp_path, spread(60), epochs=40, fixed={"pause": 0.05})
     environment = {
         "RAY_metrics_report_interval_ms": "1000",
