@@ -23,7 +23,12 @@ def parser() -> Parser:
         help="override a setting by its dotted name; may be repeated",
     )
     p.add_argument("--data-dir", type=Path, metavar="DIR", help="where datasets lie (only read)")
-    p.add_argument("--output", type=Path, metavar="DIR", help="where results go, or an unfinished training to continue (default: results/train/CONFIG)")
+    p.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="where results go; continues an unfinished training (default: results/train/CONFIG)",
+    )
     return p
 
 
