@@ -94,7 +94,7 @@ def run_one(folder: Path, trials: int, epochs: int, profile: Path | None) -> dic
     from tune_lnl.tuning.monitor.progress import Progress
     from tune_lnl.tuning.monitor.prometheus import MetricsExport
     from tune_lnl.tuning.plan.options import SearchOptions
-    from tune_lnl.tuning.runs.results import load_run
+    from tune_lnl.tuning.runs.run import load_run
     from tune_lnl.tuning.study.journal import WholeLinesBackend
     from tune_lnl.tuning.study.study import SearchStudy
     from tune_lnl.tuning.study.trials import FINISHED, STARTED

@@ -22,7 +22,7 @@ sys.path.append(str(ROOT / "tests" / "tuning"))
 from toy_runs import Driver, check_whole, write_toy  # noqa: E402
 
 from tune_lnl.tuning.resources.divide import Machine  # noqa: E402
-from tune_lnl.tuning.runs.results import load_run  # noqa: E402
+from tune_lnl.tuning.runs.run import load_run  # noqa: E402
 from tune_lnl.tuning.study.trials import FINISHED, STARTED  # noqa: E402
 
 EPOCHS = 5

@@ -298,7 +298,7 @@ def check(driver: Driver) -> dict[str, int]:
     """What must be so of every search, however it went; what was looked at, counted."""
     import pyarrow.parquet as pq
 
-    from tune_lnl.tuning.runs.results import load_run
+    from tune_lnl.tuning.runs.run import load_run
 
     scenario, cluster, files = driver.scenario, driver.cluster, driver.plan.files
     run = load_run(files.root)

@@ -17,7 +17,7 @@ from tune_lnl import load_run, run_search
 from tune_lnl.config.yaml import read_mapping
 from tune_lnl.search import main, parser
 from tune_lnl.tuning.plan.options import command_line
-from tune_lnl.tuning.runs.results import Run
+from tune_lnl.tuning.runs.run import Run
 
 SMALL: dict[str, Any] = {
     "trials": 3,

@@ -10,7 +10,7 @@ import pytest
 
 from tune_lnl.export import main
 from tune_lnl.tuning.runs import export as exporting
-from tune_lnl.tuning.runs import results
+from tune_lnl.tuning.runs import run as reading
 from tune_lnl.tuning.runs.export import Export
 
 
@@ -27,7 +27,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[object]:
         seen.extend([run, top, form])
         return Export("text\n", ("first", "second"))
 
-    monkeypatch.setattr(results, "load_run", load_run)
+    monkeypatch.setattr(reading, "load_run", load_run)
     monkeypatch.setattr(exporting, "export_run", export_run)
     return seen
 

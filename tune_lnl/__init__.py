@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tune_lnl.api import run_search
-    from tune_lnl.tuning.runs.results import load_run
+    from tune_lnl.tuning.runs.run import load_run
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load_run", "run_search"]
 
-_HOMES = {"load_run": "tune_lnl.tuning.runs.results", "run_search": "tune_lnl.api"}
+_HOMES = {"load_run": "tune_lnl.tuning.runs.run", "run_search": "tune_lnl.api"}
 
 
 def __getattr__(name: str) -> Any:

@@ -11,7 +11,7 @@ from tune_lnl.tuning.driver import EXIT_CODES
 from tune_lnl.tuning.monitor.console import Console
 from tune_lnl.tuning.plan.options import SearchOptions
 from tune_lnl.tuning.runs.location import location
-from tune_lnl.tuning.runs.results import Run, load_run
+from tune_lnl.tuning.runs.run import Run, load_run
 from tune_lnl.tuning.space.named import find_space
 
 __all__ = ["load_run", "run_search"]

@@ -26,6 +26,12 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     return f"{hint}valid: {', '.join(names)}"
 
 
+def first_line(error: BaseException | None) -> str:
+    """Return the first line of an error's message that is not blank; without a message, its type."""
+    lines = (line.strip() for line in str(error or "").splitlines())
+    return next((line for line in lines if line), type(error).__name__)
+
+
 def shown(name: str) -> str:
     """A name for a message, in whatever script: what is not printable, and could steer a terminal, is escaped."""
     return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in name)

@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
     if given:
         parser().error(f"{', '.join(LABEL_FLAGS[name] for name in given)} only with --labels FILE")
     from tune_lnl.tuning.runs.export import export_run, save_export
-    from tune_lnl.tuning.runs.results import load_run
+    from tune_lnl.tuning.runs.run import load_run
 
     export = export_run(load_run(arguments.run, arguments.results_dir), arguments.top, arguments.format)
     for remark in export.remarks:

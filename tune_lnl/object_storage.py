@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
-from tune_lnl.errors import InputError
+from tune_lnl.errors import InputError, first_line
 from tune_lnl.files import whole_file
 
 PATIENCE = 30.0
@@ -281,9 +281,9 @@ def _file_system(url: str) -> tuple[Any, str]:
         except (ValueError, NotImplementedError) as error:
             first = error
         except OSError as error:
-            raise StorageError(f"{url} cannot be opened: {_first_line(error)}") from error
+            raise StorageError(f"{url} cannot be opened: {first_line(error)}") from error
     raise InputError(
-        f"{url} is no place that can be opened: {_first_line(first)}\n"
+        f"{url} is no place that can be opened: {first_line(first)}\n"
         "give a folder's path, or a URL such as s3://BUCKET/PREFIX or gs://BUCKET/PREFIX"
     )
 
@@ -314,7 +314,7 @@ def _trying(action: Callable[[], T], what: str, patience: float) -> T:
         except OSError as error:
             hopeless = isinstance(error, PermissionError) or any(word in str(error) for word in HOPELESS)
             if hopeless or time.monotonic() + rest > until:
-                raise StorageError(f"{what}: {_first_line(error)}") from error
+                raise StorageError(f"{what}: {first_line(error)}") from error
         time.sleep(rest)
         rest = min(2 * rest, 4.0)
 
@@ -361,10 +361,6 @@ def _next_step(error: BaseException) -> str:
     if any(word in text for word in ("NETWORK_CONNECTION", "resolve", "no answer", "onnect")):
         return "check the network and the address (?endpoint_override=HOST:PORT for a server of your own)"
     return "check the URL and what you may do there, or give another --results-dir"
-
-
-def _first_line(error: BaseException | None) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _masked(url: str) -> str:

@@ -13,7 +13,7 @@ from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 
-from tune_lnl.errors import InputError, nearest
+from tune_lnl.errors import InputError, first_line, nearest
 
 BUILT_IN = "tune_lnl"
 
@@ -81,7 +81,7 @@ class Names:
             if offer.package == BUILT_IN:
                 raise
             # Importing another package's module can raise anything.
-            reason = (str(error) or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
             raise self.unusable(name, f"cannot be imported: {type(error).__name__}: {reason}") from error
 
     def load_settings(self, name: str, attribute: str) -> object:

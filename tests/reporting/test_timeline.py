@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from report_runs import COMPLETE, view
 
-from tune_lnl.reporting.timeline import bars_of, duration, timeline_figure, usage_of
+from tune_lnl.reporting.timeline import bars_of, timeline_figure, usage_of
 
 
 def test_bars_stand_in_free_lanes(tmp_path: Path) -> None:
@@ -36,14 +36,7 @@ def test_continued_trials_do_not_count_as_overhead(tmp_path: Path) -> None:
 def test_what_it_says(tmp_path: Path) -> None:
     figure = timeline_figure(view(tmp_path))
     assert figure.takeaway == (
-        "6 trials on 2 workers in 1 min 01 s, 50% utilisation; overhead beyond training was 62% of the trials' time."
+        "6 trials on 2 workers in 61 s, 50% utilisation; overhead beyond training was 62% of the trials' time."
     )
     assert [key.label for key in figure.legend] == ["complete", "stopped early", "failed", "not ended"]
     assert timeline_figure(view(tmp_path, [], name="none")).takeaway == "No trial of this run has begun."
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0.4, "0 s"), (59.7, "1 min 00 s"), (200, "3 min 20 s"), (7500, "2 h 05 min")]
-)
-def test_durations(seconds: float, text: str) -> None:
-    assert duration(seconds) == text

@@ -17,7 +17,8 @@ from tune_lnl.reporting.verdict import (
     published_of,
     validation_figure,
 )
-from tune_lnl.tuning.confirm.statistics import Confirmation, rank_candidates
+from tune_lnl.tuning.confirm.statistics import rank_candidates
+from tune_lnl.tuning.runs.confirmation import Confirmation
 
 
 @pytest.mark.parametrize(

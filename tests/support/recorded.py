@@ -12,7 +12,7 @@ from tune_lnl.files import replace_text
 from tune_lnl.training.run import append_report
 from tune_lnl.tuning.plan.plan import Plan
 from tune_lnl.tuning.plan.warm_start import first_trials
-from tune_lnl.tuning.runs.results import Run, load_run
+from tune_lnl.tuning.runs.run import Run, load_run
 from tune_lnl.tuning.study.study import SearchStudy
 from tune_lnl.tuning.study.trials import ENDED
 

@@ -24,7 +24,7 @@ from tune_lnl.tuning.plan.options import SearchOptions
 from tune_lnl.tuning.plan.plan import Plan, plan_search
 from tune_lnl.tuning.resources.divide import Machine
 from tune_lnl.tuning.runs.layout import RunFiles
-from tune_lnl.tuning.runs.results import Run, load_run
+from tune_lnl.tuning.runs.run import Run, load_run
 from tune_lnl.tuning.study.study import SearchStudy, distributions
 
 EPOCHS = 6
@@ -158,7 +158,7 @@ def imagined(one: RunView, count: int) -> RunView:
         )
         trial.number = number
         trials.append(trial)
-    return view_run(replace(one.run, trials=trials))
+    return view_run(replace(one.run, given=trials))
 
 
 def write_summary(folder: Path, config: Mapping[str, Any], test: Sequence[float], objective: Sequence[float]) -> None:

@@ -15,7 +15,7 @@ from tune_lnl.tuning.plan.options import SearchOptions
 from tune_lnl.tuning.plan.plan import Measure, Plan, plan_search
 from tune_lnl.tuning.resources.divide import Machine
 from tune_lnl.tuning.resources.measure import measure_sharing
-from tune_lnl.tuning.runs.results import Run, load_run
+from tune_lnl.tuning.runs.run import Run, load_run
 from tune_lnl.tuning.space.space import SearchSpace, load_space
 from tune_lnl.tuning.study.study import SearchStudy
 

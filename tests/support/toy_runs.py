@@ -32,7 +32,7 @@ from tune_lnl.tuning.plan.plan import Plan, plan_search
 from tune_lnl.tuning.resources.divide import Machine
 from tune_lnl.tuning.runs.keeping import tidy
 from tune_lnl.tuning.runs.layout import RunFiles
-from tune_lnl.tuning.runs.results import Run, load_run
+from tune_lnl.tuning.runs.run import Run, load_run
 from tune_lnl.tuning.study.study import SearchStudy, Suggestion
 
 TOY = Path(__file__).resolve().parents[2] / "benchmarks" / "toy"

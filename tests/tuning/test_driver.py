@@ -30,7 +30,7 @@ from tune_lnl.search import main as search
 from tune_lnl.train import main as train
 from tune_lnl.tuning.engine import runner
 from tune_lnl.tuning.runs.export import export_run
-from tune_lnl.tuning.runs.results import Run, read_epochs
+from tune_lnl.tuning.runs.run import Run, read_epochs
 
 TRIALS, EPOCHS = 4, 6
 ARGUMENTS = ["act_digits8no", "--epochs", str(EPOCHS), "--set", "dataset.subset=0.3", "--no-dashboard"]

@@ -25,6 +25,8 @@ from tune_lnl.config.registry import dataset_options, settings_type
 from tune_lnl.errors import InputError
 
 SECTIONS = ("dataset", "validation", "objective", "fixed")
+PROVENANCE = "provenance"
+"""Section of an exported config that names its origin; training does not read it."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tune_lnl.datasets.base import Labels
-from tune_lnl.errors import InputError, nearest
+from tune_lnl.errors import InputError, first_line, nearest
 
 CLEAN_COLUMNS = ("clean_label", "true_label")
 FORMATS = (".npy", ".npz", ".parquet", ".csv", ".pt")
@@ -225,7 +225,7 @@ def _pt(file: Path) -> Columns:
             content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         # On hostile bytes the restricted unpickler throws what its instructions throw: struct.error, IndexError, ...
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         raise InputError(
             f"{file} is damaged, or holds more than arrays of numbers and is not unpickled: {reason}\n"
             "where you trust it, convert it: numpy.savez('labels.npz', **torch.load(path, weights_only=False))"

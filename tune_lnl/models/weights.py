@@ -26,7 +26,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor, nn
 
-from tune_lnl.errors import CorruptDataError, InputError, nearest
+from tune_lnl.errors import CorruptDataError, InputError, first_line, nearest
 
 IMAGENET_WEIGHTS: dict[str, str] = {
     "reid_resnet50": "ResNet50_Weights.IMAGENET1K_V1",
@@ -236,7 +236,7 @@ def _state_dict(file: Path) -> Mapping[str, Tensor]:
     except torch.OutOfMemoryError:  # a RuntimeError that says nothing against the file
         raise
     except UNREADABLE as error:
-        raise CorruptDataError(f"{file} is damaged: {_first_line(error)}\ncopy or download it again") from error
+        raise CorruptDataError(f"{file} is damaged: {first_line(error)}\ncopy or download it again") from error
     if isinstance(content, dict) and isinstance(content.get("weights"), dict):
         content = content["weights"]
     if not _is_state_dict(content):
@@ -277,7 +277,3 @@ def _backbone_part(saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _listed(keys: list[str]) -> str:
     more = f" and {len(keys) - LISTED} more" if len(keys) > LISTED else ""
     return ", ".join(keys[:LISTED]) + more
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

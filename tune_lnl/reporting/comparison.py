@@ -11,9 +11,10 @@ from tune_lnl.reporting.intervals import Estimate, difference
 from tune_lnl.reporting.markup import Html, Table, el, folded
 from tune_lnl.reporting.run_data import RunView
 from tune_lnl.reporting.scales import Linear, Whole, setting
-from tune_lnl.reporting.timeline import bars_of, duration, usage_of
+from tune_lnl.reporting.timeline import bars_of, usage_of
 from tune_lnl.reporting.verdict import RowValue, last_epochs_test, rows_drawing
-from tune_lnl.tuning.confirm.statistics import Confirmation
+from tune_lnl.tuning.runs.confirmation import Confirmation
+from tune_lnl.wording import duration
 
 SERIES = 6
 """Kinds of line that can be told apart."""

@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from tune_lnl.reporting.drawing import SMALL, Axis, Chart, Drawing, Figure, Key, Size
 from tune_lnl.reporting.intervals import Z95
 from tune_lnl.reporting.markup import Html, Table, folded
-from tune_lnl.reporting.run_data import STATE_WORDS, RunView, Trial
+from tune_lnl.reporting.run_data import RunView, Trial
 from tune_lnl.reporting.scales import Linear, Whole, setting
+from tune_lnl.wording import STATES
 
 MANY = 60
 """From so many trials on, intervals and warm-up ends of each would hide the rest."""
@@ -174,7 +175,7 @@ def trials_table(view: RunView) -> Table:
         rows.append(
             [
                 str(row.number),
-                STATE_WORDS[row.state] + ("" if row.taken_from is None else f" (from {row.taken_from})"),
+                STATES[row.state] + ("" if row.taken_from is None else f" (from {row.taken_from})"),
                 "–" if row.value is None else f"{row.value:.2f}",
                 "–" if row.standard_error is None else f"{row.standard_error:.2f}",
                 str(row.epochs),
@@ -297,5 +298,5 @@ def _curves_table(view: RunView, drawn: Sequence[Trial]) -> Table:
         known = dict(trial.curve)
         cells = [f"{known[epoch]:.2f}" if epoch in known else "–" for epoch in steps]
         warmup = "–" if trial.warmup is None else str(trial.warmup)
-        rows.append([str(trial.number), STATE_WORDS[trial.state], warmup, str(trial.row.epochs), *cells])
+        rows.append([str(trial.number), STATES[trial.state], warmup, str(trial.row.epochs), *cells])
     return Table(["trial", "state", "warm-up epochs", "epochs run", *(f"epoch {epoch}" for epoch in steps)], rows)

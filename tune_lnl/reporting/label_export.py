@@ -19,7 +19,7 @@ from tune_lnl.training.labels import gather_evidence, label_config
 from tune_lnl.training.loop import Report, Surroundings, check_precision
 from tune_lnl.training.seeds import resolve_config
 from tune_lnl.tuning.runs.location import ResultsDir
-from tune_lnl.tuning.runs.results import Run, load_run
+from tune_lnl.tuning.runs.run import Run, load_run
 
 EVIDENCE = "labels"
 """Folder of a run with what its finished label trainings have left."""

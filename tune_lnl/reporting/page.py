@@ -26,10 +26,12 @@ from tune_lnl.reporting.run_data import RunView
 from tune_lnl.reporting.scales import setting
 from tune_lnl.reporting.selection import selection_figure
 from tune_lnl.reporting.settings_figures import importance_figure, lr_map, parallel_figure, slice_figures
-from tune_lnl.reporting.timeline import bars_of, duration, timeline_figure, usage_of
+from tune_lnl.reporting.timeline import bars_of, timeline_figure, usage_of
 from tune_lnl.reporting.trainings import recorded_trainings
 from tune_lnl.reporting.verdict import accuracy_figure, config_table, confirmation_figure, validation_figure
-from tune_lnl.tuning.runs.results import config_yaml, describe_state
+from tune_lnl.tuning.runs.best import config_yaml
+from tune_lnl.tuning.runs.rows import describe_states
+from tune_lnl.wording import duration
 
 
 def run_page(view: RunView, written: datetime) -> str:
@@ -171,7 +173,7 @@ def _facts(view: RunView, written: datetime) -> Html:
         value = f"{Estimate.measured(best.value, best.row.standard_error)}, trial {best.number}"
     facts = [
         (f"Best {view.metric_label}, 95%", value),
-        ("Trials", f"{describe_state(view.run.trials)}; {view.asked} asked for"),
+        ("Trials", f"{describe_states(view.run.rows())}; {view.asked} asked for"),
         ("Method and data", _method_and_data(view)),
         ("Length", f"{view.epochs} epochs a trial, {view.epochs_trained} trained in all"),
         ("Time", duration(usage.seconds) if usage.seconds else "–"),

@@ -13,17 +13,10 @@ from tune_lnl.config.trial import TrialConfig
 from tune_lnl.errors import InputError
 from tune_lnl.tuning.runs.layout import RunFiles
 from tune_lnl.tuning.runs.location import ResultsDir, local_folder, split_run
-from tune_lnl.tuning.runs.results import Run, TrialRow, find_run, load_run
+from tune_lnl.tuning.runs.rows import TrialRow
+from tune_lnl.tuning.runs.run import Run, find_run, load_run
 from tune_lnl.tuning.study.trials import FINISHED, STARTED
-
-ENDED = ("COMPLETE", "PRUNED", "FAIL")
-STATE_WORDS = {
-    "COMPLETE": "complete",
-    "PRUNED": "stopped early",
-    "FAIL": "failed",
-    "RUNNING": "running",
-    "WAITING": "waiting",
-}
+from tune_lnl.wording import ENDED, STATES
 
 
 @dataclass(frozen=True)
@@ -76,7 +69,7 @@ class Trial:
     def told(self) -> str:
         """One line for a pointer that rests on it."""
         value = "no value" if self.value is None else f"{self.value:.2f}"
-        return f"trial {self.number}, {STATE_WORDS[self.state]}: {value} after {self.row.epochs} epochs"
+        return f"trial {self.number}, {STATES[self.state]}: {value} after {self.row.epochs} epochs"
 
 
 @dataclass(frozen=True)

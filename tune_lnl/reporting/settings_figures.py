@@ -21,8 +21,9 @@ from tune_lnl.reporting.drawing import (
 from tune_lnl.reporting.history import MANY, outside_note, visible_range
 from tune_lnl.reporting.importances import ENOUGH, FEWEST, Importance, importances
 from tune_lnl.reporting.markup import Html, Table, folded
-from tune_lnl.reporting.run_data import STATE_WORDS, RunView, Trial
+from tune_lnl.reporting.run_data import RunView, Trial
 from tune_lnl.reporting.scales import Categories, Linear, Log, Scale, Untold, Whole, scale_of, setting, shortened
+from tune_lnl.wording import STATES
 
 SHADES = 6
 """Steps from the worst to the best trials."""
@@ -47,7 +48,7 @@ def valued(view: RunView) -> list[Trial]:
 SHADE_KEYS = (
     Key("the worst complete trials", "mark shade0", "circle"),
     Key("the best", f"mark shade{SHADES - 1}", "circle"),
-    Key("stopped early", "mark pruned", "triangle"),
+    Key(STATES["PRUNED"], "mark pruned", "triangle"),
     Key("the best trial", "mark best", "star"),
     Key("the published start point", "mark start", "square"),
 )
@@ -86,7 +87,7 @@ def _slice(view: RunView, name: str, scale: Scale, get: Getter) -> Figure:
     trials = valued(view)
     values = [trial.value for trial in trials if trial.value is not None]
     rows = [
-        [setting(get(trial)), f"{trial.value:.2f}", str(trial.number), STATE_WORDS[trial.state]]
+        [setting(get(trial)), f"{trial.value:.2f}", str(trial.number), STATES[trial.state]]
         for trial in reversed(trials)
     ]
     table = Table([name, view.metric_label, "trial", "state"], rows)
@@ -164,7 +165,7 @@ def lr_map(view: RunView) -> Figure | None:
             *(setting(value) for value in (t.config["lr"], t.config["lr1"], t.config["lr1"] / t.config["lr"])),
             f"{t.value:.2f}",
             str(t.number),
-            STATE_WORDS[t.state],
+            STATES[t.state],
         ]
         for t in reversed(trials)
     ]
@@ -235,7 +236,7 @@ def parallel_figure(view: RunView) -> Figure:
         legend=[
             Key("the worst complete trials", "series shade0"),
             Key("the best", f"series shade{SHADES - 1}"),
-            *([Key("stopped early", "series pruned")] if not all(t.complete for t in few(view, trials)) else []),
+            *([Key(STATES["PRUNED"], "series pruned")] if not all(t.complete for t in few(view, trials)) else []),
             Key("the best trial", "series best"),
         ],
         notes=_parallel_notes(view, trials),
@@ -279,7 +280,7 @@ def _parallel_takeaway(view: RunView) -> str:
 def _parallel_table(view: RunView, trials: Sequence[Trial]) -> Table:
     names = list(view.run.space.parameters)
     rows = [
-        [str(t.number), STATE_WORDS[t.state], *(setting(t.row.params[name]) for name in names), f"{t.value:.2f}"]
+        [str(t.number), STATES[t.state], *(setting(t.row.params[name]) for name in names), f"{t.value:.2f}"]
         for t in reversed(trials)
     ]
     return Table(["trial", "state", *names, view.metric_label], rows)

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 
 from tune_lnl.reporting.drawing import Drawing, Figure, Key, Size, box, line, text
 from tune_lnl.reporting.markup import Html, Table, folded
-from tune_lnl.reporting.run_data import STATE_WORDS, RunView, Trial
+from tune_lnl.reporting.run_data import RunView, Trial
 from tune_lnl.reporting.scales import Linear
+from tune_lnl.wording import STATES, duration
 
 LANE = 30.0
 KEYS = (
-    Key("complete", "bar complete", "box"),
-    Key("stopped early", "bar pruned", "box"),
-    Key("failed", "bar fail", "box"),
+    Key(STATES["COMPLETE"], "bar complete", "box"),
+    Key(STATES["PRUNED"], "bar pruned", "box"),
+    Key(STATES["FAIL"], "bar fail", "box"),
     Key("not ended", "bar running", "box"),
 )
 
@@ -113,16 +114,6 @@ def _takeaway(bars: Sequence[Bar], usage: Usage, workers: int) -> str:
     return told + "."
 
 
-def duration(seconds: float) -> str:
-    """``42 s``, ``3 min 20 s``, ``2 h 05 min``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
 def _draw(bars: Sequence[Bar], size: Size) -> Drawing:
     lanes = max(bar.lane for bar in bars) + 1
     unit, name = next(
@@ -162,7 +153,7 @@ def _table(bars: Sequence[Bar]) -> Table:
         [
             str(bar.trial.number),
             str(bar.lane + 1),
-            STATE_WORDS[bar.trial.state],
+            STATES[bar.trial.state],
             f"{bar.begin:.1f}",
             f"{bar.end:.1f}",
             f"{bar.trial.trained_seconds:.1f}",

@@ -15,7 +15,7 @@ from tune_lnl.reporting.published import PLAIN, Noise, PublishedResult, publishe
 from tune_lnl.reporting.run_data import RunView, Trial
 from tune_lnl.reporting.scales import Linear, Untold, setting, shortened
 from tune_lnl.reporting.trainings import PLAIN_TRAINED, Recorded
-from tune_lnl.tuning.confirm.statistics import Confirmation
+from tune_lnl.tuning.runs.confirmation import Confirmation
 
 ROW = 42.0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 from pathlib import Path
 
-from tune_lnl.errors import InputError
+from tune_lnl.errors import InputError, first_line
 from tune_lnl.files import is_disk_full
 from tune_lnl.object_storage import StorageError
 from tune_lnl.torch_compat import is_out_of_memory
@@ -35,11 +35,11 @@ class DivergedError(ArithmeticError):
 def classify(error: Exception) -> tuple[str, str]:
     """Return (class, first line of the cause) of an exception that a training raised; a bug with file and line."""
     kind = _class_of(error)
-    lines = str(error).strip().splitlines() or [type(error).__name__]
+    line = first_line(error)
     if kind != BUG:
-        return kind, lines[0]
+        return kind, line
     where = traceback.extract_tb(error.__traceback__)[-1]
-    return kind, f"{type(error).__name__}: {lines[0]} ({Path(where.filename).name}:{where.lineno})"
+    return kind, f"{type(error).__name__}: {line} ({Path(where.filename).name}:{where.lineno})"
 
 
 def _class_of(error: Exception) -> str:

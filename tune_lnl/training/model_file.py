@@ -33,7 +33,7 @@ from tune_lnl.datasets.augment.views import normalise
 from tune_lnl.datasets.base import Dataset, ImageRows, TrainingForm
 from tune_lnl.datasets.pictures.decoding import WorkingSize
 from tune_lnl.datasets.pictures.rows import PictureRows
-from tune_lnl.errors import CorruptDataError, InputError, shown
+from tune_lnl.errors import CorruptDataError, InputError, first_line, shown
 from tune_lnl.models.registry import build_model
 from tune_lnl.training.checkpoint import UNREADABLE, checked_load
 
@@ -142,7 +142,7 @@ def _content(file: Path) -> dict[str, Any]:
             f"{_told(file)} holds more than tensors and plain values; it was not opened, because that could run code"
         ) from None
     except UNREADABLE as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise CorruptDataError(f"{_told(file)} is no model file, or a damaged one: {reason}") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InputError(

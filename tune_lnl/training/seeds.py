@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 from tune_lnl.config.base import check_keys, required_name, section_mapping
 from tune_lnl.config.overrides import apply_overrides, parse_overrides, scale_epochs
 from tune_lnl.config.registry import settings_type
-from tune_lnl.config.trial import SECTIONS, TrialConfig, build_config
+from tune_lnl.config.trial import PROVENANCE, SECTIONS, TrialConfig, build_config
 from tune_lnl.config.yaml import dump_yaml, read_mapping
 from tune_lnl.datasets.paths import cache_dir
 from tune_lnl.errors import InputError
@@ -38,9 +38,6 @@ from tune_lnl.training.registry import start_training, training_type
 from tune_lnl.training.run import TrainingFiles, TrainingRun, finite_or_null
 
 CONFIG, SUMMARY, CHECKPOINT, LOCK = "config.yaml", "summary.json", "checkpoint.pt", ".lock"
-
-PROVENANCE = "provenance"
-"""Section of an exported config that names its origin; training does not read it."""
 
 
 @dataclass(frozen=True)

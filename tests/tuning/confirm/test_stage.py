@@ -22,11 +22,12 @@ from tune_lnl.training.registry import start_training
 from tune_lnl.training.seeds import read_config, train_seeds
 from tune_lnl.tuning.confirm import stage as confirming
 from tune_lnl.tuning.confirm.stage import ConfirmError, Job, Stopper, confirm, read_result, train_job
-from tune_lnl.tuning.confirm.statistics import Confirmation, replicate_config
+from tune_lnl.tuning.confirm.statistics import replicate_config
 from tune_lnl.tuning.engine.dry_run import describe
 from tune_lnl.tuning.plan.options import ConfirmRequest, SearchOptions
 from tune_lnl.tuning.plan.plan import Plan
-from tune_lnl.tuning.runs.results import Run, load_run
+from tune_lnl.tuning.runs.confirmation import Confirmation
+from tune_lnl.tuning.runs.run import Run, load_run
 
 
 class Here:

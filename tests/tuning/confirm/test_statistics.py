@@ -10,15 +10,14 @@ from tiny_search import tiny_space
 
 from tune_lnl.config.yaml import dump_yaml
 from tune_lnl.tuning.confirm.statistics import (
-    Confirmation,
     final_config,
     holm,
     paired_test,
     rank_candidates,
-    read_confirmation,
     replicate_config,
     replicate_seeds,
 )
+from tune_lnl.tuning.runs.confirmation import Confirmation, read_confirmation
 
 # ---- configs
 

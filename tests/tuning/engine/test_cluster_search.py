@@ -19,8 +19,8 @@ from ray_cluster import NoNetworksError, RayCluster, TwoNetworks
 from s3_server import S3Server
 from toy_runs import MARK, Driver, RemoteDriver, check_complete, check_whole, spread, write_toy
 
-from tune_lnl.tuning.confirm.statistics import Confirmation
-from tune_lnl.tuning.runs.results import load_run
+from tune_lnl.tuning.runs.confirmation import Confirmation
+from tune_lnl.tuning.runs.run import load_run
 from tune_lnl.tuning.study.password import PASSWORD
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]

@@ -32,7 +32,8 @@ from tune_lnl.tuning.engine.worker import TrialRun
 from tune_lnl.tuning.monitor.console import Console
 from tune_lnl.tuning.plan.plan import Plan
 from tune_lnl.tuning.runs.export import export_run
-from tune_lnl.tuning.runs.results import load_run, write_tables
+from tune_lnl.tuning.runs.run import load_run
+from tune_lnl.tuning.runs.tables import write_tables
 from tune_lnl.tuning.study.journal import WholeLinesBackend, read_trials
 from tune_lnl.tuning.study.study import SearchStudy
 from tune_lnl.tuning.study.trials import FAILURE, MESSAGE

@@ -23,7 +23,7 @@ from pathlib import Path
 import pytest
 from toy_runs import MARK, PATIENCE, TOY, Driver, check_whole, spread, write_toy
 
-from tune_lnl.tuning.runs.results import load_run
+from tune_lnl.tuning.runs.run import load_run
 from tune_lnl.tuning.study.trials import ENDED
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]

@@ -20,7 +20,7 @@ from tiny_search import record_run, tiny_space
 
 from tune_lnl.tuning.monitor import dashboards
 from tune_lnl.tuning.monitor.dashboards import ray_dashboard_line, study_dashboard
-from tune_lnl.tuning.runs.results import Run, load_run
+from tune_lnl.tuning.runs.run import Run, load_run
 from tune_lnl.tuning.study.dashboard import ReadOnlyBackend, read_only_database
 from tune_lnl.tuning.study.study import SearchStudy
 

@@ -19,7 +19,7 @@ from tune_lnl.tuning.monitor.prometheus import INTERVAL, OF_A_PLACE, OF_A_STATE,
 from tune_lnl.tuning.monitor.state import RunningTrial, View
 from tune_lnl.tuning.plan.plan import Plan
 from tune_lnl.tuning.resources.divide import Machine
-from tune_lnl.tuning.runs.results import TrialRow
+from tune_lnl.tuning.runs.rows import TrialRow
 
 DEPLOY = Path(__file__).parents[3] / "deploy"
 BEST = TrialRow(0, "COMPLETE", 71.25, 1.1, 6, {}, None, None, 1, 12.0)

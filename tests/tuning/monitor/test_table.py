@@ -13,11 +13,11 @@ from rich.console import Console
 from tiny_search import tiny_plan
 
 from tune_lnl.tuning.monitor.state import RunningTrial, View
-from tune_lnl.tuning.monitor.table import duration, live_table
+from tune_lnl.tuning.monitor.table import live_table
 from tune_lnl.tuning.plan.plan import Plan
 from tune_lnl.tuning.resources.divide import Machine
 from tune_lnl.tuning.resources.memory import GpuUse
-from tune_lnl.tuning.runs.results import TrialRow
+from tune_lnl.tuning.runs.rows import TrialRow
 
 PARAMS = {"lr": 0.0123456, "lr_asymmetry": 8.0, "tau": 0.025, "warmup_epochs": 50, "label_smoothing": 0.0123}
 BEST = TrialRow(3, "COMPLETE", 71.25, 1.1, 6, PARAMS, None, None, 1, 12.0)
@@ -82,10 +82,3 @@ def test_no_best_yet_and_no_end_known(plan: Plan) -> None:
     text = "\n".join(drawn(plan, View([], None, {}, 64, 0.0, None)))
     assert "best: none yet; only a trial of full length can be" in text
     assert text.endswith(" 0%")
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"), [(0.4, "0 s"), (99.0, "99 s"), (600.0, "10 min"), (9000.0, "2.5 h"), (216000.0, "2.5 d")]
-)
-def test_durations(seconds: float, words: str) -> None:
-    assert duration(seconds) == words

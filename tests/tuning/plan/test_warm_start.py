@@ -15,8 +15,10 @@ from tune_lnl.config.yaml import read_mapping
 from tune_lnl.errors import InputError
 from tune_lnl.training.registry import training_type
 from tune_lnl.tuning.plan.warm_start import plan_warm_start
+from tune_lnl.tuning.runs.best import write_best
 from tune_lnl.tuning.runs.export import export_run
-from tune_lnl.tuning.runs.results import Run, load_run, write_best, write_tables
+from tune_lnl.tuning.runs.run import Run, load_run
+from tune_lnl.tuning.runs.tables import write_tables
 from tune_lnl.tuning.study.trials import ENDED, TAKEN_FROM
 
 

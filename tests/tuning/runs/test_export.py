@@ -15,7 +15,7 @@ from tiny_search import EPOCHS, record_run
 from tune_lnl.errors import InputError
 from tune_lnl.training.seeds import read_config
 from tune_lnl.tuning.runs.export import FORMATS, Export, export_run, save_export
-from tune_lnl.tuning.runs.results import Run, load_run
+from tune_lnl.tuning.runs.run import Run, load_run
 from tune_lnl.tuning.study.study import SearchStudy
 
 

@@ -18,8 +18,10 @@ from tune_lnl.training.failures import STORAGE_AWAY
 from tune_lnl.tuning.engine.messages import WorkerReport
 from tune_lnl.tuning.engine.node_check import storage_refuses
 from tune_lnl.tuning.plan.plan import Plan
+from tune_lnl.tuning.runs.best import write_best
 from tune_lnl.tuning.runs.folder import RunFolder, SyncedRunFolder
-from tune_lnl.tuning.runs.results import Run, load_run, write_best, write_tables
+from tune_lnl.tuning.runs.run import Run, load_run
+from tune_lnl.tuning.runs.tables import write_tables
 from tune_lnl.tuning.study.study import SearchStudy
 
 EPOCHS = 4

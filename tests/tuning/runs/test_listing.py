@@ -6,18 +6,19 @@ import json
 import os
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from tiny_search import record_run, tiny_plan, with_trials
+from tiny_search import record_run, tiny_plan
 
 from tune_lnl.config.yaml import dump_yaml
 from tune_lnl.errors import InputError
 from tune_lnl.files import replace_text
 from tune_lnl.search import main as search
-from tune_lnl.tuning.runs.listing import is_driven, list_runs, run_lines, run_state
-from tune_lnl.tuning.runs.results import Run
+from tune_lnl.tuning.runs.listing import list_runs, run_lines, run_state
+from tune_lnl.tuning.runs.run import Run
 from tune_lnl.tuning.study.study import SearchStudy
 
 
@@ -34,28 +35,30 @@ def test_an_interrupted_run(run: Run, tmp_path: Path) -> None:
     assert re.split(r" {2,}", line) == ["tiny", "interrupted", "4/6", "60.00 ± 1.50 (trial 0)", "2.0 h"]
 
 
+def state_of(run: Run) -> str:
+    (line,) = run_lines(run.files.root.parent)
+    return line.state
+
+
 def test_a_running_one_is_held_by_its_driver(run: Run) -> None:
-    assert run_state(run) == "interrupted"
-    driver = FileLock(run.files.lock)
-    with driver:
-        assert is_driven(run)
-        assert run_state(run) == "running"
-    assert not is_driven(run)
+    assert state_of(run) == "interrupted"
+    with FileLock(run.files.lock):
+        assert state_of(run) == "running"
+    assert state_of(run) == "interrupted"
     with FileLock(run.files.lock, timeout=0):
         pass
-
-
-def test_a_running_one_may_be_driven_on_another_machine(run: Run) -> None:
     beat = {"machine": "another 1", "pid": 7, "key": "k", "beat": 3}
     run.files.heartbeat.write_text(json.dumps(beat))
-    assert run_state(run) == "running"
+    assert state_of(run) == "running", "on another machine"
 
 
 def test_finished_and_failed_ones(run: Run) -> None:
-    finished = Run(run.files, run.settings, with_trials(run.space, 4), run.trials)
-    assert run_state(finished) == "finished"
-    without_best = Run(run.files, run.settings, with_trials(run.space, 2), run.trials[2:])
-    assert run_state(without_best) == "failed"
+    rows = run.rows()
+    assert run_state(rows, 4, driven=False) == "finished"
+    assert run_state(rows, 5, driven=False) == "interrupted"
+    assert run_state(rows[2:], 2, driven=False) == "failed"
+    taken = [replace(row, taken_from="other trial 3") for row in rows[:2]]
+    assert run_state([*taken, *rows[2:]], 4, driven=False) == "interrupted", "what another run made counts"
 
 
 def test_a_run_that_has_just_begun(tmp_path: Path) -> None:

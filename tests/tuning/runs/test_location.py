@@ -18,7 +18,7 @@ from tune_lnl.tuning.plan.plan import Plan, plan_search
 from tune_lnl.tuning.resources.divide import Machine
 from tune_lnl.tuning.runs.folder import RunFolder
 from tune_lnl.tuning.runs.location import bring_here, local_folder, location
-from tune_lnl.tuning.runs.results import Run, load_run
+from tune_lnl.tuning.runs.run import Run, load_run
 
 
 @pytest.fixture

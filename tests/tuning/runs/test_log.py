@@ -15,7 +15,7 @@ from tune_lnl.errors import InputError
 from tune_lnl.files import replace_text
 from tune_lnl.logs import main as logs
 from tune_lnl.tuning.runs.log import trial_log
-from tune_lnl.tuning.runs.results import Run
+from tune_lnl.tuning.runs.run import Run
 from tune_lnl.tuning.study.study import SearchStudy
 
 

@@ -14,7 +14,7 @@ from s3_server import S3Server
 from toy_runs import Driver, RemoteDriver, check_complete, spread, write_toy
 
 from tune_lnl import export
-from tune_lnl.tuning.runs.results import load_run
+from tune_lnl.tuning.runs.run import load_run
 
 TRIALS, EPOCHS = 6, 12
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tune_lnl.datasets.base import Images
+from tune_lnl.errors import first_line
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -253,6 +254,5 @@ def _unreadable(error: Exception) -> Exception:
 
 
 def _reason(error: Exception) -> str:
-    said = (str(error).splitlines() or [type(error).__name__])[0]
     # Pillow names the buffer that the file was read into, with its address.
-    return re.sub(r" <_io\.BytesIO object[^>]*>", "", said)
+    return re.sub(r" <_io\.BytesIO object[^>]*>", "", first_line(error))

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tune_lnl.config.trial import TrialConfig, build_config
+from tune_lnl.config.trial import PROVENANCE, TrialConfig, build_config
 from tune_lnl.config.yaml import dump_yaml
 from tune_lnl.metrics.classification import mean_and_std
 from tune_lnl.object_storage import StorageError
@@ -25,9 +25,7 @@ from tune_lnl.training.failures import DIVERGED, WORKER_DIED, DivergedError, cla
 from tune_lnl.training.loop import Surroundings, objective_so_far, spoken
 from tune_lnl.training.registry import start_training
 from tune_lnl.training.run import StopRequested, TrainingFiles, TrainingRun, stop_at
-from tune_lnl.training.seeds import PROVENANCE
 from tune_lnl.tuning.confirm.statistics import (
-    Confirmation,
     final_config,
     rank_candidates,
     replicate_config,
@@ -40,9 +38,12 @@ from tune_lnl.tuning.engine.session import STOP_SECONDS
 from tune_lnl.tuning.monitor.console import Console
 from tune_lnl.tuning.plan.options import ConfirmRequest
 from tune_lnl.tuning.plan.plan import Plan
+from tune_lnl.tuning.runs.best import provenance
+from tune_lnl.tuning.runs.confirmation import Confirmation
 from tune_lnl.tuning.runs.folder import RunFolder
 from tune_lnl.tuning.runs.location import location
-from tune_lnl.tuning.runs.results import Run, TrialRow, provenance
+from tune_lnl.tuning.runs.rows import TrialRow
+from tune_lnl.tuning.runs.run import Run
 
 logger = logging.getLogger(__name__)
 

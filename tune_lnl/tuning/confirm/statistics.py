@@ -18,15 +18,11 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from tune_lnl.config.datasets import NoiseFile
 from tune_lnl.config.trial import TrialConfig
-from tune_lnl.config.yaml import read_mapping
+from tune_lnl.tuning.runs.confirmation import Candidate
 
-ALPHA = 0.05
-"""Adjusted p-values below it count as a difference."""
 CONFIDENCE = 0.95
 SEEDS = 2**32
 """Split and noise seeds lie below it."""
@@ -78,33 +74,6 @@ def final_config(config: TrialConfig) -> TrialConfig:
 
 
 # ---- the comparison
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One config's place in the confirmation. Values are of the objective, percent for accuracies."""
-
-    rank: int
-    number: int
-    """Its trial."""
-    values: tuple[float | None, ...]
-    """Objective on each replicate; ``None`` where the training diverged."""
-    mean: float | None
-    """``None`` where any replicate diverged: such a config cannot win."""
-    std: float | None
-    """Sample deviation over the replicates."""
-    difference: float | None = None
-    """Mean advantage of the first config over this one, positive is better for the first; ``None`` for the first."""
-    interval: tuple[float, float] | None = None
-    """95% confidence interval of it."""
-    p: float | None = None
-    """Of the paired t-test against the first."""
-    p_holm: float | None = None
-
-    @property
-    def distinguishable(self) -> bool | None:
-        """Whether the first config is better than chance explains; ``None`` where that was not tested."""
-        return None if self.p_holm is None else self.p_holm < ALPHA
 
 
 def rank_candidates(values: Mapping[int, Sequence[float]], mode: str) -> list[Candidate]:
@@ -187,123 +156,3 @@ def holm(p_values: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (count - place) * p_values[index]))
         adjusted[index] = largest
     return adjusted
-
-
-# ---- what is kept and shown
-
-
-@dataclass(frozen=True)
-class Confirmation:
-    """The content of confirm.yaml."""
-
-    asked: str
-    metric: str
-    mode: str
-    replicates: tuple[Mapping[str, int], ...]
-    """Seeds of each replicate, by setting."""
-    candidates: tuple[Candidate, ...]
-    """Best first."""
-    best_of_study: int
-    """The trial that best.yaml holds."""
-    test: Mapping[str, Any] | None = None
-    """The winner, trained on all the data: ``mean`` of the test metric (percent, last ``epochs`` epochs), ``std``."""
-
-    @property
-    def winner(self) -> int | None:
-        """Trial number of the first config; ``None`` where every one diverged on some replicate."""
-        return self.candidates[0].number if self.candidates[0].mean is not None else None
-
-    @property
-    def indistinguishable(self) -> list[int]:
-        """Trials that cannot be told apart from the winner."""
-        return [candidate.number for candidate in self.candidates if candidate.distinguishable is False]
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "asked": self.asked,
-            "metric": self.metric,
-            "mode": self.mode,
-            "comparison": f"paired t-test of the first against each other, two-sided, Holm-adjusted, alpha {ALPHA}",
-            "winner": self.winner,
-            "best_of_study": self.best_of_study,
-            "conclusion": self.conclusion(),
-            "table": [_candidate_dict(candidate) for candidate in self.candidates],
-            "replicates": [dict(seeds) for seeds in self.replicates],
-            "test": None if self.test is None else dict(self.test),
-        }
-
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> Confirmation:
-        return cls(
-            asked=content["asked"],
-            metric=content["metric"],
-            mode=content["mode"],
-            replicates=tuple(content["replicates"]),
-            candidates=tuple(_candidate_from(row) for row in content["table"]),
-            best_of_study=content["best_of_study"],
-            test=content["test"],
-        )
-
-    def conclusion(self) -> str:
-        """One sentence."""
-        if self.winner is None:
-            return "every config diverged on some replicate; none is confirmed"
-        if len(self.candidates) == 1:
-            return f"trial {self.winner} is confirmed; there was no other to compare it with"
-        alike = self.indistinguishable
-        if not alike:
-            return f"trial {self.winner} is better than each of the others"
-        return f"trial {self.winner} comes first, and is not distinguishable from {_trials(alike)}"
-
-    def lines(self) -> list[str]:
-        """The table for a console."""
-        lines = [
-            f"{'rank':>4} {'trial':>5}  {self.metric + ', mean ± std':<26} {'behind the first (95%)':<28} p (Holm)"
-        ]
-        for row in self.candidates:
-            own = f"{row.mean:.2f} ± {row.std:.2f}" if row.mean is not None and row.std is not None else "diverged"
-            behind, p = "", ""
-            if row.interval is not None and row.p_holm is not None:
-                behind = f"{row.difference:.2f} ({row.interval[0]:.2f} to {row.interval[1]:.2f})"
-                p = f"{row.p_holm:.3f}" + ("" if row.distinguishable else "  not distinguishable")
-            lines.append(f"{row.rank:>4} {row.number:>5}  {own:<26} {behind:<28} {p}".rstrip())
-        return lines
-
-
-def _candidate_dict(candidate: Candidate) -> dict[str, Any]:
-    return {
-        "rank": candidate.rank,
-        "trial": candidate.number,
-        "mean": candidate.mean,
-        "std": candidate.std,
-        "values": list(candidate.values),
-        "difference": candidate.difference,
-        "interval": None if candidate.interval is None else list(candidate.interval),
-        "p": candidate.p,
-        "p_holm": candidate.p_holm,
-        "distinguishable": candidate.distinguishable,
-    }
-
-
-def _candidate_from(row: Mapping[str, Any]) -> Candidate:
-    interval = row["interval"]
-    return Candidate(
-        rank=row["rank"],
-        number=row["trial"],
-        values=tuple(row["values"]),
-        mean=row["mean"],
-        std=row["std"],
-        difference=row["difference"],
-        interval=None if interval is None else (interval[0], interval[1]),
-        p=row["p"],
-        p_holm=row["p_holm"],
-    )
-
-
-def _trials(numbers: Sequence[int]) -> str:
-    return ("trial " if len(numbers) == 1 else "trials ") + ", ".join(map(str, numbers))
-
-
-def read_confirmation(path: Path) -> Confirmation | None:
-    """The confirmation of a run, if it has been confirmed."""
-    return Confirmation.from_dict(read_mapping(path)) if path.exists() else None

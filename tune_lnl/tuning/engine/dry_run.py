@@ -19,6 +19,7 @@ from tune_lnl.tuning.plan.plan import Plan, plan_search
 from tune_lnl.tuning.resources.divide import Machine
 from tune_lnl.tuning.runs.location import location
 from tune_lnl.tuning.study.pruners import REDUCTION, comparisons
+from tune_lnl.wording import duration
 
 PROBE_BATCHES = 4
 
@@ -64,9 +65,9 @@ def _describe_plan(plan: Plan) -> str:
         *(f"# note: {remark}" for remark in plan.remarks()),
         f"# an epoch: {cost.warmup_epoch_seconds:.1f} s in warm-up, {cost.main_epoch_seconds:.1f} s after, "
         f"measured on {PROBE_BATCHES} batches, one trial alone",
-        f"# a full trial: {_duration(cost.trial_seconds)}",
-        f"# the search: about {_duration(cost.search_seconds)}; "
-        f"{_duration(cost.search_seconds_unstopped)} if nothing were stopped early",
+        f"# a full trial: {duration(cost.trial_seconds)}",
+        f"# the search: about {duration(cost.search_seconds)}; "
+        f"{duration(cost.search_seconds_unstopped)} if nothing were stopped early",
         *_confirmation(plan, cost),
         f"# disk: {plan.disk_need}, in {location(plan.files.root)}",
     ]
@@ -79,7 +80,7 @@ def _confirmation(plan: Plan, cost: Cost) -> list[str]:
     top, replicates = plan.options.confirm.top, plan.options.confirm.replicates
     return [
         f"# the confirmation: the top {top} on {replicates} fresh replicates each, then the winner on all the data: "
-        f"{plan.options.confirm.trainings} full trainings, about {_duration(cost.confirm_seconds)}"
+        f"{plan.options.confirm.trainings} full trainings, about {duration(cost.confirm_seconds)}"
     ]
 
 
@@ -118,9 +119,3 @@ def _share_run(plan: Plan) -> float:
 def _ends(config: TrialConfig) -> str:
     plans = config.settings.plans()
     return ", ".join(f"{name} {values[0]:.4g} to {values[-1]:.4g}" for name, values in plans.items())
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -37,11 +37,14 @@ from tune_lnl.tuning.plan.options import ConfirmRequest
 from tune_lnl.tuning.plan.plan import Plan
 from tune_lnl.tuning.plan.resume import require_same_search, total_trials
 from tune_lnl.tuning.plan.warm_start import first_trials
+from tune_lnl.tuning.runs.best import write_best
 from tune_lnl.tuning.runs.folder import RunFolder
 from tune_lnl.tuning.runs.keeping import remove_half_written, tidy
 from tune_lnl.tuning.runs.lease import FolderLease, holding
 from tune_lnl.tuning.runs.location import location
-from tune_lnl.tuning.runs.results import Run, read_settings, write_best, write_tables
+from tune_lnl.tuning.runs.run import Run, read_settings
+from tune_lnl.tuning.runs.snapshot import write_snapshot
+from tune_lnl.tuning.runs.tables import write_tables
 from tune_lnl.tuning.study.password import password_hidden
 from tune_lnl.tuning.study.place import StudyLostError
 from tune_lnl.tuning.study.study import FirstTrials, SearchStudy, Suggestion
@@ -589,5 +592,6 @@ class _TableWriter:
         files = self._plan.files
         files.fetch("trials/*/epochs.jsonl")
         run = Run(files, self._settings, self._plan.space, self._study.trials)
+        write_snapshot(files, run.rows())
         write_tables(run, self._ended)
         write_best(run)

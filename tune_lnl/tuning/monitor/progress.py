@@ -17,12 +17,11 @@ from tune_lnl.tuning.monitor.table import live_table
 from tune_lnl.tuning.plan.plan import Plan
 from tune_lnl.tuning.resources.memory import GpuWatch, memory_in_use
 from tune_lnl.tuning.runs.location import location
-from tune_lnl.tuning.runs.results import TrialRow, describe_params, describe_state, describe_value
+from tune_lnl.tuning.runs.rows import TrialRow, describe_states
 from tune_lnl.tuning.study.pruners import comparisons
 from tune_lnl.tuning.study.study import SearchStudy
 from tune_lnl.tuning.study.trials import ATTEMPTS, ENDED, FrozenTrial, TrialState, best_trial
-
-STATE_WORDS = {"COMPLETE": "complete", "PRUNED": "stopped early", "FAIL": "failed"}
+from tune_lnl.wording import STATES, duration, settings_text
 
 
 class Progress:
@@ -84,24 +83,26 @@ class Progress:
         self.board.trial_ended(trial, best)
         row = TrialRow.of(trial)
         ended = self._study.count(*ENDED)
-        outcome = f"{row.failure}: {row.message}" if row.state == "FAIL" else describe_value(row)
+        outcome = f"{row.failure}: {row.message}" if row.state == "FAIL" else row.value_text
         # Before the settings: those are what a narrow terminal cuts off.
         mark = "best  " if best is not None and best.number == number else ""
         count = f"[{ended:>3}/{self._plan.space.budget.trials}]"
         self._console.row(
-            f"{count} trial {number:>3} {STATE_WORDS[row.state]:<13} {outcome:<13} "
-            f"{row.epochs:>3} epochs {row.seconds or 0.0:6.1f} s  {mark}{describe_params(row.params)}"
+            f"{count} trial {number:>3} {STATES[row.state]:<13} {outcome:<13} "
+            f"{row.epochs:>3} epochs {row.seconds or 0.0:6.1f} s  {mark}{settings_text(row.params)}"
         )
 
     def end(self, outcome: str) -> None:
         say, trials = self._console, self._study.trials
-        say(f"{describe_state(trials)} in {time.monotonic() - self._began:.0f} s")
+        say(
+            f"{describe_states([TrialRow.of(trial) for trial in trials])} in {duration(time.monotonic() - self._began)}"
+        )
         best = best_trial(trials, self._mode)
         if best is None:
             say(_why_nothing(trials))
         else:
             row = TrialRow.of(best)
-            say(f"best: trial {row.number}, {self._metric} {describe_value(row)}, {describe_params(row.params)}")
+            say(f"best: trial {row.number}, {self._metric} {row.value_text}, {settings_text(row.params)}")
             say(f"  config: {location(self._plan.files.best)}")
             say(f"  train it again: python -m tune_lnl.train {shlex.quote(location(self._plan.files.best))}")
         if outcome == "interrupted":

@@ -10,7 +10,8 @@ from ray.util.metrics import Gauge
 
 from tune_lnl.tuning.monitor.state import RunningTrial, View
 from tune_lnl.tuning.plan.plan import Plan
-from tune_lnl.tuning.study.trials import TrialState
+from tune_lnl.tuning.study.trials import ENDED
+from tune_lnl.wording import STATES
 
 INTERVAL = 1.0
 """Seconds between updates at most; Ray itself passes them on every few seconds."""
@@ -41,7 +42,6 @@ OF_A_PLACE: Mapping[str, str] = {
 Prometheus keeps a series for each."""
 
 MEASURES = ("images_per_second", "selection_precision", "selection_recall", "selection_f1")
-STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "stopped early", TrialState.FAIL: "failed"}
 
 
 class MetricsExport:
@@ -75,8 +75,8 @@ class MetricsExport:
             self._set("tune_lnl_best_value", view.best.value)
             self._set("tune_lnl_best_standard_error", view.best.standard_error)
         self._set("tune_lnl_trials", running, state="running")
-        for state, word in STATES.items():
-            self._set("tune_lnl_trials", view.counts.get(state, 0), state=word)
+        for state in ENDED:
+            self._set("tune_lnl_trials", view.counts.get(state, 0), state=STATES[state.name])
         by_number = {trial.number: trial for trial in view.running}
         self._seat(list(by_number))
         for place, number in enumerate(self._places):

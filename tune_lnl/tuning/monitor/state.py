@@ -10,7 +10,7 @@ from typing import Any
 
 from tune_lnl.tuning.engine.messages import WorkerReport
 from tune_lnl.tuning.plan.plan import Plan
-from tune_lnl.tuning.runs.results import TrialRow
+from tune_lnl.tuning.runs.rows import TrialRow
 from tune_lnl.tuning.study.trials import ENDED, FrozenTrial, TrialState, best_trial, is_own
 
 RECENT_EPOCHS = 5

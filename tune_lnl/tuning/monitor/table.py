@@ -12,17 +12,13 @@ from rich.text import Text
 from tune_lnl.tuning.monitor.state import RunningTrial, View
 from tune_lnl.tuning.plan.plan import Plan
 from tune_lnl.tuning.resources.memory import GpuUse
-from tune_lnl.tuning.runs.results import describe_params, describe_value
 from tune_lnl.tuning.study.trials import TrialState
+from tune_lnl.wording import STATES, duration, settings_text
 
 FIXED_ROWS = 9
 """Rows of the terminal that are not for running trials."""
 BAR = 24
-WORDS = {
-    TrialState.COMPLETE: ("complete", "green"),
-    TrialState.PRUNED: ("stopped early", "yellow"),
-    TrialState.FAIL: ("failed", "red"),
-}
+COLOURS = {TrialState.COMPLETE: "green", TrialState.PRUNED: "yellow", TrialState.FAIL: "red"}
 
 
 def live_table(
@@ -51,7 +47,7 @@ def _running(trials: Sequence[RunningTrial], epochs: int, metric: str) -> Table:
     for trial in trials:
         value = "starting" if trial.value is None else f"{trial.value:.2f}"
         left = "-" if trial.seconds_left is None else duration(trial.seconds_left)
-        table.add_row(str(trial.number), f"{trial.epochs}/{epochs}", value, left, describe_params(trial.params))
+        table.add_row(str(trial.number), f"{trial.epochs}/{epochs}", value, left, settings_text(trial.params))
     return table
 
 
@@ -59,15 +55,15 @@ def _best(view: View, metric: str) -> Text:
     if view.best is None:
         return _line("best: none yet; only a trial of full length can be")
     text = _line("best: ")
-    text.append(f"trial {view.best.number}, {metric} {describe_value(view.best)}", style="bold green")
-    return text.append(f"  {describe_params(view.best.params)}")
+    text.append(f"trial {view.best.number}, {metric} {view.best.value_text}", style="bold green")
+    return text.append(f"  {settings_text(view.best.params)}")
 
 
 def _counts(view: View) -> Text:
     text = _line(f"{len(view.running)} running")
-    for state, (word, colour) in WORDS.items():
+    for state, colour in COLOURS.items():
         count = view.counts.get(state, 0)
-        text.append(", ").append(f"{count} {word}", style=colour if count else "")
+        text.append(", ").append(f"{count} {STATES[state.name]}", style=colour if count else "")
     return text.append(f" of {view.trials} trials")
 
 
@@ -98,12 +94,3 @@ def _bar(view: View) -> Text:
 
 def _line(text: str) -> Text:
     return Text(text, no_wrap=True, overflow="ellipsis")
-
-
-def duration(seconds: float) -> str:
-    """``45 s``, ``12 min``, ``3.4 h``, ``2.1 d``."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    if seconds < 100 * 60:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} d"

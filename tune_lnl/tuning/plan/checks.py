@@ -21,7 +21,7 @@ from tune_lnl.tuning.space.named import find_space
 if TYPE_CHECKING:
     from tune_lnl.tuning.plan.warm_start import WarmStart
     from tune_lnl.tuning.runs.folder import RunFolder
-    from tune_lnl.tuning.runs.results import Run
+    from tune_lnl.tuning.runs.run import Run
     from tune_lnl.tuning.space.space import SearchSpace
     from tune_lnl.tuning.study.database import StudyDatabase
     from tune_lnl.tuning.study.place import StudyPlace
@@ -147,7 +147,7 @@ def _check_study(options: SearchOptions, condition: str | None) -> AskedStudy:
     from tune_lnl.tuning.plan.warm_start import find_other_run, remembered
     from tune_lnl.tuning.runs.folder import RunFolder
     from tune_lnl.tuning.runs.location import bring_here, location
-    from tune_lnl.tuning.runs.results import read_settings
+    from tune_lnl.tuning.runs.run import read_settings
     from tune_lnl.tuning.space.space import load_space
     from tune_lnl.tuning.study.samplers import make_sampler
     from tune_lnl.tuning.study.study import distributions

@@ -24,6 +24,7 @@ from tune_lnl.tuning.resources.divide import Machine, Resources, plan_resources,
 from tune_lnl.tuning.resources.measure import Question, measure_sharing
 from tune_lnl.tuning.resources.sharing import Sharing, heavy_configs
 from tune_lnl.tuning.runs.folder import RunFolder
+from tune_lnl.tuning.runs.run import RUN_FORMAT
 from tune_lnl.tuning.space.space import SearchSpace
 from tune_lnl.tuning.study.place import StudyPlace
 from tune_lnl.tuning.study.pruners import rungs_of
@@ -91,6 +92,7 @@ class Plan:
             # As Ray names the GPUs of a cluster, whose driver may have none.
             device = ", ".join(sorted({node.gpu_model or "GPU" for node in self.machine.nodes if node.gpus}))
         return {
+            "format": RUN_FORMAT,
             "run": self.run,
             "command": self.options.command,
             **search_settings(self.space, self.seed),

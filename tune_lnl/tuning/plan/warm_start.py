@@ -22,7 +22,8 @@ from tune_lnl.errors import InputError
 from tune_lnl.training.failures import DIVERGED
 from tune_lnl.tuning.runs.folder import RunFolder
 from tune_lnl.tuning.runs.location import ResultsDir, bring_here, local_folder, location, split_run
-from tune_lnl.tuning.runs.results import Run, TrialRow, describe_state, load_run
+from tune_lnl.tuning.runs.rows import TrialRow, describe_states
+from tune_lnl.tuning.runs.run import Run, load_run
 from tune_lnl.tuning.space.ranges import Int, Parameter
 from tune_lnl.tuning.space.space import SearchSpace
 from tune_lnl.tuning.study.study import distributions
@@ -100,7 +101,8 @@ def plan_warm_start(
             )
         finished = sum(trial.state.is_finished() for trial in other.trials)
         of = "" if len(taken) == finished else f" of its {finished}"
-        sentence = f"warm start: takes over {len(taken)}{of} trials of run {other.name} ({describe_state(taken)})"
+        states = describe_states([TrialRow.of(trial) for trial in taken])
+        sentence = f"warm start: takes over {len(taken)}{of} trials of run {other.name} ({states})"
     else:
         if not any(_fitting_points(other, space)):
             raise InputError(

@@ -14,7 +14,9 @@ from tune_lnl.errors import InputError
 from tune_lnl.files import replace_text
 from tune_lnl.methods.published.act_args import act_arguments
 from tune_lnl.methods.published.core_args import core_arguments
-from tune_lnl.tuning.runs.results import Run, TrialRow, config_yaml
+from tune_lnl.tuning.runs.best import config_yaml
+from tune_lnl.tuning.runs.rows import TrialRow
+from tune_lnl.tuning.runs.run import Run
 
 Format = Literal["yaml", "json", "csv", "args"]
 FORMATS: tuple[str, ...] = get_args(Format)

@@ -44,6 +44,11 @@ class RunFiles:
         return self.root / "epochs.parquet"
 
     @property
+    def snapshot(self) -> Path:
+        """The rows of the trials, for commands that start at once; see :mod:`tune_lnl.tuning.runs.snapshot`."""
+        return self.root / ".trials.json"
+
+    @property
     def best(self) -> Path:
         return self.root / "best.yaml"
 

@@ -1,4 +1,4 @@
-"""The runs under a results folder, one line each, whatever is in there."""
+"""``search --runs``: the runs under a results folder, one line each, whatever else lies there."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tune_lnl.errors import InputError
-from tune_lnl.tuning.monitor.table import duration
-from tune_lnl.tuning.runs.layout import RunFiles
+from tune_lnl.errors import InputError, first_line, shown
+from tune_lnl.tuning.runs.folder import RunFolder
 from tune_lnl.tuning.runs.lease import FolderLease
 from tune_lnl.tuning.runs.location import ResultsDir, bring_here
-from tune_lnl.tuning.runs.results import Run, describe_value, load_run
-from tune_lnl.tuning.study.trials import ENDED, is_own
+from tune_lnl.tuning.runs.rows import TrialRow
+from tune_lnl.tuning.runs.run import load_run, read_settings, study_place
+from tune_lnl.tuning.runs.snapshot import read_snapshot
+from tune_lnl.wording import ENDED, duration
 
 HEADER = ("run", "state", "trials", "best", "age")
 NOTHING = "-"
@@ -30,11 +31,11 @@ class RunLine:
     trials: str = NOTHING
     best: str = NOTHING
     age: str = NOTHING
-    """Since something was last written to its study."""
+    """Since the study was last written."""
 
 
 def list_runs(place: ResultsDir) -> list[str]:
-    """The lines of ``search --runs``.
+    """Return the lines of ``search --runs``.
 
     Raises:
         InputError: ``place`` is a file, or a storage that does not answer.
@@ -46,57 +47,67 @@ def list_runs(place: ResultsDir) -> list[str]:
     if not lines:
         return [f"no runs in {str(place)!r} yet"]
     rows = [HEADER, *((line.name, line.state, line.trials, line.best, line.age) for line in lines)]
-    # What is said about a damaged folder may be long, and must not push the other columns aside.
+    # The state of a damaged folder may be long, and must not push the other columns aside.
     widths = [max(len(row[i]) for row in rows if i != 1 or len(row[1]) <= 12) for i in range(len(HEADER))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def run_lines(results_dir: Path) -> Iterator[RunLine]:
-    """What is known of every folder there, by name; a run of several conditions gives a line per condition."""
+    """Yield a line per folder, by name; a run of several conditions gives a line per condition."""
     folders = sorted(results_dir.iterdir()) if results_dir.is_dir() else []
     for folder in folders:
         if not folder.is_dir() or folder.name.startswith("."):
             continue
         conditions = sorted(path.parent for path in folder.glob("*/run.yaml"))
-        for root in conditions if conditions and not RunFiles(folder).settings.exists() else [folder]:
-            yield _line(root, root.relative_to(results_dir).as_posix())
+        for root in conditions if conditions and not (folder / "run.yaml").exists() else [folder]:
+            name = shown(root.relative_to(results_dir).as_posix())
+            try:
+                yield _line(RunFolder.at(root), name)
+            except Exception as error:
+                # A folder may hold anything; the list names it and goes on.
+                kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
+                yield RunLine(name, f"damaged: {kind}{first_line(error)}")
 
 
-def _line(root: Path, name: str) -> RunLine:
-    files = RunFiles(root)
-    name = name.encode("unicode_escape").decode("ascii") if not name.isprintable() else name
+def _line(files: RunFolder, name: str) -> RunLine:
     if not files.settings.exists():
         return RunLine(name, "not a run")
-    try:
-        run = load_run(root)
-        state = run_state(run)
-    except Exception as error:
-        # A folder may hold anything; the list is to name it and go on.
-        why = str(error).splitlines()[0] if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
-        return RunLine(name, f"damaged: {why}")
-    own = [trial for trial in run.trials if is_own(trial)]
-    best = NOTHING if run.best is None else f"{describe_value(run.best)} (trial {run.best.number})"
+    settings = read_settings(files.settings)
+    asked = int(settings["space"]["budget"]["trials"])
+    driven = FolderLease(files, name).is_held()
+    rows = None
+    if settings.get("storage") is None:
+        rows = read_snapshot(files, current=not driven)
+    else:
+        driven = driven or study_place(files, settings).is_driven()
+    if rows is None:
+        rows = load_run(files.root).rows()
+    best = next((row for row in rows if row.state == "COMPLETE"), None)
     written = next(path for path in (files.study, files.trials_table, files.settings) if path.exists())
-    last = written.stat().st_mtime
     return RunLine(
         name,
-        state,
-        f"{sum(trial.state in ENDED for trial in own)}/{run.space.budget.trials}",
-        best,
-        duration(max(0.0, time.time() - last)),
+        run_state(rows, asked, driven),
+        f"{ended_trials(rows)}/{asked}",
+        NOTHING if best is None else f"{best.value_text} (trial {best.number})",
+        duration(max(0.0, time.time() - written.stat().st_mtime)),
     )
 
 
-def run_state(run: Run) -> str:
-    """``running``, ``finished``, ``failed`` or ``interrupted``."""
-    if is_driven(run):
+def run_state(rows: list[TrialRow], asked: int, driven: bool) -> str:
+    """Return ``running``, ``finished``, ``failed`` or ``interrupted``.
+
+    Args:
+        rows: the trials of the run.
+        asked: how many it is to have in the end.
+        driven: whether a driver runs it now.
+    """
+    if driven:
         return "running"
-    ended = sum(trial.state in ENDED and is_own(trial) for trial in run.trials)
-    if ended < run.space.budget.trials:
+    if ended_trials(rows) < asked:
         return "interrupted"
-    return "failed" if run.best is None else "finished"
+    return "finished" if any(row.state == "COMPLETE" for row in rows) else "failed"
 
 
-def is_driven(run: Run) -> bool:
-    """Return whether a driver runs it now, on this machine or another."""
-    return FolderLease(run.files, run.name).is_held() or run.place.is_driven()
+def ended_trials(rows: list[TrialRow]) -> int:
+    """Return how many trials of this run have ended; those taken over from another run do not count."""
+    return sum(row.state in ENDED and row.taken_from is None for row in rows)

@@ -1,74 +1,77 @@
-"""A trial's log: everything it printed, warned and logged, whole or as it is written."""
+"""The log of a trial: everything it printed, warned and logged, whole or as it is written."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from tune_lnl.errors import InputError
-from tune_lnl.tuning.runs.listing import is_driven
+from tune_lnl.tuning.runs.folder import RunFolder
+from tune_lnl.tuning.runs.lease import FolderLease
 from tune_lnl.tuning.runs.location import ResultsDir
-from tune_lnl.tuning.runs.results import Run, TrialRow, load_run
+from tune_lnl.tuning.runs.run import Run, find_run, load_run
+from tune_lnl.wording import STATES
 
 POLL = 0.3
 """Seconds between looks at the file."""
 STORAGE_POLL = 5.0
-"""Seconds between looks at object storage, where a log arrives an epoch at a time."""
+"""Seconds between looks at object storage, where a log arrives after each epoch."""
 
 
 def trial_log(run: str, number: str, results_dir: ResultsDir, follow: bool) -> Iterator[str]:
-    """The log of a trial, in pieces as they come.
+    """Return the log of a trial, in pieces as they come.
 
     Args:
-        follow: go on until the trial has ended, or nobody runs it any more.
+        follow: go on until the trial has ended, or no driver runs it any more.
 
     Raises:
         InputError: no such run or trial, with those that there are. Before the first piece.
     """
+    files = RunFolder.at(find_run(run, results_dir))
+    known = number.isascii() and number.isdecimal()
+    if known:
+        _fetch_log(files, int(number))
+    if known and not follow and files.log(int(number)).exists():
+        return iter(_read_from(files.log(int(number)), 0, to_the_end=True)[0])
     found = load_run(run, results_dir)
-    chosen = _number(found, number)
-    return _pieces(found, chosen, follow, time.sleep)
+    rows = sorted(found.rows(), key=lambda row: row.number)
+    if not rows:
+        raise InputError(f"run {found.name!r} has no trials yet")
+    if not known or int(number) >= len(rows):
+        raise InputError(f"run {found.name!r} has no trial {number!r}; its trials are 0 to {len(rows) - 1}")
+    if follow:
+        return _followed(found, int(number))
+    row = rows[int(number)]
+    if row.taken_from is not None:
+        return iter([f"(trial {number} was taken over from {row.taken_from}, where its log is)\n"])
+    return iter([f"(trial {number} has written nothing yet; it is {STATES[row.state]})\n"])
 
 
-def _number(run: Run, text: str) -> int:
-    if not run.trials:
-        raise InputError(f"run {run.name!r} has no trials yet")
-    number = int(text) if text.isascii() and text.isdecimal() else -1
-    if not 0 <= number < len(run.trials):
-        raise InputError(f"run {run.name!r} has no trial {text!r}; its trials are 0 to {len(run.trials) - 1}")
-    return number
-
-
-def _pieces(run: Run, number: int, follow: bool, rest: Callable[[float], None]) -> Iterator[str]:
-    path = run.files.log(number)
-    own_log = f"trials/{number:03d}/log.txt"
-    run.files.fetch(own_log)
-    if not follow:
-        if not path.exists():
-            yield _why_no_log(run, number)
-        else:
-            yield from _read_from(path, 0, to_the_end=True)[0]
-        return
-    trials = run.place.reader()
+def _followed(run: Run, number: int) -> Iterator[str]:
+    path, trials = run.files.log(number), run.place.reader()
+    lease = FolderLease(run.files, run.name)
     offset, end = 0, "\n"
     while True:
-        # Asked before reading: what was written until the end is then read, too.
-        over = trials()[number].state.is_finished() or not is_driven(run)
-        run.files.fetch(own_log)
+        # Asked before reading, so that everything written until the end is read.
+        over = trials()[number].state.is_finished() or not (lease.is_held() or run.place.is_driven())
+        _fetch_log(run.files, number)
         pieces, offset = _read_from(path, offset, to_the_end=over)
         yield from pieces
         end = pieces[-1][-1] if pieces else end
         if over:
             break
-        rest(POLL if run.files.url is None else STORAGE_POLL)
-    state = trials()[number].state
-    if not state.is_finished():
+        time.sleep(POLL if run.files.url is None else STORAGE_POLL)
+    if not trials()[number].state.is_finished():
         yield f"{'' if end == chr(10) else chr(10)}(trial {number} has not ended, and no search is running it)\n"
 
 
+def _fetch_log(files: RunFolder, number: int) -> None:
+    files.fetch(files.log(number).relative_to(files.root).as_posix())
+
+
 def _read_from(path: Path, offset: int, to_the_end: bool) -> tuple[list[str], int]:
-    """What is new, and where it ends; only whole lines while more may come, which cut no character in two."""
+    """Return the new text and the offset behind it; only whole lines while more may come: no character is cut."""
     if not path.exists():
         return [], offset
     with path.open("rb") as file:
@@ -77,11 +80,3 @@ def _read_from(path: Path, offset: int, to_the_end: bool) -> tuple[list[str], in
     if not to_the_end:
         new = new[: new.rfind(b"\n") + 1]
     return ([new.decode("utf-8", errors="replace")] if new else []), offset + len(new)
-
-
-def _why_no_log(run: Run, number: int) -> str:
-    trial = run.trials[number]
-    origin = TrialRow.of(trial).taken_from
-    if origin is not None:
-        return f"(trial {number} was taken over from {origin}, where its log is)\n"
-    return f"(trial {number} has written nothing yet; it is {trial.state.name.lower()})\n"

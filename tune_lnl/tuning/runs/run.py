@@ -1,0 +1,259 @@
+"""A run read back: its settings, its space and its trials, in the one order of every view.
+
+Importing this module imports neither Optuna nor pyarrow; a run is read without them where ``.trials.json`` is up to
+date (:mod:`tune_lnl.tuning.runs.snapshot`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tune_lnl.config.base import without_removed
+from tune_lnl.config.registry import settings_type
+from tune_lnl.config.trial import TrialConfig
+from tune_lnl.config.yaml import read_mapping
+from tune_lnl.errors import InputError, nearest
+from tune_lnl.tuning.runs.confirmation import Confirmation, read_confirmation
+from tune_lnl.tuning.runs.folder import RunFolder
+from tune_lnl.tuning.runs.layout import RunFiles
+from tune_lnl.tuning.runs.location import ResultsDir, bring_here, join_tail, split_run
+from tune_lnl.tuning.runs.rows import TrialRow, describe_states
+from tune_lnl.tuning.runs.snapshot import read_snapshot
+from tune_lnl.tuning.space.ranges import parse_parameter
+from tune_lnl.tuning.space.space import Budget, SearchSpace
+from tune_lnl.wording import STATES, settings_text
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from tune_lnl.tuning.study.place import StudyPlace
+    from tune_lnl.tuning.study.trials import FrozenTrial
+
+RUN_FORMAT = 2
+"""``format`` of run.yaml. 1, which is not written there: version 0.1.0. Increase it when an older version of tune_lnl
+must not continue a run of this one."""
+NOTEBOOK_ROWS = 5
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run read from disk; it may still be running."""
+
+    files: RunFolder
+    settings: Mapping[str, Any]
+    """Content of run.yaml."""
+    space: SearchSpace
+    given: list[FrozenTrial] | None = None
+    """The trials of the study, by number; ``None``: read when they are asked for."""
+
+    @property
+    def name(self) -> str:
+        return str(self.settings["run"])
+
+    @property
+    def place(self) -> StudyPlace:
+        """Where the study is kept."""
+        return study_place(self.files, self.settings)
+
+    @property
+    def metric(self) -> str:
+        return str(self.space.base["objective"]["metric"])
+
+    @property
+    def mode(self) -> str:
+        """``max`` or ``min``."""
+        return self.space.mode
+
+    @cached_property
+    def trials(self) -> list[FrozenTrial]:
+        """The trials of the study, by number."""
+        return self.place.read_trials() if self.given is None else self.given
+
+    @cached_property
+    def _rows(self) -> list[TrialRow]:
+        rows = read_snapshot(self.files) if self.given is None and self.settings.get("storage") is None else None
+        if rows is not None:
+            return rows
+        from tune_lnl.tuning.study.trials import ranked  # Optuna: not where the snapshot is up to date
+
+        return [TrialRow.of(trial) for trial in ranked(self.trials, self.mode)]
+
+    def rows(self) -> list[TrialRow]:
+        """Return COMPLETE trials best first, then PRUNED, then FAIL, then unfinished ones."""
+        return list(self._rows)
+
+    @property
+    def best(self) -> TrialRow | None:
+        """The best COMPLETE trial."""
+        return self._rows[0] if self._rows and self._rows[0].state == "COMPLETE" else None
+
+    @property
+    def confirmation(self) -> Confirmation | None:
+        """The result of ``--confirm``; ``None`` where there is none, or not all replicates are trained."""
+        return read_confirmation(self.files.confirmation)
+
+    def config(self, row: TrialRow) -> TrialConfig:
+        """Return the complete config of a trial."""
+        return self.space.config(row.params)
+
+    def epoch_reports(self, number: int) -> list[dict[str, Any]]:
+        """Return a trial's metrics per epoch, as far as they are written."""
+        return read_epochs(self.files.epochs(number))
+
+    def trials_frame(self) -> DataFrame:
+        """Return a pandas row per trial, its number the index: the columns of trials.parquet.
+
+        A setting searched over choices is text, whatever the choices are.
+        """
+        from tune_lnl.tuning.runs.tables import trials_table  # pyarrow
+
+        frame: DataFrame = trials_table(self).to_pandas()
+        return frame.set_index("number")
+
+    def epochs_frame(self) -> DataFrame:
+        """Return a pandas row per trial and epoch, both the index: the columns of epochs.parquet.
+
+        It holds the test metrics, which the search does not see.
+        """
+        from tune_lnl.tuning.runs.tables import epochs_table
+
+        frame: DataFrame = epochs_table(self).to_pandas()
+        return frame.set_index(["number", "epoch"])
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: counts of states, and the best trials."""
+        rows = self.rows()
+        cells = [
+            (str(row.number), STATES[row.state], row.value_text, str(row.epochs), settings_text(row.params))
+            if row.failure is None
+            else (str(row.number), f"failed: {row.failure}", row.value_text, str(row.epochs), settings_text(row.params))
+            for row in rows[:NOTEBOOK_ROWS]
+        ]
+        head = "".join(f"<th>{escape(name)}</th>" for name in ("trial", "state", self.metric, "epochs", "settings"))
+        body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in line) + "</tr>" for line in cells)
+        more = len(rows) - len(cells)
+        return (
+            f"<p><b>{escape(self.name)}</b>: {escape(describe_states(rows))}</p>"
+            f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+            + (f"<p>and {more} more: run.trials_frame()</p>" if more else "")
+        )
+
+
+def load_run(run: ResultsDir, results_dir: ResultsDir = "results") -> Run:
+    """Read a run by name (under ``results_dir``), path or URL; one in object storage is downloaded first.
+
+    Raises:
+        InputError: no such run, one that holds several conditions (which are then named), one of a later version, or a
+            database or an object storage that cannot be reached.
+    """
+    files = RunFolder.at(find_run(run, results_dir))
+    join_tail(files)
+    settings = read_settings(files.settings)
+    space = space_from_settings(settings, str(files.settings))
+    found = Run(files, settings, space)
+    found.rows()  # a damaged study is refused here
+    return found
+
+
+def study_place(files: RunFiles, settings: Mapping[str, Any]) -> StudyPlace:
+    """Return where the study of a run is, from the content of its run.yaml.
+
+    Raises:
+        InputError: in a database, and the package that reaches it is not installed.
+    """
+    stored = settings.get("storage")
+    if stored is None:
+        from tune_lnl.tuning.study.journal import JournalFile
+
+        return JournalFile(files.study)
+    from tune_lnl.tuning.study.database import StudyDatabase, parse_storage  # SQLAlchemy: not for those who have a file
+
+    return StudyDatabase(parse_storage(stored["url"]), stored["study"], stored["run_id"])
+
+
+def find_run(run: ResultsDir, results_dir: ResultsDir) -> Path:
+    """Return the folder of a run; one in object storage is downloaded first.
+
+    Raises:
+        InputError: no such run, or one that holds several conditions.
+    """
+    run, results_dir = split_run(run, results_dir)
+    folder = bring_here(results_dir, run)
+    for root in (folder / run, Path(run)):
+        if RunFiles(root).settings.is_file():
+            return root
+        inner = sorted(path.parent.name for path in root.glob("*/run.yaml")) if root.is_dir() else []
+        if inner:
+            raise InputError(
+                f"{run} holds one run per condition; name one of: {', '.join(f'{run}/{i}' for i in inner)}"
+            )
+    known = [path.parent.relative_to(folder).as_posix() for path in folder.glob("**/run.yaml")]
+    hint = nearest(str(run), known) if known else "there are no runs yet"
+    raise InputError(f"no run {str(run)!r} under {str(results_dir)!r} or at that path; {hint}")
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Return the content of a run.yaml.
+
+    Raises:
+        InputError: it is not written by a search, or by a later version of tune_lnl.
+    """
+    settings = read_mapping(path)
+    form = settings.get("format", 1)
+    if not isinstance(form, int) or form > RUN_FORMAT:
+        version = settings["versions"].get("tune_lnl") if isinstance(settings.get("versions"), dict) else None
+        written = "a later version of tune_lnl" if version is None else f"version {version} of tune_lnl"
+        raise InputError(
+            f"{path}: run format {form!r}, this version reads up to {RUN_FORMAT}; the run was written by {written}, "
+            "install that"
+        )
+    missing = [key for key in ("run", "space_name", "condition", "command", "space") if key not in settings]
+    if missing:
+        raise InputError(f"{path}: not the settings of a run: {missing[0]!r} is missing; put a copy of the file back")
+    return settings
+
+
+def space_from_settings(settings: Mapping[str, Any], source: str) -> SearchSpace:
+    """Return the search space as it was resolved when the run began.
+
+    Raises:
+        InputError: the run uses a setting that this version no longer has.
+    """
+    stored = settings["space"]
+    base = {key: stored[key] for key in ("method", "dataset", "validation", "objective", "fixed")}
+    known = settings_type(base["method"])
+    return SearchSpace(
+        name=settings["space_name"],
+        source=source,
+        description=stored["description"],
+        condition=settings["condition"],
+        base={**base, "fixed": without_removed(known, base["fixed"], source)},
+        parameters={
+            name: parse_parameter(spec, f"{source}: {name}")
+            for name, spec in without_removed(known, stored["search"], source).items()
+        },
+        start=stored["start"],
+        budget=Budget.model_validate(stored["budget"]),
+    )
+
+
+def read_epochs(path: Path) -> list[dict[str, Any]]:
+    """Return per-epoch reports in order; of an epoch that several attempts ran, the latest attempt's."""
+    if not path.exists():
+        return []
+    reports: dict[int, dict[str, Any]] = {}
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        try:
+            report = json.loads(line)
+        except ValueError:
+            continue  # being written, or torn by a killed worker; the epoch is then run again
+        known = reports.get(int(report["epoch"]))
+        if known is None or report.get("attempt", 1) >= known.get("attempt", 1):
+            reports[int(report["epoch"])] = report
+    return [reports[epoch] for epoch in sorted(reports)]
