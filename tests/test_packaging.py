@@ -60,6 +60,16 @@ def test_whatever_is_imported_is_declared() -> None:
         assert undeclared == set(), folder
 
 
+def test_lowest_versions_are_the_bounds() -> None:
+    """``make test-lowest`` installs exactly the versions that pyproject.toml promises."""
+    lines = (ROOT / "constraints-lowest.txt").read_text(encoding="utf-8").split("\n")
+    pinned = dict(line.split("==") for line in lines if line and not line.startswith("#"))
+    extras = tuple(extra for extra in PROJECT["optional-dependencies"] if extra not in ("dev", "benchmark", "browser"))
+    bounds = declared(extras)
+    assert "" not in bounds.values()
+    assert {normal(name): version for name, version in pinned.items()} == bounds
+
+
 @pytest.fixture(scope="module")
 def unpacked_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
