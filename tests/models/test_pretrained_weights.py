@@ -64,8 +64,8 @@ def publish(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.setattr(weights, "_published_url", lambda name: url)
 
 
-def published_place(cache: Path, name: str = f"resnet50-{HASH}.pth") -> Path:
-    return cache / "data" / "weights" / name
+def published_place(cache: Path) -> Path:
+    return cache / "data" / "weights" / f"resnet50-{HASH}.pth"
 
 
 # ---- choices
@@ -112,7 +112,7 @@ def test_defaults() -> None:
 def test_the_published_weights_are_torchvisions_first() -> None:
     url = weights._published_url("reid_resnet50")
     assert url == torchvision.models.ResNet50_Weights.IMAGENET1K_V1.url
-    assert weights._published_hash(url.rpartition("/")[2]) == "0676ba61"
+    assert "-0676ba61." in url
 
 
 # ---- the cache and the network
@@ -138,13 +138,13 @@ def test_damaged_weights_in_the_cache(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_weights_are_downloaded_once(tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     publish(monkeypatch, f"{server}/resnet50-{HASH}.pth")
-    left = published_place(tmp_path, f"resnet50-{HASH}.pth.0123.partial")
+    left = published_place(tmp_path).parent / "arriving" / f"resnet50-{HASH}.pth"  # of a download that was killed
     left.parent.mkdir(parents=True)
     left.write_bytes(SAVED[:4])
     place = weights_file("reid_resnet50", "imagenet", tmp_path)
     assert place == published_place(tmp_path)
     assert place.read_bytes() == SAVED
-    assert not left.exists()
+    assert not left.parent.exists()
     publish(monkeypatch, f"http://127.0.0.1:9/resnet50-{HASH}.pth")
     assert weights_file("reid_resnet50", "imagenet", tmp_path) == place
 
@@ -165,22 +165,6 @@ def test_without_a_network_one_line_says_both_ways_out(tmp_path: Path, monkeypat
     assert "--set model.weights=none" in said
     assert "--set model.weights=PATH" in said
     assert str(published_place(tmp_path)) in said
-
-
-def test_a_network_that_never_answers_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Looking up a name can hang for minutes, and knows no timeout."""
-    publish(monkeypatch, f"http://nowhere.invalid/resnet50-{HASH}.pth")
-    monkeypatch.setattr(weights, "ANSWER_SECONDS", 0.05)
-    given_up = threading.Event()
-
-    def hang(*_: Any, **__: Any) -> None:
-        given_up.wait(60)
-        raise OSError("no such host")
-
-    monkeypatch.setattr("urllib.request.urlopen", hang)
-    with pytest.raises(InputError, match="no answer within"):
-        weights_file("reid_resnet50", "imagenet", tmp_path)
-    given_up.set()
 
 
 # ---- loading

@@ -6,7 +6,8 @@ An explicit data dir is final: what it lacks is not looked for elsewhere, so tha
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tune_lnl.errors import InputError
@@ -62,3 +63,12 @@ def find_dataset_folder(
 
 def _is_filled_folder_called(folder: str) -> Callable[[Path], bool]:
     return lambda place: place.resolve().name == folder and any(place.iterdir())
+
+
+@contextmanager
+def read_errors_named(folder: Path) -> Iterator[None]:
+    """Turn an OSError of the context into an InputError that names `folder`."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{folder} cannot be read: {error}\ncheck its permissions") from error

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
-import struct
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -16,20 +12,8 @@ from torch import Tensor
 
 from tune_lnl.errors import InputError
 from tune_lnl.files import whole_file
+from tune_lnl.models.tensor_file import UNREADABLE, checked_load
 from tune_lnl.training.loop import Report, Training
-
-UNREADABLE = (
-    OSError,
-    EOFError,
-    RuntimeError,
-    LookupError,
-    ValueError,
-    struct.error,
-    zlib.error,
-    zipfile.BadZipFile,
-    pickle.UnpicklingError,
-)
-"""The exceptions of reading a damaged archive; which one depends on the place of the damage."""
 
 
 def write_whole(path: Path, content: dict[str, Any]) -> None:
@@ -135,18 +119,3 @@ def _read(path: Path, device: torch.device) -> dict[str, Any]:
     if not isinstance(content, dict) or any(not isinstance(content.get(key), kind) for key, kind in kinds.items()):
         raise InputError(f"{path}: not a checkpoint, which holds {', '.join(kinds)}; delete it to train anew")
     return content
-
-
-def checked_load(path: Path, device: torch.device) -> Any:
-    """Load tensors and plain values that ``torch.save`` wrote; nothing in the file is run.
-
-    Raises:
-        pickle.UnpicklingError: the file holds other objects.
-        Exception: one of :data:`UNREADABLE`; the file is damaged.
-    """
-    # torch.load does not compare checksums: it would read a flipped bit as another weight.
-    with zipfile.ZipFile(path) as archive:
-        damaged = archive.testzip()
-    if damaged is not None:
-        raise zipfile.BadZipFile(f"bad checksum of {damaged}")
-    return torch.load(path, map_location=device, weights_only=True)

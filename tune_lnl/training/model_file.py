@@ -35,7 +35,7 @@ from tune_lnl.datasets.pictures.decoding import WorkingSize
 from tune_lnl.datasets.pictures.rows import PictureRows
 from tune_lnl.errors import CorruptDataError, InputError, first_line, shown
 from tune_lnl.models.registry import build_model
-from tune_lnl.training.checkpoint import UNREADABLE, checked_load
+from tune_lnl.models.tensor_file import UNREADABLE, checked_load
 
 FORMAT = "tune_lnl model 1"
 NAME = "model.pt"

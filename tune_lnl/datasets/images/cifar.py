@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import http.client
-import shutil
-import socket
-import threading
-import urllib.error
-import urllib.request
 from abc import ABC
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
-
-from filelock import FileLock
 
 from tune_lnl.config.datasets import DatasetOptions, NoisyLabelOptions
 from tune_lnl.datasets.base import ImageDataset, Source
 from tune_lnl.datasets.images.cifar_forms import CIFAR10, CIFAR100, FORMS, SIDE, CifarSpec, form_in, published_archive
-from tune_lnl.datasets.paths import DATA_VARIABLE, download_dir, find_dataset_folder, searched_folders
+from tune_lnl.datasets.paths import (
+    DATA_VARIABLE,
+    download_dir,
+    find_dataset_folder,
+    read_errors_named,
+    searched_folders,
+)
 from tune_lnl.datasets.store import Packing, SourceFiles, open_or_pack
+from tune_lnl.downloads import download
 from tune_lnl.errors import InputError
 
 HOMEPAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
-PROBE_SECONDS = 8.0
-STALL_SECONDS = 30.0
 
 
 class Cifar(ImageDataset, ABC):
@@ -51,13 +46,13 @@ class Cifar(ImageDataset, ABC):
                 raise self._not_found(data_dir, cache_dir, reason=None)
             place = self._download(cache_dir)
         root = place.resolve()
-        with _told_where_unreadable(root):
+        with read_errors_named(root):
             form = form_in(root, self.spec, own_folder=True)
             assert form is not None, "a place that was found holds one of the forms"
             files = SourceFiles(root, form.name, tuple(form.files(root, self.spec)))
 
         def pack(packing: Packing) -> tuple[str, dict[str, Any]]:
-            with _told_where_unreadable(root):
+            with read_errors_named(root):
                 source = form.read(root, files.files, self.spec)
             for name in ARRAYS:
                 packing.write(name, getattr(source, name))
@@ -77,28 +72,23 @@ class Cifar(ImageDataset, ABC):
         return find_dataset_folder(self.folder, data_dir, self._holds_data, cache_dir)
 
     def _holds_data(self, place: Path) -> bool:
-        with _told_where_unreadable(place):
+        with read_errors_named(place):
             return form_in(place, self.spec, own_folder=place.resolve().name == self.folder) is not None
 
     def _download(self, cache_dir: Path) -> Path:
-        """The cache's folder with the official archive in it, checksum known to be good. Raises InputError."""
+        """Return the cache's folder with the official archive in it, its checksum verified. Raises InputError."""
         import torchvision.datasets.utils
 
         url, md5 = published_archive(self.spec)
-        reason = _why_unreachable(url)
+        folder = download_dir(self.folder, cache_dir)
+        reason = download(
+            url,
+            folder / self.spec.archive,
+            lambda to: torchvision.datasets.utils.download_url(url, to.parent, to.name, md5),
+        )
         if reason is not None:
             raise self._not_found(None, cache_dir, reason)
-        place = download_dir(self.folder, cache_dir)
-        try:
-            place.mkdir(parents=True, exist_ok=True)
-            with FileLock(place / "download.lock"):
-                if not self._holds_data(place):
-                    with _arriving(place / "arriving") as arriving, _stalls_end_after(STALL_SECONDS):
-                        torchvision.datasets.utils.download_url(url, arriving, self.spec.archive, md5)
-                        (arriving / self.spec.archive).rename(place / self.spec.archive)
-        except (OSError, RuntimeError, http.client.HTTPException) as error:
-            raise self._not_found(None, cache_dir, str(error)) from error
-        return place
+        return folder
 
     def _not_found(self, data_dir: Path | None, cache_dir: Path, reason: str | None) -> InputError:
         places = " and ".join(str(place) for place in searched_folders(self.folder, data_dir, cache_dir))
@@ -139,53 +129,3 @@ class Cifar10N(Cifar):
     spec = CIFAR10
     num_source_classes = 10
     open_ratio = 0.0
-
-
-def _why_unreachable(url: str) -> str | None:
-    """None where the server answers; else the reason.
-
-    In a thread with a deadline, because looking up a host name knows no timeout and can take minutes without a network.
-    """
-    answers: list[str | None] = []
-
-    def ask() -> None:
-        try:
-            with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=PROBE_SECONDS):
-                answers.append(None)
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            answers.append(str(error))
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(PROBE_SECONDS + 2.0)
-    return answers[0] if answers else f"no answer within {PROBE_SECONDS:.0f} s"
-
-
-@contextmanager
-def _told_where_unreadable(place: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise InputError(f"{place} cannot be read: {error}\ncheck its permissions") from error
-
-
-@contextmanager
-def _arriving(folder: Path) -> Iterator[Path]:
-    """A folder for an unfinished download; emptied before (a download that was killed) and removed after."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def _stalls_end_after(seconds: float) -> Iterator[None]:
-    """torchvision's downloader sets no timeout of its own."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)

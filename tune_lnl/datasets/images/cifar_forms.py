@@ -15,20 +15,20 @@ import pickle
 import re
 import tarfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 
 from tune_lnl.datasets.base import Images, Labels, Source, fingerprint_of
+from tune_lnl.datasets.pictures.listing import ListBuilder, in_order
 from tune_lnl.errors import CorruptDataError, InputError
 
 SIDE = 32
 SPLITS = ("train", "test")
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 # Hugging Face names shards so; older exports add a hash after the total.
 SHARD_NAME = re.compile(r"(?P<split>train|test)-(?P<index>\d{5})-of-(?P<total>\d{5})(?:-[0-9a-f]+)?\.parquet")
 # Three times the published archives: no hostile file is read into memory whole.
@@ -138,7 +138,8 @@ class Archive(Form):
 
     def read(self, root: Path, files: Sequence[Path], spec: CifarSpec) -> Source:
         (archive,) = files
-        content = _read_checked(archive, _torchvision(spec).tgz_md5)
+        content = _read_limited(archive)
+        _require_md5(content, _torchvision(spec).tgz_md5, str(archive))
         with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as tar:
             return _read_batches(spec, archive, lambda batch: _member(tar, f"{spec.folder}/{batch}", archive))
 
@@ -194,10 +195,9 @@ class Parquet(Form):
         for split, shards, expected in zip(SPLITS, by_split, spec.counts, strict=True):
             # From the footers, before any image is decoded.
             _require_count(root, split, sum(_open_parquet(shard).metadata.num_rows for shard in shards), expected)
-        (train_images, train_labels), (test_images, test_labels) = (
-            _concatenate([_read_shard(shard, spec) for shard in shards]) for shards in by_split
+        return _source(
+            [_concatenate([_read_shard(shard, spec) for shard in shards]) for shards in by_split], spec.classes
         )
-        return _source(train_images, train_labels, test_images, test_labels, spec.classes)
 
 
 class ClassFolders(Form):
@@ -212,43 +212,38 @@ class ClassFolders(Form):
         present = [(place / split).is_dir() for split in SPLITS]
         if own_folder:
             return any(present)
-        return all(present) and len(_class_folders(place / "train")) == len(spec.classes)
+        return all(present) and sum(path.is_dir() for path in (place / "train").iterdir()) == len(spec.classes)
 
     def files(self, root: Path, spec: CifarSpec) -> list[Path]:
-        for folder in _within(root, [root / split for split in SPLITS]):
-            if not folder.is_dir():
-                raise CorruptDataError(f"{folder} is missing: {spec.title} is only half there\n{_GET_AGAIN}")
-        names = [[folder.name for folder in _class_folders(root / split)] for split in SPLITS]
+        for split in SPLITS:
+            if not (root / split).is_dir():
+                raise CorruptDataError(f"{root / split} is missing: {spec.title} is only half there\n{_GET_AGAIN}")
+        builder = ListBuilder(root, self.name, on_error="fail")
+        names = [builder.folders_in(root / split) for split in SPLITS]
         for split, found in zip(SPLITS, names, strict=True):
             if len(found) != len(spec.classes) or found != names[0]:
                 raise CorruptDataError(
                     f"{root / split} must hold one folder for each of the {len(spec.classes)} classes, the same in "
                     f"train and test; it holds {len(found)}\n{_GET_AGAIN}"
                 )
-        folders = _within(root, [root / split / name for split in SPLITS for name in names[0]])
-        return [image for folder in folders for image in self._images(root, folder)]
+        files = []
+        for folder in (f"{split}/{name}" for split in SPLITS for name in in_order(names[0])):
+            images = [root / image for image, _ in builder.images_in(folder)]
+            if not images:
+                raise CorruptDataError(f"{root / folder} holds no image\n{_GET_AGAIN}")
+            files += images
+        return files
 
     def read(self, root: Path, files: Sequence[Path], spec: CifarSpec) -> Source:
-        class_names = tuple(folder.name for folder in _class_folders(root / "train"))
+        places = [file.relative_to(root).parts[:2] for file in files]
+        class_names = tuple(in_order({name for _, name in places}))
         label_of = {name: label for label, name in enumerate(class_names)}
-        arrays: list[tuple[Images, Labels]] = []
+        splits = []
         for split in SPLITS:
-            images = [file for file in files if file.parent.parent.name == split]
-            labels = np.array([label_of[file.parent.name] for file in images], dtype=np.int64)
-            arrays.append((_decode([(str(file), file) for file in images]), labels))
-        (train_images, train_labels), (test_images, test_labels) = arrays
-        return _source(train_images, train_labels, test_images, test_labels, class_names)
-
-    def _images(self, root: Path, folder: Path) -> list[Path]:
-        with os.scandir(folder) as entries:
-            found = sorted(
-                (entry for entry in entries if entry.name.lower().endswith(IMAGE_SUFFIXES)),
-                key=lambda entry: entry.name,
-            )
-        if not found:
-            raise CorruptDataError(f"{folder} holds no image ({', '.join(IMAGE_SUFFIXES)})\n{_GET_AGAIN}")
-        _within(root, [Path(entry.path) for entry in found if entry.is_symlink()])
-        return [Path(entry.path) for entry in found]
+            images = [(str(file), file) for file, place in zip(files, places, strict=True) if place[0] == split]
+            labels = np.array([label_of[name] for part, name in places if part == split], dtype=np.int64)
+            splits.append((_decode(images), labels))
+        return _source(splits, class_names)
 
 
 # The archive first: it has one checksum, while a folder beside it may be half extracted.
@@ -295,12 +290,6 @@ def _read_limited(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _read_checked(path: Path, md5: str) -> bytes:
-    content = _read_limited(path)
-    _require_md5(content, md5, str(path))
-    return content
-
-
 def _require_md5(content: bytes, expected: str, where: str) -> None:
     found = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if found != expected:
@@ -320,11 +309,7 @@ def _member(tar: tarfile.TarFile, name: str, archive: Path) -> bytes:
     return content.read()
 
 
-class _BatchReader(Protocol):
-    def __call__(self, batch: str) -> bytes: ...
-
-
-def _read_batches(spec: CifarSpec, source: Path, content_of: _BatchReader) -> Source:
+def _read_batches(spec: CifarSpec, source: Path, content_of: Callable[[str], bytes]) -> Source:
     published = _torchvision(spec)
     checksums: dict[str, str] = dict([*published.train_list, *published.test_list])
     arrays: list[tuple[Images, Labels]] = []
@@ -334,20 +319,14 @@ def _read_batches(spec: CifarSpec, source: Path, content_of: _BatchReader) -> So
             where = f"{source}: {batch}"
             content = content_of(batch)
             _require_md5(content, checksums[batch], where)
-            parts.append(_unpickle_batch(content, spec, where))
-        images, labels = _concatenate(parts)
-        _require_count(source, split, len(labels), expected)
-        arrays.append((images, labels))
-    (train_images, train_labels), (test_images, test_labels) = arrays
-    return _source(train_images, train_labels, test_images, test_labels, spec.classes)
-
-
-def _unpickle_batch(content: bytes, spec: CifarSpec, where: str) -> tuple[Images, Labels]:
-    """Images and labels of a batch with a good checksum; pixels come as (N, 3 * 32 * 32), channels first."""
-    batch = pickle.loads(content, encoding="latin1")
-    pixels = np.asarray(batch["data"], dtype=np.uint8)
-    images = np.ascontiguousarray(pixels.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1))
-    return images, _checked_labels(np.asarray(batch[spec.pickle_labels], dtype=np.int64), spec, where)
+            unpickled = pickle.loads(content, encoding="latin1")
+            # Pixels come as (N, 3 * 32 * 32), channels first.
+            pixels = np.asarray(unpickled["data"], dtype=np.uint8).reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1)
+            labels = np.asarray(unpickled[spec.pickle_labels], dtype=np.int64)
+            parts.append((np.ascontiguousarray(pixels), _checked_labels(labels, spec, where)))
+        arrays.append(_concatenate(parts))
+        _require_count(source, split, len(arrays[-1][1]), expected)
+    return _source(arrays, spec.classes)
 
 
 # ---- parquet -------------------------------------------------------------------------------------------------------
@@ -430,20 +409,18 @@ def _shard_rows(path: Path, spec: CifarSpec, labels: list[Labels]) -> Iterator[t
 
 
 def _decode(rows: Iterable[tuple[str, bytes | Path]]) -> Images:
-    """uint8 (N, 32, 32, 3) of encoded images, in order; decoded by one thread per core (Pillow lets go of the GIL)."""
+    """Return uint8 (N, 32, 32, 3) in order; one thread per core (Pillow releases the interpreter's lock)."""
+
+    def blocks() -> Iterator[list[tuple[str, bytes | Path]]]:
+        remaining = iter(rows)
+        while block := list(itertools.islice(remaining, ROWS_PER_BATCH)):
+            yield block
+
+    def decode_block(block: list[tuple[str, bytes | Path]]) -> Images:
+        return np.stack([_decode_image(where, encoded) for where, encoded in block])
+
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        blocks = list(pool.map(_decode_block, _blocks(rows)))
-    return np.concatenate([*blocks, np.empty((0, SIDE, SIDE, 3), dtype=np.uint8)])
-
-
-def _blocks(rows: Iterable[tuple[str, bytes | Path]]) -> Iterator[list[tuple[str, bytes | Path]]]:
-    remaining = iter(rows)
-    while block := list(itertools.islice(remaining, ROWS_PER_BATCH)):
-        yield block
-
-
-def _decode_block(rows: Sequence[tuple[str, bytes | Path]]) -> Images:
-    return np.stack([_decode_image(where, encoded) for where, encoded in rows])
+        return np.concatenate([*pool.map(decode_block, blocks()), np.empty((0, SIDE, SIDE, 3), dtype=np.uint8)])
 
 
 def _decode_image(where: str, encoded: bytes | Path) -> Images:
@@ -464,17 +441,8 @@ def _decode_image(where: str, encoded: bytes | Path) -> Images:
     )
 
 
-def _class_folders(split: Path) -> list[Path]:
-    """Sorted by name; names that are all numbers, by number, so that 10 comes after 9."""
-    folders = [path for path in split.iterdir() if path.is_dir() and not path.name.startswith(".")]
-    if all(folder.name.isdecimal() for folder in folders):
-        return sorted(folders, key=lambda folder: (int(folder.name), folder.name))
-    return sorted(folders, key=lambda folder: folder.name)
-
-
-def _source(
-    train_images: Images, train_labels: Labels, test_images: Images, test_labels: Labels, class_names: tuple[str, ...]
-) -> Source:
+def _source(splits: Sequence[tuple[Images, Labels]], class_names: tuple[str, ...]) -> Source:
+    (train_images, train_labels), (test_images, test_labels) = splits
     fingerprint = fingerprint_of(train_images, train_labels, test_images, test_labels)
     return Source(train_images, train_labels, test_images, test_labels, class_names, fingerprint)
 

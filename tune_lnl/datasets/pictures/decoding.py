@@ -1,12 +1,12 @@
-"""Image files to pixels: any size and colour form in, uint8 RGB out; hostile or broken files are named, not fatal.
+"""Decode image files of any size and colour form to uint8 RGB. Hostile or broken files raise a named error.
 
-An image is turned as its EXIF data says, transparency is laid over white, 16 bits become 8. It is then resized as
-torchvision's Resize does it (bilinear with antialiasing, the shorter side to a given length), which is how the released
-ACT scripts for the web datasets begin (utils/builder.py, lines 56-95). Those scripts neither turn images nor keep
-transparency apart, and they read truncated files as far as they go; here such files are errors.
+An image is rotated by its EXIF orientation, transparency is composited over white, and 16 bits become 8. The image is
+then resized as by torchvision's Resize (bilinear with antialiasing, the shorter side to a given length), the first
+transform of the released ACT scripts for the web datasets (utils/builder.py, lines 56-95). Those scripts ignore EXIF
+orientation and transparency, and read the intact part of truncated files; here such files are errors.
 
-Pillow decodes; torch resizes in Pillow's own memory, which is faster than Pillow, and gives pixels that are here and
-there a grey level or two apart. ``benchmarks/decoders.py`` measures this, and the decoders that are not used.
+Pillow decodes. torch resizes in Pillow's own memory: this is faster than Pillow's resize, and some pixels differ by one
+or two grey levels. ``benchmarks/decoders.py`` measures this, and the decoders that are not used.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ if TYPE_CHECKING:
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 MAX_FILE_BYTES = 2**28
-"""A file larger than this is no photograph."""
+"""Larger files are refused: they are no photographs."""
 MAX_ASPECT = 3.0
-"""What is longer than this many times its shorter side loses both ends: a batch holds the longest of its images."""
+"""Largest ratio of the sides; longer images lose both ends. A batch is as long as its longest image."""
 THUMBNAIL_SIDE = 8
 WHITE = (255, 255, 255, 255)
 
 
 class UnreadableImageError(Exception):
-    """Why a file cannot be used as an image, for the user."""
+    """A file cannot be used as an image; the message is shown to the user."""
 
 
 @dataclass(frozen=True)
 class WorkingSize:
-    """What decoded images are brought to, in pixels.
+    """The size of decoded images, in pixels.
 
     Attributes:
         resize: length of the shorter side.
         crop: side of the network's square input; at most `resize`.
-        square: whether the middle square is all that is kept, so that all images have one size.
+        square: whether only the middle square is kept, so that all images have the same size.
     """
 
     resize: int
@@ -63,9 +63,9 @@ class Decoded:
     Attributes:
         pixels: uint8 (h, w, 3) at the working size.
         thumbnail: uint8 (8, 8, 3), the whole image averaged.
-        width, height: of the image as it is looked at, in pixels.
+        width, height: of the upright image, in pixels.
         kind: format and colour form, e.g. "JPEG CMYK".
-        content: 16 bytes that files of the same bytes share.
+        content: the first 16 bytes of the sha256 of the file.
     """
 
     pixels: Images
@@ -80,7 +80,7 @@ def decode(path: Path, size: WorkingSize) -> Decoded:
     """Read one file.
 
     Raises:
-        UnreadableImageError: it cannot be used, whatever is wrong with it.
+        UnreadableImageError: it cannot be used, for any reason.
     """
     try:
         data = _read(path)
@@ -92,15 +92,15 @@ def decode(path: Path, size: WorkingSize) -> Decoded:
     except (MemoryError, UnreadableImageError):
         raise
     except Exception as error:
-        # Whatever a decoder throws at hostile bytes: OSError, SyntaxError, zlib.error, the bomb limit, ...
+        # Decoders raise many kinds of errors on hostile bytes: OSError, SyntaxError, zlib.error, the bomb limit, ...
         raise _unreadable(error) from error
 
 
 def decode_pixels(path: Path, size: WorkingSize) -> Images:
-    """Only the pixels of :func:`decode`, of a file that is known to be sound.
+    """Return the pixels of :func:`decode`, of a file that was decoded before.
 
     Raises:
-        UnreadableImageError: it is no longer.
+        UnreadableImageError: it has changed and cannot be used any more.
     """
     try:
         return _resized(_upright_rgb(_open(_read(path))), size)
@@ -111,7 +111,7 @@ def decode_pixels(path: Path, size: WorkingSize) -> Images:
 
 
 def dimensions(path: Path) -> tuple[int, int] | None:
-    """(width, height) by the file's first bytes, or None where they say nothing of the kind."""
+    """Return (width, height) from the file's header, or None where it has no readable header."""
     from PIL import Image
 
     try:
@@ -124,17 +124,17 @@ def dimensions(path: Path) -> tuple[int, int] | None:
 
 
 def stored_size(width: int, height: int, size: WorkingSize) -> tuple[int, int]:
-    """(width, height) that an image of these dimensions is kept at."""
+    """Return the working size (width, height) of an image of these dimensions."""
     if size.square:
         return size.crop, size.crop
     short, long = min(width, height), max(width, height)
-    # Truncated, not rounded: as torchvision's Resize has it.
+    # Truncated, not rounded, as in torchvision's Resize.
     other = min(int(size.resize * long / short), int(MAX_ASPECT * size.resize))
     return (size.resize, other) if width <= height else (other, size.resize)
 
 
 def middle(pixels: Images, height: int, width: int) -> Images:
-    """The middle height x width pixels of (h, w, 3), placed as torchvision's CenterCrop does."""
+    """Return the middle height x width pixels of (h, w, 3), positioned as by torchvision's CenterCrop."""
     top = round((pixels.shape[0] - height) / 2.0)
     left = round((pixels.shape[1] - width) / 2.0)
     return pixels[top : top + height, left : left + width]
@@ -152,7 +152,7 @@ def _read(path: Path) -> bytes:
 
 @cache
 def _keep_images_in_one_block() -> None:
-    """In Pillow's memory, where those above 16 MB lie in several otherwise: :func:`_planes` looks at one."""
+    """Make Pillow allocate each image as one block, also above 16 MB: :func:`_planes` reads a single block."""
     from PIL import Image
 
     core: Any = vars(Image)["core"]  # documented, but not exported
@@ -187,7 +187,7 @@ def _upright_rgb(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Grey levels of 16 bits lose the lower eight; fractions are taken to run from 0 to 1 where none is above."""
+    """Convert grey levels to 8 bits: 16 bits lose the lower eight; floats are scaled from 0..1 unless one is above."""
     from PIL import Image
 
     levels = np.asarray(image, dtype=np.float64)
@@ -208,7 +208,7 @@ def _resized(image: Image.Image, size: WorkingSize) -> Images:
     short, long = min(image.size), max(image.size)
     limit = 1.0 if size.square else MAX_ASPECT
     if long > limit * short:
-        # Before resizing, so that a thin strip is never blown up to a gigantic image.
+        # Cropped before resizing, so that a thin strip is never enlarged to a gigantic image.
         kept = max(short, int(limit * short))
         box = ((image.width - kept) // 2, 0) if image.width > image.height else (0, (image.height - kept) // 2)
         size_kept = (kept, image.height) if image.width > image.height else (image.width, kept)
@@ -222,10 +222,10 @@ def _resized(image: Image.Image, size: WorkingSize) -> Images:
 
 
 def _planes(image: Image.Image) -> Tensor:
-    """uint8 (1, C, h, w) of an RGB image, channels last in memory.
+    """Return uint8 (1, C, h, w) of an RGB image, channels last in memory.
 
-    Pillow keeps four bytes a pixel. Where they can be looked at as they are, C is 4 and the last channel means nothing:
-    copying them out costs more than all that follows.
+    Pillow stores four bytes per pixel. Where its memory can be shared, C is 4 and the last channel is unused: copying
+    three channels out costs more than the whole resize.
     """
     import pyarrow
     import torch
@@ -245,14 +245,10 @@ def _thumbnail(image: Image.Image) -> Images:
 
 
 def _unreadable(error: Exception) -> Exception:
-    """What a file's user is told; a machine that is out of memory, as torch says it, is not the file's fault."""
+    """Convert a decoder's error. torch raises a RuntimeError when memory runs out: that is no fault of the file."""
     from tune_lnl.torch_compat import is_out_of_memory
 
     if is_out_of_memory(error):
         return MemoryError(str(error))
-    return UnreadableImageError(_reason(error))
-
-
-def _reason(error: Exception) -> str:
-    # Pillow names the buffer that the file was read into, with its address.
-    return re.sub(r" <_io\.BytesIO object[^>]*>", "", first_line(error))
+    # Pillow's message contains the address of the buffer that the file was read into.
+    return UnreadableImageError(re.sub(r" <_io\.BytesIO object[^>]*>", "", first_line(error)))

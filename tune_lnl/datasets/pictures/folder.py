@@ -24,6 +24,7 @@ from tune_lnl.datasets.pictures.listing import (
     ListBuilder,
     PictureList,
     add_class_folders,
+    in_order,
     is_image_name,
     require_training_images,
 )
@@ -209,9 +210,9 @@ class _TableReader:
                 closed.add(row.label)
             if row.true_label is not None:
                 true.add(row.true_label)
-        names = _in_order(closed)
+        names = in_order(closed)
         self._labels = {name: label for label, name in enumerate(names)}
-        everything = [*names, *_in_order(true - closed)]
+        everything = [*names, *in_order(true - closed)]
         self._all = {name: label for label, name in enumerate(everything)}
         self._add_rows(test=False)
         self._builder.begin_test()
@@ -344,10 +345,3 @@ def _text(value: Any) -> str | None:
         value = int(value)
     text = str(value).strip()
     return text or None
-
-
-def _in_order(names: set[str]) -> list[str]:
-    """Numbers by value, names by their characters."""
-    if all(name.isascii() and name.isdecimal() for name in names):
-        return sorted(names, key=lambda name: (int(name), name))
-    return sorted(names)

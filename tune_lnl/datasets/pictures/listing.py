@@ -1,7 +1,7 @@
-"""Lists of image files and their labels, made from names alone: bounded in memory for millions of files.
+"""Lists of image files and their labels, made from names alone, in bounded memory for millions of files.
 
-A name is the path relative to the dataset's root, with slashes. Names are kept as bytes, as the file system has them,
-so that every script and every encoding works.
+A name is the path relative to the dataset's root, with slashes. Names are kept as the bytes of the file system, so that
+every script and every encoding works.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 import os
 import stat
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,12 @@ from tune_lnl.errors import CorruptDataError, InputError, shown
 UNKNOWN = -1
 NAMES_PER_CHUNK = 65536
 NAMES_TOLD = 1000
-"""Names of skipped files that are kept; beyond it they are only counted."""
+"""Number of skipped files whose names are kept; the others are only counted."""
 IMAGE_ENDINGS = tuple(sorted(IMAGE_SUFFIXES))
 
 
 class Names(Sequence[str]):
-    """Relative paths of many files in little memory; undecodable bytes come as surrogates, as from `os`."""
+    """Relative paths of many files in little memory; undecodable bytes become surrogates, as in `os`."""
 
     def __init__(self, packed: Any) -> None:
         self._packed = packed
@@ -45,14 +45,14 @@ class Names(Sequence[str]):
         return os.fsdecode(self._packed[int(row)].as_py())
 
     def chosen(self, rows: NDArray[Any]) -> Names:
-        """The names of these rows, in their order."""
+        """Return the names of these rows, in their order."""
         import pyarrow as pa
 
         return Names(pa.chunked_array([self._packed.take(pa.array(rows))], type=pa.large_binary()))
 
     @property
     def nbytes(self) -> int:
-        """What they take in memory."""
+        """Size in memory."""
         return int(self._packed.nbytes)
 
 
@@ -62,18 +62,18 @@ class PictureList:
 
     Attributes:
         root: the folder that names are relative to.
-        form: what it was read from, e.g. "class folders".
-        class_names: closed classes first; any after them only occur as true labels.
-        num_classes: how many classes are closed: what given labels may be.
+        form: the layout, e.g. "class folders".
+        class_names: closed classes first; the others only occur as true labels.
+        num_classes: number of closed classes: given labels are below it.
         names: (n,).
-        training: how many of them, the first ones, are for training; the others are the test set.
-        labels: int64 (n,) given labels; of test images the best known.
-        true_labels: int64 (n,), or None where nobody knows them.
-        verified: int8 (n,): is the given label right? 1 yes, 0 no, -1 not known. None where nobody looked.
-        skipped: why a file cannot be used, by its name; the first NAMES_TOLD of them.
-        skipped_count: how many such files there are.
-        ignored: files that are no images by their names.
-        notes: what a user should know about the layout.
+        training: number of training images, which come first; the others are the test set.
+        labels: int64 (n,) given labels; for test images the best known ones.
+        true_labels: int64 (n,), or None where they are unknown.
+        verified: int8 (n,): whether the given label is right: 1 yes, 0 no, -1 not known. None where none is known.
+        skipped: the reason why a file cannot be used, by its name; the first NAMES_TOLD of them.
+        skipped_count: the number of such files.
+        ignored: number of files that are no images by their names.
+        notes: remarks on the layout, for the user.
         digest: sha256 (hex) over names, sizes and modification times of the files, and labels.
     """
 
@@ -102,7 +102,7 @@ class PictureList:
 
 @dataclass
 class ListBuilder:
-    """Collects files, training images first."""
+    """Collector of files; training images are added first."""
 
     root: Path
     form: str
@@ -125,7 +125,7 @@ class ListBuilder:
         return len(self._labels)
 
     def begin_test(self) -> None:
-        """What is added from now on is of the test set."""
+        """Add all following files to the test set."""
         self._training = len(self)
 
     def add(self, name: str, status: os.stat_result, label: int, true: int = UNKNOWN, verified: int = UNKNOWN) -> None:
@@ -141,7 +141,7 @@ class ListBuilder:
         self._digest.update(encoded + facts.encode())
 
     def skip(self, name: str, reason: str) -> None:
-        """Raises CorruptDataError with `on_error` "fail"."""
+        """Count a file that cannot be used. Raises CorruptDataError with `on_error` "fail"."""
         if self.on_error == "fail":
             raise CorruptDataError(
                 f"{shown(name)}: {reason}\n"
@@ -186,7 +186,7 @@ class ListBuilder:
     # ---- the file system
 
     def folders_in(self, folder: Path) -> list[str]:
-        """Names of the folders in `folder`, sorted, hidden ones left out.
+        """Return the sorted names of the folders in `folder`, without hidden ones.
 
         Raises:
             InputError: a link that leaves the root, or a folder that cannot be read.
@@ -194,7 +194,7 @@ class ListBuilder:
         return sorted(entry.name for entry in self._entries(folder) if entry.is_dir(follow_symlinks=False))
 
     def images_in(self, name: str) -> Iterator[tuple[str, os.stat_result]]:
-        """(name, status) of all image files in and below the folder called `name`, in a fixed order.
+        """Yield (name, status) of all image files in and below the folder `name`, in a fixed order.
 
         Links to files inside the root are followed, links to folders are not.
 
@@ -216,14 +216,14 @@ class ListBuilder:
             waiting.extend(reversed(inner))
 
     def status(self, name: str) -> os.stat_result:
-        """Of the file called `name`, which must be inside the root.
+        """Return the status of the file `name`, which must be inside the root.
 
         Raises:
             InputError: it is outside, by its name or through a link.
-            OSError: it is not there, or no file.
+            OSError: it does not exist, or is no file.
         """
         if "\0" in name:
-            raise FileNotFoundError("no file is called so")
+            raise FileNotFoundError("the name contains a null character")
         path = self.root / name
         if path.parent not in self._inside:
             self._require_inside(path.parent)
@@ -270,31 +270,38 @@ class ListBuilder:
 
 
 def is_image_name(name: str) -> bool:
-    """Whether the ending says that the file is meant as an image."""
+    """Return whether the suffix is that of an image format."""
     return name.lower().endswith(IMAGE_ENDINGS)
 
 
+def in_order(names: Collection[str]) -> list[str]:
+    """Sort class names: numbers by value if all are numbers, so that 10 comes after 9, else by their characters."""
+    if all(name.isascii() and name.isdecimal() for name in names):
+        return sorted(names, key=lambda name: (int(name), name))
+    return sorted(names)
+
+
 def add_class_folders(builder: ListBuilder, folder: str, class_names: Sequence[str]) -> None:
-    """Every image in `folder`/<class>, class k being called `class_names[k]`; a class without a folder has none."""
+    """Add every image in `folder`/<class>; class k is `class_names[k]`. A class without a folder has no images."""
     for label, name in enumerate(class_names):
-        place = f"{folder}/{name}" if folder else name
-        if (builder.root / place).is_dir():
-            for image, status in builder.images_in(place):
+        inside = f"{folder}/{name}" if folder else name
+        if (builder.root / inside).is_dir():
+            for image, status in builder.images_in(inside):
                 builder.add(image, status, label)
 
 
 def require_training_images(found: PictureList, looked_for: str) -> PictureList:
-    """`found`, with something to learn from.
+    """Return `found` if a classifier can be trained on it.
 
     Raises:
-        InputError: no training image, or fewer than two classes that have any.
+        InputError: no training image, or training images of fewer than two classes.
     """
-    place = shown(str(found.root))
+    root = shown(str(found.root))
     if found.training == 0:
-        told = f"; {found.skipped_count:,} files were skipped" if found.skipped_count else ""
-        raise InputError(f"{place} has no training image{told}\nlooked for {looked_for}")
+        skipped = f"; {found.skipped_count:,} files were skipped" if found.skipped_count else ""
+        raise InputError(f"{root} has no training image{skipped}\nlooked for {looked_for}")
     classes = np.unique(found.labels[: found.training])
     if len(classes) < 2:
         only = shown(found.class_names[int(classes[0])])
-        raise InputError(f"{place} has training images of one class only ({only}); a classifier needs at least two")
+        raise InputError(f"{root} has training images of one class only ({only}); a classifier needs at least two")
     return found

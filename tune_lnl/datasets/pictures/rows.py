@@ -1,9 +1,9 @@
-"""Images of any size, read once: what is sound, what is not, and, where they fit, their pixels at the working size.
+"""Decode images of any size once: find unreadable files, and pack the pixels at the working size where they fit.
 
-Under the cache: `packed/<dataset>-<key>/`, as in :mod:`tune_lnl.datasets.store`. The key covers the names, sizes and
-modification times of the files and their labels. `pixels.bin` holds the resized images one after the other and is
-memory-mapped by all trials of a node; where it would exceed the cache budget it is left out, and images are decoded
-when they are asked for, to the same pixels.
+The results lie in a packed store, see :mod:`tune_lnl.datasets.store`. Its key covers the names, sizes and modification
+times of the files and their labels. The array `pixels` holds the resized images one after the other, and is
+memory-mapped by all trials of a node. Where it would exceed the cache budget it is left out, and images are decoded on
+request, to the same pixels.
 """
 
 from __future__ import annotations
@@ -43,20 +43,20 @@ PACKING_VERSION = 2
 SURVEYED = 256
 IMAGES_PER_BLOCK = 256
 MARGIN = 1.1
-"""Sizes are estimated from a sample of the files; so much more is reckoned with."""
+"""Sizes are estimated from a sample of the files, and multiplied by this."""
 SPARE_DISK = 0.9
 """Share of the free space under the cache that packed images may take."""
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What the first bytes of some of the files say.
+    """Facts from the headers of a sample of the files.
 
     Attributes:
-        files: how many training and test images are listed.
-        training: how many training images.
-        short_side: median of the shorter sides, in pixels; 0 where no file said anything.
-        sizes: int64 (n, 2), width and height of those that were looked at.
+        files: number of listed images, training and test.
+        training: number of training images.
+        short_side: median of the shorter sides, in pixels; 0 where no header was readable.
+        sizes: int64 (n, 2), width and height of the sampled images.
     """
 
     files: int
@@ -65,7 +65,7 @@ class Survey:
     sizes: NDArray[np.int64]
 
     def packed_bytes(self, size: WorkingSize) -> int:
-        """Estimate of what all images take at this working size."""
+        """Estimate the size of all images at this working size."""
         if not len(self.sizes):
             return 0
         areas = [np.prod(stored_size(int(width), int(height), size)) for width, height in self.sizes]
@@ -73,7 +73,7 @@ class Survey:
 
 
 def survey(found: PictureList) -> Survey:
-    """Look at evenly spaced files, at most SURVEYED of them."""
+    """Read the headers of evenly spaced files, at most SURVEYED of them."""
     rows = np.unique(np.linspace(0, len(found) - 1, min(SURVEYED, len(found))).round().astype(np.int64))
     with _pool() as pool:
         sizes = [size for size in pool.map(dimensions, [found.path(int(row)) for row in rows]) if size is not None]
@@ -83,19 +83,19 @@ def survey(found: PictureList) -> Survey:
 
 @dataclass(frozen=True)
 class Examined:
-    """A list whose files have all been decoded once.
+    """A list of files that have all been decoded once.
 
     Attributes:
         size: the working size.
         rows: int64 (n,), sorted: rows of the list whose files are sound.
-        training: how many of them, the first ones, are for training.
+        training: number of training images among them; they come first.
         shapes: int32 (n, 2): (height, width) of the original images.
         thumbnails: uint8 (n, 8, 8, 3), a read-only memory map.
         contents: uint8 (n, 16): equal for files of the same bytes.
-        kinds: how many images have which format and colour form.
-        unreadable: why a file could not be decoded, by its name; the first NAMES_TOLD of them.
-        unreadable_count: how many there are.
-        pixels: where the images come from.
+        kinds: number of images of each format and colour form.
+        unreadable: the reason why a file cannot be decoded, by its name; the first NAMES_TOLD of them.
+        unreadable_count: the number of unreadable files.
+        pixels: the source of the images.
         store: the packed store.
         packed: whether it holds the pixels.
     """
@@ -159,7 +159,7 @@ class PackedPixels(PixelSource):
 
 
 class DecodedPixels(PixelSource):
-    """From the files, by a pool of threads: Pillow and torch let go of the interpreter's lock while they work."""
+    """Images decoded from the files by a pool of threads: Pillow and torch release the interpreter's lock."""
 
     def __init__(self, root: Path, names: Names, size: WorkingSize) -> None:
         self._root = root
@@ -184,9 +184,9 @@ class DecodedPixels(PixelSource):
 
 
 class PictureRows:
-    """Images of one split: the network's square input by index, the uncropped images on request.
+    """Images of one split: the network's square input by index, or uncropped images.
 
-    `images[rows]` is what evaluation sees (the middle square, as in CenterCrop); training crops `uncropped(rows)`.
+    `images[rows]` is the input of evaluation (the middle square, as in CenterCrop); training crops `uncropped(rows)`.
     """
 
     def __init__(self, source: PixelSource, start: int, stop: int, size: WorkingSize) -> None:
@@ -236,12 +236,12 @@ def _pool() -> ThreadPoolExecutor:
 def examine(
     cache_dir: Path, dataset: str, found: PictureList, seen: Survey, size: WorkingSize, on_error: str, budget: float
 ) -> Examined:
-    """Decode every file once, or open what an earlier run made of them.
+    """Decode every file once, or open the store of an earlier run.
 
     Args:
         cache_dir: the cache.
         dataset: its registered name.
-        found, seen: the list, and what :func:`survey` says of it.
+        found, seen: the list, and the result of :func:`survey` for it.
         size: the working size.
         on_error: "fail": an unreadable file is an error.
         budget: GB that packed pixels may take.

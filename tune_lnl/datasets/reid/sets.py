@@ -11,7 +11,7 @@ import functools
 import hashlib
 import os
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ import numpy as np
 
 from tune_lnl.config.datasets import Cuhk03Options, DatasetOptions, ReidOptions
 from tune_lnl.datasets.base import Dataset, Images, Labels
-from tune_lnl.datasets.paths import DATA_VARIABLE, find_dataset_folder, searched_folders
+from tune_lnl.datasets.paths import DATA_VARIABLE, find_dataset_folder, read_errors_named, searched_folders
 from tune_lnl.datasets.reid.layouts import (
     CUHK03_NP_NAMES,
     CUHK03_OLD_NAMES,
@@ -130,7 +130,7 @@ class ReidDataset(Dataset):
             InputError, CorruptDataError: as :meth:`load_source`, images that cannot be decoded aside.
         """
         root = self.root_folder(data_dir, cache_dir, options)
-        with _told_where_unreadable(root):
+        with read_errors_named(root):
             layout = find_layout(root, self.inner_folders, self.boxes_folder(options), partial=True)
             if layout is None:
                 raise CorruptDataError(f"{root} must hold {self._expected_folders(options)}\nget the dataset again")
@@ -200,7 +200,7 @@ class ReidFolders(ReidDataset):
         def holds_data(place: Path) -> bool:
             # A folder of another name may hold another dataset: there, nothing less than all three splits will do.
             own = place.resolve().name in (self.folder, *self.inner_folders)
-            with _told_where_unreadable(place):
+            with read_errors_named(place):
                 return find_layout(place, self.inner_folders, boxes, partial=own) is not None
 
         return find_dataset_folder(self.folder, data_dir, holds_data, cache_dir)
@@ -365,11 +365,3 @@ def _identities(files: Sequence[PersonFile]) -> Labels:
 
 def _cameras(files: Sequence[PersonFile]) -> Labels:
     return np.array([file.camera for file in files], dtype=np.int64)
-
-
-@contextlib.contextmanager
-def _told_where_unreadable(place: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise InputError(f"{place} cannot be read: {error}\ncheck its permissions") from error
