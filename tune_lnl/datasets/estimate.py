@@ -1,15 +1,14 @@
-"""How much of a dataset is mislabelled, estimated before any training, in bounded time.
+"""Estimate the share of wrong labels of a dataset before any training, in bounded time.
 
 A plain classifier (linear discriminant analysis on colours of a 4x4 grid and histograms of gradient directions)
-predicts each image's label out of sample. Where it is surest, it is nearly always right about what is seen, so that
-there the share of labels that disagree with it is the share of wrong labels: such samples are anchor points (Liu & Tao,
+predicts each image's label out of sample. Its most confident predictions are nearly always right, so among these
+samples the share of labels that disagree is the share of wrong labels: they are anchor points (Liu & Tao,
 "Classification with Noisy Labels by Importance Reweighting", TPAMI 2016; Patrini et al., CVPR 2017). Confident learning
-on the same predictions counts everything that such simple features cannot tell apart as noise: on ten classes of
-CIFAR-100 it gives 38% where there is none and 59% where there is 30%, anchor points 0% and 30%.
+on the same predictions counts all confusions of such simple features as noise: on ten classes of CIFAR-100 it estimates
+38% for clean labels and 59% for 30% noise; anchor points give 0% and 30%.
 
-The estimate supposes that labels are wrong as often among easy images as among others. Where agreement still rises at
-the sure end, not even the surest samples are anchor points, and the estimate is an upper bound: the interval then
-begins at 0.
+The estimate assumes that labels of easy images are wrong as often as others. If agreement still rises towards the most
+confident samples, these are no anchor points, and the estimate is an upper bound: the interval then begins at 0.
 """
 
 from __future__ import annotations
@@ -41,10 +40,10 @@ class NoiseEstimate:
     Attributes:
         rate: in [0, 1].
         low, high: 95% interval.
-        upper_bound: whether the rate is no more than that, and `low` is 0.
-        samples: how many images were looked at.
-        anchors: how many of them, the ones that the classifier is surest of, it was counted on.
-        agreement: share of all samples whose given label the classifier finds, out of sample.
+        upper_bound: whether the rate is only an upper bound, and `low` is 0.
+        samples: number of sampled images.
+        anchors: number of the most confident samples, from which the rate is computed.
+        agreement: share of all samples whose given label the classifier predicts, out of sample.
     """
 
     rate: float
@@ -57,13 +56,13 @@ class NoiseEstimate:
 
 
 def estimate_noise(images: ImageRows, rows: Labels, labels: Labels, seed: int = 0) -> NoiseEstimate | None:
-    """The estimate for samples `rows` of `images` under `labels`; None where there are too few images.
+    """Estimate the noise of samples `rows` of `images` under `labels`; return None if there are too few images.
 
     Args:
         images: uint8 (N, H, W, 3).
         rows: int64 (n,).
         labels: int64 (n,), given labels.
-        seed: which samples and folds.
+        seed: chooses samples and folds.
     """
     chosen = _some_of_each(labels, np.random.RandomState(seed))
     names, given = np.unique(labels[chosen], return_inverse=True)
@@ -74,7 +73,7 @@ def estimate_noise(images: ImageRows, rows: Labels, labels: Labels, seed: int = 
 
 
 def anchor_estimate(probabilities: NDArray[np.float64], given: NDArray[np.int64]) -> NoiseEstimate:
-    """The share of disagreement among the surest twentieth of the samples (at least 20), with its Wilson interval.
+    """Return the share of disagreement in the most confident 5% of the samples (at least 20), and its Wilson interval.
 
     Args:
         probabilities: (n, C), out of sample.
@@ -91,20 +90,20 @@ def anchor_estimate(probabilities: NDArray[np.float64], given: NDArray[np.int64]
 
 
 def _rises(rate: float, next_rate: float, count: int, next_count: int) -> bool:
-    """Whether the next surest samples disagree clearly more often."""
+    """Return whether the next most confident samples disagree significantly more often."""
     pooled = (rate * count + next_rate * next_count) / (count + next_count)
     return next_rate - rate > Z * math.sqrt(pooled * (1.0 - pooled) * (1.0 / count + 1.0 / next_count))
 
 
 def _wilson(share: float, count: int) -> tuple[float, float]:
-    """95% interval of a share of `count` samples (Wilson 1927)."""
+    """Return the 95% interval of a share of `count` samples (Wilson 1927)."""
     centre = (share + Z**2 / (2 * count)) / (1 + Z**2 / count)
     half = Z / (1 + Z**2 / count) * math.sqrt(share * (1 - share) / count + Z**2 / (4 * count**2))
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def image_features(images: ImageRows, rows: Labels) -> NDArray[np.float64]:
-    """(n, 176): mean colours of 4x4 cells, and in each of them how much gradient there is in which of 8 directions."""
+    """Return (n, 176): mean colours of 4x4 cells, and the gradient strength in each cell in each of 8 directions."""
     blocks = [
         _features(np.asarray(images[rows[start : start + IMAGES_PER_BLOCK]]))
         for start in range(0, len(rows), IMAGES_PER_BLOCK)
@@ -129,14 +128,14 @@ def _features(images: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 
 def _cells(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Means over a 4x4 grid: (n, 32, 32) -> (n, 4, 4)."""
+    """Return means over a 4x4 grid: (n, 32, 32) -> (n, 4, 4)."""
     side = SIDE // CELLS
     means: NDArray[np.float64] = values.reshape(len(values), CELLS, side, CELLS, side).mean(axis=(2, 4))
     return means
 
 
 def _some_of_each(labels: Labels, stream: np.random.RandomState) -> Labels:
-    """Positions, sorted: the same share of each class that has enough, MOST_SAMPLES in all or a little more."""
+    """Return sorted positions: the same share of each class with enough samples, about MOST_SAMPLES in total."""
     share = min(1.0, MOST_SAMPLES / max(len(labels), 1))
     chosen = []
     for label in np.unique(labels):
@@ -147,13 +146,13 @@ def _some_of_each(labels: Labels, stream: np.random.RandomState) -> Labels:
 
 
 def _out_of_sample(features: NDArray[np.float64], given: NDArray[np.int64], seed: int) -> NDArray[np.float64]:
-    """Cross-validated probabilities, (n, C)."""
+    """Return cross-validated probabilities, (n, C)."""
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    # In closed form, so that a hundred classes take no longer than two; shrunk, because classes may have few images.
+    # In closed form, so that a hundred classes take as long as two; with shrinkage, because classes may be small.
     classifier = make_pipeline(StandardScaler(), LinearDiscriminantAnalysis(solver="lsqr", shrinkage=SHRINKAGE))
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
     found: NDArray[np.float64] = cross_val_predict(classifier, features, given, cv=folds, method="predict_proba")

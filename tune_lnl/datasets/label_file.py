@@ -1,7 +1,7 @@
-"""Labels that someone else drew or people gave: `noise: {file: PATH, column: NAME}`.
+"""Given labels from a file: `noise: {file: PATH, column: NAME}`.
 
 Formats: npy, npz (column = array name), parquet, csv, and the published CIFAR-N files (Wei et al. 2022:
-CIFAR-10_human.pt, CIFAR-100_human.pt). No file is unpickled in a way that could run code.
+CIFAR-10_human.pt, CIFAR-100_human.pt). No file can run code when it is read.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from tune_lnl.errors import InputError, first_line, nearest
 
 CLEAN_COLUMNS = ("clean_label", "true_label")
 FORMATS = (".npy", ".npz", ".parquet", ".csv", ".pt")
-# A million labels take 8 MB; what unpacks to more than this is not a label file.
+# A million labels take 8 MB; a file that unpacks to more than this is no label file.
 MAX_UNPACKED_BYTES = 2**30
 
 Columns = Mapping[str, Callable[[], NDArray[Any]]]
 
 
 def read_label_file(path: str | Path, column: str | None = None) -> Labels:
-    """The labels in a file, int64 (N,), none negative.
+    """Return the labels in a file, int64 (N,), none negative.
 
     Args:
         path: its suffix gives the format: npy, npz, parquet, csv or pt.
-        column: which column, array or key; may be left out where the file has only one besides the clean labels.
+        column: the column, array or key; optional if the file has only one besides the clean labels.
 
     Raises:
-        InputError: no such file or column, an unknown format, a file that would have to be unpickled, or values that
-            are not whole numbers from 0 up.
+        InputError: no such file or column, an unknown format, a file with pickled objects, or values that are not whole
+            numbers from 0 up.
     """
     file = _existing(path)
     columns = _columns(file)
@@ -43,14 +43,14 @@ def read_label_file(path: str | Path, column: str | None = None) -> Labels:
 
 
 def given_labels(path: str | Path, column: str | None, true_labels: Labels) -> Labels:
-    """The same, checked against the dataset: int64 (N,), one label per training sample in the dataset's own order.
+    """Return the labels in a file, checked against the dataset: int64 (N,), one per training sample in its order.
 
     Args:
         path, column: as for :func:`read_label_file`.
-        true_labels: (N,) the dataset's own labels. Where the file has clean labels too, they must be these.
+        true_labels: (N,) the dataset's own labels. If the file has clean labels too, they must be equal to these.
 
     Raises:
-        InputError: also for another number of labels, or another order of the rows.
+        InputError: as for :func:`read_label_file`; also another number of labels, or another order of the rows.
     """
     file = _existing(path)
     columns = _columns(file)
@@ -103,7 +103,7 @@ def _chosen(file: Path, columns: Columns, column: str | None) -> str:
     if len(candidates) != 1:
         raise InputError(
             f"{file} holds {len(columns)} columns: {', '.join(columns) or 'none'}\n"
-            "say which one holds the noisy labels: dataset.noise.column"
+            "name the one with the noisy labels: dataset.noise.column"
         )
     return candidates[0]
 
@@ -129,7 +129,7 @@ def _whole_numbers(values: NDArray[Any], file: Path) -> Labels:
 
 def _npy(file: Path) -> Columns:
     try:
-        # Mapped, so that a header that promises more than the file holds fails instead of allocating it.
+        # Mapped, so that a header that claims more data than the file has fails instead of allocating memory.
         values = np.load(file, mmap_mode="r", allow_pickle=False)
     except (zipfile.BadZipFile, ValueError, OSError, EOFError) as error:
         raise _unreadable(file, error) from error

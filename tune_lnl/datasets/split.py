@@ -1,8 +1,8 @@
 """Stratified choices over a training set: the held-out validation split, the folds of a cross-validation and
 `dataset.subset`.
 
-All use the legacy RandomState, whose stream numpy has frozen: a split must be the same on every numpy version, because
-it is part of a config that reproduces.
+All use the legacy RandomState, whose stream numpy has frozen: a config must reproduce its results, so a split must be
+the same with every numpy version.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ MAX_VALIDATION_FRACTION = 0.9
 def split_validation(
     labels: NDArray[np.int64], fraction: float, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Training and validation positions: int64, sorted, disjoint, together 0..n-1; stratified by label.
+    """Return training and validation positions: int64, sorted, disjoint, together 0..n-1; stratified by label.
 
-    The validation side has round(n * fraction) samples, shared among the classes by largest remainder; a class with one
-    sample stays in training, and no class is emptied.
+    The validation part has round(n * fraction) samples, distributed over the classes by largest remainder; a class with
+    one sample stays in training, and no class loses all its samples.
 
     Args:
         labels: (n,) given (noisy) labels: the split may not see the true ones.
-        fraction: in [0, 0.9]; 0 gives an empty validation side.
+        fraction: in [0, 0.9]; 0 gives an empty validation part.
         seed: 0 to 2**32 - 1.
 
     Raises:
-        InputError: a fraction out of range, or so few samples that a side would be empty.
+        InputError: a fraction out of range, or too few samples to fill both parts.
     """
     if not 0.0 <= fraction <= MAX_VALIDATION_FRACTION:
         raise InputError(
@@ -52,10 +52,10 @@ def split_validation(
 
 
 def stratified_subset(classes: NDArray[np.int64], share: float, seed: int) -> NDArray[np.int64]:
-    """Sorted positions, int64, of round(n * share) samples: each class by its share, at least one of each.
+    """Return sorted positions, int64, of round(n * share) samples: each class by its share, at least one of each.
 
     Args:
-        classes: (n,) what to stratify by.
+        classes: (n,) the classes to stratify by.
         share: in (0, 1].
         seed: 0 to 2**32 - 1.
     """
@@ -67,10 +67,10 @@ def stratified_subset(classes: NDArray[np.int64], share: float, seed: int) -> ND
 
 
 def split_folds(labels: NDArray[np.int64], folds: int, seed: int) -> NDArray[np.int64]:
-    """Which fold each sample is held out in: int64 (n,) in 0..folds - 1, or -1 for one that is in none.
+    """Return the fold in which each sample is held out: int64 (n,) in 0..folds - 1, or -1 for no fold.
 
-    Stratified by label: folds, and the samples of each label among them, differ in number by one at most. A label with
-    one sample is never held out, since nothing else could teach it.
+    Stratified by label: the sizes of the folds, and the samples of each label in them, differ by one at most. The only
+    sample of a label is never held out, because the label could not be learnt without it.
 
     Args:
         labels: (n,) given (noisy) labels.
@@ -86,7 +86,7 @@ def split_folds(labels: NDArray[np.int64], folds: int, seed: int) -> NDArray[np.
     dealt = 0
     for group in _shuffled_groups(labels, seed):
         if len(group) > 1:
-            # Dealt on from where the last label ended: many small labels still make folds of one size.
+            # Continue where the last label ended, so that many small labels still give folds of equal size.
             fold[group] = (dealt + np.arange(len(group))) % folds
             dealt += len(group)
     if dealt < folds:
@@ -95,7 +95,7 @@ def split_folds(labels: NDArray[np.int64], folds: int, seed: int) -> NDArray[np.
 
 
 def _shuffled_groups(labels: NDArray[np.int64], seed: int) -> list[NDArray[np.int64]]:
-    """Positions of each label, labels ascending, each group shuffled."""
+    """Return the positions of each label, labels ascending, each group shuffled."""
     stream = np.random.RandomState(seed)
     return [stream.permutation(np.flatnonzero(labels == label)).astype(np.int64) for label in np.unique(labels)]
 
@@ -108,7 +108,7 @@ def _first_of_each(groups: list[NDArray[np.int64]], counts: NDArray[np.int64]) -
 def _apportion(
     sizes: NDArray[np.int64], share: float, least: NDArray[np.int64], most: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """How many to take of each group: largest remainder to a total of round(sum * share), within the bounds given."""
+    """Return the sample count of each group: largest remainder to a total of round(sum * share), within the bounds."""
     quotas = sizes * share
     counts: NDArray[np.int64] = np.clip(np.floor(quotas).astype(np.int64), least, most)
     total = round(int(sizes.sum()) * share)

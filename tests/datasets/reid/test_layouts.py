@@ -207,9 +207,7 @@ def test_an_empty_split_is_an_error(root: Path, split: str) -> None:
 
 def test_the_other_training_split_is_named(root: Path) -> None:
     write_reorganised(root, market_name, "train_all")
-    with pytest.raises(
-        CorruptDataError, match=r"no folder train or training .*\nthere is train_all: set dataset.split"
-    ):
+    with pytest.raises(CorruptDataError, match=r"no folder train or training .*\ntrain_all exists: set dataset.split"):
         load(Market1501(), root)
 
 
@@ -262,7 +260,7 @@ def test_an_identity_folder_that_disagrees_with_the_name(root: Path) -> None:
     write_reorganised(root, market_name)
     moved = root / "train" / "0007" / market_name(Shot(2, 1, 800))
     write_image(moved, 0)
-    with pytest.raises(CorruptDataError, match=rf"{moved.name}: its name says identity 2, its folder 7"):
+    with pytest.raises(CorruptDataError, match=rf"{moved.name}: its name has identity 2, its folder 7"):
         load(Market1501(), root)
     assert load(Market1501(), root, on_error="skip").skipped == (f"train/0007/{moved.name}",)
 
@@ -286,7 +284,7 @@ def test_a_misplaced_image(root: Path, path: str, rule: str) -> None:
 def test_old_cuhk03_names_need_a_folder_that_says_who(tmp_path: Path) -> None:
     root = tmp_path / "data" / "cuhk03-np"
     write_official(root / "detected", cuhk_old_name)
-    with pytest.raises(CorruptDataError, match="says no identity"):
+    with pytest.raises(CorruptDataError, match="contains no identity"):
         load(Cuhk03(), root)
 
 

@@ -448,7 +448,7 @@ def test_damaged_predictions(tmp_path: Path, damage: Callable[[Path], None]) -> 
     path = tmp_path / "predictions.npz"
     save_predictions(path, some_ranking(50, 9), np.arange(9), "abc")
     damage(path)
-    with pytest.raises(CorruptDataError, match=r"no whole file of saved predictions"):
+    with pytest.raises(CorruptDataError, match=r"no complete file of saved predictions"):
         load_predictions(path)
 
 

@@ -1,10 +1,10 @@
-"""Clothing1M (Xiao et al. 2015): a million photographs of clothes, labelled by the words around them on shop pages.
+"""Clothing1M (Xiao et al. 2015): a million photographs of clothes, labelled by the text around them on shop pages.
 
 Layout: `images/...`, and in the same folder or in `annotations/` the lists `noisy_train_key_list.txt` and
 `clean_test_key_list.txt` (a path per line), `noisy_label_kv.txt` and `clean_label_kv.txt` (a path and a class number
-per line); optionally `clean_train_key_list.txt`, `clean_val_key_list.txt` and `category_names_eng.txt`. Trained on are
-the noisy training images; the test set is the clean test list. Images with both a noisy and a clean label measure the
-noise.
+per line); optionally `clean_train_key_list.txt`, `clean_val_key_list.txt` and `category_names_eng.txt`. The training
+set is the noisy training list, the test set is the clean test list. Images with both a noisy and a clean label give the
+share of wrong labels.
 """
 
 from __future__ import annotations
@@ -32,20 +32,22 @@ class Clothing1M(PublishedPictures):
     name = "clothing1m"
     folder = "clothing1m"
     title = "Clothing1M"
-    description = "Clothing1M: 14 kinds of clothes from shop pages, labels noisy as they come; tested on the clean list"
-    origin = "its authors, who give access to it for research (Xiao et al., CVPR 2015)"
+    description = (
+        "Clothing1M: 14 kinds of clothes from shop pages, with their own label noise; tested on the clean list"
+    )
+    origin = "its authors, who give access for research (Xiao et al., CVPR 2015)"
     looked_for = f"images/..., {', '.join(LISTS)}; the lists may be in annotations/"
     num_source_classes = 14
     image_shape = (224, 224, 3)
     resize_ratio = 256 / 224
 
-    def holds_data(self, place: Path) -> bool:
-        return _lists_folder(place) is not None
+    def holds_data(self, folder: Path) -> bool:
+        return _lists_folder(folder) is not None
 
     def list_files(self, data_dir: Path | None, cache_dir: Path, options: PictureOptions) -> PictureList:
-        root = self.place(data_dir, cache_dir)
+        root = self.root_folder(data_dir, cache_dir)
         lists = _lists_folder(root)
-        assert lists is not None, "a place that was found holds the lists"
+        assert lists is not None, "holds_data() held"
         builder = ListBuilder(root, "key lists", options.on_error)
         noisy = self._labels(lists / LISTS[2], root)
         clean = self._labels(lists / LISTS[3], root)
@@ -80,9 +82,9 @@ class Clothing1M(PublishedPictures):
         return labels
 
 
-def _lists_folder(place: Path) -> Path | None:
-    folders = (place, place / "annotations")
-    return next((folder for folder in folders if all((folder / name).is_file() for name in LISTS)), None)
+def _lists_folder(folder: Path) -> Path | None:
+    candidates = (folder, folder / "annotations")
+    return next((lists for lists in candidates if all((lists / name).is_file() for name in LISTS)), None)
 
 
 def _class_names(lists: Path, root: Path) -> tuple[str, ...]:
@@ -95,7 +97,7 @@ def _class_names(lists: Path, root: Path) -> tuple[str, ...]:
 
 
 def _stream(path: Path, root: Path) -> Iterator[str]:
-    """The lines that are not empty; a list of a million paths is never held as a whole."""
+    """Yield the lines that are not empty; a list of a million paths is never held in memory as a whole."""
     try:
         with path.open(encoding="utf-8-sig") as file:
             for line in file:

@@ -1,7 +1,7 @@
-"""Your own images: a folder with a folder per class, or a table of paths and labels.
+"""The user's own images: a folder with a folder per class, or a table of paths and labels.
 
-Class folders: `ROOT/<class>/...` or, where there is `ROOT/train/` with folders in it, `ROOT/train/<class>/...`; images
-may lie in deeper folders. `ROOT/test/<class>/...` is the test set where it is there (another name: `test_folder`).
+Class folders: `ROOT/<class>/...` or, if `ROOT/train/` exists and has folders, `ROOT/train/<class>/...`; images may lie
+in deeper folders. `ROOT/test/<class>/...`, if it exists, is the test set (another name: `test_folder`).
 
 Table (csv, tsv or parquet): columns `path` (relative to the table's folder, or absolute and inside it) and `label`;
 optionally `true_label`, which makes the noise known, and `split` (`train` or `test`). A class that only occurs as a
@@ -38,19 +38,19 @@ NEEDED = ("path", "label")
 OPTIONAL = ("true_label", "split")
 ROWS_PER_BATCH = 65536
 LARGEST_SQUARE = 64
-"""Up to this side images are kept square and cropped out of a border, as CIFAR is; above it out of a larger image."""
+"""Up to this side, images are kept square and padded before the crop, as in CIFAR; larger ones are kept larger."""
 RESIZE_RATIO = 256 / 224
 
 RESOLUTIONS = (32, 64, 128, 224)
 MANY_IMAGES = 20_000
 STEPS = 60_000
-"""Gradient steps at batch 128 that a training should come to, between MIN_EPOCHS and MAX_EPOCHS epochs."""
+"""Intended number of gradient steps at batch 128, within MIN_EPOCHS to MAX_EPOCHS epochs."""
 MIN_EPOCHS, MAX_EPOCHS = 10, 100
 
 
 @dataclass(frozen=True)
 class FolderDefaults:
-    """What suits a folder for a user who says nothing: input side in pixels, network, length of a full trial."""
+    """Defaults for a folder: input side in pixels, network, and length of a full trial."""
 
     resolution: int
     model: str
@@ -58,12 +58,12 @@ class FolderDefaults:
 
 
 def sensible_defaults(images: int, short_side: int) -> FolderDefaults:
-    """Resolution, model and epochs by the number of training images and the median of their shorter sides in pixels.
+    """Choose resolution, model and epochs by the number of training images and their median shorter side in pixels.
 
-    The resolution is the largest of 32, 64, 128 and 224 that the images fill without being blown up (32 for any
-    smaller ones). At 32 the model is the seven-layer CNN, which needs no ImageNet weights; above it ResNet-18, and at
-    224 ResNet-50 from 20,000 images on. The length aims at the same number of gradient steps whatever the number of
-    images, 10 to 100 epochs in steps of ten.
+    The resolution is the largest of 32, 64, 128 and 224 that needs no upscaling (32 for smaller images). At 32 the
+    model is the seven-layer CNN, which needs no ImageNet weights; above it ResNet-18, and at 224 ResNet-50 from 20,000
+    images on. The length gives about the same number of gradient steps for any number of images, within 10 to 100
+    epochs in steps of ten.
     """
     resolution = max((side for side in RESOLUTIONS if side <= short_side), default=RESOLUTIONS[0])
     epochs = round(STEPS * 128 / max(images, 1) / 10) * 10
@@ -71,14 +71,14 @@ def sensible_defaults(images: int, short_side: int) -> FolderDefaults:
 
 
 def default_model(resolution: int, images: int) -> str:
-    """The network for inputs of this side and so many training images; see :func:`sensible_defaults`."""
+    """Return the default network for an input side and a number of training images; see :func:`sensible_defaults`."""
     if resolution == RESOLUTIONS[0]:
         return "cnn7"
     return "resnet50" if resolution > RESOLUTIONS[-2] and images >= MANY_IMAGES else "resnet18"
 
 
 class ImageFolder(PictureDataset):
-    """Images that the user brings, wherever they are."""
+    """Images of the user, in any folder."""
 
     name = "folder"
     folder = None
@@ -104,7 +104,7 @@ class ImageFolder(PictureDataset):
         return WorkingSize(crop if square else round(crop * RESIZE_RATIO), crop, square)
 
     def model_for(self, size: WorkingSize, seen: Survey) -> str:
-        """By the resolution that is in use, which a user may have set."""
+        """Return the default network for the resolution in use, which a user may have set."""
         return default_model(size.crop, seen.training)
 
 
@@ -114,12 +114,12 @@ def _existing(root: str | None) -> Path:
             "dataset.root must be set: the folder with your class folders, or a csv, tsv or parquet file\n"
             "for example --set dataset.root=my_images"
         )
-    place = Path(root)
-    if place.is_file() and place.suffix.lower() not in TABLES:
+    path = Path(root)
+    if path.is_file() and path.suffix.lower() not in TABLES:
         raise InputError(f"dataset.root must be a folder or end in {', '.join(TABLES)}, got {shown(root)}")
-    if not place.is_dir() and not place.is_file():
+    if not path.is_dir() and not path.is_file():
         raise InputError(f"dataset.root: no such folder or file: {shown(root)}\ncheck the path")
-    return place
+    return path
 
 
 # ---- class folders
@@ -136,10 +136,12 @@ def _class_folders(root: Path, options: FolderOptions) -> PictureList:
     unread = [name for name in folders if name not in (TRAIN_FOLDER, options.test_folder)] if inside else []
     if unread:
         builder.notes.append(
-            f"folders beside {TRAIN_FOLDER} that are not read: {', '.join(shown(name) for name in unread[:5])}; "
+            f"folders next to {TRAIN_FOLDER} that are not read: {', '.join(shown(name) for name in unread[:5])}; "
             "one of them can be the test set: dataset.test_folder"
         )
-    _skip_stray_images(builder, root / inside)
+    for stray in sorted(entry.name for entry in os.scandir(root / inside) if entry.is_file()):
+        if is_image_name(stray):
+            builder.skip(f"{inside}/{stray}" if inside else stray, "it is in no class folder")
     classes = _with_images(builder, root / inside, classes)
     add_class_folders(builder, inside, classes)
     builder.begin_test()
@@ -148,30 +150,22 @@ def _class_folders(root: Path, options: FolderOptions) -> PictureList:
         if strangers:
             raise InputError(
                 f"the test set has {len(strangers)} classes without a training folder, the first is "
-                f"{shown(strangers[0])}\nadd training images of these classes, or take them out of "
+                f"{shown(strangers[0])}\nadd training images of these classes, or remove them from "
                 f"{shown(options.test_folder)}"
             )
         add_class_folders(builder, options.test_folder, classes)
     return builder.finish(classes)
 
 
-def _skip_stray_images(builder: ListBuilder, folder: Path) -> None:
-    names = sorted(entry.name for entry in os.scandir(folder) if entry.is_file() and is_image_name(entry.name))
-    for name in names:
-        builder.skip((folder / name).relative_to(builder.root).as_posix(), "it is in no class folder")
-
-
 def _with_images(builder: ListBuilder, folder: Path, classes: Sequence[str]) -> list[str]:
-    """The classes that have any; the others are told."""
-    filled = [name for name in classes if _has_image(folder / name)]
+    """Return the classes that have an image; note the others."""
+    filled = [
+        name for name in classes if any(is_image_name(file) for _, _, files in os.walk(folder / name) for file in files)
+    ]
     empty = [shown(name) for name in classes if name not in set(filled)]
     if empty:
         builder.notes.append(f"{len(empty)} folders without an image are no classes: {', '.join(empty[:5])}")
     return filled
-
-
-def _has_image(folder: Path) -> bool:
-    return any(is_image_name(name) for _, _, files in os.walk(folder) for name in files)
 
 
 # ---- tables
@@ -179,7 +173,7 @@ def _has_image(folder: Path) -> bool:
 
 @dataclass(frozen=True)
 class _Row:
-    """One line: its number (1-based, header aside) and what stands in it; None where nothing does."""
+    """One row: its number (from 1, without the header) and its cells; None for an empty cell."""
 
     number: int
     path: str | None
@@ -195,12 +189,12 @@ class _TableReader:
         self._seen: dict[str, int] = {}
         """Label of each path."""
         self._labels: dict[str, int] = {}
-        """Closed classes."""
+        """The closed classes."""
         self._all: dict[str, int] = {}
-        """Those that only occur as true labels, too."""
+        """The closed classes and those that only occur as true labels."""
 
     def read(self) -> PictureList:
-        """Two passes: the classes, then the files, training rows before test rows."""
+        """Read the classes, then the files in a second pass, training rows before test rows."""
         closed, true = set[str](), set[str]()
         has_test = False
         for row in self._rows():
@@ -238,7 +232,7 @@ class _TableReader:
             raise InputError(f"{where}: the test set has class {shown(label)}, which no training row has")
         number, true = self._all[label], UNKNOWN if row.true_label is None else self._all[row.true_label]
         if test and number >= len(self._labels):
-            # The test set is of closed classes; what is open-set by its true label can only be predicted wrongly.
+            # The test set has closed classes only: an open-set image can only be predicted wrongly.
             self._builder.skip(row.path, f"its true class {shown(label)} is no class of the training labels ({where})")
             return
         name = self._name(row.path)
@@ -256,7 +250,7 @@ class _TableReader:
         if given.is_absolute():
             if given.is_relative_to(self._builder.root):
                 return given.relative_to(self._builder.root).as_posix()
-            return path  # the builder says that it is outside
+            return path  # the builder refuses it as outside
         return Path(os.path.normpath(path)).as_posix()
 
     def _is_repeated(self, name: str, label: int, where: str) -> bool:
@@ -281,8 +275,8 @@ class _TableReader:
     def _rows(self) -> Iterator[_Row]:
         number = 0
         for batch in self._batches():
-            columns = [batch.get(name) for name in (*NEEDED, *OPTIONAL)]
-            for values in zip(*(column or [None] * len(batch["path"]) for column in columns), strict=True):
+            cells = [batch.get(name) for name in (*NEEDED, *OPTIONAL)]
+            for values in zip(*(column or [None] * len(batch["path"]) for column in cells), strict=True):
                 number += 1
                 path, label, true, split = (_text(value) for value in values)
                 yield _Row(number, path, label, true, split)
@@ -303,16 +297,16 @@ class _TableReader:
             reader = csv.reader(lines, delimiter=delimiter)
             header = [name.strip() for name in next(reader, [])]
             _require_columns(header, self._file)
-            places = {name: header.index(name) for name in (*NEEDED, *OPTIONAL) if name in header}
-            batch: dict[str, list[Any]] = {name: [] for name in places}
+            columns = {name: header.index(name) for name in (*NEEDED, *OPTIONAL) if name in header}
+            batch: dict[str, list[Any]] = {name: [] for name in columns}
             for row in reader:
                 if not row:
                     continue
-                for name, place in places.items():
-                    batch[name].append(row[place] if place < len(row) else None)
+                for name, column in columns.items():
+                    batch[name].append(row[column] if column < len(row) else None)
                 if len(batch["path"]) == ROWS_PER_BATCH:
                     yield batch
-                    batch = {name: [] for name in places}
+                    batch = {name: [] for name in columns}
             yield batch
 
 
@@ -330,15 +324,15 @@ def _parquet_batches(file: Path) -> Iterator[dict[str, list[Any]]]:
 def _require_columns(header: Sequence[str], file: Path) -> None:
     missing = [name for name in NEEDED if name not in header]
     if missing or len(set(header)) != len(header):
-        told = ", ".join(shown(name) for name in header) or "none"
+        found = ", ".join(shown(name) for name in header) or "none"
         raise InputError(
-            f"{file} must have columns {' and '.join(NEEDED)}, each once, got {told}\n"
+            f"{file} must have columns {' and '.join(NEEDED)}, each once, got {found}\n"
             f"name them in the first line; {' and '.join(OPTIONAL)} are optional"
         )
 
 
 def _text(value: Any) -> str | None:
-    """A cell as text; None where there is nothing in it. Whole numbers of any type read alike."""
+    """Return a cell as text, None for an empty one. Whole numbers of any type give the same text."""
     if value is None or value != value:
         return None
     if isinstance(value, float) and value.is_integer():

@@ -1,9 +1,9 @@
 """Food-101N (Lee et al. 2018) for training, the test list of Food-101 (Bossard et al. 2014) for testing.
 
 Food-101N: `meta/classes.txt` (with a header line), `meta/imagelist.tsv` (`class/file`), `images/<class>/<file>`, and
-optionally `meta/verified_{train,val}.tsv` (`class/file`, 1 where people found the label right, else 0).
+optionally `meta/verified_{train,val}.tsv` (`class/file`, and 1 if people confirmed the label, else 0).
 Food-101: `meta/classes.txt`, `meta/test.txt` (`class/id`), `images/<class>/<id>.jpg`; in a folder `food-101` inside
-Food-101N's (nested, as the released ACT code has it, main_food101n.py, line 298) or beside it (flat).
+Food-101N's (nested, as in the released ACT code, main_food101n.py, line 298) or next to it (flat).
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ class Food101N(PublishedPictures):
     name = "food101n"
     folder = "food-101n"
     title = "Food-101N and Food-101"
-    description = "Food-101N: 101 dishes from web searches, labels noisy as they come; tested on Food-101"
+    description = "Food-101N: 101 dishes from web searches, with their own label noise; tested on Food-101"
     origin = "the pages of Food-101N (Lee et al., CleanNet, CVPR 2018) and Food-101 (Bossard et al., ECCV 2014)"
     looked_for = (
-        "meta/classes.txt, meta/imagelist.tsv and images/<class>/<file> of Food-101N, and in food-101 inside or beside "
-        "it meta/test.txt and images/<class>/<id>.jpg of Food-101"
+        "meta/classes.txt, meta/imagelist.tsv and images/<class>/<file> of Food-101N, and in food-101 inside it or "
+        "next to it meta/test.txt and images/<class>/<id>.jpg of Food-101"
     )
     num_source_classes = 101
     image_shape = (224, 224, 3)
     resize_ratio = 256 / 224
 
-    def holds_data(self, place: Path) -> bool:
-        return _training_root(place) is not None
+    def holds_data(self, folder: Path) -> bool:
+        return _training_root(folder) is not None
 
     def list_files(self, data_dir: Path | None, cache_dir: Path, options: PictureOptions) -> PictureList:
-        place = self.place(data_dir, cache_dir)
-        train = _training_root(place)
-        assert train is not None, "a place that was found holds the training images"
-        test = _test_root(place, train)
-        # The folder above both, so that every name has one root.
+        folder = self.root_folder(data_dir, cache_dir)
+        train = _training_root(folder)
+        assert train is not None, "holds_data() held"
+        test = _test_root(folder, train)
+        # The folder above both, so that all names have the same root.
         root = Path(os.path.commonpath([train, test]))
         builder = ListBuilder(root, "nested" if test.is_relative_to(train) else "flat", options.on_error)
         classes = self._classes(train)
@@ -73,24 +73,24 @@ class Food101N(PublishedPictures):
         return classes
 
 
-def _training_root(place: Path) -> Path | None:
-    candidates = (place, place / ARCHIVE_FOLDER)
+def _training_root(folder: Path) -> Path | None:
+    candidates = (folder, folder / ARCHIVE_FOLDER)
     return next((root for root in candidates if (root / "meta" / "imagelist.tsv").is_file()), None)
 
 
-def _test_root(place: Path, train: Path) -> Path:
-    candidates = (train / TEST_FOLDER, place / TEST_FOLDER, train.parent / TEST_FOLDER, place.parent / TEST_FOLDER)
+def _test_root(folder: Path, train: Path) -> Path:
+    candidates = (train / TEST_FOLDER, folder / TEST_FOLDER, train.parent / TEST_FOLDER, folder.parent / TEST_FOLDER)
     for root in candidates:
         if (root / "meta" / "test.txt").is_file():
             return root
     raise InputError(
-        f"Food-101's test list was not found: no {TEST_FOLDER}/meta/test.txt in or beside {place}\n"
+        f"Food-101's test list was not found: no {TEST_FOLDER}/meta/test.txt in or next to {folder}\n"
         f"unpack Food-101 (Bossard et al., ECCV 2014) there; its images of {TEST_FOLDER}/images are the test set"
     )
 
 
 def _keys(path: Path, root: Path, labels: dict[str, int]) -> Iterator[str]:
-    """`class/file` of every line, sorted; a first line of no class is a header."""
+    """Return `class/file` of every line, sorted; a first line without a known class is a header."""
     lines = [line.split("\t")[0].strip() for line in lines_of(path, root)]
     if lines and lines[0].partition("/")[0] not in labels:
         lines = lines[1:]

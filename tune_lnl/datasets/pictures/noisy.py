@@ -1,4 +1,4 @@
-"""Datasets of image files under labels that are noisy as they come: what they share. See :mod:`picture_list`."""
+"""Base classes of datasets of image files under given, noisy labels; see :mod:`tune_lnl.datasets.pictures.listing`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from tune_lnl.config.datasets import DatasetOptions, PictureOptions, PublishedOptions
 from tune_lnl.datasets.base import Dataset, TrainingForm
-from tune_lnl.datasets.paths import DATA_VARIABLE, find_dataset_folder, searched_folders
+from tune_lnl.datasets.paths import DATA_VARIABLE, find_dataset_folder, read_errors_named, searched_folders
 from tune_lnl.datasets.pictures.decoding import WorkingSize
 from tune_lnl.datasets.pictures.listing import PictureList
 from tune_lnl.datasets.pictures.rows import Examined, Survey, examine, survey
@@ -18,7 +18,7 @@ from tune_lnl.errors import InputError
 
 @dataclass(frozen=True)
 class Pictures:
-    """A dataset that has been read: the list, what was found in the files, and how a network sees them."""
+    """A dataset that has been read: the list, the facts found in the files, and the form of the network's input."""
 
     listed: PictureList
     surveyed: Survey
@@ -27,7 +27,7 @@ class Pictures:
 
 
 class PictureDataset(Dataset):
-    """A dataset of image files of any size, one class each. A subclass says how they are listed and brought to size."""
+    """A dataset of image files of any size, one class each. A subclass lists them and chooses the working size."""
 
     # ACT, released utils/builder.py: ImageNet statistics.
     mean = (0.485, 0.456, 0.406)
@@ -36,26 +36,26 @@ class PictureDataset(Dataset):
 
     @abstractmethod
     def list_files(self, data_dir: Path | None, cache_dir: Path, options: PictureOptions) -> PictureList:
-        """Its files by their names and labels, none opened.
+        """List the files by their names and labels, without opening any.
 
         Raises:
-            InputError: it is not there, or names something outside its folder; the message says what was looked for.
-            CorruptDataError: it is there but not whole; a file that cannot be used with `on_error` "fail".
+            InputError: the data is absent (the message names the expected files), or lists a file outside its folder.
+            CorruptDataError: the data is incomplete, or a file cannot be used with `on_error` "fail".
         """
 
     @abstractmethod
     def working_size(self, options: PictureOptions, seen: Survey) -> WorkingSize:
-        """What its images are brought to."""
+        """Return the size to which images are resized and cropped."""
 
     def form_of(self, size: WorkingSize, seen: Survey) -> TrainingForm:
-        """How a network sees images of this working size."""
+        """Return the network's input and augmentations for images of this working size."""
         shape = (size.crop, size.crop, 3)
         if size.square:
             return TrainingForm(shape, "padded_weak", "padded_strong", self.model_for(size, seen))
         return TrainingForm(shape, "crop_weak", "crop_strong", self.model_for(size, seen))
 
     def model_for(self, size: WorkingSize, seen: Survey) -> str:
-        """The network for a user who names none."""
+        """Return the default network."""
         del size, seen
         return self.default_model
 
@@ -78,17 +78,17 @@ class PublishedPictures(PictureDataset):
     folder: ClassVar[str]
     title: ClassVar[str]
     origin: ClassVar[str]
-    """Where it is to be had, in words."""
+    """The page or people that provide it."""
     looked_for: ClassVar[str]
-    """What its folder holds."""
+    """The expected content of its folder."""
     num_source_classes: ClassVar[int]
     Options: ClassVar[type[DatasetOptions]] = PublishedOptions
     resize_ratio: ClassVar[float] = 1.0
     """Shorter side before the crop / side of the crop."""
 
     @abstractmethod
-    def holds_data(self, place: Path) -> bool:
-        """Whether the folder holds this dataset, by the names in it."""
+    def holds_data(self, folder: Path) -> bool:
+        """Return whether the folder holds this dataset, by the names in it."""
 
     def working_size(self, options: PictureOptions, seen: Survey) -> WorkingSize:
         del seen
@@ -98,34 +98,32 @@ class PublishedPictures(PictureDataset):
     def is_present(self, data_dir: Path | None, cache_dir: Path) -> bool:
         return self._find(data_dir, cache_dir) is not None
 
-    def place(self, data_dir: Path | None, cache_dir: Path) -> Path:
-        """Its folder.
+    def root_folder(self, data_dir: Path | None, cache_dir: Path) -> Path:
+        """Return its folder.
 
         Raises:
-            InputError: it is not there.
+            InputError: there is none.
         """
         found = self._find(data_dir, cache_dir)
         if found is None:
-            places = " and ".join(str(place) for place in searched_folders(self.folder, data_dir, cache_dir))
+            searched = " and ".join(str(folder) for folder in searched_folders(self.folder, data_dir, cache_dir))
             raise InputError(
-                f"{self.name} needs {self.title}: none found in {places}\n"
+                f"{self.name} needs {self.title}: none found in {searched}\n"
                 f"looked for {self.looked_for}\n"
                 f"get it from {self.origin}, and pass --data-dir DIR or set {DATA_VARIABLE}"
             )
         return found
 
     def _find(self, data_dir: Path | None, cache_dir: Path) -> Path | None:
-        def holds_data(place: Path) -> bool:
-            try:
-                return self.holds_data(place)
-            except OSError as error:
-                raise InputError(f"{place} cannot be read: {error}\ncheck its permissions") from error
+        def holds_data(folder: Path) -> bool:
+            with read_errors_named(folder):
+                return self.holds_data(folder)
 
         return find_dataset_folder(self.folder, data_dir, holds_data, cache_dir)
 
 
 def lines_of(path: Path, on_root: Path) -> list[str]:
-    """The lines of a small published list, UTF-8, ends stripped, empty ones left out.
+    """Return the lines of a small published list (UTF-8), stripped, without empty ones.
 
     Raises:
         InputError: it cannot be read.

@@ -18,23 +18,23 @@ TRAIN, TEST = "train", "val"
 
 
 class WebImages(PublishedPictures):
-    """What the three share."""
+    """The base class of the three."""
 
     image_shape = (448, 448, 3)
     looked_for = f"{TRAIN}/<class>/<image> and {TEST}/<class>/<image>"
     origin = "the weblyFG-dataset page of its authors (Sun et al., Webly Supervised Fine-Grained, ICCV 2021)"
     train_images: ClassVar[int]
-    """As published."""
+    """The published number."""
 
-    def holds_data(self, place: Path) -> bool:
-        if not (place / TRAIN).is_dir() or not (place / TEST).is_dir():
+    def holds_data(self, folder: Path) -> bool:
+        if not (folder / TRAIN).is_dir() or not (folder / TEST).is_dir():
             return False
-        # Other datasets lie in train and val, too: a folder of another name must have the right number of classes.
-        own = place.resolve().name == self.folder
-        return own or sum(entry.is_dir() for entry in (place / TRAIN).iterdir()) == self.num_source_classes
+        # Other datasets have folders train and val, too: under another name the number of classes must be right.
+        own = folder.resolve().name == self.folder
+        return own or sum(entry.is_dir() for entry in (folder / TRAIN).iterdir()) == self.num_source_classes
 
     def list_files(self, data_dir: Path | None, cache_dir: Path, options: PictureOptions) -> PictureList:
-        builder = ListBuilder(self.place(data_dir, cache_dir), "class folders", options.on_error)
+        builder = ListBuilder(self.root_folder(data_dir, cache_dir), "class folders", options.on_error)
         classes = builder.folders_in(builder.root / TRAIN)
         if len(classes) != self.num_source_classes:
             raise CorruptDataError(
@@ -44,7 +44,7 @@ class WebImages(PublishedPictures):
         strangers = sorted(set(builder.folders_in(builder.root / TEST)) - set(classes))
         if strangers:
             raise CorruptDataError(
-                f"{builder.root / TEST} has {len(strangers)} classes that {TRAIN} has not, the first is "
+                f"{builder.root / TEST} has {len(strangers)} classes that {TRAIN} lacks, the first is "
                 f"{strangers[0]!a}\nget the dataset again"
             )
         add_class_folders(builder, TRAIN, classes)
@@ -60,7 +60,7 @@ class WebAircraft(WebImages):
     name = "web_aircraft"
     folder = "web-aircraft"
     title = "Web-Aircraft"
-    description = "Web-Aircraft: 100 aircraft variants from web searches, labels noisy as they come; tested on val"
+    description = "Web-Aircraft: 100 aircraft variants from web searches, with their own label noise; tested on val"
     num_source_classes = 100
     train_images = 13503
 
@@ -71,7 +71,7 @@ class WebBird(WebImages):
     name = "web_bird"
     folder = "web-bird"
     title = "Web-Bird"
-    description = "Web-Bird: 200 bird species from web searches, labels noisy as they come; tested on val"
+    description = "Web-Bird: 200 bird species from web searches, with their own label noise; tested on val"
     num_source_classes = 200
     train_images = 18388
 
@@ -82,6 +82,6 @@ class WebCar(WebImages):
     name = "web_car"
     folder = "web-car"
     title = "Web-Car"
-    description = "Web-Car: 196 car models from web searches, labels noisy as they come; tested on val"
+    description = "Web-Car: 196 car models from web searches, with their own label noise; tested on val"
     num_source_classes = 196
     train_images = 21448

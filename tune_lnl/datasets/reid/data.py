@@ -1,9 +1,9 @@
-"""A person dataset as it is trained on: validation identities set aside, identities corrupted, a subset kept.
+"""Prepare a person dataset for training: hold out validation identities, corrupt identities, keep a subset.
 
-The order is fixed: the first N identities, then the validation identities, then noise among the training identities
-that are left, then the subset. So validation images keep the labels of the source, no validation person is ever trained
-on, and the labels of a subset are those of the full run. With a validation fraction of 0 the noise is the published
-draw (CORE, released utils.py, lines 17-40), number for number.
+The order is fixed: the first N identities, then the validation identities, then noise among the remaining training
+identities, then the subset. So validation images keep the labels of the source, no validation person is trained on, and
+the labels of a subset are those of the full run. With a validation fraction of 0 the noise equals the published draw
+(CORE, released utils.py, lines 17-40), number for number.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ class ReidData:
     """Training images under noisy identities; validation query and gallery of other people. n images, C identities.
 
     Attributes:
-        source: all pixels, the official query and gallery (the test set) among them.
-        train_rows: int64 (n,), sorted rows of `source.train` that are trained on.
+        source: all pixels, including the official query and gallery (the test set).
+        train_rows: int64 (n,), sorted rows of `source.train`: the training images.
         given_labels: int64 (n,) in 0..C-1, the noisy labels.
         true_labels: int64 (n,) in 0..C-1; None where the source has given identities only.
-        identity_numbers: int64 (C,), ascending: the identity, as in the file names, that each label stands for.
-        num_classes: C, what a classifier head predicts.
+        identity_numbers: int64 (C,), ascending: the identity, as in the file names, of each label.
+        num_classes: C, the outputs of a classifier head.
         validation_query: int64, sorted rows of `source.train`; one image per validation identity and camera.
         validation_gallery: int64, sorted rows of `source.train`; the other images of the validation identities.
-        fingerprints: sha256 (hex); "source": of the source; "labels": rows, given labels and the identities they stand
-            for; "split": rows of validation query and gallery.
-        requested_noise: noise ratio asked for, in [0, 1); None for labels from a file or given identities.
-        disjoint_in: in which identities validation and training have nobody in common. With "given" a person under
-            two identities may be on both sides, so that the score can reward remembering.
+        fingerprints: sha256 (hex); "source": of the source; "labels": rows, given labels and their identities;
+            "split": rows of validation query and gallery.
+        requested_noise: the requested noise ratio, in [0, 1); None for labels from a file or given identities.
+        disjoint_in: the kind of identities in which validation and training are disjoint. With "given" a person under
+            two identities may be on both sides, so that the score can reward memorisation.
     """
 
     source: ReidSource
@@ -65,18 +65,18 @@ class ReidData:
 
     @property
     def measured_noise(self) -> float | None:
-        """Share of training images with a wrong identity; None where unknown."""
+        """Share of training images with a wrong identity; None if unknown."""
         return None if self.true_labels is None else float(np.mean(self.given_labels != self.true_labels))
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a clean-trained network predicts for the N training images of a source with C identities.
+    """The predictions of a clean-trained network for the N training images of a source with C identities.
 
     Attributes:
         ranking: integers (N, C); row i: positions in `identity_numbers`, from most to least likely for image i.
         identity_numbers: int64 (C,) ascending, as in the file names.
-        source_fingerprint: of the source whose images, in whose order.
+        source_fingerprint: of the source; the images are in its order.
     """
 
     ranking: NDArray[Any]
@@ -87,17 +87,17 @@ class Predictions:
 def load_reid(
     options: DatasetOptions, data_dir: Path | None, validation_fraction: float, validation_seed: int
 ) -> ReidData:
-    """The dataset of `options`, ready to train on.
+    """Load the dataset of `options` for training.
 
     Args:
-        options: a person dataset's own options, as `registry.parse_options` makes them.
-        data_dir: where the data lies; None: the environment variable TUNE_LNL_DATA, then the cache.
-        validation_fraction: share of the training identities that are set aside, in [0, 0.9]; 0 trains on all.
-        validation_seed: which ones, and which of their images are queries; 0 to 2**32 - 1.
+        options: a person dataset's own options, from `registry.parse_options`.
+        data_dir: the data dir; None: the environment variable TUNE_LNL_DATA, then the cache.
+        validation_fraction: share of the training identities to hold out, in [0, 0.9]; 0 trains on all.
+        validation_seed: chooses these identities, and which of their images are queries; 0 to 2**32 - 1.
 
     Raises:
-        InputError: data, noise file or predictions absent or unusable, or too few identities for what was asked.
-        CorruptDataError: data or predictions that are there but damaged.
+        InputError: data, noise file or predictions are absent or unusable, or there are too few identities.
+        CorruptDataError: data or predictions are damaged.
         TypeError: options of another kind of dataset.
     """
     if not isinstance(options, ReidOptions):
@@ -118,7 +118,7 @@ def load_reid(
 
     rows = np.flatnonzero(np.isin(identities, training))
     given = _given_identities(options, dataset, source, rows, training, kept)
-    # A label file may give a training image the identity of a person who was set aside: that is one more class.
+    # A label file may give a training image the identity of a held-out person: that is one more class.
     numbers = np.union1d(training, given)
     true = identities[rows]
     if options.subset < 1.0:
@@ -145,7 +145,7 @@ def load_reid(
 
 
 def requested_noise(options: ReidOptions) -> float | None:
-    """The noise ratio asked for; 0 for noise "none", None for labels from a file or identities that are only given."""
+    """Return the requested noise ratio; 0 for noise "none", None for labels from a file or given identities."""
     if isinstance(options.noise, NoiseFile) or options.identities == "given":
         return None
     return 0.0 if options.noise == "none" else options.noise_ratio
@@ -155,7 +155,7 @@ def requested_noise(options: ReidOptions) -> float | None:
 
 
 def _first_identities(identities: Labels, count: int | None) -> Labels:
-    """The identities that are kept, ascending."""
+    """Return the first `count` identities, ascending."""
     everyone = np.unique(identities)
     if count is not None and count > len(everyone):
         raise InputError(
@@ -173,7 +173,7 @@ def _require_fraction(fraction: float) -> None:
 
 
 def _split_identities(identities: Labels, fraction: float, stream: RandomState) -> tuple[Labels, Labels]:
-    """(training, validation) identities, both ascending: round(n * fraction), at least two, are for validation."""
+    """Return (training, validation) identities, ascending: round(n * fraction), at least two, for validation."""
     count = 0 if fraction == 0 else max(2, round(len(identities) * fraction))
     if len(identities) - count < 2:
         raise InputError(
@@ -188,10 +188,10 @@ def _split_identities(identities: Labels, fraction: float, stream: RandomState) 
 
 
 def _validation_rows(source: ReidSource, validation: Labels, stream: RandomState) -> tuple[Labels, Labels]:
-    """(query, gallery) rows of the training split, both sorted.
+    """Return (query, gallery) rows of the training split, both sorted.
 
-    One image of each identity and camera is a query, as in Market-1501's own test set. An identity that one camera saw
-    has no match in another: all its images only make the gallery larger.
+    One image of each identity and camera is a query, as in Market-1501's own test set. An identity of a single camera
+    has no match in another one: all its images go to the gallery.
     """
     query: list[int] = []
     gallery: list[int] = []
@@ -209,20 +209,20 @@ def _require_a_match(source: ReidSource, query: Labels, gallery: Labels) -> None
     people, cameras = source.train.identities, source.train.cameras
     if not len(query):
         raise InputError(
-            "no validation identity is seen by two cameras, so that no query has a match in another camera\n"
+            "no validation identity is seen by two cameras, so no query has a match in another camera\n"
             "check the cameras in the file names, or raise validation.fraction"
         )
     if not matchable_queries(people[query], cameras[query], people[gallery], cameras[gallery]):
         raise InputError(
             "no validation query has a match in another camera: each validation identity has one image per camera, "
-            "and that one is the query\nuse a dataset with more images per identity, or raise validation.fraction"
+            "and this image is the query\nuse a dataset with more images per identity, or raise validation.fraction"
         )
 
 
 def matchable_queries(
     query_identities: Labels, query_cameras: Labels, gallery_identities: Labels, gallery_cameras: Labels
 ) -> int:
-    """How many queries have an image of the same identity from another camera in the gallery; only they are scored."""
+    """Count the queries with a gallery image of the same identity by another camera; only these are scored."""
     seen: dict[int, set[int]] = {}
     for identity, camera in zip(gallery_identities.tolist(), gallery_cameras.tolist(), strict=True):
         seen.setdefault(identity, set()).add(camera)
@@ -238,7 +238,7 @@ def matchable_queries(
 def _given_identities(
     options: ReidOptions, dataset: ReidDataset, source: ReidSource, rows: Labels, training: Labels, kept: Labels
 ) -> Labels:
-    """The noisy identity, as in the file names, of each of `rows`."""
+    """Return the noisy identity, as in the file names, of each of `rows`."""
     true = source.train.identities[rows]
     if isinstance(options.noise, NoiseFile):
         return _identities_from_file(options.noise, source, rows, kept)
@@ -264,16 +264,16 @@ def _identities_from_file(noise: NoiseFile, source: ReidSource, rows: Labels, ke
 
 
 def second_identities(predictions: Predictions, identities: Labels, rows: Labels, training: Labels) -> Labels:
-    """For each of `rows` the identity that its image is most likely taken for, int64: not its own, one of `training`.
+    """Return the most likely wrong identity of each of `rows`, int64 (n,): one of `training`, not the true one.
 
-    Source: CORE, released eval_utils.py, lines 187-218: the first prediction where it is not the true identity, else
-    the second.
+    Source: CORE, released eval_utils.py, lines 187-218: the first prediction if it is not the true identity, else the
+    second.
 
     Args:
         predictions: of the source.
         identities: (N,) true identities of the training split.
-        rows: (n,) which images.
-        training: at least two identities that labels may be.
+        rows: (n,) rows of the training split.
+        training: the allowed identities, at least two.
     """
     numbers = predictions.identity_numbers
     ranking = predictions.ranking[rows]
@@ -292,7 +292,7 @@ def _predictions(options: ReidOptions, dataset: ReidDataset, source: ReidSource)
         raise InputError(
             f"patterned noise needs the predictions of a clean-trained network: no such file: {path}\n"
             f"make it, with the same --set dataset.KEY=VALUE: python -m tune_lnl.data prepare {dataset.name} "
-            "--patterned\nor name another one: dataset.patterned_labels"
+            "--patterned\nor name another file: dataset.patterned_labels"
         )
     predictions = load_predictions(path)
     if predictions.source_fingerprint != source.fingerprint:
@@ -309,12 +309,12 @@ def _predictions(options: ReidOptions, dataset: ReidDataset, source: ReidSource)
 
 
 def patterned_file(cache: Path, name: str, source_fingerprint: str) -> Path:
-    """Where the cache keeps the predictions of a clean-trained network for the dataset `name` of this fingerprint."""
+    """Return the cache's file for the predictions of a clean-trained network for this source."""
     return cache / "patterned" / f"{name}-{source_fingerprint[:16]}.npz"
 
 
 def save_predictions(path: Path, ranking: NDArray[Any], identity_numbers: Labels, source_fingerprint: str) -> None:
-    """Save what a clean-trained network predicts; the file appears whole or not at all.
+    """Save the predictions of a clean-trained network; the file appears complete or not at all.
 
     Args:
         path: a npz file; its folder is made.
@@ -354,11 +354,11 @@ def save_predictions(path: Path, ranking: NDArray[Any], identity_numbers: Labels
 
 
 def load_predictions(path: Path) -> Predictions:
-    """What :func:`save_predictions` saved. Nothing is unpickled.
+    """Load a file of :func:`save_predictions`. Nothing is unpickled.
 
     Raises:
         InputError: the file cannot be opened.
-        CorruptDataError: it is truncated, or is no such file.
+        CorruptDataError: it is truncated, or of another kind.
     """
     again = "make it again: python -m tune_lnl.data prepare NAME --patterned"
     try:
@@ -374,7 +374,7 @@ def load_predictions(path: Path) -> Predictions:
     except (zipfile.BadZipFile, ValueError, KeyError, OSError, EOFError) as error:
         if isinstance(error, CorruptDataError):
             raise
-        raise CorruptDataError(f"{path} is no whole file of saved predictions: {error}\n{again}") from error
+        raise CorruptDataError(f"{path} is no complete file of saved predictions: {error}\n{again}") from error
     problem = _problem(ranking, numbers)
     if problem is not None:
         raise CorruptDataError(f"{path}: {problem}\n{again}")
@@ -382,7 +382,7 @@ def load_predictions(path: Path) -> Predictions:
 
 
 def _problem(ranking: NDArray[Any], numbers: NDArray[Any]) -> str | None:
-    """What makes these no predictions, or None."""
+    """Return the reason why these are no predictions, or None."""
     if numbers.ndim != 1 or not np.issubdtype(numbers.dtype, np.integer) or np.any(np.diff(numbers) <= 0):
         return "identity_numbers must be ascending whole numbers"
     if ranking.ndim != 2 or not np.issubdtype(ranking.dtype, np.integer) or ranking.shape[1] != len(numbers):
@@ -402,7 +402,7 @@ def _positions(numbers: Labels, identities: Labels) -> Labels:
 def _digest(*vectors: Labels) -> str:
     digest = hashlib.sha256()
     for numbers in vectors:
-        # The length first: moving a row from one vector to the next is another digest.
+        # The length first: moving a row from one vector to the next must change the digest.
         digest.update(f"{len(numbers)}\n".encode())
         digest.update(np.ascontiguousarray(numbers, dtype="<i8").data)
     return digest.hexdigest()

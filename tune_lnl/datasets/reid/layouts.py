@@ -1,11 +1,11 @@
-"""Folders of person images: where the splits are, and who was seen by which camera according to the file names.
+"""Folders of person images: find the splits, and read identity and camera from the file names.
 
-Two layouts. Official (Market-1501, DukeMTMC-reID, CUHK03-NP): `bounding_box_train`, `query` and `bounding_box_test`,
-images directly in them. Re-organised, as the published training code of CORE reads it: `train` (or `training`, or
-`train_all`), `query` and `gallery`, each with one folder per identity.
+There are two layouts. Official (Market-1501, DukeMTMC-reID, CUHK03-NP): `bounding_box_train`, `query` and
+`bounding_box_test`, with images directly in them. Re-organised, as read by the published training code of CORE: `train`
+(or `training`, or `train_all`), `query` and `gallery`, each with one folder per identity.
 
-A name is read by the one regular expression of its dataset's scheme, whole, or not at all. So junk (`-1_c1s1_...`) is
-junk because it says so and keeps its camera; the released evaluation code reads it with the parser of another dataset.
+A name must match the regular expression of its dataset's scheme as a whole. So a junk image (`-1_c1s1_...`) keeps its
+identity -1 and its camera; the released evaluation code reads it with the parser of another dataset.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from pathlib import Path
 from tune_lnl.errors import CorruptDataError, InputError, shown
 
 JUNK = -1
-"""Identity of a detection that shows nobody in full; in no split."""
+"""Identity of a detection that shows nobody in full; it belongs to no split."""
 DISTRACTOR = 0
-"""Identity of gallery images of people who are no query; they are different people under one number."""
+"""Identity of gallery images of people who are no query; different people share this number."""
 
 SPLITS = ("train", "query", "gallery")
 OFFICIAL_FOLDERS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
 TRAINING_FOLDERS = {"train": ("train", "training"), "train_all": ("train_all",)}
-PREPARED_FOLDER = "pytorch"  # where the usual preparing script puts the re-organised folders
+PREPARED_FOLDER = "pytorch"  # the usual preparation script puts the re-organised folders there
 
-# What ends so is meant as an image and must have a name of the published form; Thumbs.db, .mat or a readme need not.
+# Files with these suffixes must have a name of the published form; Thumbs.db, .mat or a readme need not.
 IMAGE_SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm"])
 
 
@@ -46,7 +46,7 @@ class NameScheme:
     pattern: re.Pattern[str]
 
     def read(self, name: str) -> tuple[int | None, int] | None:
-        """(identity, camera) that the name says, identity None where it says none; None for a name of another form."""
+        """Return (identity, camera), identity None if the name has none; return None for a name of another form."""
         match = self.pattern.fullmatch(name)
         if match is None:
             return None
@@ -72,7 +72,7 @@ _IDENTITY_FOLDER = re.compile(r"-1|\d{1,8}", re.ASCII)
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the splits of a dataset are.
+    """The folders of a dataset's splits.
 
     Attributes:
         base: the folder that holds the splits.
@@ -87,10 +87,10 @@ class Layout:
         return "official" if self.official else "re-organised"
 
     def split_folder(self, split: str, training: str) -> Path:
-        """The folder of "train", "query" or "gallery".
+        """Return the folder of "train", "query" or "gallery".
 
         Raises:
-            CorruptDataError: it is not there.
+            CorruptDataError: there is none.
         """
         names = self._names(split, training)
         for name in names:
@@ -99,7 +99,7 @@ class Layout:
         other = {"train": "train_all", "train_all": "train"}[training]
         hint = "get the whole dataset again"
         if split == "train" and any((self.base / name).is_dir() for name in self._names(split, other)):
-            hint = f"there is {other}: set dataset.split={other}"
+            hint = f"{other} exists: set dataset.split={other}"
         raise CorruptDataError(f"{self.base} has no folder {' or '.join(names)} ({self.name} layout)\n{hint}")
 
     def _names(self, split: str, training: str) -> tuple[str, ...]:
@@ -110,7 +110,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class PersonFile:
-    """One image: `name` is its path relative to the layout's base, with slashes; identity and camera as named."""
+    """One image: `name` is its path relative to the layout's base, with slashes; identity and camera as in the name."""
 
     path: Path
     name: str
@@ -120,14 +120,14 @@ class PersonFile:
 
 @dataclass(frozen=True)
 class ReidFiles:
-    """The images of a dataset by their names, before any is opened; each split sorted by name.
+    """The images of a dataset by their names, none opened; each split is sorted by name.
 
     Attributes:
         root: the dataset's folder.
-        layout: where in it they are.
-        train, query: no junk, no distractors.
-        gallery: no junk; distractors have identity 0.
-        junk: how many images were dropped because they show nobody in full (identity -1), all splits together.
+        layout: the folders of the splits.
+        train, query: without junk and distractors.
+        gallery: without junk; distractors have identity 0.
+        junk: number of dropped images that show nobody in full (identity -1), all splits together.
         skipped: names that were skipped because they are not of the published form.
     """
 
@@ -140,42 +140,38 @@ class ReidFiles:
     skipped: tuple[str, ...]
 
     def split(self, name: str) -> tuple[PersonFile, ...]:
-        """The files of "train", "query" or "gallery"."""
+        """Return the files of "train", "query" or "gallery"."""
         return {"train": self.train, "query": self.query, "gallery": self.gallery}[name]
 
 
 def find_layout(root: Path, inner_folders: Sequence[str], boxes: str | None, *, partial: bool) -> Layout | None:
-    """The layout in `root`, official before re-organised, or None.
+    """Return the layout in `root`, official before re-organised, or None.
 
     Args:
         root: the dataset's folder.
         inner_folders: folders of the published archive that may stand between `root` and the splits.
-        boxes: a folder between those and the splits, which the official layout must have and the other may.
-        partial: take what looks like a layout with a split missing, so that the missing one can be named.
+        boxes: a folder between those and the splits; required by the official layout, optional in the other.
+        partial: accept a layout with a missing split, so that an error can name that split.
     """
-    outer = [place for place in (root, *(root / name for name in inner_folders)) if place.is_dir()]
-    boxed = outer if boxes is None else [place / boxes for place in outer]
+    outer = [folder for folder in (root, *(root / name for name in inner_folders)) if folder.is_dir()]
+    boxed = outer if boxes is None else [folder / boxes for folder in outer]
     loose = [
-        place for folder in dict.fromkeys([*boxed, *outer]) for place in (folder, folder / PREPARED_FOLDER)
+        inside for folder in dict.fromkeys([*boxed, *outer]) for inside in (folder, folder / PREPARED_FOLDER)
     ]  # `boxed` is `outer` where there are no boxes
     candidates = [
-        *(Layout(place, official=True) for place in boxed),
-        *(Layout(place, official=False) for place in loose),
+        *(Layout(folder, official=True) for folder in boxed),
+        *(Layout(folder, official=False) for folder in loose),
     ]
-    whole = next((layout for layout in candidates if _is_whole(layout)), None)
-    if whole is not None or not partial:
-        return whole
-    return next((layout for layout in candidates if _is_begun(layout)), None)
-
-
-def _is_whole(layout: Layout) -> bool:
-    return all(any(folder.is_dir() for folder in folders) for folders in _known_folders(layout))
-
-
-def _is_begun(layout: Layout) -> bool:
-    """Whether a folder is there that only a person dataset has; `query` alone is of either layout."""
-    train, _, gallery = _known_folders(layout)
-    return any(folder.is_dir() for folder in (*train, *gallery))
+    for layout in candidates:
+        if all(any(folder.is_dir() for folder in folders) for folders in _known_folders(layout)):
+            return layout
+    if partial:
+        for layout in candidates:
+            # `query` alone may be of either layout, or of another kind of dataset.
+            train, _, gallery = _known_folders(layout)
+            if any(folder.is_dir() for folder in (*train, *gallery)):
+                return layout
+    return None
 
 
 def _known_folders(layout: Layout) -> list[list[Path]]:
@@ -186,18 +182,18 @@ def _known_folders(layout: Layout) -> list[list[Path]]:
 
 
 def read_layout(root: Path, layout: Layout, schemes: Sequence[NameScheme], training: str, on_error: str) -> ReidFiles:
-    """All images of the three splits, by name.
+    """List all images of the three splits, by name.
 
     Args:
         root: the dataset's folder; no link may leave it.
         layout: from :func:`find_layout`.
-        schemes: the dataset's forms of names; no name is of two of them.
+        schemes: the dataset's forms of names; no name matches two of them.
         training: "train" or "train_all".
-        on_error: "skip": what cannot be an image of its split is skipped and named, else it is an error.
+        on_error: "skip": a file that cannot be an image of its split is skipped and named, else it is an error.
 
     Raises:
-        CorruptDataError: a split is missing or has no image; a name of no published form; an identity folder that the
-            name disagrees with; a distractor outside the gallery, where identity 0 would stand for one person.
+        CorruptDataError: a split is missing or has no image; a name has no published form, or disagrees with its
+            identity folder; a distractor outside the gallery, where identity 0 would stand for one person.
         InputError: a link that leaves `root`, or a folder that cannot be read.
     """
     reader = _Reader(root.resolve(), layout, tuple(schemes), skip=on_error == "skip")
@@ -206,7 +202,7 @@ def read_layout(root: Path, layout: Layout, schemes: Sequence[NameScheme], train
 
 
 class _OddFileError(Exception):
-    """Why a file cannot be an image of its split."""
+    """A file cannot be an image of its split; the message is the reason."""
 
 
 @dataclass
@@ -258,7 +254,7 @@ class _Reader:
                         yield file
 
     def _image(self, split: str, entry: os.DirEntry[str], folder_identity: int | None) -> PersonFile | None:
-        """The file, or None for junk. Raises _OddFileError."""
+        """Return the file, or None for junk. Raises _OddFileError."""
         if not entry.is_file():
             raise _OddFileError("it is not a file, or a link to nothing")
         identity, camera = self._read_name(entry.name, folder_identity)
@@ -266,22 +262,22 @@ class _Reader:
             self.junk += 1
             return None
         if identity == DISTRACTOR and split != "gallery":
-            raise _OddFileError(f"identity 0 is for distractors, which have no place in the {split} split")
+            raise _OddFileError(f"identity 0 is for distractors, which are not allowed in the {split} split")
         path = Path(entry.path)
         return PersonFile(path, path.relative_to(self.layout.base).as_posix(), identity, camera)
 
     def _read_name(self, name: str, folder_identity: int | None) -> tuple[int, int]:
-        """(identity, camera). Raises _OddFileError."""
+        """Return (identity, camera). Raises _OddFileError."""
         read = next((read for scheme in self.schemes if (read := scheme.read(name)) is not None), None)
         if read is None:
             raise _OddFileError(f"an image must have a name like {self._expected()}")
         identity, camera = read
         if identity is None and folder_identity is None:
-            raise _OddFileError("a name like this says no identity: it must be in a folder named by it")
+            raise _OddFileError("its name contains no identity, so it must be in a folder named by the identity")
         if identity is not None and folder_identity is not None and identity != folder_identity:
-            raise _OddFileError(f"its name says identity {identity}, its folder {folder_identity}")
+            raise _OddFileError(f"its name has identity {identity}, its folder {folder_identity}")
         known = folder_identity if identity is None else identity
-        assert known is not None, "one of the two says it"
+        assert known is not None, "one of the two was checked above"
         return known, camera
 
     def _expected(self) -> str:

@@ -1,4 +1,4 @@
-"""Person re-identification datasets: Market-1501, DukeMTMC-reID and CUHK03-NP, and what they share.
+"""Person re-identification datasets: Market-1501, DukeMTMC-reID, CUHK03-NP, and their base classes.
 
 Images are decoded and resized once, as published (CORE, released train_core.py: bicubic, 288x144 before the random crop
 of training, 256x128 for evaluation), into a packed store that is memory-mapped by all trials of a node.
@@ -69,11 +69,11 @@ class ReidSource:
     Attributes:
         train: the training split.
         train_resized: uint8 (n, h, w, 3), the same images in the same order, 1.125 times the size of the network's
-            input: what the random crop of training is taken from.
+            input; training takes its random crops from them.
         query: the official query, a part of the test set.
         gallery: the official gallery, without junk, with distractors.
-        junk: images that were dropped because they show nobody in full.
-        skipped: paths that were skipped because of their names or because they cannot be read; sorted.
+        junk: number of dropped images that show nobody in full.
+        skipped: paths that were skipped because of their names or because they cannot be decoded; sorted.
         fingerprint: sha256 (hex) over pixels, identities and cameras of all splits, in order.
     """
 
@@ -87,12 +87,12 @@ class ReidSource:
 
     @property
     def distractors(self) -> int:
-        """Gallery images of people who are no query."""
+        """Number of gallery images of people who are no query."""
         return int(np.count_nonzero(self.gallery.identities == DISTRACTOR))
 
 
 class ReidDataset(Dataset):
-    """A dataset of people in files of a published layout. A subclass says where its root folder is."""
+    """A dataset of people in files of a published layout. A subclass finds its root folder."""
 
     Options: ClassVar[type[DatasetOptions]] = ReidOptions
     image_shape: ClassVar[tuple[int, int, int]] = (256, 128, 3)
@@ -107,27 +107,27 @@ class ReidDataset(Dataset):
 
     @abstractmethod
     def root_folder(self, data_dir: Path | None, cache_dir: Path, options: ReidOptions) -> Path:
-        """The folder with the dataset's files, in one of the layouts of :mod:`reid_layouts`.
+        """Return the folder with the dataset's files, in one of the layouts of :mod:`tune_lnl.datasets.reid.layouts`.
 
         Raises:
-            InputError: it is not there; the message says what was looked for and where to get it.
+            InputError: it does not exist; the message names the expected files and their origin.
         """
 
     def boxes_folder(self, options: ReidOptions) -> str | None:
-        """A folder between the root and the official splits that an option chooses, or None."""
+        """Return the folder between the root and the official splits that an option chooses, or None."""
         return None
 
     def input_size(self, options: ReidOptions) -> tuple[int, int]:
-        """(height, width) of the network's input in pixels."""
+        """Return (height, width) of the network's input in pixels."""
         if options.height is None:
             return self.image_shape[0], self.image_shape[1]
         return options.height, options.height // 2
 
     def read_names(self, data_dir: Path | None, cache_dir: Path, options: ReidOptions) -> ReidFiles:
-        """The dataset's files by their names, none opened.
+        """List the dataset's files by their names, without opening any.
 
         Raises:
-            InputError, CorruptDataError: as :meth:`load_source`, images that cannot be decoded aside.
+            InputError, CorruptDataError: as :meth:`load_source`, except for images that cannot be decoded.
         """
         root = self.root_folder(data_dir, cache_dir, options)
         with read_errors_named(root):
@@ -137,16 +137,16 @@ class ReidDataset(Dataset):
             return read_layout(root, layout, self.schemes, options.split, options.on_error)
 
     def load_source(self, data_dir: Path | None, cache_dir: Path, options: ReidOptions) -> ReidSource:
-        """The clean source; found in `data_dir` (only read), packed into `cache_dir` on first use.
+        """Return the clean source; it is read from `data_dir` and packed into `cache_dir` on first use.
 
         Raises:
-            InputError: the data is not there; the message says what was looked for and where to get it.
-            CorruptDataError: a split is missing or empty, a file has a name of no published form, or an image cannot
-                be read; the last two are skipped and counted with `on_error` "skip".
+            InputError: the data is absent; the message names the expected files and their origin.
+            CorruptDataError: a split is missing or empty, a file name has no published form, or an image cannot be
+                decoded; the last two are skipped and counted with `on_error` "skip".
         """
         files = self.read_names(data_dir, cache_dir, options)
         base = files.layout.base
-        # Boxes of both kinds may be equal in names and sizes: where the splits lie is part of what is packed.
+        # Boxes of both kinds may be equal in names and sizes, so the splits' folder is part of the key.
         inner = base.relative_to(files.root).as_posix()
         size = self.input_size(options)
         form = f"{PACKING_VERSION} {files.layout.name} {inner} {size[0]}x{size[1]}"
@@ -169,24 +169,24 @@ class ReidDataset(Dataset):
 
 
 class ReidFolders(ReidDataset):
-    """A dataset that the user brings, in the data dir."""
+    """A published dataset in the data dir."""
 
     folder: ClassVar[str]
     title: ClassVar[str]
     origin: ClassVar[str]
-    """Where it is to be had, in words."""
+    """The page or people that provide it."""
 
     def root_folder(self, data_dir: Path | None, cache_dir: Path, options: ReidOptions) -> Path:
-        place = self._find(data_dir, cache_dir, self.boxes_folder(options))
-        if place is None:
-            places = " and ".join(str(place) for place in searched_folders(self.folder, data_dir, cache_dir))
+        found = self._find(data_dir, cache_dir, self.boxes_folder(options))
+        if found is None:
+            searched = " and ".join(str(folder) for folder in searched_folders(self.folder, data_dir, cache_dir))
             raise InputError(
-                f"{self.name} needs {self.title}: none found in {places}\n"
+                f"{self.name} needs {self.title}: none found in {searched}\n"
                 f"looked for {self._expected_folders(options)}\n"
                 f"get it from {self.origin}, and pass --data-dir DIR or set {DATA_VARIABLE}\n"
                 "the search space core_sprites needs no data at all"
             )
-        return place
+        return found
 
     def is_present(self, data_dir: Path | None, cache_dir: Path) -> bool:
         return self._find(data_dir, cache_dir, self.boxes_folder(self._default_options())) is not None
@@ -197,11 +197,11 @@ class ReidFolders(ReidDataset):
         return options
 
     def _find(self, data_dir: Path | None, cache_dir: Path, boxes: str | None) -> Path | None:
-        def holds_data(place: Path) -> bool:
-            # A folder of another name may hold another dataset: there, nothing less than all three splits will do.
-            own = place.resolve().name in (self.folder, *self.inner_folders)
-            with read_errors_named(place):
-                return find_layout(place, self.inner_folders, boxes, partial=own) is not None
+        def holds_data(folder: Path) -> bool:
+            # A folder of another name may hold another dataset, so there all three splits are required.
+            own = folder.resolve().name in (self.folder, *self.inner_folders)
+            with read_errors_named(folder):
+                return find_layout(folder, self.inner_folders, boxes, partial=own) is not None
 
         return find_dataset_folder(self.folder, data_dir, holds_data, cache_dir)
 
@@ -251,12 +251,12 @@ class Cuhk03(ReidFolders):
 
 
 def training_size(size: tuple[int, int]) -> tuple[int, int]:
-    """(height, width) that training images are resized to, for an input of this size: 288x144 for 256x128."""
+    """Return (height, width) of resized training images for an input of this size: 288x144 for 256x128."""
     return round(size[0] * ENLARGEMENT), round(size[1] * ENLARGEMENT)
 
 
 def source_fingerprint(source: ReidSource) -> str:
-    """The fingerprint that `source` must have by its pixels, identities and cameras. Reads all pixels."""
+    """Compute the fingerprint of pixels, identities and cameras anew. Reads all pixels."""
     splits = (source.train, source.query, source.gallery)
     arrays = (source.train.images, source.train_resized, source.query.images, source.gallery.images)
     digests = [(array.shape, hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()) for array in arrays]
@@ -269,7 +269,7 @@ def source_fingerprint(source: ReidSource) -> str:
 def _pack(packing: Packing, files: ReidFiles, size: tuple[int, int], fail: bool) -> tuple[str, dict[str, Any]]:
     """Decode and write split after split, with one block of images in memory; return the fingerprint and the facts."""
     unreadable: dict[str, str] = {}
-    """Why an image cannot be decoded, by its path; in the order of the splits."""
+    """The reason why an image cannot be decoded, by its path; in the order of the splits."""
     arrays: list[GrowingArray] = []
     kept: list[list[PersonFile]] = []
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
@@ -301,7 +301,7 @@ def _pack(packing: Packing, files: ReidFiles, size: tuple[int, int], fail: bool)
 
 
 def _decode(file: PersonFile, sizes: Sequence[tuple[int, int]]) -> list[Images] | str:
-    """The image at each (height, width), uint8 (height, width, 3); or why it cannot be decoded."""
+    """Return the image at each (height, width), uint8 (height, width, 3); or the reason why it cannot be decoded."""
     from PIL import Image
 
     try:
@@ -317,7 +317,7 @@ def _decode(file: PersonFile, sizes: Sequence[tuple[int, int]]) -> list[Images] 
     except MemoryError:
         raise
     except Exception as error:
-        # Whatever a decoder throws at hostile bytes (OSError, SyntaxError, zlib.error, the bomb limit, ...).
+        # Decoders raise many kinds of errors on hostile bytes: OSError, SyntaxError, zlib.error, the bomb limit, ...
         return str(error).replace(str(file.path), file.name) or type(error).__name__
 
 
@@ -349,7 +349,7 @@ def _source(files: ReidFiles, store: PackedStore) -> ReidSource:
 
 
 def _fingerprint(arrays: Sequence[tuple[tuple[int, ...], str]], people: Sequence[tuple[Labels, Labels]]) -> str:
-    """sha256 (hex) of shapes and digests of the pixels, and of identities and cameras; the same on every machine."""
+    """Return the sha256 (hex) of shapes and digests of the pixels, and of identities and cameras."""
     digest = hashlib.sha256()
     for shape, pixels in arrays:
         digest.update(f"{[int(size) for size in shape]} {pixels}\n".encode())
