@@ -1,3 +1,5 @@
+"""Label files: formats, columns, refused values, and that no file runs code."""
+
 from __future__ import annotations
 
 import io
@@ -47,14 +49,13 @@ def test_column_is_chosen(suffix: str, tmp_path: Path) -> None:
     assert np.array_equal(read_label_file(path, "aggre_label"), LABELS)
     with pytest.raises(InputError, match="no column 'agre_label'\ndid you mean 'aggre_label'"):
         read_label_file(path, "agre_label")
-    with pytest.raises(InputError, match=r"holds 3 columns: clean_label, aggre_label, worse_label\nsay which"):
+    with pytest.raises(InputError, match=r"holds 3 columns: clean_label, aggre_label, worse_label\nname the one"):
         read_label_file(path)
 
 
-@pytest.mark.parametrize("suffix", ["npz", "parquet", "csv", "pt"])
 @pytest.mark.parametrize("clean", ["clean_label", "true_label"])
-def test_a_clean_column_shows_another_row_order(suffix: str, clean: str, tmp_path: Path) -> None:
-    path = write(tmp_path / f"labels.{suffix}", {clean: CLEAN, "noisy_label": LABELS})
+def test_a_clean_column_shows_another_row_order(clean: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "labels.npz", {clean: CLEAN, "noisy_label": LABELS})
     assert np.array_equal(given_labels(path, None, CLEAN), LABELS)
     with pytest.raises(InputError, match=f"another row order than the dataset: 2 of 5 entries of {clean}"):
         given_labels(path, None, CLEAN[::-1])
@@ -109,12 +110,12 @@ def test_no_such_file_or_format(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["npy", "npz", "parquet", "csv", "pt"])
-@pytest.mark.parametrize("content", [b"", b"\x80\x04junk", b"PK\x03\x04 cut"])
-def test_damaged_files_are_told(suffix: str, content: bytes, tmp_path: Path) -> None:
+def test_damaged_files_are_told(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"labels.{suffix}"
-    path.write_bytes(content)
-    with pytest.raises(InputError, match=f"labels.{suffix}"):
-        read_label_file(path)
+    for content in (b"", b"\x80\x04junk", b"PK\x03\x04 cut"):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=f"labels.{suffix}"):
+            read_label_file(path)
 
 
 @pytest.mark.parametrize("suffix", ["npy", "npz", "pt"])

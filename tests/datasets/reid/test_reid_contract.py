@@ -1,4 +1,4 @@
-"""What every person dataset keeps to, whatever its layout."""
+"""The contract of person datasets, whatever their layout."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from tune_lnl.datasets.reid.sets import ReidDataset, ReidSource, training_size
 from tune_lnl.errors import InputError
 
 PERSON_SETS = [name for name in dataset_names() if get_dataset(name).task == "re-identification"]
-pytestmark = pytest.mark.parametrize("name", PERSON_SETS)
+of_each = pytest.mark.parametrize("name", PERSON_SETS)
+# The sets differ in layout and names; the code behind the source is the same.
+of_both_kinds = pytest.mark.parametrize("name", ["market1501", "sprites"])
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ def here(name: str, homes: Path, monkeypatch: pytest.MonkeyPatch) -> Here:
     dataset = get_dataset(name)
     assert isinstance(dataset, ReidDataset)
     if name not in OFFICIAL:
-        assert dataset.is_present(None, cache_dir()), f"{name} is neither built in nor drawn up in OFFICIAL"
+        assert dataset.is_present(None, cache_dir()), f"{name} is neither built in nor listed in OFFICIAL"
         return Here(dataset, None)
     official = OFFICIAL[name]
     assert dataset.folder is not None
@@ -62,6 +64,7 @@ def here(name: str, homes: Path, monkeypatch: pytest.MonkeyPatch) -> Here:
     return Here(dataset, homes / "data")
 
 
+@of_each
 def test_source_is_as_declared(here: Here) -> None:
     source, (height, width) = here.source(), here.dataset.input_size(here.options())
     assert (height, width) == (HEIGHT, HEIGHT // 2)
@@ -79,6 +82,7 @@ def test_source_is_as_declared(here: Here) -> None:
     assert len(here.dataset.mean) == len(here.dataset.std) == here.dataset.image_shape[2] == 3
 
 
+@of_each
 def test_loading_again_gives_the_same(here: Here) -> None:
     first, second = here.load(), here.load()
     assert first.fingerprints == second.fingerprints
@@ -86,6 +90,7 @@ def test_loading_again_gives_the_same(here: Here) -> None:
     assert np.array_equal(first.given_labels, second.given_labels)
 
 
+@of_both_kinds
 def test_every_label_stands_for_an_identity_that_is_trained_on(here: Here) -> None:
     data = here.load(noise_ratio=0.4)
     assert data.true_labels is not None
@@ -96,6 +101,7 @@ def test_every_label_stands_for_an_identity_that_is_trained_on(here: Here) -> No
     assert np.array_equal(data.identity_numbers[data.true_labels], persons[data.train_rows])
 
 
+@of_both_kinds
 def test_noise_is_what_was_asked_for(here: Here) -> None:
     clean, noisy = here.load(noise="none"), here.load(noise_ratio=0.4)
     assert clean.measured_noise == 0.0
@@ -109,6 +115,7 @@ def test_noise_is_what_was_asked_for(here: Here) -> None:
     assert not np.array_equal(noisy.given_labels, here.load(noise_ratio=0.4, noise_seed=2).given_labels)
 
 
+@of_each
 def test_validation_persons_are_apart_and_can_be_matched(here: Here) -> None:
     data = here.load()
     train = data.source.train
@@ -124,12 +131,14 @@ def test_validation_persons_are_apart_and_can_be_matched(here: Here) -> None:
     assert other.fingerprints["split"] != data.fingerprints["split"]
 
 
+@of_both_kinds
 def test_validation_does_not_depend_on_the_noise_or_the_subset(here: Here) -> None:
     one, other = here.load(noise_ratio=0.1), here.load(noise_ratio=0.5, noise_seed=3, subset=0.5)
     assert np.array_equal(one.validation_query, other.validation_query)
     assert np.array_equal(one.validation_gallery, other.validation_gallery)
 
 
+@of_both_kinds
 def test_a_subset_has_the_labels_of_the_full_run(here: Here) -> None:
     full, part = here.load(noise_ratio=0.4), here.load(noise_ratio=0.4, subset=0.5)
     assert len(part.train_rows) == pytest.approx(len(full.train_rows) / 2, abs=full.num_classes)
@@ -137,12 +146,14 @@ def test_a_subset_has_the_labels_of_the_full_run(here: Here) -> None:
     assert [given[row] for row in part.train_rows] == list(part.identity_numbers[part.given_labels])
 
 
+@of_both_kinds
 def test_the_first_classes_are_the_lowest_identities(here: Here) -> None:
     data = here.load(fraction=0.0, classes=3)
     assert list(data.identity_numbers) == sorted(set(here.source().train.identities))[:3]
 
 
-@pytest.mark.parametrize("settings", [{"noise": "symmetric"}, {"noise_ratio": 1.0}, {"height": 0}, {"split": "test"}])
-def test_settings_out_of_range_are_refused(here: Here, settings: dict[str, object]) -> None:
-    with pytest.raises(InputError):
-        here.options(**settings)
+@of_both_kinds
+def test_settings_out_of_range_are_refused(here: Here) -> None:
+    for settings in ({"noise": "symmetric"}, {"noise_ratio": 1.0}, {"height": 0}, {"split": "test"}):
+        with pytest.raises(InputError):
+            here.options(**settings)

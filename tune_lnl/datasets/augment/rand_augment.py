@@ -1,14 +1,14 @@
 """RandAugment in the form of UDA, on whole batches of tensors.
 
-For each image one of all ordered pairs of (operation, level) is drawn uniformly, 15 operations times levels 1 to 9,
-with repetition; each of the two is applied with p 0.5, in order. It is the strong view of the released ACT scripts for
-the web datasets (utils/builder.py, lines 56-95, ``RandAugment()`` of the ``randaugment`` 1.0.2 package), and not what
-torchvision calls RandAugment. Source of the form: Xie et al., "Unsupervised Data Augmentation for Consistency
+For each image an ordered pair of (operation, level) is drawn uniformly, 15 operations times levels 1 to 9, with
+repetition; each of the two is applied with p 0.5, in order. It is the strong view of the released ACT scripts for the
+web datasets (utils/builder.py, lines 56-95, ``RandAugment()`` of the ``randaugment`` 1.0.2 package), and differs from
+torchvision's RandAugment. Source of the form: Xie et al., "Unsupervised Data Augmentation for Consistency
 Training", NeurIPS 2020, published policies.py.
 
 Operations, magnitudes, signs, interpolation and fill are those of :mod:`.auto_augment`, which follows the same
 package; ShearX is ShearY along the other axis. Cutout: the package's own table could not be read; here it is
-UDA's, a grey square of twice the level in pixels about a uniform centre, cut off at the border.
+UDA's, a grey square with a side of twice the level in pixels around a uniform centre, clipped at the border.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ CUTOUT = "Cutout"
 CUTOUT_PIXELS_PER_LEVEL = 2
 
 TABLE: dict[str, Operation] = {**OPERATIONS, "ShearX": shear_x}
-"""All operations but Cutout, which needs a place as well as a magnitude."""
+"""All operations except Cutout, which needs a position as well as a magnitude."""
 KINDS = (*TABLE, CUTOUT)
 NOT_APPLIED = len(KINDS)
-"""Stands in :attr:`PairDraw.kinds` where an operation of the pair was left out."""
+"""The value in :attr:`PairDraw.kinds` of an operation that is not applied."""
 
 
 def magnitude_of(kind: str, level: int) -> float:
-    """Magnitude of an operation at a level 1 to 9, without its sign; 0 where it has none; of Cutout the side."""
+    """Return the magnitude of an operation at a level 1 to 9, without sign; 0 if it has none; for Cutout the side."""
     if kind == CUTOUT:
         return float(CUTOUT_PIXELS_PER_LEVEL * level)
     table = MAGNITUDES.get("ShearY" if kind == "ShearX" else kind)
@@ -55,10 +55,10 @@ _IS_SIGNED = torch.tensor([kind in SIGNED or kind == "ShearX" for kind in KINDS]
 
 @dataclass(frozen=True)
 class PairDraw:
-    """What was drawn for a batch of B images: the two operations of each, in order.
+    """The draws for a batch of B images: the two operations of each, in order.
 
-    ``kinds`` int64 (B, 2): place in :data:`KINDS`, or :data:`NOT_APPLIED`; ``magnitudes`` float64 (B, 2): with their
-    sign; ``centres`` float64 (B, 2, 2): (row, column) of a Cutout as a share of the sides. All on the CPU.
+    ``kinds`` int64 (B, 2): index in :data:`KINDS`, or :data:`NOT_APPLIED`; ``magnitudes`` float64 (B, 2): with sign;
+    ``centres`` float64 (B, 2, 2): (row, column) of a Cutout as a share of the sides. All on the CPU.
     """
 
     kinds: Tensor
@@ -80,7 +80,7 @@ def draw_pairs(batch_size: int, generator: torch.Generator) -> PairDraw:
 
 
 def rand_augment(images: Tensor, generator: torch.Generator) -> Tensor:
-    """The policy on uint8 images (B, C, H, W), C 1 or 3; returns new images. InputError for other channel counts."""
+    """Apply the policy to uint8 images (B, C, H, W), C 1 or 3; return new images. InputError for other channels."""
     if images.shape[1] not in (1, 3):
         raise InputError(
             f"RandAugment is for images of 1 or 3 channels; got {images.shape[1]}.\n"
@@ -88,18 +88,18 @@ def rand_augment(images: Tensor, generator: torch.Generator) -> Tensor:
         )
     draw = draw_pairs(images.shape[0], generator)
     result = images.clone(memory_format=torch.contiguous_format)
-    for place in (0, 1):
-        kinds, magnitudes = draw.kinds[:, place], draw.magnitudes[:, place]
+    for step in (0, 1):
+        kinds, magnitudes = draw.kinds[:, step], draw.magnitudes[:, step]
         apply_in_place(result, kinds, magnitudes, tuple(TABLE.values()))
         cut = torch.nonzero(kinds == KINDS.index(CUTOUT)).flatten()
         if len(cut):
             chosen = cut.to(images.device, non_blocking=True)
-            result[chosen] = cutout(result[chosen], magnitudes[cut], draw.centres[cut, place])
+            result[chosen] = cutout(result[chosen], magnitudes[cut], draw.centres[cut, step])
     return result
 
 
 def cutout(images: Tensor, side: Tensor, centre: Tensor) -> Tensor:
-    """A grey square in each image (b, C, H, W).
+    """Set a square in each image (b, C, H, W) to grey.
 
     `side` float64 (b,): even, in pixels. `centre` float64 (b, 2) in [0, 1): the square reaches side / 2 pixels up and
     left of pixel (floor(row * H), floor(column * W)), and side / 2 - 1 pixels down and right.

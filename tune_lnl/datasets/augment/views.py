@@ -1,10 +1,10 @@
-"""Augmentation of whole batches: uint8 images in, uint8 images out, on whatever device they are.
+"""Augmentation of whole batches: uint8 images in, uint8 images out, on the images' device.
 
-All randomness comes from the generator that is passed in: the same state gives the same images, whatever the device
-of the images, the number of threads or torch's default dtype. Nothing is drawn that depends on pixel values.
+All randomness comes from the given generator: the same state gives the same images, for any device of the images, any
+number of threads and any default dtype of torch. No draw depends on pixel values.
 
 ================  ==========================================================================================
-``none``          the images as they are
+``none``          the images, unchanged
 ``cifar_weak``    random crop after padding 4 with zeros, horizontal flip with p 0.5
 ``cifar_strong``  an own crop and flip, then AutoAugment's CIFAR-10 policy
 ``padded_weak``   random crop after padding an eighth of the side with zeros, horizontal flip with p 0.5
@@ -12,13 +12,13 @@ of the images, the number of threads or torch's default dtype. Nothing is drawn 
 ``crop_weak``     of images of different sizes: horizontal flip with p 0.5, random crop
 ``crop_strong``   an own flip and crop, then RandAugment in the form of UDA
 ``digits_weak``   shift by -1, 0 or 1 pixel along each axis, zeros outside
-``digits_strong`` a turn within 15 degrees, such a shift, and in half of the images a 2x2 square of zeros
+``digits_strong`` a rotation within 15 degrees, such a shift, and in half of the images a 2x2 square of zeros
 ================  ==========================================================================================
 
 ``cifar_*`` follow the released ACT code (utils/builder.py, lines 56-95), where the weak and the strong view draw
 their crop and flip independently; ``crop_*`` follow the same lines for its web datasets, whose images come with their
-shorter side resized. ``padded_*`` are ``cifar_*`` for a square of any size. ``digits_*`` are this library's own: a
-digit's class survives neither flips nor wide turns, and at 8x8 pixels no more than this.
+shorter side resized. ``padded_*`` are ``cifar_*`` for a square of any size. ``digits_*`` are this library's own: flips
+and large rotations change a digit's class, and at 8x8 pixels stronger augmentation would, too.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class SizedImages:
     Attributes:
         pixels: uint8 (B, C, H, W); image i is in the top left corner, of its own size.
         sizes: int64 (B, 2): its height and width, both at least `crop`; on the CPU.
-        crop: side of the square that is cut out.
+        crop: side of the square crop.
     """
 
     pixels: Tensor
@@ -62,12 +62,12 @@ MIRRORING = ("cifar_", "padded_", "crop_")
 
 
 def augment(name: str, images: Tensor | SizedImages, generator: torch.Generator) -> Tensor:
-    """The augmentation called `name` applied to images uint8 (B, C, H, W), each image with its own draws.
+    """Apply the augmentation `name` to images uint8 (B, C, H, W), with independent draws for each image.
 
-    Images of different sizes are for ``crop_*`` only, which cut them to one size.
+    Images of different sizes are for ``crop_*`` only, which crop them to one size.
 
     Returns uint8 (B, C, H, W) on the device of the images; the input is not changed. InputError for an unknown name,
-    or for images that the augmentation is not made for; ValueError for another dtype or number of dimensions.
+    or for images of the wrong kind; ValueError for another dtype or number of dimensions.
     """
     if name not in augmentation_names():
         raise InputError(f"There is no augmentation {name!r}; {nearest(name, augmentation_names())}.")
@@ -83,17 +83,17 @@ def augment(name: str, images: Tensor | SizedImages, generator: torch.Generator)
 
 
 def augmentation_names() -> list[str]:
-    """The names :func:`augment` knows, sorted."""
+    """Return the names that :func:`augment` accepts, sorted."""
     return sorted([*AUGMENTATIONS, *CROPPING])
 
 
 def mirrors(name: str) -> bool:
-    """Whether the augmentation called `name` mirrors images: whether a mirrored image is of the same class."""
+    """Return whether the augmentation `name` mirrors images: whether mirroring keeps the class."""
     return name.startswith(MIRRORING)
 
 
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """(images / 255 - mean) / std for each channel: uint8 (B, C, H, W) -> float32, same memory format.
+    """Return (images / 255 - mean) / std for each channel: uint8 (B, C, H, W) -> float32, same memory format.
 
     `mean` and `std` have C entries, for values in [0, 1]; ValueError if they do not fit or a std is not positive.
     """
@@ -108,7 +108,7 @@ def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
 
 
 def crop_and_flip(images: Tensor, height: int, width: int, generator: torch.Generator) -> Tensor:
-    """A random crop of height x width pixels, uniformly placed, mirrored with p 0.5 (CORE, released train_core.py).
+    """Crop height x width pixels at a uniform position, and mirror with p 0.5 (CORE, released train_core.py).
 
     uint8 (B, C, H, W), at least as large as the crop, else ValueError -> uint8 (B, C, height, width).
     """
@@ -120,42 +120,42 @@ def crop_and_flip(images: Tensor, height: int, width: int, generator: torch.Gene
 
 
 def unchanged(images: Tensor, generator: torch.Generator) -> Tensor:
-    """The images themselves; nothing is drawn."""
+    """Return the images themselves, without a draw."""
     del generator
     return images
 
 
 def cifar_weak(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Random crop after padding 4 with zeros, then a horizontal flip with p 0.5."""
+    """Crop at random after padding 4 with zeros, then flip horizontally with p 0.5."""
     rows, columns = _crop_offsets(images, CIFAR_PADDING, generator)
     return _crop(images, CIFAR_PADDING, rows, columns, _coins(images, generator))
 
 
 def cifar_strong(images: Tensor, generator: torch.Generator) -> Tensor:
-    """:func:`cifar_weak` with draws of its own, then AutoAugment's CIFAR-10 policy."""
+    """Apply :func:`cifar_weak` with independent draws, then AutoAugment's CIFAR-10 policy."""
     return cifar10_policy(cifar_weak(images, generator), generator)
 
 
 def padded_weak(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Random crop after padding an eighth of the height with zeros, then a horizontal flip with p 0.5."""
+    """Crop at random after padding an eighth of the height with zeros, then flip horizontally with p 0.5."""
     padding = max(1, images.shape[2] // PADDED_SHARE)
     rows, columns = _crop_offsets(images, padding, generator)
     return _crop(images, padding, rows, columns, _coins(images, generator))
 
 
 def padded_strong(images: Tensor, generator: torch.Generator) -> Tensor:
-    """:func:`padded_weak` with draws of its own, then AutoAugment's CIFAR-10 policy."""
+    """Apply :func:`padded_weak` with independent draws, then AutoAugment's CIFAR-10 policy."""
     return cifar10_policy(padded_weak(images, generator), generator)
 
 
 def crop_weak(images: SizedImages, generator: torch.Generator) -> Tensor:
-    """A random square of each image, uniformly placed, mirrored with p 0.5: uint8 (B, C, crop, crop)."""
+    """Crop a square of each image at a uniform position, and mirror with p 0.5: uint8 (B, C, crop, crop)."""
     crop = images.crop
     if int(images.sizes.min()) < crop:
         raise ValueError(f"a crop of {crop} x {crop} does not fit into images of {images.sizes.tolist()}")
     draws = torch.rand((len(images.sizes), 2), generator=generator, device=generator.device, dtype=torch.float64)
-    places = images.sizes - crop + 1
-    offsets = torch.minimum(torch.floor(draws.cpu() * places).to(torch.int64), places - 1).to(
+    positions = images.sizes - crop + 1
+    offsets = torch.minimum(torch.floor(draws.cpu() * positions).to(torch.int64), positions - 1).to(
         images.pixels.device, non_blocking=True
     )
     flipped = _coins(images.pixels, generator)
@@ -163,7 +163,7 @@ def crop_weak(images: SizedImages, generator: torch.Generator) -> Tensor:
 
 
 def crop_strong(images: SizedImages, generator: torch.Generator) -> Tensor:
-    """:func:`crop_weak` with draws of its own, then RandAugment in the form of UDA."""
+    """Apply :func:`crop_weak` with independent draws, then RandAugment in the form of UDA."""
     return rand_augment(crop_weak(images, generator), generator)
 
 
@@ -174,7 +174,7 @@ def digits_weak(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def digits_strong(images: Tensor, generator: torch.Generator) -> Tensor:
-    """A turn uniform within 15 degrees either way, a shift as in ``digits_weak``, with p 0.5 a 2x2 square of zeros."""
+    """Rotate uniformly within +-15 degrees, shift as in ``digits_weak``, and with p 0.5 set a 2x2 square to zero."""
     batch, _, height, width = images.shape
     uniform = torch.rand((batch,), generator=generator, device=generator.device, dtype=torch.float64)
     maps = rotation_maps((2 * uniform - 1) * DIGITS_DEGREES, height, width)
@@ -199,7 +199,7 @@ CROPPING: dict[str, Callable[[SizedImages, torch.Generator], Tensor]] = {
 
 
 def _draw_below(limit: int, images: Tensor, generator: torch.Generator) -> Tensor:
-    """One whole number from 0 to limit - 1 for each image, on the images' device."""
+    """Draw one whole number from 0 to limit - 1 for each image, on the images' device."""
     draws = torch.randint(limit, (images.shape[0],), generator=generator, device=generator.device)
     return draws.to(images.device, non_blocking=True)
 
@@ -209,32 +209,32 @@ def _coins(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _crop_offsets(images: Tensor, padding: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """First row and column of a crop of the original size within the padded image, for each image."""
+    """Draw first row and column of a crop of the original size within the padded image, for each image."""
     rows = _draw_below(2 * padding + 1, images, generator)
     columns = _draw_below(2 * padding + 1, images, generator)
     return rows, columns
 
 
 def _crop(images: Tensor, padding: int, rows: Tensor, columns: Tensor, flipped: Tensor) -> Tensor:
-    """Pad with zeros, crop back to the original size at (rows, columns), mirror where `flipped`; all (B,)."""
+    """Pad with zeros, crop to the original size at (rows, columns), and mirror where `flipped`; all (B,)."""
     height, width = images.shape[2:]
     padded = F.pad(images.contiguous(), (padding, padding, padding, padding))
     return _window(padded, height, width, rows, columns, flipped)
 
 
 def _window(images: Tensor, height: int, width: int, rows: Tensor, columns: Tensor, flipped: Tensor) -> Tensor:
-    """The height x width pixels of each image from (rows, columns) on, mirrored where `flipped`; all (B,)."""
+    """Return height x width pixels of each image from (rows, columns) on, mirrored where `flipped`; all (B,)."""
     batch, channels = images.shape[:2]
     across = torch.arange(width, device=images.device)
     across = torch.where(flipped[:, None], across.flip(0), across) + columns[:, None]
     down = torch.arange(height, device=images.device) + rows[:, None]
-    places = (down[:, :, None] * images.shape[3] + across[:, None, :]).view(batch, 1, height * width)
+    indices = (down[:, :, None] * images.shape[3] + across[:, None, :]).view(batch, 1, height * width)
     flat = images.flatten(2)
-    return flat.gather(2, places.expand(-1, channels, -1)).view(batch, channels, height, width)
+    return flat.gather(2, indices.expand(-1, channels, -1)).view(batch, channels, height, width)
 
 
 def _with_holes(images: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    """With p 0.5 set a square of size x size pixels, wholly inside and uniformly placed, to zero in an image."""
+    """With p 0.5, set a square of size x size pixels at a uniform position inside the image to zero."""
     height, width = images.shape[2:]
     top = _draw_below(height - size + 1, images, generator)[:, None]
     left = _draw_below(width - size + 1, images, generator)[:, None]
