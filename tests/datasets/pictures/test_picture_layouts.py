@@ -83,7 +83,7 @@ def test_another_number_of_classes_is_no_web_dataset(data_dir: Path) -> None:
     with pytest.raises(CorruptDataError, match="must hold 100 class folders, got 99"):
         listed("web_aircraft", data_dir)
     (root / "train" / "other").mkdir()
-    with pytest.raises(CorruptDataError, match="1 classes that train has not, the first is 'class_042'"):
+    with pytest.raises(CorruptDataError, match="1 classes that train lacks, the first is 'class_042'"):
         listed("web_aircraft", data_dir)
 
 

@@ -1,10 +1,10 @@
 """AutoAugment's CIFAR-10 policy on whole batches of tensors.
 
 Source: Cubuk et al., "AutoAugment: Learning Augmentation Strategies from Data", CVPR 2019, the 25 CIFAR-10
-sub-policies of Table 7, as carried out on PIL images by ``CIFAR10Policy`` of the ``randaugment`` 1.0.2 package that
-the released ACT code uses for its strong view. That class is the widely copied PIL version of the policy; its
-magnitudes, interpolation and fill were read from public copies of it. Every operation here gives the pixels Pillow
-gives (the cubic shear within one grey level).
+sub-policies of Table 7, as applied to PIL images by ``CIFAR10Policy`` of the ``randaugment`` 1.0.2 package, the strong
+view of the released ACT code. That class is the widely copied PIL version of the policy; its magnitudes, interpolation
+and fill were read from public copies of it. Every operation here gives the same pixels as Pillow (the cubic shear
+within one grey level).
 
 For each image one sub-policy is drawn uniformly; each of its two operations is applied with its own probability, in
 order.
@@ -12,18 +12,18 @@ order.
 Where that package and ``torchvision.transforms.AutoAugment`` differ, the package is followed:
 
 =====================  =======================================  ======================================
-what                   here, as in the package                  torchvision
+operation              here, as in the package                  torchvision
 =====================  =======================================  ======================================
 Rotate                 always positive (counter-clockwise)      random sign
 Solarize               thresholds 256 to 0                      thresholds 255 to 0
-TranslateX, Y          150/331 of the side, nearest pixel       the same, cut down to whole pixels
+TranslateX, Y          150/331 of the side, nearest pixel       the same, truncated to whole pixels
 ShearY                 cubic interpolation                      nearest pixel
 fill outside           grey 128                                 black
 operation with p       applied when u < p                       applied when u <= p
 =====================  =======================================  ======================================
 
-All arithmetic is in integers or in a fixed floating-point width and is done for each pixel on its own, so a result
-depends neither on the rest of the batch nor on the number of threads.
+All arithmetic is in integers or in a fixed floating-point width, and is independent for each pixel: a result depends
+neither on the rest of the batch nor on the number of threads.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Operation = Callable[[Tensor, Tensor], Tensor]
 """Maps images uint8 (b, C, H, W) and a magnitude for each, float64 (b,), to new images of the same shape."""
 
 FILL = 128
-"""Grey level of what a geometric operation brings in from outside the image."""
+"""Grey level of the pixels that a geometric operation fills in from outside the image."""
 
 LEVELS = 10
 
@@ -219,15 +219,15 @@ OPERATIONS: dict[str, Operation] = {
 
 _KINDS = tuple(OPERATIONS)
 NOT_APPLIED = len(_KINDS)
-"""Stands in :attr:`PolicyDraw.kinds` where an operation of the sub-policy was left out."""
+"""The value in :attr:`PolicyDraw.kinds` of an operation that is not applied."""
 
 
 @dataclass(frozen=True)
 class PolicyDraw:
-    """What was drawn for a batch of B images: the two operations of each, in order.
+    """The draws for a batch of B images: the two operations of each, in order.
 
-    ``kinds`` int64 (B, 2): place in the order of :data:`OPERATIONS`, or :data:`NOT_APPLIED`;
-    ``magnitudes`` float64 (B, 2): with their sign. Both on the CPU.
+    ``kinds`` int64 (B, 2): index in :data:`OPERATIONS`, or :data:`NOT_APPLIED`; ``magnitudes`` float64 (B, 2): with
+    sign. Both on the CPU.
     """
 
     kinds: Tensor
@@ -235,7 +235,7 @@ class PolicyDraw:
 
 
 def draw_cifar10_policy(batch_size: int, generator: torch.Generator) -> PolicyDraw:
-    """Draw a sub-policy, its coins and its signs for each of `batch_size` images."""
+    """Draw a sub-policy, its applications and its signs for each of `batch_size` images."""
     device = generator.device
     sub_policy = torch.randint(len(CIFAR10_POLICY), (batch_size,), generator=generator, device=device).cpu()
     coin = torch.rand((batch_size, 2), generator=generator, device=device, dtype=torch.float64).cpu()
@@ -248,7 +248,7 @@ def draw_cifar10_policy(batch_size: int, generator: torch.Generator) -> PolicyDr
 
 
 def cifar10_policy(images: Tensor, generator: torch.Generator) -> Tensor:
-    """The policy on uint8 images (B, C, H, W), C 1 or 3; returns new images. InputError for other channel counts."""
+    """Apply the policy to uint8 images (B, C, H, W), C 1 or 3; return new images. InputError for other channels."""
     if images.shape[1] not in (1, 3):
         raise InputError(
             f"AutoAugment's CIFAR-10 policy is for images of 1 or 3 channels; got {images.shape[1]}.\n"
@@ -256,8 +256,8 @@ def cifar10_policy(images: Tensor, generator: torch.Generator) -> Tensor:
         )
     draw = draw_cifar10_policy(images.shape[0], generator)
     result = images.clone(memory_format=torch.contiguous_format)
-    for place in (0, 1):
-        apply_in_place(result, draw.kinds[:, place], draw.magnitudes[:, place], tuple(OPERATIONS.values()))
+    for step in (0, 1):
+        apply_in_place(result, draw.kinds[:, step], draw.magnitudes[:, step], tuple(OPERATIONS.values()))
     return result
 
 

@@ -16,7 +16,7 @@ number of threads and any default dtype of torch. No draw depends on pixel value
 ================  ==========================================================================================
 
 ``cifar_*`` follow the released ACT code (utils/builder.py, lines 56-95), where the weak and the strong view draw
-their crop and flip independently; ``crop_*`` follow the same lines for its web datasets, whose images come with their
+their crop and flip independently; ``crop_*`` follow the same lines for its web datasets, whose images have their
 shorter side resized. ``padded_*`` are ``cifar_*`` for a square of any size. ``digits_*`` are this library's own: flips
 and large rotations change a digit's class, and at 8x8 pixels stronger augmentation would, too.
 """
