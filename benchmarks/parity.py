@@ -20,6 +20,7 @@ import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -28,11 +29,12 @@ from scipy import stats
 from torch import Tensor, nn
 
 from tune_lnl.cli import Parser, guarded
+from tune_lnl.config.act import ActSettings
 from tune_lnl.config.overrides import parse_overrides
-from tune_lnl.config.trial import TrialConfig, build_config
+from tune_lnl.config.trial import build_config
 from tune_lnl.errors import InputError
 from tune_lnl.training.act import ActTraining
-from tune_lnl.training.classification import Batch
+from tune_lnl.training.classification import Batch, ClassifierConfig
 from tune_lnl.training.loop import Surroundings
 from tune_lnl.training.networks import Totals
 
@@ -53,14 +55,14 @@ class PlainActTraining(ActTraining):
         x, labels, index = self.weak_view(batch.images), batch.labels, batch.index
         z0, z1 = rtm(x), ntm(x)
         ntm_loss = F.cross_entropy(z1, labels)
-        if epoch < self.act.warmup_epochs:
+        if epoch < self.settings.warmup_epochs:
             self.state.counts[index] += 1
             p0 = z0.softmax(dim=1)
             rtm_loss = F.cross_entropy(z0, labels) + (p0 * p0.log()).sum(dim=1).mean()
         else:
             right0, right1 = z0.argmax(dim=1) == labels, z1.argmax(dim=1) == labels
             a0, a1 = 100.0 * right0.sum().item() / len(labels), 100.0 * right1.sum().item() / len(labels)
-            mining = a0 != 0 and (a1 - a0) / a0 < self.act.tau
+            mining = a0 != 0 and (a1 - a0) / a0 < self.settings.tau
             selected = right1 if mining else right0 & right1
             chosen = selected.nonzero().flatten()
             self.state.counts[index[chosen]] += 1
@@ -107,7 +109,7 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def config_of(arguments: argparse.Namespace, precision: str, seed: int) -> TrialConfig:
+def config_of(arguments: argparse.Namespace, precision: str, seed: int) -> ClassifierConfig[ActSettings]:
     sections = {
         "method": "act",
         "dataset": {"name": arguments.dataset, "subset": arguments.subset},
@@ -123,7 +125,7 @@ def config_of(arguments: argparse.Namespace, precision: str, seed: int) -> Trial
             **parse_overrides(arguments.fixed),
         },
     }
-    return build_config(sections, "parity")
+    return cast(ClassifierConfig[ActSettings], build_config(sections, "parity"))
 
 
 def trained(arguments: argparse.Namespace, arm: str, seed: int) -> dict[str, float]:

@@ -23,11 +23,12 @@ from evidence import evidence, write_evidence
 from torch.utils.flop_counter import FlopCounterMode
 
 from tune_lnl.cli import Parser, guarded
+from tune_lnl.config.act import ActSettings
 from tune_lnl.config.trial import build_config
 from tune_lnl.errors import InputError
 from tune_lnl.models.registry import build_model
 from tune_lnl.training.act import ActTraining
-from tune_lnl.training.classification import Batch
+from tune_lnl.training.classification import Batch, ClassifierConfig
 from tune_lnl.training.loop import Surroundings, has_bf16
 from tune_lnl.training.networks import Totals
 
@@ -79,7 +80,7 @@ def started(precision: str, compiled: str | None, data_dir: Path | None) -> ActT
             "precision": precision,
         },
     }
-    config = build_config(sections, "throughput_gpu")
+    config = cast(ClassifierConfig[ActSettings], build_config(sections, "throughput_gpu"))
     surroundings = Surroundings(data_dir=data_dir, device="cuda")
     if compiled is None:
         return ActTraining(config, surroundings)

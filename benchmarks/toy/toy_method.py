@@ -74,19 +74,17 @@ def value_of(state: float, x: float) -> float:
     return level(x) * state
 
 
-class ToyTraining(Training):
+class ToyTraining(Training[ToySettings]):
     """One number instead of a network."""
 
     Settings: ClassVar[type[MethodSettings]] = ToySettings
 
-    def __init__(self, config: TrialConfig, surroundings: Surroundings) -> None:
+    def __init__(self, config: TrialConfig[ToySettings], surroundings: Surroundings) -> None:
         super().__init__(config, surroundings)
-        assert isinstance(config.settings, ToySettings)
-        self.settings = config.settings
         self.weight = torch.zeros((), dtype=torch.float64)
 
     @classmethod
-    def prepare(cls, config: TrialConfig, surroundings: Surroundings) -> dict[str, str]:
+    def prepare(cls, config: TrialConfig[ToySettings], surroundings: Surroundings) -> dict[str, str]:
         return {"source": os.environ.get(DATA, "toy data")}
 
     @property

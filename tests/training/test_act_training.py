@@ -31,7 +31,7 @@ def training(**changes: Any) -> ActTraining:
 
 
 def settings(**changes: Any) -> ActSettings:
-    return training(**changes).act
+    return training(**changes).settings
 
 
 @functools.cache

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic
+
+from typing_extensions import TypeVar
 
 from tune_lnl.config.base import (
     HeldOut,
@@ -23,6 +25,11 @@ from tune_lnl.config.base import (
 from tune_lnl.config.datasets import DatasetOptions
 from tune_lnl.config.registry import dataset_options, settings_type
 from tune_lnl.errors import InputError
+
+# Covariant: a config of ACT is a config. The defaults let `TrialConfig` alone stand for a config of any method.
+S = TypeVar("S", bound=MethodSettings, default=MethodSettings, covariant=True)
+D = TypeVar("D", bound=DatasetOptions, default=DatasetOptions, covariant=True)
+V = TypeVar("V", bound=HeldOut, default=HeldOut, covariant=True)
 
 SECTIONS = ("dataset", "validation", "objective", "fixed")
 PROVENANCE = "provenance"
@@ -39,14 +46,18 @@ class Fold:
 
 
 @dataclass(frozen=True)
-class TrialConfig:
-    """Everything that decides a trial's numbers (with the data's content)."""
+class TrialConfig(Generic[S, D, V]):
+    """Everything that decides a trial's numbers, but for the data's content.
+
+    The type parameters are those of ``settings``, ``dataset`` and ``validation``. :func:`build_config` validates the
+    settings with the class that is registered for the method, so a training class may name the types that it reads.
+    """
 
     method: str
-    dataset: DatasetOptions
-    validation: HeldOut
+    dataset: D
+    validation: V
     objective: ObjectiveSettings
-    settings: MethodSettings
+    settings: S
     fold: Fold | None = None
     """Held out instead of the share ``validation.fraction``; no setting, made where labels are judged."""
 

@@ -12,10 +12,9 @@ from torch import Tensor
 
 from tune_lnl.config.act import ActSettings
 from tune_lnl.config.base import MethodSettings
-from tune_lnl.config.trial import TrialConfig
 from tune_lnl.methods.act import ActConfig, ActState, robust_losses, warmup_losses
 from tune_lnl.metrics.selection import selection_percentages
-from tune_lnl.training.classification import Batch, ClassifierTraining
+from tune_lnl.training.classification import Batch, ClassifierConfig, ClassifierTraining
 from tune_lnl.training.loop import Report, Surroundings
 from tune_lnl.training.networks import Totals
 
@@ -25,7 +24,7 @@ def loss_config(settings: ActSettings) -> ActConfig:
     return ActConfig(**{field.name: getattr(settings, field.name) for field in fields(ActConfig)})
 
 
-class ActTraining(ClassifierTraining):
+class ActTraining(ClassifierTraining[ActSettings]):
     """Two networks that start apart and learn at different rates.
 
     The RTM (suffix ``""``) learns from the samples both agree on; the NTM (``_ntm``) learns from every given label.
@@ -34,22 +33,20 @@ class ActTraining(ClassifierTraining):
     Settings: ClassVar[type[MethodSettings]] = ActSettings
     lr_names: Mapping[str, str] = {"": "lr", "_ntm": "lr1"}
 
-    def __init__(self, config: TrialConfig, surroundings: Surroundings) -> None:
+    def __init__(self, config: ClassifierConfig[ActSettings], surroundings: Surroundings) -> None:
         super().__init__(config, surroundings)
-        assert isinstance(config.settings, ActSettings)
-        self.act = config.settings
-        self.losses = loss_config(self.act)
+        self.losses = loss_config(self.settings)
         self.state = ActState.start(self.given_labels, self.data.noisy.num_classes)
 
     def train_step(self, batch: Batch, epoch: int, totals: Totals) -> None:
         rtm, ntm = self.networks[""], self.networks["_ntm"]
         weak = self.weak_view(batch.images)
-        if epoch < self.act.warmup_epochs:
+        if epoch < self.settings.warmup_epochs:
             with self.autocast():
                 warmup = warmup_losses(rtm, ntm, weak, batch.labels, batch.index, self.state, self.losses)
             self._update(batch, warmup.rtm, warmup.ntm, warmup.rtm_logits, warmup.ntm_logits, totals)
             return
-        strong = self.strong_view(batch.images) if self.act.consistency else None
+        strong = self.strong_view(batch.images) if self.settings.consistency else None
         with self.autocast():
             robust = robust_losses(rtm, ntm, weak, strong, batch.labels, batch.index, self.state, epoch, self.losses)
         self._update(batch, robust.rtm, robust.ntm, robust.rtm_logits, robust.ntm_logits, totals)
@@ -82,7 +79,7 @@ class ActTraining(ClassifierTraining):
 
     def selected_shares(self) -> np.ndarray:
         """Return shares of the epochs after the warm-up; in the warm-up every sample counts as selected."""
-        warmup = min(self.epoch, self.act.warmup_epochs)
+        warmup = min(self.epoch, self.settings.warmup_epochs)
         chances = max(1, self.epoch - warmup)
         shares: np.ndarray = ((self.state.counts - warmup).double() / chances).cpu().numpy().astype(np.float32)
         return shares

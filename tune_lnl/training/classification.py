@@ -15,9 +15,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import TypeVar
 
 from tune_lnl.config.base import ValidationSettings
 from tune_lnl.config.classifier import ClassifierSettings
+from tune_lnl.config.datasets import DatasetOptions
 from tune_lnl.config.trial import TrialConfig
 from tune_lnl.datasets.augment.views import SizedImages, augment, mirrors
 from tune_lnl.datasets.base import Dataset, ImageRows
@@ -34,6 +36,9 @@ from tune_lnl.training.loop import Report, Surroundings
 from tune_lnl.training.model_file import FORMAT, preprocessing_of
 from tune_lnl.training.networks import NetworkTraining
 from tune_lnl.training.randomness import stream, stream_seed
+
+S = TypeVar("S", bound=ClassifierSettings, default=ClassifierSettings, covariant=True)
+ClassifierConfig = TrialConfig[S, DatasetOptions, ValidationSettings]
 
 EVALUATION_BATCH = 1000
 EVALUATION_PIXELS = 4_000_000
@@ -72,9 +77,8 @@ class ClassifierData:
     """(M,) int64."""
 
     @classmethod
-    def load(cls, config: TrialConfig, surroundings: Surroundings) -> ClassifierData:
+    def load(cls, config: ClassifierConfig, surroundings: Surroundings) -> ClassifierData:
         noisy = load_noisy(config.dataset, surroundings.data_dir)
-        assert isinstance(config.validation, ValidationSettings)
         train, held_out = _split(config, noisy.given_labels)
         labels = noisy.given_labels
         if config.validation.labels == "clean":
@@ -95,7 +99,7 @@ class ClassifierData:
         return self.noisy.fingerprints | {"split": split.hexdigest()}
 
 
-def _split(config: TrialConfig, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _split(config: ClassifierConfig, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the positions that are trained on, and those that are held out."""
     if config.fold is None:
         return split_validation(labels, config.validation.fraction, config.validation.seed)
@@ -109,31 +113,27 @@ def _true_labels_or_refuse(noisy: NoisyData) -> np.ndarray:
     return noisy.true_labels
 
 
-def model_choice(config: TrialConfig, noisy: NoisyData) -> tuple[str, Path | None]:
+def model_choice(config: ClassifierConfig, noisy: NoisyData) -> tuple[str, Path | None]:
     """Return (name of the network asked for or the dataset's own, file of the weights it starts from or None).
 
     Raises:
         InputError: the weights are neither here nor can be downloaded.
     """
-    assert isinstance(config.settings, ClassifierSettings)
     choice = config.settings.model
     name = choice.name or noisy.form.default_model
     weights = default_weights(name) if choice.weights is None else choice.weights
     return name, weights_file(name, weights, cache_dir())
 
 
-def _require_known_weights(config: TrialConfig) -> None:
+def _require_known_weights(config: ClassifierConfig) -> None:
     """Refuse missing weights before the data are read, which can take minutes."""
-    assert isinstance(config.settings, ClassifierSettings)
     choice = config.settings.model
     if choice.name is not None:
         weights_file(choice.name, choice.weights or default_weights(choice.name), cache_dir())
 
 
-class ClassifierTraining(NetworkTraining[Batch]):
+class ClassifierTraining(NetworkTraining[Batch, S, DatasetOptions, ValidationSettings]):
     """A method that trains classifiers of the same shape, the first of them reported."""
-
-    settings: ClassifierSettings
 
     def _load_data(self) -> None:
         self.data = ClassifierData.load(self.config, self.surroundings)
@@ -156,8 +156,7 @@ class ClassifierTraining(NetworkTraining[Batch]):
         return torch.from_numpy(np.ascontiguousarray(images[rows])).to(self.device)
 
     @classmethod
-    def prepare(cls, config: TrialConfig, surroundings: Surroundings) -> dict[str, str]:
-        assert isinstance(config.settings, ClassifierSettings)
+    def prepare(cls, config: ClassifierConfig[S], surroundings: Surroundings) -> dict[str, str]:
         _require_known_weights(config)
         data = ClassifierData.load(config, surroundings)
         name, weights = model_choice(config, data.noisy)

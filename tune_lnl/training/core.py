@@ -8,26 +8,27 @@ from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import TypeVar
 
 from tune_lnl.config.base import MethodSettings
 from tune_lnl.config.core import CoreSettings, SelfRefineSettings
-from tune_lnl.config.trial import TrialConfig
 from tune_lnl.methods.core import co_refine_loss, refine_weight, self_refine_loss
 from tune_lnl.training.loop import Report, Surroundings
 from tune_lnl.training.networks import Totals
-from tune_lnl.training.reid import ReidBatch, ReidTraining
+from tune_lnl.training.reid import ReidBatch, ReidConfig, ReidTraining
+
+S = TypeVar("S", bound=SelfRefineSettings, default=SelfRefineSettings, covariant=True)
 
 
-class SelfRefineTraining(ReidTraining):
+class SelfRefineTraining(ReidTraining[S]):
     """One or more networks, each learning from a mixture of the given label and its own.
 
     The weight of its own label follows the loss: it grows as the network fits.
     """
 
     Settings: ClassVar[type[MethodSettings]] = SelfRefineSettings
-    settings: SelfRefineSettings
 
-    def __init__(self, config: TrialConfig, surroundings: Surroundings) -> None:
+    def __init__(self, config: ReidConfig[S], surroundings: Surroundings) -> None:
         super().__init__(config, surroundings)
         self.previous_losses: dict[str, float] = {}
 
@@ -75,14 +76,13 @@ class SelfRefineTraining(ReidTraining):
         self.previous_losses = {str(suffix): float(loss) for suffix, loss in state["previous_losses"].items()}
 
 
-class CoreTraining(SelfRefineTraining):
+class CoreTraining(SelfRefineTraining[CoreSettings]):
     """Two networks that start apart: first each refines its own labels, then each learns from the other's.
 
     The reported network has suffix ``""``, its peer ``_peer``.
     """
 
     Settings: ClassVar[type[MethodSettings]] = CoreSettings
-    settings: CoreSettings
     lr_names: Mapping[str, str] = {"": "lr", "_peer": "lr"}
 
     def train_step(self, batch: ReidBatch, epoch: int, totals: Totals) -> None:

@@ -12,12 +12,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic
 
 import torch
 
 from tune_lnl.config.base import MethodSettings
-from tune_lnl.config.trial import TrialConfig
+from tune_lnl.config.trial import D, S, TrialConfig, V
 from tune_lnl.errors import InputError
 from tune_lnl.torch_compat import cpu_has_bf16
 from tune_lnl.training.randomness import stream_seed
@@ -38,17 +38,21 @@ class Surroundings:
     """Called before every batch; raises to stop the training there."""
 
 
-class Training(ABC):
+class Training(ABC, Generic[S, D, V]):
     """One training of one method under one config, between epochs.
 
+    A subclass names the types of settings, dataset options and validation settings that it reads.
+
     Attributes:
+        settings: those of the config.
         epoch: the next epoch to run, 0-based.
     """
 
     Settings: ClassVar[type[MethodSettings]]
 
-    def __init__(self, config: TrialConfig, surroundings: Surroundings) -> None:
+    def __init__(self, config: TrialConfig[S, D, V], surroundings: Surroundings) -> None:
         self.config = config
+        self.settings = config.settings
         self.surroundings = surroundings
         self.device = torch.device(surroundings.device)
         self.epoch = 0
@@ -56,7 +60,7 @@ class Training(ABC):
 
     @classmethod
     @abstractmethod
-    def prepare(cls, config: TrialConfig, surroundings: Surroundings) -> dict[str, str]:
+    def prepare(cls, config: TrialConfig[S, D, V], surroundings: Surroundings) -> dict[str, str]:
         """Load and check the data (packing it on first use) and the network's fit to it, without training.
 
         Returns:
@@ -68,7 +72,7 @@ class Training(ABC):
 
     @property
     def finished(self) -> bool:
-        return self.epoch >= self.config.settings.epochs
+        return self.epoch >= self.settings.epochs
 
     def run_epoch(self) -> Report:
         """Train and score one epoch.
@@ -77,8 +81,8 @@ class Training(ABC):
             the report; ``epoch`` is its 0-based index.
         """
         assert not self.finished
-        torch.set_num_threads(self.config.settings.threads)
-        torch.manual_seed(stream_seed(self.config.settings.seed, self.epoch, "dropout"))
+        torch.set_num_threads(self.settings.threads)
+        torch.manual_seed(stream_seed(self.settings.seed, self.epoch, "dropout"))
         start = time.perf_counter()
         report = {"epoch": float(self.epoch), **self.train_epoch(self.epoch)}
         trained = time.perf_counter()

@@ -8,14 +8,15 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from itertools import islice
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from typing_extensions import TypeVar
 
 from tune_lnl.config.base import GradientSettings
-from tune_lnl.config.trial import TrialConfig
+from tune_lnl.config.trial import D, TrialConfig, V
 from tune_lnl.datasets.augment.views import normalise
 from tune_lnl.datasets.base import Dataset
 from tune_lnl.errors import InputError
@@ -32,9 +33,10 @@ class HasLabels(Protocol):
 
 
 B = TypeVar("B", bound=HasLabels)
+S = TypeVar("S", bound=GradientSettings, default=GradientSettings, covariant=True)
 
 
-class NetworkTraining(Training, Generic[B]):
+class NetworkTraining(Training[S, D, V], Generic[B, S, D, V]):
     """A method that trains one or more networks and reports the first.
 
     Attributes:
@@ -46,10 +48,8 @@ class NetworkTraining(Training, Generic[B]):
     lr_names: Mapping[str, str] = {"": "lr"}
     dataset: Dataset
 
-    def __init__(self, config: TrialConfig, surroundings: Surroundings) -> None:
+    def __init__(self, config: TrialConfig[S, D, V], surroundings: Surroundings) -> None:
         super().__init__(config, surroundings)
-        assert isinstance(config.settings, GradientSettings)
-        self.settings = config.settings
         torch.set_num_threads(self.settings.threads)
         self._load_data()
         self.networks = {suffix: self._build_network(suffix) for suffix in self.lr_names}

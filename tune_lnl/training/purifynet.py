@@ -11,16 +11,15 @@ import torch.nn.functional as F
 
 from tune_lnl.config.base import MethodSettings
 from tune_lnl.config.purifynet import PurifySettings
-from tune_lnl.config.trial import TrialConfig
 from tune_lnl.methods.core import self_refine_loss
 from tune_lnl.methods.purifynet import instance_weights, purify_weight, weighted_cross_entropy
 from tune_lnl.models.reid import ReidNetwork
 from tune_lnl.training.loop import Report, Surroundings
 from tune_lnl.training.networks import Totals
-from tune_lnl.training.reid import EVALUATION_BATCH, ReidBatch, ReidTraining
+from tune_lnl.training.reid import EVALUATION_BATCH, ReidBatch, ReidConfig, ReidTraining
 
 
-class PurifyTraining(ReidTraining):
+class PurifyTraining(ReidTraining[PurifySettings]):
     """One network in two stages.
 
     First it learns from a mixture of the given label and its own, whose weight grows. Then its prediction replaces
@@ -30,9 +29,8 @@ class PurifyTraining(ReidTraining):
     """
 
     Settings: ClassVar[type[MethodSettings]] = PurifySettings
-    settings: PurifySettings
 
-    def __init__(self, config: TrialConfig, surroundings: Surroundings) -> None:
+    def __init__(self, config: ReidConfig[PurifySettings], surroundings: Surroundings) -> None:
         super().__init__(config, surroundings)
         self.labels = self.given_labels
         self.sample_weights = torch.ones(len(self.labels), device=self.device)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import TypeVar
 
 from tune_lnl.config.datasets import ReidOptions
 from tune_lnl.config.reid import IdentityValidation, ReidSettings
@@ -28,6 +29,9 @@ from tune_lnl.training.loop import Report, Surroundings
 from tune_lnl.training.networks import NetworkTraining, Totals
 from tune_lnl.training.randomness import stream_seed
 
+S = TypeVar("S", bound=ReidSettings, default=ReidSettings, covariant=True)
+ReidConfig = TrialConfig[S, ReidOptions, IdentityValidation]
+
 EVALUATION_BATCH = 128
 RANKS = (1, 5, 10)
 
@@ -44,21 +48,19 @@ class ReidBatch:
     """(B,) int64, given identities."""
 
 
-class ReidTraining(NetworkTraining[ReidBatch]):
+class ReidTraining(NetworkTraining[ReidBatch, S, ReidOptions, IdentityValidation]):
     """A method that trains re-ID networks of one shape and reports the first."""
-
-    settings: ReidSettings
 
     def _load_data(self) -> None:
         self.dataset, self.data = _load(self.config, self.surroundings)
-        self.model_name, self.weights = _network(self.config.settings, self.dataset)
+        self.model_name, self.weights = _network(self.settings, self.dataset)
         self.train_rows = self.data.train_rows
         self.given_labels = torch.from_numpy(self.data.given_labels).to(self.device)
         true = self.data.true_labels
         self.true_labels = None if true is None else torch.from_numpy(true).to(self.device)
 
     @classmethod
-    def prepare(cls, config: TrialConfig, surroundings: Surroundings) -> dict[str, str]:
+    def prepare(cls, config: ReidConfig[S], surroundings: Surroundings) -> dict[str, str]:
         # The weights first: a missing download fails at once, and packing a dataset takes minutes.
         dataset = _dataset(config)
         name, weights = _network(config.settings, dataset)
@@ -146,7 +148,6 @@ class ReidTraining(NetworkTraining[ReidBatch]):
 
     def _ranked(self, features: list[np.ndarray], query: _Part, gallery: _Part) -> RankedQueries:
         how = self.config.validation
-        assert isinstance(how, IdentityValidation)
         ranked_by = reranked_distances if how.rerank else cosine_distances
         distances = ranked_by(features[0], features[1])
         sides = (query.identities, gallery.identities, query.cameras, gallery.cameras)
@@ -226,22 +227,20 @@ def _part(split: PersonImages, rows: np.ndarray | None = None) -> _Part:
     return _Part(split.images, chosen, split.identities[chosen], split.cameras[chosen])
 
 
-def _dataset(config: TrialConfig) -> ReidDataset:
+def _dataset(config: ReidConfig) -> ReidDataset:
     dataset = get_dataset(config.dataset.name)
     if not isinstance(dataset, ReidDataset):
         raise InputError(f"dataset {dataset.name} is for {dataset.task}, and method {config.method} for re-ID")
     return dataset
 
 
-def _load(config: TrialConfig, surroundings: Surroundings) -> tuple[ReidDataset, ReidData]:
-    assert isinstance(config.dataset, ReidOptions)
+def _load(config: ReidConfig, surroundings: Surroundings) -> tuple[ReidDataset, ReidData]:
     held_out = config.validation
     return _dataset(config), load_reid(config.dataset, surroundings.data_dir, held_out.fraction, held_out.seed)
 
 
-def _network(settings: object, dataset: ReidDataset) -> tuple[str, Path | None]:
+def _network(settings: ReidSettings, dataset: ReidDataset) -> tuple[str, Path | None]:
     """Return (name, file of the weights it starts from or None)."""
-    assert isinstance(settings, ReidSettings)
     name = settings.model.name or dataset.default_model
     choice = default_weights(name) if settings.model.weights is None else settings.model.weights
     return name, weights_file(name, choice, cache_dir())

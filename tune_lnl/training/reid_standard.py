@@ -12,11 +12,10 @@ from tune_lnl.training.networks import Totals
 from tune_lnl.training.reid import ReidBatch, ReidTraining
 
 
-class ReidStandardTraining(ReidTraining):
+class ReidStandardTraining(ReidTraining[ReidStandardSettings]):
     """One network, one loss."""
 
     Settings: ClassVar[type[MethodSettings]] = ReidStandardSettings
-    settings: ReidStandardSettings
 
     def train_step(self, batch: ReidBatch, epoch: int, totals: Totals) -> None:
         view = self.view(batch)

@@ -8,29 +8,30 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import TypeVar
 
 from tune_lnl.config.base import MethodSettings
 from tune_lnl.config.small_loss import CoTeachingSettings, JocorSettings, SmallLossSettings
-from tune_lnl.config.trial import TrialConfig
 from tune_lnl.methods.co_teaching import co_teaching_losses
 from tune_lnl.methods.jocor import jocor_loss
 from tune_lnl.metrics.selection import selection_percentages
-from tune_lnl.training.classification import Batch, ClassifierTraining
+from tune_lnl.training.classification import Batch, ClassifierConfig, ClassifierTraining
 from tune_lnl.training.loop import Report, Surroundings
 from tune_lnl.training.networks import Totals
 
+S = TypeVar("S", bound=SmallLossSettings, default=SmallLossSettings, covariant=True)
 
-class SmallLossTraining(ClassifierTraining):
+
+class SmallLossTraining(ClassifierTraining[S]):
     """Two networks that start apart and learn at one rate; the reported one has suffix ``""``, its peer ``_peer``.
 
     Both see the same augmented images. The published figures are of either network or the mean of both.
     """
 
     Settings: ClassVar[type[MethodSettings]] = SmallLossSettings
-    settings: SmallLossSettings
     lr_names: Mapping[str, str] = {"": "lr", "_peer": "lr"}
 
-    def __init__(self, config: TrialConfig, surroundings: Surroundings) -> None:
+    def __init__(self, config: ClassifierConfig[S], surroundings: Surroundings) -> None:
         super().__init__(config, surroundings)
         self.counts = torch.zeros(self.images_per_epoch(), dtype=torch.int32, device=self.device)
         """(N,), how often the reported network was trained on each sample, in epochs that keep the final share."""
@@ -90,11 +91,10 @@ class SmallLossTraining(ClassifierTraining):
         self.counts.copy_(state["counts"])
 
 
-class CoTeachingTraining(SmallLossTraining):
+class CoTeachingTraining(SmallLossTraining[CoTeachingSettings]):
     """Each network learns from the samples that the other fits best."""
 
     Settings: ClassVar[type[MethodSettings]] = CoTeachingSettings
-    settings: CoTeachingSettings
 
     def train_step(self, batch: Batch, epoch: int, totals: Totals) -> None:
         view = self.weak_view(batch.images)
@@ -113,11 +113,10 @@ class CoTeachingTraining(SmallLossTraining):
         self.count(batch, epoch, losses, logits, found.first_selected, totals)
 
 
-class JocorTraining(SmallLossTraining):
+class JocorTraining(SmallLossTraining[JocorSettings]):
     """Both networks learn, by one loss, from the samples that they fit and agree on best together."""
 
     Settings: ClassVar[type[MethodSettings]] = JocorSettings
-    settings: JocorSettings
 
     def train_step(self, batch: Batch, epoch: int, totals: Totals) -> None:
         view = self.weak_view(batch.images)

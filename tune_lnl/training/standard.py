@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from typing_extensions import TypeVar
+
 from tune_lnl.config.base import MethodSettings
 from tune_lnl.config.classifier import StandardSettings
 from tune_lnl.methods.standard import standard_loss
 from tune_lnl.training.classification import Batch, ClassifierTraining
 from tune_lnl.training.networks import Totals
 
+S = TypeVar("S", bound=StandardSettings, default=StandardSettings, covariant=True)
 
-class StandardTraining(ClassifierTraining):
+
+class StandardTraining(ClassifierTraining[S]):
     """One network, one loss."""
 
     Settings: ClassVar[type[MethodSettings]] = StandardSettings

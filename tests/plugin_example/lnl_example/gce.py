@@ -34,11 +34,10 @@ class GceSettings(StandardSettings):
         return {**super().dead(), "label_smoothing": "the loss has no cross-entropy"}
 
 
-class GceTraining(ClassifierTraining):
+class GceTraining(ClassifierTraining[GceSettings]):
     """One network; data, optimizer, lr plan, evaluation, checkpoints and reports are inherited."""
 
     Settings: ClassVar[type[MethodSettings]] = GceSettings
-    settings: GceSettings
 
     def train_step(self, batch: Batch, epoch: int, totals: Totals) -> None:
         with self.autocast():
