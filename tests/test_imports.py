@@ -68,3 +68,16 @@ def test_help_is_at_hand_at_once(door: str) -> None:
 def test_the_list_of_spaces_needs_no_torch() -> None:
     loaded = modules_after("from tune_lnl.search import main\nassert main(['--list']) == 0")
     assert not loaded & {"torch", "ray", "optuna"}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["act_digits8no", "--trials", "many"], ["act_digits8no", "--submit", "http://head"], ["act_digits8no"]],
+    ids=["a bad value", "a removed flag", "a run that exists"],
+)
+def test_a_search_is_refused_at_once(words: list[str], tmp_path: Path) -> None:
+    run = tmp_path / "act_digits8no"
+    run.mkdir()
+    (run / "run.yaml").touch()
+    words = [*words, "--results-dir", str(tmp_path)]
+    assert not modules_after(f"from tune_lnl.search import main\nassert main({words!r}) == 2") & HEAVY

@@ -1,9 +1,9 @@
-"""``--warm-start RUN``: what another run has found, used as far as it is comparable.
+"""``--warm-start RUN``: the use of another run's results, as far as they are comparable.
 
-Where method, settings, length, split, data and noise are the same, a trial of the other run is what this run would have
-got: its finished trials are taken over with their curves, COMPLETE, PRUNED and diverged ones (which repel) alike. Where
-anything differs its numbers say nothing here, and only its best configs are used, as further start points. They come
-after the space's own: trial 0 stays the published setting, whatever else was tried before.
+If method, settings, length, split, data and noise are the same, a trial of the other run has the values that it would
+have here: its finished trials are taken over with their curves, COMPLETE and PRUNED ones as well as diverged ones,
+which repel the sampler. If anything differs, its values do not apply here, and only its best configs are used, as
+additional start points. They follow the space's own start points: trial 0 is always the published setting.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ from tune_lnl.tuning.study.study import distributions
 from tune_lnl.tuning.study.trials import FAILURE, FrozenTrial, TrialState, taken_over
 
 BEST_CONFIGS = 5
-"""So many of the other run's best are tried where its trials cannot be taken over."""
+"""Number of the other run's best configs that are tried where its trials cannot be taken over."""
 
 
 @dataclass(frozen=True)
 class WarmStart:
-    """What a run begins with beside its own start points."""
+    """The other run of ``--warm-start``, and how its results are used."""
 
     run: str
     folder: str
     """Its path, or its URL."""
     because: str | None
-    """The first difference to the other run; ``None``: there is none, its trials are taken over."""
+    """The first difference from the other run; ``None``: there is none, and its trials are taken over."""
     sentence: str = ""
-    """For the user, when the run begins; empty where it has begun before."""
+    """For the user, at the start of the run; empty for a resumed run."""
     other: Run | None = field(default=None, compare=False, repr=False)
-    """The other run as it was when this was planned."""
+    """The other run as it was at the time of planning."""
 
     @property
     def takes_over(self) -> bool:
@@ -60,7 +60,7 @@ class WarmStart:
 
 
 def find_other_run(name: ResultsDir, place: ResultsDir, condition: str | None) -> Run:
-    """The run called ``name``; of one with several conditions, that of ``condition``.
+    """Return the run called ``name``; of a run with several conditions the one of ``condition``.
 
     Raises:
         InputError: no such run, or a storage that does not answer.
@@ -84,10 +84,10 @@ def _folders(name: ResultsDir, results_dir: Path) -> list[Path]:
 def plan_warm_start(
     other: Run, space: SearchSpace, files: RunFolder, fingerprints: Mapping[str, str], device: str
 ) -> WarmStart:
-    """What can be used of ``other``, and why no more.
+    """Decide what is used of ``other``.
 
     Raises:
-        InputError: nothing can, or it is the run itself.
+        InputError: nothing can be used, or it is the run itself.
     """
     if other.files.root.resolve() == files.root.resolve():
         raise InputError(f"--warm-start {other.name}: a run cannot start from itself; continue it with --resume")
@@ -97,7 +97,7 @@ def plan_warm_start(
         if not taken:
             raise InputError(
                 f"--warm-start {other.name}: it has no finished trial inside the ranges of this search; "
-                "wait for it, or leave --warm-start out"
+                "wait for one, or leave --warm-start out"
             )
         finished = sum(trial.state.is_finished() for trial in other.trials)
         of = "" if len(taken) == finished else f" of its {finished}"
@@ -118,13 +118,13 @@ def plan_warm_start(
 
 
 def remembered(files: RunFolder, name: str | None, place: ResultsDir, condition: str | None) -> WarmStart | None:
-    """The warm start that a run to be resumed has begun with.
+    """Return the warm start with which a run to resume was started.
 
     Args:
         name: of the run given now; ``None`` where the flag is not repeated.
 
     Raises:
-        InputError: it began with another, or with none.
+        InputError: it was started from another run, or from none.
     """
     stored = read_mapping(files.settings).get("warm_start")
     before = None if stored is None else WarmStart(stored["run"], stored["folder"], stored["because"])
@@ -143,7 +143,10 @@ def remembered(files: RunFolder, name: str | None, place: ResultsDir, condition:
 
 
 def first_difference(other: Run, space: SearchSpace, fingerprints: Mapping[str, str], device: str) -> str | None:
-    """What makes a trial of ``other`` another training than the same values would be here; ``None``: nothing."""
+    """Return the first setting in which a trial of ``other`` differs from one with the same values here, as a sentence.
+
+    ``None``: there is no difference.
+    """
     theirs, ours = other.space, space
     if theirs.base["method"] != ours.base["method"]:
         return _unequal("method", theirs.base["method"], ours.base["method"])
@@ -152,7 +155,7 @@ def first_difference(other: Run, space: SearchSpace, fingerprints: Mapping[str, 
     before |= {f"{name} of the data": value for name, value in other.settings["fingerprints"].items()}
     now |= {f"{name} of the data": value for name, value in fingerprints.items()}
     before["device"], now["device"] = other.settings["resources"]["device"], device
-    # The length first: where it differs, other settings were scaled with it.
+    # The length first: if it differs, other settings were scaled with it.
     for name in dict.fromkeys(["epochs", *before, *now]):
         if before.get(name) != now.get(name):
             return _unequal(name, before.get(name), now.get(name))
@@ -171,22 +174,22 @@ def _short(value: Any) -> str:
 
 
 def _searched(space: SearchSpace) -> set[str]:
-    """Settings that differ from trial to trial: those with a range, and those that a searched knob decides."""
+    """Return the settings that differ between trials: those with a range, and those that a searched knob decides."""
     knobs = settings_type(str(space.base["method"])).knobs
     return {*space.parameters} | {knob.decides for name, knob in knobs.items() if name in space.parameters}
 
 
 def _decided_beforehand(space: SearchSpace, but: set[str]) -> dict[str, Any]:
-    """Every setting, defaults among them, that is the same for all trials of a search."""
+    """Return every setting, defaults included, that is the same for all trials of a search."""
     config = space.any_config()
     return {name: value for name, value in config.flat().items() if name not in but}
 
 
-# ---- what is used of it
+# ---- the results used
 
 
 def comparable_trials(other: Run, space: SearchSpace) -> Iterator[FrozenTrial]:
-    """Its finished trials whose settings lie in this search's ranges; of the failed, those that diverged."""
+    """Yield the finished trials whose settings lie in this search's ranges; of the failed ones those that diverged."""
     for trial in sorted(other.trials, key=lambda trial: trial.number):
         diverged = trial.state == TrialState.FAIL and trial.user_attrs.get(FAILURE) == DIVERGED
         if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED) and not diverged:
@@ -200,8 +203,10 @@ def _inside(params: Mapping[str, Any], space: SearchSpace) -> bool:
 
 
 def best_configs(other: Run, space: SearchSpace) -> list[dict[str, Any]]:
-    """Settings of its best COMPLETE trials that fit this search and are no start points of it, best first, at most
-    :data:`BEST_CONFIGS`."""
+    """Return the settings of its best COMPLETE trials that fit this search and are no start points of it, best first.
+
+    There are at most :data:`BEST_CONFIGS`.
+    """
     points: list[dict[str, Any]] = []
     for point in _fitting_points(other, space):
         if point not in points and point not in [dict(own) for own in space.start]:
@@ -217,9 +222,9 @@ def _fitting_points(other: Run, space: SearchSpace) -> Iterator[dict[str, Any]]:
 
 
 def _fitting_point(other: Run, row: TrialRow, space: SearchSpace) -> dict[str, Any] | None:
-    """The row's settings under this search's names, epochs scaled to this length; ``None`` where they do not fit.
+    """Return the row's settings under this search's names, epochs scaled to this length; ``None``: they do not fit.
 
-    What it neither searched nor fixed is left to the sampler.
+    The sampler chooses the settings that the other run neither searched nor fixed.
     """
     values = other.config(row).flat() | dict(row.params)
     counted = _counted_in_epochs(str(space.base["method"]))
@@ -248,13 +253,13 @@ def _counted_in_epochs(method: str) -> set[str]:
 
 
 def _on_grid(value: int, parameter: Parameter) -> int:
-    """The point of the range's grid that lies next to ``value``."""
+    """Return the point of the range's grid that is nearest to ``value``."""
     if not isinstance(parameter, Int):
         return value
     return parameter.low + parameter.step * round((value - parameter.low) / parameter.step)
 
 
-# ---- putting it into the run
+# ---- the first trials of the run
 
 
 def first_trials(warm_start: WarmStart, space: SearchSpace, files: RunFolder) -> list[FrozenTrial | Mapping[str, Any]]:

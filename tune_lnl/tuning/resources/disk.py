@@ -1,4 +1,4 @@
-"""What a search needs on the disk at once, measured before it starts."""
+"""The disk space that a search needs at once, measured before it starts."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class DiskNeed:
 
     @property
     def total(self) -> int:
-        # Twice: a checkpoint is written beside the one that it replaces.
+        # Twice: a checkpoint is written while the one that it replaces still exists.
         return 2 * self.concurrent * self.sizes.checkpoint + self.models * self.sizes.model + self.records
 
     def __str__(self) -> str:
@@ -50,14 +50,14 @@ class DiskNeed:
 
 
 def measure_sizes(config: TrialConfig, data_dir: Path | None) -> Sizes:
-    """Bytes of a checkpoint and of a model file, from a training that is built on the CPU and makes one step there.
+    """Measure the bytes of a checkpoint and of a model file, from a training that makes one step on the CPU.
 
-    The GPU is left alone: the process that drives a search must not hold any of its memory.
+    The GPU is not used: the process that drives a search must not hold any of its memory.
     """
-    # Not every arithmetic works on a CPU, and none changes what is stored.
+    # Not every precision works on a CPU, and none changes the stored sizes.
     settings = config.settings.model_copy(update={"precision": "fp32"})
     training = start_training(replace(config, settings=settings), Surroundings(data_dir=data_dir, device="cpu"))
-    # One step, or the optimizers would have no momentum to store yet.
+    # One step: before it the optimizers have no momentum to store.
     training.seconds_per_epoch(0, 0)
     return Sizes(_bytes_of(training.state_dict()), _bytes_of(training.model_file()))
 
@@ -69,18 +69,18 @@ def _bytes_of(content: object) -> int:
 
 
 def disk_need(sizes: Sizes, concurrent: int, trials: int, epochs: int, confirmed: int = 0) -> DiskNeed:
-    """The need of a search.
+    """Return the need of a search.
 
     Args:
-        confirmed: trainings of a confirmation, which keeps one more model.
+        confirmed: number of trainings of a confirmation, which keeps one more model.
     """
-    # A complete trial's network is there a moment before the one it drives out is deleted.
+    # The network of a complete trial is written before the one that it replaces is deleted.
     models = KEPT_MODELS + concurrent + bool(confirmed)
     return DiskNeed(sizes, concurrent, models, (trials + confirmed) * epochs * EPOCH_BYTES)
 
 
 def check_disk_budget(need: DiskNeed, budget: int) -> None:
-    """Refuse a search that would have to stop for its own budget.
+    """Refuse a search that would exceed its own budget.
 
     Raises:
         InputError: the need exceeds the budget, with both in numbers.

@@ -1,4 +1,4 @@
-"""How many trials run at once, and what each gets. Pure arithmetic over counts that the caller passes in."""
+"""The number of trials that run at once, and the share of each. Pure arithmetic over counts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Node:
     name: str = "here"
     ray_id: str = ""
     gpu_model: str | None = None
-    """As Ray names it, ``H100``; ``None`` where it does not know."""
+    """As Ray names it, ``H100``; ``None`` where Ray has no name."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Resources:
         return "cuda" if self.gpus_per_trial > 0 else "cpu"
 
     def fitting(self, node: Node) -> int:
-        """Trials that run at once on this node."""
+        """Return the number of trials that run at once on this node."""
         return _fitting(node, self.cpus_per_trial, self.gpus_per_trial)
 
     def __str__(self) -> str:
@@ -92,44 +92,44 @@ def plan_resources(
     concurrent: int | None = None,
     nodes: Sequence[Node] = (),
 ) -> Resources:
-    """Divide a machine, or the nodes of a cluster, among trials; no trial has parts of two nodes.
+    """Divide a machine, or the nodes of a cluster, among trials; a trial is always on one node.
 
     Args:
         cpus: cores of the machine, or of all nodes.
         gpus: CUDA devices of the machine, or of all nodes.
-        cpus_per_trial: default one core, or the cores divided among the GPU shares, so that none of these waits for
-            a core.
+        cpus_per_trial: default one core, or the cores divided among the GPU shares, so that no share waits for a
+            core.
         gpus_per_trial: 1 or 1/k; default a whole GPU where there is one.
         concurrent: trials at once; default as many as fit.
         nodes: of a cluster; default the machine alone.
 
     Raises:
-        InputError: a share that does not tile a GPU, or more than there is.
+        InputError: a share that does not tile a GPU, or more than the machine has.
     """
-    places = list(nodes) or [Node(cpus, gpus)]
+    usable = list(nodes) or [Node(cpus, gpus)]
     if gpus_per_trial is None:
         gpus_per_trial = 1.0 if gpus else 0.0
     _check_gpu_share(gpus_per_trial, gpus, "the cluster" if nodes else "this machine")
     if gpus_per_trial:
         shares = round(1 / gpus_per_trial)
-        # 0.166667 as typed: six of it would not fit on one GPU.
+        # Exactly 1/k: six times 0.166667, as typed, would not fit on one GPU.
         gpus_per_trial = 1 / shares
-        places = [node for node in places if node.gpus and node.cpus]
+        usable = [node for node in usable if node.gpus and node.cpus]
         if cpus_per_trial is None:
-            # One share for all, so that the node with the fewest cores for a GPU has no GPU that waits for one.
-            cpus_per_trial = min((_cpu_share(node.cpus, node.gpus * shares) for node in places), default=1.0)
+            # The same share everywhere; the node with the fewest cores per GPU decides it, so that no GPU waits there.
+            cpus_per_trial = min((_cpu_share(node.cpus, node.gpus * shares) for node in usable), default=1.0)
     else:
         cpus_per_trial = 1.0 if cpus_per_trial is None else cpus_per_trial
     if not (math.isfinite(cpus_per_trial) and cpus_per_trial > 0):
         raise InputError(f"--cpus-per-trial is above 0, got {cpus_per_trial:g}")
-    largest = max((node.cpus for node in places), default=0)
+    largest = max((node.cpus for node in usable), default=0)
     if cpus_per_trial > largest:
         where = "on one node of the cluster" if nodes else "here"
         raise InputError(
             f"--cpus-per-trial {cpus_per_trial:g} asks for more than the {largest} CPUs {where}, "
             f"{cpus_per_trial - largest:g} too many; lower it"
         )
-    fitting = sum(_fitting(node, cpus_per_trial, gpus_per_trial) for node in places)
+    fitting = sum(_fitting(node, cpus_per_trial, gpus_per_trial) for node in usable)
     if concurrent is not None:
         if concurrent < 1:
             raise InputError(f"--concurrent is at least 1, got {concurrent}")
@@ -154,10 +154,10 @@ def shared_resources(
     concurrent: int | None = None,
     nodes: Sequence[Node] = (),
 ) -> Resources:
-    """Divide a machine, or the nodes of a cluster, as the measurement says.
+    """Divide a machine, or the nodes of a cluster, by a measurement.
 
     Args:
-        sharing: of one GPU, the smallest; without GPUs, of the CPUs (in a cluster: of the smallest node).
+        sharing: of the smallest GPU; without GPUs of the CPUs (in a cluster: of the smallest node).
         cpus: cores of the machine, or of all nodes.
         gpus: CUDA devices of the machine, or of all nodes.
         cpus_per_trial: as asked for; default the cores divided among the shares.
@@ -181,12 +181,12 @@ def shared_resources(
 
 
 def _cpu_share(cpus: int, slots: int) -> float:
-    """Whole cores where there are enough; else a part of one, rounded down to what Ray can count."""
+    """Return whole cores where there are enough; else a part of one, rounded down to Ray's units."""
     return float(cpus // slots) if cpus >= slots else max(1, cpus * RAY_UNITS // slots) / RAY_UNITS
 
 
 def _shortfall(concurrent: int, cpus: int, gpus: int, cpus_per_trial: float, gpus_per_trial: float) -> str:
-    """What so many trials at once want that is not here."""
+    """Return the refusal of more trials at once than this machine holds, with the missing resources."""
     wanted = [
         (concurrent * gpus_per_trial, gpus, "GPU", gpus_per_trial),
         (concurrent * cpus_per_trial, cpus, "CPU", cpus_per_trial),
@@ -201,14 +201,14 @@ def _shortfall(concurrent: int, cpus: int, gpus: int, cpus_per_trial: float, gpu
 
 
 def _cluster_shortfall(concurrent: int, nodes: Sequence[Node], cpus_per_trial: float, gpus_per_trial: float) -> str:
-    """Which nodes hold how many: a trial has no parts of two, so that sums alone would not explain it."""
+    """Return the refusal for a cluster, node by node: a trial is on one node, so sums alone would not explain it."""
     held = [(node, _fitting(node, cpus_per_trial, gpus_per_trial)) for node in nodes]
     total = sum(count for _, count in held)
     share = f"{gpus_per_trial:g} GPU and {cpus_per_trial:g} CPU" if gpus_per_trial else f"{cpus_per_trial:g} CPU"
-    places = ", ".join(f"{node.name} {count}" for node, count in held[:8]) + (", ..." if len(held) > 8 else "")
+    by_node = ", ".join(f"{node.name} {count}" for node, count in held[:8]) + (", ..." if len(held) > 8 else "")
     lower = "--gpus-per-trial or --cpus-per-trial" if gpus_per_trial else "--cpus-per-trial"
     return (
-        f"--concurrent {concurrent} does not fit: the cluster holds {total} trials of {share} each ({places}), "
+        f"--concurrent {concurrent} does not fit: the cluster holds {total} trials of {share} each ({by_node}), "
         f"{concurrent - total} too few; lower it, or {lower}"
     )
 

@@ -1,4 +1,4 @@
-"""How much of the machine's memory is in use, read without touching any of it."""
+"""The use of the machine's memory and of its GPUs, read without allocating any GPU memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 MEMINFO = Path("/proc/meminfo")
 GPU_QUERY = ("--query-gpu=utilization.gpu,memory.used,memory.total", "--format=csv,noheader,nounits")
 GPU_INTERVAL = 5.0
-"""Seconds between questions to the driver; each starts a process."""
+"""Seconds between queries of the GPU driver; each starts a process."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class GpuUse:
 
 
 def memory_in_use(meminfo: Path = MEMINFO) -> tuple[float, float] | None:
-    """(used, total) bytes of the machine's memory; ``None`` where the system does not tell."""
+    """Return (used, total) bytes of the machine's memory; ``None`` where the system has no such figures."""
     try:
         lines = meminfo.read_text(encoding="ascii").splitlines()
         sizes = {name: int(rest.split()[0]) * 1024.0 for name, _, rest in (line.partition(":") for line in lines)}
@@ -35,7 +35,7 @@ def memory_in_use(meminfo: Path = MEMINFO) -> tuple[float, float] | None:
 
 
 def parse_gpus(text: str) -> list[GpuUse]:
-    """The answer of ``nvidia-smi``; a GPU that does not tell (``[N/A]``) is left out."""
+    """Read the output of ``nvidia-smi``; a GPU without figures (``[N/A]``) is left out."""
     found = []
     for line in text.splitlines():
         try:
@@ -47,7 +47,7 @@ def parse_gpus(text: str) -> list[GpuUse]:
 
 
 def _ask_driver() -> str:
-    """From another process: PyTorch would take memory of each GPU to answer."""
+    """Query from another process: PyTorch would allocate memory on each GPU for it."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return ""
@@ -58,7 +58,7 @@ def _ask_driver() -> str:
 
 
 class GpuWatch:
-    """The GPUs' use, asked for at most every :data:`GPU_INTERVAL` seconds."""
+    """The GPUs' use, queried at most every :data:`GPU_INTERVAL` seconds."""
 
     def __init__(self, ask: Callable[[], str] = _ask_driver, clock: Callable[[], float] = time.monotonic) -> None:
         self._ask = ask
@@ -67,6 +67,7 @@ class GpuWatch:
         self._known: list[GpuUse] = []
 
     def now(self) -> list[GpuUse]:
+        """Return the latest figures."""
         if self._clock() >= self._next:
             self._known = parse_gpus(self._ask())
             self._next = self._clock() + GPU_INTERVAL
