@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-JOBS ?= 0
+JOBS ?= 2
 # Test processes at once. Each file stays in one process, so that its fixtures are made once.
 PARALLEL := -n $(JOBS) --dist loadfile
 
