@@ -33,16 +33,6 @@ def test_trial_0_is_the_published_setting(name: str) -> None:
     assert settings.precision == "bf16"
 
 
-@pytest.mark.parametrize("name", [*sorted(PUBLISHED), "act_folder"])
-@pytest.mark.parametrize("epochs", [None, 2, 12, 301])
-def test_every_corner_is_a_trial_at_any_length(name: str, epochs: int | None) -> None:
-    space = load_space(name, epochs=epochs)
-    assert space.longest_warmup() < space.epochs
-    for point in (*space.start, *(values for _, values in space.corners())):
-        plans = space.config(point).settings.plans()
-        assert all(len(plan) == space.epochs and min(plan) > 0 for plan in plans.values())
-
-
 def test_decay_of_food_is_the_released_plan() -> None:
     space = load_space("act_food101n")
     released = load_space("act_food101n", overrides=["lr_decay=cosine:5,5e-5,50"])
