@@ -9,10 +9,10 @@ from tune_lnl.errors import InputError
 from tune_lnl.reporting.write import search_and_report
 from tune_lnl.tuning.driver import EXIT_CODES
 from tune_lnl.tuning.monitor.console import Console
+from tune_lnl.tuning.plan.checks import run_name
 from tune_lnl.tuning.plan.options import SearchOptions
 from tune_lnl.tuning.runs.location import location
 from tune_lnl.tuning.runs.run import Run, load_run
-from tune_lnl.tuning.space.named import find_space
 
 __all__ = ["load_run", "run_search"]
 
@@ -43,7 +43,7 @@ def run_search(space: str | Path, *, quiet: bool = False, **options: Any) -> Run
     code = search_and_report(asked, (lambda line: None) if quiet else Console(asked.verbosity))
     if code == EXIT_CODES["interrupted"]:
         raise KeyboardInterrupt
-    name = asked.name or find_space(asked.space).stem
+    name = run_name(asked)
     run = load_run(name, asked.results_dir)
     if code:
         outcome = "ran and no trial completed" if run.best is None else "did not run to its end"

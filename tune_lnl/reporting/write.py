@@ -13,10 +13,10 @@ from tune_lnl.object_storage import StorageError
 from tune_lnl.reporting.page import comparison_page, run_page
 from tune_lnl.reporting.run_data import RunView, conditions_folder, find_runs, view_run
 from tune_lnl.tuning.driver import EXIT_CODES, search
+from tune_lnl.tuning.plan.checks import run_name
 from tune_lnl.tuning.plan.options import SearchOptions
 from tune_lnl.tuning.runs.folder import RunFolder
 from tune_lnl.tuning.runs.location import ResultsDir, location
-from tune_lnl.tuning.space.named import find_space
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ def search_and_report(options: SearchOptions, say: Callable[[str], None]) -> int
     """
     code = search(options, say)
     if code != EXIT_CODES["interrupted"]:
-        report_after_search(options.name or find_space(options.space).stem, options.results_dir, say)
+        report_after_search(run_name(options), options.results_dir, say)
     return code
 
 

@@ -63,7 +63,7 @@ def test_the_journal_cannot_be_written(tmp_path: Path) -> None:
     run = record_run(tmp_path)
     before = run.files.study.read_bytes()
     backend = ReadOnlyBackend(str(run.files.study))
-    with pytest.raises(PermissionError, match="shown, not changed"):
+    with pytest.raises(PermissionError, match="read-only here"):
         backend.append_logs([{"op_code": 0}])
     assert run.files.study.read_bytes() == before
     assert list(backend.read_logs(0)) == list(JournalFileBackend(str(run.files.study)).read_logs(0))

@@ -24,7 +24,7 @@ SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kMGT]?B)", re.IGNORECASE)
 SIZE_UNITS = {"B": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
 CONFIRM = re.compile(r"(\d+)x(\d+)")
 MOST_SEED = 2**31 - 1
-"""Samplers take 32 bits, and a resumed search adds the number of its trials to the seed."""
+"""The seeds of trainings and samplers have 32 bits."""
 
 REMOVED = {
     "--submit": "submit the search with Ray's own command:\n"

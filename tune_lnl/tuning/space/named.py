@@ -1,4 +1,4 @@
-"""Search spaces by name: those of the working directory, then those shipped. Imports nothing heavy, for ``--list``."""
+"""Search spaces by name: those of the working directory, then the shipped ones. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tune_lnl.errors import InputError, nearest
 
 
 def space_files() -> dict[str, Path]:
-    """Named spaces: those in ``./search_spaces`` first, then those shipped with the package."""
+    """Return the files of the named spaces; one in ``./search_spaces`` goes before a shipped one of that name."""
     found: dict[str, Path] = {}
     for folder in (Path("search_spaces"), _shipped_folder()):
         if folder.is_dir():
@@ -21,15 +21,15 @@ def space_files() -> dict[str, Path]:
 
 def _shipped_folder() -> Path:
     inside = Path(str(files("tune_lnl"))) / "search_spaces"
-    # An editable install has the folder beside the package instead of inside it.
+    # In an editable install the folder lies next to the package instead of inside it.
     return inside if inside.is_dir() else inside.parent.parent / "search_spaces"
 
 
 def find_space(name: str) -> Path:
-    """The file of a named space, or the path itself.
+    """Return the file of a named space, or the path itself.
 
     Raises:
-        InputError: neither a known name nor a file.
+        InputError: it is neither a known name nor a file.
     """
     known = space_files()
     if name in known:
@@ -43,7 +43,7 @@ def find_space(name: str) -> Path:
 
 
 def list_spaces() -> list[str]:
-    """One line per named space: name and description."""
+    """Return one line per named space: name and description."""
     spaces = space_files()
     width = max(map(len, spaces), default=0)
     return [f"{name:<{width}}  {read_mapping(path).get('description', '')}" for name, path in spaces.items()]

@@ -1,4 +1,4 @@
-"""The ranges a search may draw from, as written under ``search:`` in a space."""
+"""The ranges of searched settings, as written under ``search:`` in a space."""
 
 from __future__ import annotations
 
@@ -102,10 +102,13 @@ _PARAMETER: TypeAdapter[Parameter] = TypeAdapter(Annotated[Parameter, Field(disc
 
 
 def parse_parameter(value: Any, where: str) -> Parameter:
-    """Check one entry of ``search:``.
+    """Read one entry of ``search:``.
+
+    Args:
+        where: the name of the entry, for messages.
 
     Raises:
-        InputError: no such type, an unknown key, a missing or unordered bound.
+        InputError: unknown type or key, a missing bound, or bounds out of order.
     """
     if not isinstance(value, dict):
         raise InputError(
@@ -119,7 +122,7 @@ def parse_parameter(value: Any, where: str) -> Parameter:
         return _PARAMETER.validate_python(value)
     except ValidationError as error:
         complaints = error.errors()
-        # A misspelt key is also a missing one; its own name helps more.
+        # A misspelt key is also a missing one; the message about the misspelt name helps more.
         item = next((one for one in complaints if one["type"] == "extra_forbidden"), complaints[0])
         place = ".".join(str(part) for part in item["loc"][1:])
         name = f"{where}.{place}" if place else where

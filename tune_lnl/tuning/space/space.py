@@ -1,7 +1,7 @@
-"""A named search: what is fixed, what is searched and in which ranges, where it starts, and what it may cost.
+"""A search space: fixed settings, ranges of searched settings, start points, and budget.
 
-Reads the YAML of ``search_spaces/``, applies the chosen condition, ``--epochs`` and ``--set``, and refuses whatever
-could only fail later: every extreme of every range is tried as a config here, before any data or worker is touched.
+Reads the YAML of ``search_spaces/``, applies the chosen condition, ``--epochs`` and ``--set``, and refuses any setting
+that would fail later: every extreme of every range is tried as a config here, before any data or worker is touched.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ KEYS = ("description", "method", *SECTIONS, "conditions", "search", "start", "bu
 NOT_SEARCHED = {
     "epochs": "it is the length of a full trial, which the stopping rule compares",
     "seed": "every trial trains with the same seed, so that settings are compared and not luck",
-    "threads": "it changes last digits, not what is learnt",
+    "threads": "it changes last digits, not the result",
     "precision": "it is part of the machine's set-up",
 }
 
 
 class Budget(Settings):
-    """What the search may spend and how it chooses."""
+    """The budget of a search, and how it chooses."""
 
     trials: int = Field(ge=1, description="number of trials")
     sampler: SamplerName = Field("tpe", description="proposes settings")
@@ -54,7 +54,7 @@ class Budget(Settings):
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """A search, checked."""
+    """A checked search space."""
 
     name: str
     source: str
@@ -67,7 +67,7 @@ class SearchSpace:
     budget: Budget
 
     def config(self, params: Mapping[str, Any]) -> TrialConfig:
-        """The trial that ``params`` describe.
+        """Return the config of the trial with these searched settings.
 
         Raises:
             InputError: the combination is not valid.
@@ -77,7 +77,7 @@ class SearchSpace:
         return build_config(sections, self.source)
 
     def corners(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """(what is varied, parameter values): all low, all high, and every extreme with the rest low and high."""
+        """Yield (description, settings): all low, all high, and every extreme with the others low, then high."""
         lows = {name: parameter.extremes()[0] for name, parameter in self.parameters.items()}
         highs = {name: parameter.extremes()[-1] for name, parameter in self.parameters.items()}
         yield "search, every range at its low end", lows
@@ -102,15 +102,15 @@ class SearchSpace:
         return int(self.base["fixed"]["epochs"])
 
     def with_trials(self, trials: int) -> SearchSpace:
-        """The same search with another total of trials, at least 1."""
+        """Return the same search with another total of trials, at least 1."""
         return replace(self, budget=self.budget.model_copy(update={"trials": trials}))
 
     def longest_warmup(self) -> int:
-        """Epochs of the longest warm-up that any trial can have."""
+        """Return the number of epochs of the longest warm-up that any trial can have."""
         return max(self.config(values).settings.warmup_length() for _, values in self.corners())
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, resolved, in the form of a space file."""
+        """Return plain, resolved values in the form of a space file."""
         return {
             "description": self.description,
             **self.base,
@@ -131,11 +131,11 @@ def load_space(
     Args:
         name: a named space or a path.
         condition: one of its conditions; ``None`` takes the first, if there are any.
-        epochs: another length; everything counted in epochs scales with it.
+        epochs: another length; every setting counted in epochs scales with it.
         overrides: ``KEY=VALUE`` texts, applied last and as given.
 
     Raises:
-        InputError: anything in the file or the arguments that cannot work, named with its place.
+        InputError: the file or an argument is not valid; the message names the place.
     """
     path = find_space(name)
     raw = read_mapping(path)
@@ -159,7 +159,7 @@ def load_space(
 
 
 def read_conditions(raw: Mapping[str, Any], source: str) -> dict[str, dict[str, Any]]:
-    """The ``conditions`` section: name -> dotted overrides."""
+    """Return the ``conditions`` section: name -> dotted overrides."""
     conditions = section_mapping(raw, "conditions", source)
     for name, values in conditions.items():
         if not isinstance(values, dict):
@@ -168,7 +168,7 @@ def read_conditions(raw: Mapping[str, Any], source: str) -> dict[str, dict[str, 
 
 
 def condition_names(name: str) -> list[str]:
-    """The conditions of a named space or path, in order."""
+    """Return the names of the conditions of a named space or path, in order."""
     path = find_space(name)
     return list(read_conditions(read_mapping(path), str(path)))
 
@@ -245,7 +245,7 @@ def _start_points(value: Any, parameters: Mapping[str, Parameter], source: str) 
 
 
 def _check_corners(space: SearchSpace) -> None:
-    """Every extreme is a valid config, and no searched setting is dead in all of them."""
+    """Check that every extreme is a valid config, and that no searched setting is without effect in all of them."""
     _check_fixed(space)
     dead: dict[str, str] | None = None
     for where, values in space.corners():
@@ -259,7 +259,7 @@ def _check_corners(space: SearchSpace) -> None:
 
 
 def _check_fixed(space: SearchSpace) -> None:
-    """A complaint that both ends of the ranges have in common is no range's fault, and is told without one."""
+    """Raise an error that both ends of the ranges have in common: it comes from a fixed setting, not from a range."""
     (_, lows), (_, highs) = islice(space.corners(), 2)
     complaint = _complaint(space, lows)
     if complaint is not None and complaint == _complaint(space, highs):

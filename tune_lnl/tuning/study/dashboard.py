@@ -23,14 +23,14 @@ from optuna.storages.journal import JournalFileBackend
 Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 SAFE_METHODS = ("GET", "HEAD")
 NICENESS = 10
-"""Training goes first."""
+"""Lower priority than training."""
 
 
 class ReadOnlyBackend(JournalFileBackend):
     """A journal that refuses to be written; reading takes no lock."""
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        raise PermissionError("this study is shown, not changed: the search alone writes it")
+        raise PermissionError("this study is read-only here: the search alone writes it")
 
 
 def read_only(app: Wsgi) -> Wsgi:
@@ -76,7 +76,7 @@ class _Server(ThreadingMixIn, WSGIServer):
 
 class _Silent(WSGIRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
-        """Requests are nobody's news."""
+        """Print nothing about requests."""
 
 
 def serve(study: str, listening: socket.socket, password: str | None = None) -> None:

@@ -210,6 +210,7 @@ class StudyDatabase:
     def open(self) -> None:
         if self._storage is not None:
             return
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._lost = None
         try:
             with self._refusals():
