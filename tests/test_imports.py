@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from tiny_search import record_run
 
 import tune_lnl
+from tune_lnl.tuning.runs.snapshot import write_snapshot
 
 ROOMS = ("config", "methods", "models", "datasets", "metrics", "training")
 HEAVY = {"torch", "ray", "optuna", "numpy", "sklearn", "pyarrow", "pydantic"}
@@ -81,3 +83,40 @@ def test_a_search_is_refused_at_once(words: list[str], tmp_path: Path) -> None:
     (run / "run.yaml").touch()
     words = [*words, "--results-dir", str(tmp_path)]
     assert not modules_after(f"from tune_lnl.search import main\nassert main({words!r}) == 2") & HEAVY
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on disk with its log and the copy of its rows that the driver keeps beside the study."""
+    run = record_run(tmp_path_factory.mktemp("results"))
+    write_snapshot(run.files, run.rows())
+    (run.files.root / "trials" / "000" / "log.txt").write_text("epoch 0\n")
+    return run.files.root
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "search --runs --results-dir {folder}",
+        "logs {run} 0",
+        "export {run}",
+        "export {run} --format json --top 5",
+    ],
+)
+def test_commands_that_only_read_a_run_import_nothing_heavy(command: str, finished_run: Path) -> None:
+    door, _, rest = command.format(run=finished_run, folder=finished_run.parent).partition(" ")
+    code = f"from tune_lnl.{door} import main\nassert main({rest.split()!r}) == 0"
+    assert not modules_after(code) & (HEAVY - {"pydantic"})
+
+
+def test_settings_spaces_and_overrides_are_read_without_torch() -> None:
+    code = (
+        "from tune_lnl.config.overrides import parse_overrides\n"
+        "from tune_lnl.config.registry import DATASETS, METHODS, dataset_options, settings_type\n"
+        "from tune_lnl.tuning.space.named import space_files\n"
+        "from tune_lnl.tuning.space.space import load_space\n"
+        "[settings_type(name) for name in METHODS], [dataset_options(name) for name in DATASETS]\n"
+        "spaces = [load_space(name, overrides=['seed=1']) for name in space_files()]\n"
+        "assert len(spaces) > 10"
+    )
+    assert not modules_after(code) & (HEAVY - {"pydantic"})

@@ -8,7 +8,6 @@ from pathlib import Path
 from tune_lnl.errors import InputError, first_line
 from tune_lnl.files import is_disk_full
 from tune_lnl.object_storage import StorageError
-from tune_lnl.torch_compat import is_out_of_memory
 
 DIVERGED = "diverged"
 """A metric or a weight stopped being finite. It is a result about the settings and repels the sampler."""
@@ -43,6 +42,9 @@ def classify(error: Exception) -> tuple[str, str]:
 
 
 def _class_of(error: Exception) -> str:
+    # torch: only where a training has raised. Readers of a study need the names of the classes alone.
+    from tune_lnl.torch_compat import is_out_of_memory
+
     if isinstance(error, DivergedError):
         return DIVERGED
     if is_out_of_memory(error):
