@@ -4,8 +4,8 @@ Source: released ACT code, model/SevenCNN.py and model/MLPHeader.py. Six 3x3 con
 pool | 196, 16, pool) give 16 x 4 x 4 = 256 features; the head is Linear 256 -> 512, BatchNorm, ReLU, Linear 512 ->
 classes.
 
-The side branch of the released model (256 -> 256 -> 128, 98,944 parameters) enters no loss and is left out: 699,488
-parameters remain at 100 classes. Its unused options (dropout rate, activation) are left out as well.
+The side branch of the released model (256 -> 256 -> 128, 98,944 parameters) contributes to no loss and is left out:
+699,488 parameters remain at 100 classes. Its unused options (dropout rate, activation) are left out as well.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ HIDDEN = 512
 
 
 def build(num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
-    """The network for (32, 32, C) images; InputError for another size."""
+    """Build the network for (32, 32, C) images; InputError for another size."""
     height, width, channels = image_shape
     if (height, width) != (IMAGE_SIDE, IMAGE_SIDE):
         raise InputError(
@@ -33,10 +33,10 @@ def build(num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
 
 
 class BatchNormForAnyBatch(nn.BatchNorm1d):
-    """BatchNorm1d that takes a batch of one in train mode.
+    """BatchNorm1d that accepts a batch of one in train mode.
 
     One value per feature has no variance, so such a batch is normalised by the running statistics, as in eval mode, and
-    leaves them as they are. Any larger batch is treated as nn.BatchNorm1d treats it.
+    does not change them. A larger batch is handled as by nn.BatchNorm1d.
     """
 
     def forward(self, input: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """A small CNN for 8x8 digits, so that a search runs in seconds on one CPU core. This library's own, not published.
 
 Three 3x3 convolutions (16, pool | 32, 32, pool), each with BatchNorm and ReLU, and a linear head. All normalisation
-is over pixels as well as images, so a batch of one in train mode needs no rule of its own.
+is over pixels as well as images, so a batch of one in train mode is no special case.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ BLOCKS = ((16,), (32, 32))
 
 
 def build(num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
-    """The network for (H, W, C) images of at least 8x8; InputError for smaller ones."""
+    """Build the network for (H, W, C) images of at least 8x8; InputError for smaller ones."""
     height, width, channels = image_shape
     if min(height, width) < SMALLEST_SIDE:
         raise InputError(

@@ -21,25 +21,25 @@ MODELS: dict[str, str] = {
 
 
 class Builder(Protocol):
-    """Builds a model from the number of classes and the (height, width, channels) of its images."""
+    """A function that builds a model from the number of classes and the (height, width, channels) of its images."""
 
     def __call__(self, num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module: ...
 
 
 def model_names() -> list[str]:
-    """The names :func:`build_model` knows, sorted."""
+    """Return the names that :func:`build_model` accepts, sorted."""
     return sorted(MODELS)
 
 
 def build_model(
     name: str, num_classes: int, image_shape: tuple[int, int, int], weights: Path | None = None
 ) -> nn.Module:
-    """A fresh model called `name` that maps images float32 (B, C, H, W) to logits (B, num_classes).
+    """Build a new model `name` that maps images float32 (B, C, H, W) to logits (B, num_classes).
 
     `image_shape` is (H, W, C). The initial weights come from torch's global random state: seed it first; `weights`, a
     file for :func:`tune_lnl.models.weights.load_backbone`, then replaces those of the backbone. In train mode every
-    model takes a batch of one. InputError for an unknown name, fewer than two classes, an image size that does not
-    suit, or weights that cannot be used.
+    model accepts a batch of one. InputError for an unknown name, fewer than two classes, an unsuitable image size, or
+    weights that cannot be used.
     """
     if name not in MODELS:
         raise InputError(f"There is no model {name!r}; {nearest(name, MODELS)}.")

@@ -1,9 +1,9 @@
-"""Person re-identification networks: a backbone, a pooled feature that is ranked by, a head that is trained through.
+"""Person re-identification networks: a backbone, a pooled feature for ranking, and a head for training.
 
 Source: released CORE code, repository mangye16/ReID-Label-Noise, model.py lines 28-98. The classifier sees the feature
 through a block (Linear to 512, BatchNorm, LeakyReLU 0.1, Dropout 0.5), while ranking uses the feature itself, before
-the block. In the released code the network returns one thing in train mode and another in eval mode, and squeezes all
-dimensions, so that a batch of one breaks; here the caller says what it wants, and a batch of one is a batch.
+the block. The released network returns different values in train and in eval mode, and squeezes all dimensions, so that
+a batch of one fails; here the caller chooses by the method, and a batch of one is accepted.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class ReidNetwork(nn.Module):
     """Images (B, 3, H, W) -> features (B, D) by global average pooling -> head -> logits (B, C).
 
     In train mode a batch of one is normalised by the running statistics wherever it has a single value per channel (in
-    the head, and in the backbone of an image so small that one pixel is left), and leaves them as they are.
+    the head, and in the backbone of a very small image), and does not change them.
 
     Attributes:
-        backbone: images -> feature maps (B, D, h, w). Its initial weights are the builder's affair.
+        backbone: images -> feature maps (B, D, h, w), initialised by the builder.
         head: Linear D -> ``head_width`` (Kaiming normal, fan-out), BatchNorm (weight N(1, 0.02)), LeakyReLU 0.1,
             Dropout 0.5. All biases start at 0.
         classifier: Linear ``head_width`` -> C, N(0, 0.001).
@@ -66,34 +66,35 @@ class ReidNetwork(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def features(self, x: Tensor) -> Tensor:
-        """What images are ranked by, (B, 3, H, W) -> (B, D); pooled, not normalised."""
+        """Return the features for ranking, (B, 3, H, W) -> (B, D); pooled, not normalised."""
         maps: Tensor = self.backbone(x)
         return maps.mean(dim=(2, 3))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits, (B, 3, H, W) -> (B, C)."""
+        """Return the logits, (B, 3, H, W) -> (B, C)."""
         return self.forward_both(x)[0]
 
     def forward_both(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (B, C) and features (B, D) of one pass."""
+        """Return logits (B, C) and features (B, D) of one forward pass."""
         features = self.features(x)
         logits: Tensor = self.classifier(self.head(features))
         return logits, features
 
     def backbone_parameters(self) -> Iterator[nn.Parameter]:
-        """The parameters at the learning rate itself."""
+        """Return the parameters that are trained at the learning rate itself."""
         return self.backbone.parameters()
 
     def head_parameters(self) -> Iterator[nn.Parameter]:
-        """All others, of head and classifier: the ones at a multiple of it."""
+        """Return the parameters of head and classifier, which are trained at a multiple of it."""
         return chain(self.head.parameters(), self.classifier.parameters())
 
 
 class StripedReidNetwork(ReidNetwork):
-    """Ranked by the embedding (after the head's BatchNorm), which reads horizontal stripes of the feature maps.
+    """A network that ranks by the embedding (after the head's BatchNorm) of horizontal stripes of the feature maps.
 
-    A backbone this small, trained from scratch, keeps the camera in its pooled maps and loses what is worn above and
-    below: on the drawn set, clean, its stripes give 19% test mAP as they are, 47% through the embedding.
+    The pooled maps of a backbone this small, trained from scratch, represent the camera rather than the clothes: on
+    the first version of the drawn persons, without noise, the stripes give 19% test mAP directly and 47% through the
+    embedding.
     """
 
     def __init__(self, backbone: nn.Module, channels: int, num_classes: int) -> None:
@@ -113,7 +114,7 @@ class StripedReidNetwork(ReidNetwork):
 
 
 def reid_resnet50(num_classes: int) -> ReidNetwork:
-    """The published network: torchvision's ResNet-50 without its ``fc``, last stride 2, 2048-d features.
+    """Build the published network: torchvision's ResNet-50 without its ``fc``, last stride 2, 2048-d features.
 
     The backbone's keys are torchvision's. Published at 256x128; any size works.
     """
@@ -126,11 +127,11 @@ def reid_resnet50(num_classes: int) -> ReidNetwork:
 
 
 def reid_small(num_classes: int) -> ReidNetwork:
-    """A small network for CPU work and images about 64x32 or 48x24; this library's own, not published.
+    """Build a small network for CPU work and images of about 64x32 or 48x24; this library's own, not published.
 
     Four 3x3 convolutions of 24, 48, 96 and 128 channels, the first of stride 2, a 2x2 pooling after the second and the
-    third; 128-d features, 0.23 million parameters, 13 million multiply-adds an image at 64x32. Convolutions start
-    Kaiming-normal (fan-out).
+    third; 128-d features, 0.23 million parameters, 13 million multiply-adds per image at 64x32. Convolutions are
+    initialised Kaiming-normal (fan-out).
     """
     layers: list[nn.Module] = []
     channels = 3
@@ -147,15 +148,15 @@ REID_MODELS: dict[str, Callable[[int], ReidNetwork]] = {
     "reid_resnet50": reid_resnet50,
     "reid_small": reid_small,
 }
-"""Name -> what builds it from the number of identities."""
+"""Name -> function that builds the network from the number of identities."""
 
 
 def build_reid_model(name: str, num_classes: int, weights: Path | None) -> ReidNetwork:
-    """A fresh network called ``name``, initialised from torch's global random state: seed it first.
+    """Build a new network ``name``, initialised from torch's global random state: seed it first.
 
     Args:
         name: a key of :data:`REID_MODELS`.
-        num_classes: identities to tell apart in training, at least 2.
+        num_classes: number of training identities, at least 2.
         weights: a file for :func:`tune_lnl.models.weights.load_backbone`, or None for a random backbone.
 
     Raises:
@@ -172,7 +173,7 @@ def build_reid_model(name: str, num_classes: int, weights: Path | None) -> ReidN
 
 
 class BatchNorm2dForAnyBatch(nn.BatchNorm2d):
-    """BatchNorm2d that takes one value per channel in train mode: it then uses the running statistics, unchanged."""
+    """BatchNorm2d that accepts one value per channel in train mode: it then uses the running statistics, unchanged."""
 
     def forward(self, input: Tensor) -> Tensor:
         """(B, channels, h, w) -> the same shape."""

@@ -1,8 +1,8 @@
 """ResNet-18 and ResNet-50 as classifiers, the networks of ACT's web and food experiments.
 
 Source: released ACT code, models `Resnet18` and `Resnet50` of main_web.py: torchvision's network (He et al. 2016),
-global average pooling, and a linear layer of its own (He-normal weights, zero biases). The released model also computes
-three probabilities in a branch that enters no loss; it is left out.
+global average pooling, and a new linear layer (He-normal weights, zero biases). The released model also computes three
+probabilities in a branch that contributes to no loss; it is left out.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ class ResNetClassifier(nn.Module):
 
 
 def build_resnet18(num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
-    """11.2 million parameters and a head of 512 x num_classes. InputError for images below 32x32 or without colour."""
+    """Build ResNet-18: 11.2 million parameters and a head of 512 x num_classes. InputError for unsuitable images."""
     import torchvision.models
 
     return _build("resnet18", torchvision.models.resnet18, 512, num_classes, image_shape)
 
 
 def build_resnet50(num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
-    """23.5 million parameters and a head of 2048 x num_classes. InputError for images below 32x32 or without colour."""
+    """Build ResNet-50: 23.5 million parameters and a head of 2048 x num_classes. InputError for unsuitable images."""
     import torchvision.models
 
     return _build("resnet50", torchvision.models.resnet50, 2048, num_classes, image_shape)

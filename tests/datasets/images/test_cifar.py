@@ -256,7 +256,7 @@ def test_an_archive_of_absurd_size_is_not_read(root: Path, tiny: TinyCifar, monk
 def test_truncated_or_empty_parquet(root: Path, tiny: TinyCifar, size: int) -> None:
     shard = write_parquet(root, tiny)[0]
     os.truncate(shard, size)
-    with pytest.raises(CorruptDataError, match=r"train-00000-of-00002\.parquet is not a whole parquet file"):
+    with pytest.raises(CorruptDataError, match=r"train-00000-of-00002\.parquet is not a complete parquet file"):
         load(root)
 
 

@@ -1,4 +1,4 @@
-"""The noisy datasets made of CIFAR: cifar100nc, cifar80no (ACT, released data/noisy_cifar.py) and cifar10n."""
+"""The noisy datasets from CIFAR: cifar100nc, cifar80no (ACT, released data/noisy_cifar.py) and cifar10n."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 
 class Cifar(ImageDataset, ABC):
-    """What the CIFAR datasets share: where the source is found, downloaded to and packed."""
+    """The base class of the CIFAR datasets: it finds, downloads and packs the source."""
 
     folder: ClassVar[str]
     spec: ClassVar[CifarSpec]
@@ -40,15 +40,15 @@ class Cifar(ImageDataset, ABC):
     default_model = "cnn7"
 
     def load_source(self, data_dir: Path | None, cache_dir: Path) -> Source:
-        place = self._find(data_dir, cache_dir)
-        if place is None:
+        found = self._find(data_dir, cache_dir)
+        if found is None:
             if data_dir is not None:
                 raise self._not_found(data_dir, cache_dir, reason=None)
-            place = self._download(cache_dir)
-        root = place.resolve()
+            found = self._download(cache_dir)
+        root = found.resolve()
         with read_errors_named(root):
             form = form_in(root, self.spec, own_folder=True)
-            assert form is not None, "a place that was found holds one of the forms"
+            assert form is not None, "the folder was recognised by one of the forms"
             files = SourceFiles(root, form.name, tuple(form.files(root, self.spec)))
 
         def pack(packing: Packing) -> tuple[str, dict[str, Any]]:
@@ -71,9 +71,9 @@ class Cifar(ImageDataset, ABC):
     def _find(self, data_dir: Path | None, cache_dir: Path) -> Path | None:
         return find_dataset_folder(self.folder, data_dir, self._holds_data, cache_dir)
 
-    def _holds_data(self, place: Path) -> bool:
-        with read_errors_named(place):
-            return form_in(place, self.spec, own_folder=place.resolve().name == self.folder) is not None
+    def _holds_data(self, folder: Path) -> bool:
+        with read_errors_named(folder):
+            return form_in(folder, self.spec, own_folder=folder.resolve().name == self.folder) is not None
 
     def _download(self, cache_dir: Path) -> Path:
         """Return the cache's folder with the official archive in it, its checksum verified. Raises InputError."""
@@ -91,11 +91,11 @@ class Cifar(ImageDataset, ABC):
         return folder
 
     def _not_found(self, data_dir: Path | None, cache_dir: Path, reason: str | None) -> InputError:
-        places = " and ".join(str(place) for place in searched_folders(self.folder, data_dir, cache_dir))
+        searched = " and ".join(str(folder) for folder in searched_folders(self.folder, data_dir, cache_dir))
         forms = "; ".join(form.describe(self.spec) for form in FORMS)
         failed = "" if reason is None else f" and the download failed ({reason})"
         return InputError(
-            f"{self.name} needs {self.spec.title}: none found in {places}{failed}\n"
+            f"{self.name} needs {self.spec.title}: none found in {searched}{failed}\n"
             f"looked for {forms}; get it from {HOMEPAGE} and pass --data-dir DIR or set {DATA_VARIABLE}\n"
             "the search space act_digits8no needs no data at all"
         )
@@ -121,7 +121,7 @@ class Cifar80NO(Cifar100NC):
 
 
 class Cifar10N(Cifar):
-    """CIFAR-10 with closed-set noise only: the same as cifar100nc with ten classes."""
+    """CIFAR-10 with closed-set noise only: cifar100nc with ten classes."""
 
     name = "cifar10n"
     folder = "cifar10"

@@ -1,8 +1,8 @@
-"""CIFAR-100 and CIFAR-10 (Krizhevsky 2009) in every form that users have, read into arrays.
+"""Read CIFAR-100 and CIFAR-10 (Krizhevsky 2009) in all their common forms into arrays.
 
-The input is hostile until checked: nothing is unpickled before its checksum is known to be good, and the very bytes
-that were hashed are unpickled; archive members are read in memory; an image is decoded only once its header says
-32x32 RGB; links that leave the dataset's folder are refused.
+The input is not trusted: nothing is unpickled before its checksum is verified, and exactly the verified bytes are
+unpickled; archive members are read in memory; an image is decoded only if its header says 32x32 RGB; links that leave
+the dataset's folder are refused.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from tune_lnl.errors import CorruptDataError, InputError
 
 SIDE = 32
 SPLITS = ("train", "test")
-# Hugging Face names shards so; older exports add a hash after the total.
+# The names of Hugging Face's shards; older exports add a hash after the total.
 SHARD_NAME = re.compile(r"(?P<split>train|test)-(?P<index>\d{5})-of-(?P<total>\d{5})(?:-[0-9a-f]+)?\.parquet")
-# Three times the published archives: no hostile file is read into memory whole.
+# Three times the published archives: a larger file is refused instead of read into memory.
 MAX_OFFICIAL_BYTES = 512 * 2**20
 ROWS_PER_BATCH = 1024
 
@@ -41,14 +41,14 @@ class CifarSpec:
     """One of the two published datasets.
 
     Attributes:
-        title: as in messages.
+        title: its name in messages.
         classes: names, in the order of the labels (alphabetical, so that sorted class folders give the same labels).
-        counts: published number of training and test images; other counts mean a half-written source.
+        counts: published number of training and test images; other counts mean an incomplete source.
         archive, folder: names of the official archive and of the folder in it.
         batches: names of the pickled batches of each split, in order.
         pickle_labels: key of the labels in a batch.
         label_column: column of the labels in the Hugging Face parquet files.
-        torchvision_class: the class in torchvision.datasets that states url and checksums.
+        torchvision_class: the class in torchvision.datasets that holds URL and checksums.
     """
 
     title: str
@@ -98,32 +98,32 @@ CIFAR100 = CifarSpec(
 
 
 class Form(ABC):
-    """One way in which a CIFAR lies on a disk."""
+    """One form of a CIFAR dataset on disk."""
 
     name: ClassVar[str]
 
     @abstractmethod
     def describe(self, spec: CifarSpec) -> str:
-        """What is looked for, in words of the file system."""
+        """Return the expected files, for messages."""
 
     @abstractmethod
     def is_in(self, place: Path, spec: CifarSpec, own_folder: bool) -> bool:
-        """Whether `place` holds this form, whole or not.
+        """Return whether the folder `place` holds this form, complete or not.
 
-        `own_folder`: the place carries the dataset's name. Elsewhere the content alone must tell the two CIFARs apart.
+        `own_folder`: the folder has the dataset's name. Otherwise its content must distinguish the two CIFARs.
         """
 
     @abstractmethod
     def files(self, root: Path, spec: CifarSpec) -> list[Path]:
-        """The files to read, in order. Raises CorruptDataError where one is missing, InputError for an outside link."""
+        """List the files to read, in order. Raises CorruptDataError if one is missing, InputError for outside links."""
 
     @abstractmethod
     def read(self, root: Path, files: Sequence[Path], spec: CifarSpec) -> Source:
-        """Decode and check them. Raises CorruptDataError naming the file."""
+        """Decode and check the files. Raises CorruptDataError that names the file."""
 
 
 class Archive(Form):
-    """The official archive, never extracted to disk."""
+    """The official archive; it is never extracted to disk."""
 
     name = "archive"
 
@@ -157,11 +157,11 @@ class OfficialFolder(Form):
 
     def files(self, root: Path, spec: CifarSpec) -> list[Path]:
         folder = self._folder(root, spec)
-        assert folder is not None, "files() is called for a place where is_in() held"
+        assert folder is not None, "files() is called where is_in() held"
         files = [folder / batch for split in spec.batches for batch in split]
         for file in files:
             if not file.is_file():
-                raise CorruptDataError(f"{file} is missing: {spec.title} is only half there\n{_GET_AGAIN}")
+                raise CorruptDataError(f"{file} is missing: {spec.title} is incomplete\n{_GET_AGAIN}")
         return _within(root, files)
 
     def read(self, root: Path, files: Sequence[Path], spec: CifarSpec) -> Source:
@@ -201,7 +201,7 @@ class Parquet(Form):
 
 
 class ClassFolders(Form):
-    """One folder per class: `train/<class>/*.png|jpg` and `test/<class>/*`. Any number of images."""
+    """One folder per class: `train/<class>/*.png|jpg` and `test/<class>/*`, with any number of images."""
 
     name = "class-folders"
 
@@ -217,7 +217,7 @@ class ClassFolders(Form):
     def files(self, root: Path, spec: CifarSpec) -> list[Path]:
         for split in SPLITS:
             if not (root / split).is_dir():
-                raise CorruptDataError(f"{root / split} is missing: {spec.title} is only half there\n{_GET_AGAIN}")
+                raise CorruptDataError(f"{root / split} is missing: {spec.title} is incomplete\n{_GET_AGAIN}")
         builder = ListBuilder(root, self.name, on_error="fail")
         names = [builder.folders_in(root / split) for split in SPLITS]
         for split, found in zip(SPLITS, names, strict=True):
@@ -246,31 +246,31 @@ class ClassFolders(Form):
         return _source(splits, class_names)
 
 
-# The archive first: it has one checksum, while a folder beside it may be half extracted.
+# The archive first: it has one checksum, while a folder next to it may be extracted in part.
 FORMS: tuple[Form, ...] = (Archive(), OfficialFolder(), Parquet(), ClassFolders())
 
-_GET_AGAIN = "get the data again, or point --data-dir at a whole copy"
+_GET_AGAIN = "get the data again, or point --data-dir at a complete copy"
 
 
 def form_in(place: Path, spec: CifarSpec, own_folder: bool) -> Form | None:
-    """The form that lies in `place`, or None."""
+    """Return the form of the data in the folder `place`, or None."""
     return next((form for form in FORMS if form.is_in(place, spec, own_folder)), None)
 
 
 def published_archive(spec: CifarSpec) -> tuple[str, str]:
-    """(url, md5) of the official archive, as torchvision states them."""
+    """Return (URL, md5) of the official archive, as in torchvision."""
     published = _torchvision(spec)
     return published.url, published.tgz_md5
 
 
 def _torchvision(spec: CifarSpec) -> Any:
-    import torchvision.datasets  # imports torch: only paid for where an official form is read
+    import torchvision.datasets  # imports torch, which only the official forms need
 
     return getattr(torchvision.datasets, spec.torchvision_class)
 
 
 def _within(root: Path, paths: list[Path]) -> list[Path]:
-    """The same paths, none of which leads out of `root` through a link."""
+    """Return the paths; raise InputError if one leaves `root` through a link."""
     home = root.resolve()
     for path in paths:
         if not path.resolve().is_relative_to(home):
@@ -353,7 +353,7 @@ def _complete_shards(root: Path, split: str) -> list[Path]:
 
 
 def _lacks_column(shard: Path, column: str) -> bool:
-    """Whether the shard can be read and has no such column. A damaged one is not ruled out: reading it will tell."""
+    """Return whether the shard is readable and has no such column. A damaged shard fails later, when it is read."""
     try:
         return column not in _open_parquet(shard).schema_arrow.names
     except CorruptDataError:
@@ -368,7 +368,7 @@ def _open_parquet(path: Path) -> Any:
         return pq.ParquetFile(path)
     except (pa.ArrowException, OSError) as error:
         raise CorruptDataError(
-            f"{path} is not a whole parquet file ({path.stat().st_size:,} bytes): {error}\n{_GET_AGAIN}"
+            f"{path} is not a complete parquet file ({path.stat().st_size:,} bytes): {error}\n{_GET_AGAIN}"
         ) from error
 
 
@@ -379,7 +379,7 @@ def _read_shard(path: Path, spec: CifarSpec) -> tuple[Images, Labels]:
 
 
 def _shard_rows(path: Path, spec: CifarSpec, labels: list[Labels]) -> Iterator[tuple[str, bytes]]:
-    """Each row's place and encoded image; the labels of each batch are appended to `labels` on the way."""
+    """Yield the location and encoded image of each row; append the labels of each batch to `labels`."""
     import pyarrow as pa
 
     file = _open_parquet(path)
@@ -434,7 +434,7 @@ def _decode_image(where: str, encoded: bytes | Path) -> Images:
             if found == (SIDE, SIDE, "RGB"):
                 return np.array(image, dtype=np.uint8)
     except Exception as error:
-        # Whatever a decoder throws at hostile bytes (OSError, SyntaxError, zlib.error, the bomb limit, ...).
+        # Decoders raise many kinds of errors on hostile bytes: OSError, SyntaxError, zlib.error, the bomb limit, ...
         raise CorruptDataError(f"{where}: the image cannot be decoded: {error}\n{_GET_AGAIN}") from error
     raise CorruptDataError(
         f"{where}: an image must be {SIDE}x{SIDE} RGB, got {found[0]}x{found[1]} {found[2]}\n{_GET_AGAIN}"

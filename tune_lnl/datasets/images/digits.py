@@ -17,7 +17,7 @@ from tune_lnl.datasets.split import split_validation
 
 TEST_FRACTION = 0.3
 SPLIT_SEED = 0
-BRIGHTEST = 16  # scikit-learn's pixels count 0..16 set points in a 4x4 block
+BRIGHTEST = 16  # scikit-learn's pixels are counts of set points in a 4x4 block, 0..16
 
 
 class Digits8NO(ImageDataset):
@@ -38,7 +38,7 @@ class Digits8NO(ImageDataset):
     default_model = "cnn_digits"
 
     def load_source(self, data_dir: Path | None, cache_dir: Path) -> Source:
-        """The digits, split 70 / 30 by a fixed seed, stratified. Neither directory is used: it is built in."""
+        """Return the digits, split 70 / 30 by a fixed seed, stratified. The directories are not used."""
         from sklearn.datasets import load_digits  # slow to import
 
         digits = load_digits()

@@ -1,7 +1,7 @@
-"""A dataset as it is trained on: classes chosen, labels corrupted, a subset kept.
+"""Prepare a classification dataset for training: choose classes, corrupt labels, keep a subset.
 
 The order is fixed: classes, then noise for every kept sample in dataset order, then the subset. So the labels of a
-subset are those of the full run, and a search on a share of the data sees the noise that the final run will see.
+subset are those of the full run, and a search on a share of the data has the noise of the final run.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ class NoisyData:
     """Training set with noisy labels, test set of the closed classes. n training and m test samples, K classes.
 
     Attributes:
-        train_images: uint8 (N, H, W, C), the whole source: an array, a memory map, or files that are decoded when they
-            are asked for; sample i is `train_images[rows[i]]`.
-        rows: int64 (n,), sorted rows of the source that are kept.
+        train_images: uint8 (N, H, W, C), the whole source: an array, a memory map, or files that are decoded on
+            request; sample i is `train_images[rows[i]]`.
+        rows: int64 (n,), sorted rows of the source: the training samples.
         given_labels: int64 (n,) in 0..K-1, the noisy labels.
-        true_labels: int64 (n,) original classes, K and above for open-set samples; None where unknown.
-        open_set: bool (n,), samples of open classes; None where unknown.
+        true_labels: int64 (n,) original classes, K and above for open-set samples; None if unknown.
+        open_set: bool (n,), samples of open classes; None if unknown.
         test_images: uint8 (M, H, W, C), the whole source; sample i is `test_images[test_rows[i]]`.
-        test_rows: int64 (m,), sorted; closed classes only, never a subset; empty where there is no test set.
+        test_rows: int64 (m,), sorted; closed classes only, never a subset; empty without a test set.
         test_labels: int64 (m,) in 0..K-1, clean.
-        num_classes: K, the closed classes: what a model predicts.
+        num_classes: K, the closed classes, which a model predicts.
         class_names: (C,) names of all kept classes, the closed ones first.
-        matrix: (C, C) transition matrix the labels were drawn from; None where they were not drawn from one.
+        matrix: (C, C) transition matrix from which the labels were drawn; None if they were not drawn from one.
         fingerprints: sha256 (hex); "source": pixels and labels of the source; "labels": given labels and their rows.
-        requested_noise: closed-set noise ratio asked for, in [0, 1); None for labels from a file or as they come.
-        form: how a network sees the images.
-        train_names: of each of the N source images its path relative to `root`; None for images that are no files.
-        root: the folder that these are relative to.
+        requested_noise: requested closed-set noise ratio, in [0, 1); None for labels from a file or the data's own.
+        form: the network's input and augmentations.
+        train_names: path of each of the N source images relative to `root`; None for images that are no files.
+        root: the folder of these paths.
     """
 
     train_images: ImageRows
@@ -68,7 +68,7 @@ class NoisyData:
 
     @property
     def measured_noise(self) -> float | None:
-        """Share of closed-class training samples with a wrong label; None where unknown or there are none."""
+        """Share of closed-class training samples with a wrong label; None if unknown or without such samples."""
         if self.true_labels is None or self.open_set is None:
             return None
         wrong = (self.given_labels != self.true_labels)[~self.open_set]
@@ -76,28 +76,28 @@ class NoisyData:
 
     @property
     def measured_total_noise(self) -> float | None:
-        """Share of all training samples with a wrong label, open-set ones included; None where unknown."""
+        """Share of all training samples with a wrong label, including open-set ones; None if unknown."""
         return None if self.true_labels is None else float(np.mean(self.given_labels != self.true_labels))
 
     @property
     def measured_open_share(self) -> float | None:
-        """Share of open-set samples in the training set; None where unknown."""
+        """Share of open-set samples in the training set; None if unknown."""
         return None if self.open_set is None else float(np.mean(self.open_set))
 
 
 def load_noisy(options: DatasetOptions, data_dir: Path | None) -> NoisyData:
-    """The dataset of `options`, ready to train on.
+    """Load the dataset of `options` for training.
 
     `classes=N` keeps the first N source classes, of which floor(N * (1 - open_ratio)) are closed. Noise is drawn for
     all kept samples, then `subset` keeps its share, stratified by original class, at least one sample per class.
 
     Args:
-        options: a dataset's own options, as `registry.parse_options` makes them.
-        data_dir: where the data lies; None: the environment variable TUNE_LNL_DATA, then the cache.
+        options: a dataset's own options, from `registry.parse_options`.
+        data_dir: the data dir; None: the environment variable TUNE_LNL_DATA, then the cache.
 
     Raises:
-        InputError: data or noise file absent or unusable, or more classes asked for than there are.
-        CorruptDataError: data that is there but damaged.
+        InputError: data or noise file are absent or unusable, or the dataset has fewer classes than requested.
+        CorruptDataError: the data is damaged.
         TypeError: options of a dataset without label noise.
     """
     if isinstance(options, PictureOptions):
@@ -134,7 +134,7 @@ def load_noisy(options: DatasetOptions, data_dir: Path | None) -> NoisyData:
 
 
 def load_pictures(options: PictureOptions, data_dir: Path | None) -> Pictures:
-    """A dataset of image files, read and packed, before any noise or subset.
+    """Load a dataset of image files, read and packed, before any noise or subset.
 
     Raises:
         InputError, CorruptDataError: as :func:`load_noisy`.
@@ -147,10 +147,10 @@ def load_pictures(options: PictureOptions, data_dir: Path | None) -> Pictures:
 
 
 def noisy_pictures(options: PictureOptions, pictures: Pictures) -> NoisyData:
-    """Image files as they are trained on: labels as they come, from a file, or with noise put in.
+    """Prepare image files for training, with their own labels, labels from a file, or synthetic noise.
 
-    Only readable images count. `classes=N` keeps samples whose label, as listed, is below N; known true labels above
-    that are then of open classes.
+    Only readable images are used. `classes=N` keeps samples whose listed label is below N; true labels from N on are
+    then open-set.
     """
     found, done = pictures.listed, pictures.examined
     closed, total = _kept_classes(options, pictures)
@@ -187,17 +187,17 @@ def noisy_pictures(options: PictureOptions, pictures: Pictures) -> NoisyData:
 
 
 def _drawn(options: PictureOptions) -> bool:
-    """Whether noise is put in."""
+    """Return whether synthetic noise is drawn."""
     return isinstance(options.label_noise, str) and options.label_noise != "none"
 
 
 def _kept_classes(options: PictureOptions, pictures: Pictures) -> tuple[int, int]:
-    """(closed classes, all classes) that are kept."""
+    """Return the numbers of (closed classes, all classes) to keep."""
     found = pictures.listed
     if _drawn(options) and found.true_labels is not None:
         raise InputError(
-            f"dataset.noise {options.label_noise} is put into labels that are true, and {found.form} has noisy ones "
-            "beside true ones\nset dataset.noise=none to study its own noise, or make a table whose label is true"
+            f"dataset.noise {options.label_noise} needs true labels to corrupt, but {found.form} has noisy and true "
+            "ones\nset dataset.noise=none to study its own noise, or make a table whose label is the true one"
         )
     closed = found.num_classes if options.classes is None else options.classes
     if closed > found.num_classes:
@@ -210,7 +210,7 @@ def _kept_classes(options: PictureOptions, pictures: Pictures) -> tuple[int, int
 def _given_to_pictures(
     options: PictureOptions, pictures: Pictures, train: Labels, kept: Labels, closed: int
 ) -> tuple[Labels, NDArray[np.float64] | None]:
-    """Labels of the kept samples and, for noise from a matrix, that matrix."""
+    """Return the labels of the kept samples and, for noise from a matrix, that matrix."""
     labels = pictures.listed.labels[train]
     noise = options.label_noise
     if isinstance(noise, NoiseFile):
@@ -228,7 +228,7 @@ def _given_to_pictures(
         )
     if not _drawn(options):
         return given, None
-    assert isinstance(options, FolderOptions), "only there noise is put in"
+    assert isinstance(options, FolderOptions), "only these have synthetic noise"
     if noise == "instance":
         thumbnails = pictures.examined.thumbnails[: len(train)].reshape(len(train), -1)[kept]
         return instance_noise(thumbnails, given, closed, options.closed_ratio, options.noise_seed), None
@@ -237,7 +237,7 @@ def _given_to_pictures(
 
 
 def class_counts(dataset: ImageDataset, classes: int | None) -> tuple[int, int]:
-    """(all kept classes, closed ones among them) for `dataset.classes`; known before any data is read.
+    """Return (kept classes, closed ones among them) for `dataset.classes`, before any data is read.
 
     Raises:
         InputError: more classes than the dataset has, or so few that fewer than two are closed.
@@ -257,7 +257,7 @@ def class_counts(dataset: ImageDataset, classes: int | None) -> tuple[int, int]:
 
 
 def requested_noise(options: NoisyLabelOptions) -> float | None:
-    """The closed-set noise ratio asked for; 0 for noise "none", None for labels from a file."""
+    """Return the requested closed-set noise ratio; 0 for noise "none", None for labels from a file."""
     if isinstance(options.noise, NoiseFile):
         return None
     return 0.0 if options.noise == "none" else options.closed_ratio
