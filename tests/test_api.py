@@ -97,14 +97,6 @@ class TestRun:
         assert len(found.trials) == SMALL["trials"]
         assert ticks > 10
 
-    def test_inside_a_running_event_loop(self, tmp_path: Path) -> None:
-        """As a notebook's cell is: in the main thread, with a loop that waits for it."""
-
-        async def cell() -> Run:
-            return self.small_search(tmp_path)
-
-        assert len(asyncio.run(cell()).trials) == SMALL["trials"]
-
     @staticmethod
     def small_search(results: Path) -> Run:
         return run_search("act_digits8no", results_dir=results, quiet=True, **SMALL)
@@ -156,6 +148,8 @@ def shown(outputs: list[dict[str, Any]]) -> dict[str, str]:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 class TestNotebook:
+    """A cell runs in the main thread, inside a running event loop."""
+
     def test_a_search_says_its_lines_and_shows_a_table(self, kernel: Kernel) -> None:
         options = 'trials=2, epochs=4, overrides=["dataset.subset=0.1"], dashboard=False'
         outputs = kernel.run(f'from tune_lnl import run_search\nrun = run_search("act_digits8no", {options})\nrun')
