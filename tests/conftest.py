@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True, scope="session")
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Put packed datasets beside the tests' other files, never into the user's cache.
+    """Put packed datasets into a temporary folder, never into the user's cache.
 
     Test processes that run at once share one cache: a lock lets one of them pack a dataset while the others wait.
     """
@@ -37,7 +37,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def _emulated_bf16_will_do(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the processor has no bf16 torch emulates it: slower, which users are told, but good for these tests."""
+    """Accept bf16 on processors that emulate it: it is slower there, which is fine for these tests."""
     if request.path.parent.name in ("training", "config"):
         from tune_lnl.training import loop as training
 
@@ -56,7 +56,7 @@ def postgres() -> Iterator[Postgres]:
 
 @pytest.fixture
 def database_url(postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The URL of an empty database, its password in the environment."""
+    """Return the URL of an empty database; its password is in the environment."""
     from study_servers import SECRET
 
     from tune_lnl.tuning.study.password import PASSWORD
@@ -75,10 +75,10 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Leave without the interpreter's teardown where Ray has run in this process.
+    """Skip the interpreter's teardown if Ray ran in this process.
 
-    After several Ray sessions in one process its native threads outlive the last one, and have been seen to crash while
-    the interpreter frees what they read: all tests passed, exit code 139. A search is one session per process.
+    Ray's native threads outlive its last session. After several sessions in one process they crashed while the
+    interpreter freed the objects they read: all tests had passed, and the exit code was 139. A search has one session.
     """
     ray = sys.modules.get("ray")
     if ray is None or "status" not in ENDED:
@@ -100,7 +100,7 @@ def _s3_of_this_process() -> Iterator[S3Server]:
 
 @pytest.fixture
 def s3(_s3_of_this_process: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
-    """A running S3 server, and the credentials for it in the environment."""
+    """Return a running S3 server; its credentials are in the environment."""
     from s3_server import CREDENTIALS
 
     for name, value in CREDENTIALS.items():

@@ -1,4 +1,4 @@
-"""What CONTRIBUTING adds, applied to a copy of the project as it stands there, passes the contract tests and runs."""
+"""The additions in CONTRIBUTING, applied to a copy of the project, pass the contract tests and run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def added_files() -> list[str]:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the project with every block of the page applied: files written, lines put first into their mapping."""
+    """Return a copy of the project with every block of the page applied: files written, lines put into mappings."""
     folder = tmp_path_factory.mktemp("project")
     for name in COPIED:
         if (ROOT / name).is_dir():
@@ -89,7 +89,7 @@ class TestApplied:
             assert len(re.findall(rf"^tests/{name}::.* PASSED", done.stdout, flags=re.MULTILINE)) >= count, name
 
     def test_its_commands_run(self, project: Path) -> None:
-        """In the copy, and from it; the search and the training are cut short."""
+        """Run the commands in the copy, with a shorter search and training."""
         where = run(project, "-c", "import tune_lnl; print(tune_lnl.__file__)").stdout
         assert Path(where.strip()).parent.parent == project
         commands = re.findall(r"^python (-m tune_lnl\.\w+ .*)$", TEXT, flags=re.MULTILINE)

@@ -1,4 +1,4 @@
-"""The files of deploy/: what Ray and KubeRay would accept, safe as they stand, and of one version."""
+"""The files of deploy/: valid for Ray and KubeRay, safe as they stand, and of one version."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def manifest() -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def start_commands() -> list[str]:
-    """Of both kinds of machine, the one that starts Ray."""
+    """Return the command that starts Ray, for the head and for the workers."""
     return [next(line for line in launcher()[key] if "ray start" in line) for key in STARTS]
 
 
@@ -61,15 +61,15 @@ class TestLauncher:
         found: dict[str, Any] = json.loads((Path(ray.__file__).parent / "autoscaler" / "ray-schema.json").read_text())
         return found
 
-    def test_it_is_as_rays_schema_says(self) -> None:
+    def test_it_fits_rays_schema(self) -> None:
         jsonschema.validate(launcher(), self.schema())
 
-    def test_the_schema_would_see_a_mistake(self) -> None:
+    def test_the_schema_finds_a_mistake(self) -> None:
         with pytest.raises(jsonschema.ValidationError, match="head_start_commands"):
             jsonschema.validate({**launcher(), "head_start_commands": []}, self.schema())
 
     def test_ray_prepares_it(self) -> None:
-        """A step further than the schema: what `ray up` makes of it before it reaches for any machine."""
+        """Run the steps of `ray up` that precede any connection; they check more than the schema."""
         from ray.autoscaler._private.util import prepare_config, validate_config
 
         prepared = prepare_config(launcher())
@@ -77,7 +77,7 @@ class TestLauncher:
         (kind,) = prepared["available_node_types"].values()
         assert kind["min_workers"] == kind["max_workers"] == len(launcher()["provider"]["worker_ips"])
 
-    def test_who_has_no_token_is_refused(self) -> None:
+    def test_a_token_is_required(self) -> None:
         for command in start_commands():
             assert re.search(r"export [^;]*\bRAY_AUTH_MODE=token\b[^;]*;.*\bray start\b", command)
         assert launcher()["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
@@ -86,13 +86,13 @@ class TestLauncher:
     def test_the_dashboard_is_on_loopback(self) -> None:
         assert "--dashboard-host=127.0.0.1" in start_commands()[0]
 
-    def test_nothing_is_told_to_anybody(self) -> None:
+    def test_no_statistics_are_sent(self) -> None:
         for command in start_commands():
             assert re.search(r"export [^;]*\bRAY_USAGE_STATS_ENABLED=0\b[^;]*;.*\bray start\b", command)
 
 
 class TestRayJob:
-    def test_it_is_as_kuberay_says(self) -> None:
+    def test_it_fits_kuberays_schema(self) -> None:
         claim, job = manifest()
         jsonschema.validate(claim, CLAIM)
         jsonschema.validate(job, RAYJOB)
@@ -108,7 +108,7 @@ class TestRayJob:
             lambda job: job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["volumes"][0].pop("name"),
         ],
     )
-    def test_the_schema_would_see_a_mistake(self, spoil: Callable[[dict[str, Any]], object]) -> None:
+    def test_the_schema_finds_a_mistake(self, spoil: Callable[[dict[str, Any]], object]) -> None:
         job = copy.deepcopy(manifest()[1])
         spoil(job)
         with pytest.raises(jsonschema.ValidationError):
@@ -129,14 +129,14 @@ class TestRayJob:
         for worker in workers:
             assert worker["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == 1
 
-    def test_who_has_no_token_is_refused(self) -> None:
+    def test_a_token_is_required(self) -> None:
         options = manifest()[1]["spec"]["rayClusterSpec"]["authOptions"]
         assert options["mode"] == "token"
         assert (
             f"kubectl create secret generic {options['secretName']} --from-literal=auth_token=" in MANIFEST.read_text()
         )
 
-    def test_nothing_is_told_to_anybody(self) -> None:
+    def test_no_statistics_are_sent(self) -> None:
         for pod in pods():
             assert {"name": "RAY_USAGE_STATS_ENABLED", "value": "0"} in pod["containers"][0]["env"]
         assert "ENV RAY_USAGE_STATS_ENABLED=0\n" in (DEPLOY / "Dockerfile").read_text()
@@ -147,7 +147,7 @@ class TestRayJob:
         assert "RAY_JOB_STOP_WAIT_TIME_S=30;" in start_commands()[0]
 
 
-def test_the_searches_in_them_are_ones_that_would_start() -> None:
+def test_the_searches_in_them_would_start() -> None:
     for words in search_commands():
         assert words[:3] == ["python", "-m", "tune_lnl.search"]
         arguments = tune_lnl.search.parser().parse_args(words[3:])
@@ -166,7 +166,7 @@ def test_one_version_of_ray_and_of_the_package() -> None:
     assert images == {f"REGISTRY/tune_lnl:{tune_lnl.__version__}"}
 
 
-def test_the_image_copies_what_there_is() -> None:
+def test_the_image_copies_files_that_exist() -> None:
     copied = re.findall(r"^COPY --chown=ray (.+) \S+$", (DEPLOY / "Dockerfile").read_text(), flags=re.MULTILINE)
     names = [name for line in copied for name in line.split()]
     assert {"pyproject.toml", "tune_lnl", "search_spaces", "constraints.txt"} <= set(names)

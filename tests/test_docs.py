@@ -1,5 +1,4 @@
-"""README and the pages of docs/: their commands work, their snippets run, their links lead somewhere, their figures are
-those of the reference results."""
+"""README and docs/: commands and snippets run, links have a target, figures equal the reference results."""
 
 from __future__ import annotations
 
@@ -54,7 +53,7 @@ class Block:
 
     @property
     def file(self) -> str | None:
-        """The path that its first line names, where the block is the content of a file."""
+        """Return the path on the first line if the block is the content of a file."""
         named = re.match(r"# ([\w/.]+\.(?:py|yaml|yml|toml))(?:, in \w+)?$", self.text.partition("\n")[0])
         return named and named[1]
 
@@ -68,7 +67,7 @@ def name_of(page: Path) -> str:
 
 
 def command_lines(page: Path) -> Iterator[str]:
-    """Every command in a fenced block or between backticks; continued lines joined, comments cut off."""
+    """Yield every command of the page, in fenced blocks and between backticks, with continued lines joined."""
     for block in blocks(page):
         if block.language in ("", "sh", "bash"):
             for line in block.text.replace("\\\n", " ").split("\n"):
@@ -86,7 +85,7 @@ CHEAP = [
     for words in map(list, dict.fromkeys(tuple(shlex.split(command, comments=True)) for _, command in DOORS))
     if words[3:] in (["--list"], ["--runs"], ["list"], ["check", "digits8no"])
 ]
-"""Commands that neither train nor want data or a run."""
+"""Commands that need no training, no data and no run."""
 ALL_BLOCKS = [block for page in PAGES for block in blocks(page)]
 
 
@@ -164,14 +163,14 @@ class TestCommands:
 
 
 def runs_of(page: Path) -> set[str]:
-    """Names of the runs that a page's searches make, and of the shipped spaces, after which runs are called."""
+    """Return the names of the runs that the page's searches make, and of the shipped spaces: a run's default names."""
     searches = [parsed(command)[1] for where, command in DOORS if where == page and "tune_lnl.search" in command]
     named = {str(search.name) for search in searches if search.name}
     return named | {str(search.space) for search in searches if search.space} | set(space_files())
 
 
 def spaces_on(page: Path) -> set[str]:
-    """Spaces whose file is written out on the page."""
+    """Return the spaces whose file is written out on the page."""
     return {Path(block.file).stem for block in blocks(page) if block.file and block.language == "yaml"}
 
 
@@ -194,7 +193,7 @@ def check_search(page: Path, arguments: Namespace) -> None:
 def check_train(page: Path, arguments: Namespace) -> None:
     config = Path(arguments.config)
     if "://" in arguments.config:
-        # In object storage, under the results folder that a search of the page is given.
+        # In object storage: a search of the page has this results folder.
         run, place = config.parent.name, str(arguments.config).rpartition("/")[0].rpartition("/")[0]
         assert any(where == page and run in command and f"--results-dir {place}" in command for where, command in DOORS)
         return
@@ -221,14 +220,14 @@ def check_data(page: Path, arguments: Namespace) -> None:
 
 
 def check_run(page: Path, arguments: Namespace) -> None:
-    """Of a door that takes runs or files that are made by a run."""
+    """Check the arguments of a door that takes runs or files of a run."""
     named = arguments.runs if hasattr(arguments, "runs") else [getattr(arguments, "run", None)]
     for run in named:
         if run is not None:
             assert is_placeholder(run) or run.removeprefix("results/").partition("/")[0] in runs_of(page)
 
 
-# ---- what is shown
+# ---- links, blocks and snippets
 
 
 def test_links_lead_somewhere() -> None:
@@ -309,7 +308,7 @@ def test_what_a_snippet_prints_is_what_the_page_says(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.slow
 def test_snippets_that_search_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As they are written, but for the length of the search."""
+    """Run the snippets as written, with a shorter search."""
     searching = [block for block in SNIPPETS if "run_search" in block.text and not block.file]
     assert searching
     for number, block in enumerate(searching):
@@ -326,20 +325,20 @@ FOLLOWED = {
     "docs/tutorial_folder.md": ("folder", "mine"),
     "docs/tutorial_cifar80n.md": ("small", "check cifar80no"),
 }
-"""Pages, and words: the commands that name one of them are followed in order."""
+"""Page -> words. The page's commands that contain one of the words are run in order."""
 WANTS_CIFAR = "docs/tutorial_cifar80n.md"
 NOT_FOLLOWED = ("core_sprites", "--trials 36", "--epochs 100", "logs small 3")
-"""Another run, what a picture shows, the long form of a search whose short form follows, and a trial beyond those."""
+"""Left out: another run, the source of a picture, the long form of a search, and a trial that the short form lacks."""
 SHORTER = {
     "search": ["--epochs", "3", "--trials", "2", "--no-dashboard"],
     "search --confirm": ["--confirm", "1x2"],
     "train": ["--epochs", "3", "--seeds", "0"],
     "export --labels": ["--folds", "2", "--epochs", "2"],
 }
-"""Last flags win: the commands as they are written, at another length."""
+"""Flags appended to shorten a command; the last flag wins."""
 
 IN_THIS_PROCESS = ("tune_lnl.export", "tune_lnl.data")
-"""Doors that train nothing: a process of their own would take longer than they do."""
+"""Doors that train nothing run without a process of their own, which would take longer than they do."""
 
 
 def shortened(command: str) -> list[str]:

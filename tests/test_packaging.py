@@ -1,4 +1,4 @@
-"""What ships: the wheel holds the search spaces, and the commands work from it in any folder."""
+"""Dependencies are declared and bounded; the wheel holds the search spaces, and its commands run in any folder."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What the package never does: build objects out of files it was given, serve the network, tell others of itself.
+"""The package never builds objects from files it was given, never serves the network, and sends no usage statistics.
 
-The first is looked up in the code itself: a loader that is added one day is judged without anybody thinking of it.
+The first rule is checked in the source of every module, so that new loaders are checked as well.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from tune_lnl.tuning.monitor.dashboards import LOOPBACK
 PACKAGE = Path(tune_lnl.__file__).parent
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 CHECKED_BEFORE = {("datasets/images/cifar_forms.py", "pickle.loads")}
-"""CIFAR's official archives are pickles; the bytes that are unpickled are those whose checksum was just found right."""
+"""CIFAR's official archives are pickles. Their checksum is verified on the bytes that are then unpickled."""
 BUILDERS = ("pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "jsonpickle")
 LOADING = ("load", "loads", "Unpickler", "open")
 
 
 def dotted(node: ast.expr) -> str:
-    """``np.load`` of the function of a call; what is no such chain is only its last name."""
+    """Return the dotted name of a called function, as ``np.load``; only the last name of any other expression."""
     if isinstance(node, ast.Attribute):
         return f"{dotted(node.value)}.{node.attr}".lstrip(".")
     return node.id if isinstance(node, ast.Name) else ""
 
 
 def keyword(call: ast.Call, name: str) -> object:
-    """The constant given for ``name``; ``None`` where it is not given or no constant."""
+    """Return the constant given for ``name``, or ``None`` if there is none."""
     for each in call.keywords:
         if each.arg == name and isinstance(each.value, ast.Constant):
             return each.value.value
@@ -41,7 +41,7 @@ def keyword(call: ast.Call, name: str) -> object:
 
 
 def unsafe(source: str) -> Iterator[str]:
-    """Whatever in the code could build arbitrary objects out of a file."""
+    """Yield the calls that could build arbitrary objects from a file."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in BUILDERS:
             yield from (f"{node.module}.{alias.name}" for alias in node.names if alias.name in LOADING)
@@ -85,7 +85,7 @@ def test_nothing_builds_objects_out_of_files() -> None:
         "eval(text)",
     ],
 )
-def test_a_loader_that_could_would_be_seen(line: str) -> None:
+def test_an_unsafe_call_is_found(line: str) -> None:
     assert list(unsafe(line))
 
 
@@ -101,7 +101,7 @@ def test_a_loader_that_could_would_be_seen(line: str) -> None:
         "network().eval()",
     ],
 )
-def test_others_are_none_of_its_business(line: str) -> None:
+def test_safe_calls_pass(line: str) -> None:
     assert list(unsafe(line)) == []
 
 
@@ -111,6 +111,6 @@ def test_yaml_is_read_by_a_loader_that_knows_plain_values_alone() -> None:
             load_yaml(text, "a space")
 
 
-def test_ray_tells_nobody_of_a_search_and_serves_it_to_this_machine_alone() -> None:
+def test_ray_sends_no_statistics_and_serves_this_machine_alone() -> None:
     assert RAY_ENVIRONMENT["RAY_USAGE_STATS_ENABLED"] == "0"
     assert LOOPBACK == "127.0.0.1"

@@ -1,4 +1,4 @@
-"""The reference pages say what the code says."""
+"""docs/settings.md and docs/commands.md agree with the code."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def script() -> ModuleType:
     return module
 
 
-def test_the_pages_are_what_the_code_says_now(script: ModuleType) -> None:
+def test_the_pages_agree_with_the_code(script: ModuleType) -> None:
     stale = [path.name for path, text in script.pages().items() if path.read_text(encoding="utf-8") != text]
     assert stale == [], "run: make docs"
 
@@ -54,7 +54,7 @@ def test_no_setting_is_left_out(script: ModuleType) -> None:
             assert f"| `dataset.{name}` |" in page
 
 
-def test_how_a_setting_is_told(script: ModuleType) -> None:
+def test_the_row_of_a_setting(script: ModuleType) -> None:
     class Inner(Settings):
         """A group."""
 
