@@ -19,7 +19,6 @@ from tune_lnl.config.overrides import scale_count
 from tune_lnl.config.registry import settings_type
 from tune_lnl.config.yaml import read_mapping
 from tune_lnl.errors import InputError
-from tune_lnl.training.failures import DIVERGED
 from tune_lnl.tuning.runs.folder import RunFolder
 from tune_lnl.tuning.runs.location import ResultsDir, bring_here, local_folder, location, split_run
 from tune_lnl.tuning.runs.rows import TrialRow, describe_states
@@ -27,7 +26,7 @@ from tune_lnl.tuning.runs.run import Run, load_run
 from tune_lnl.tuning.space.ranges import Int, Parameter
 from tune_lnl.tuning.space.space import SearchSpace
 from tune_lnl.tuning.study.study import distributions
-from tune_lnl.tuning.study.trials import FAILURE, FrozenTrial, TrialState, taken_over
+from tune_lnl.tuning.study.trials import FrozenTrial, TrialState, has_diverged, taken_over
 
 BEST_CONFIGS = 5
 """Number of the other run's best configs that are tried where its trials cannot be taken over."""
@@ -191,8 +190,7 @@ def _decided_beforehand(space: SearchSpace, but: set[str]) -> dict[str, Any]:
 def comparable_trials(other: Run, space: SearchSpace) -> Iterator[FrozenTrial]:
     """Yield the finished trials whose settings lie in this search's ranges; of the failed ones those that diverged."""
     for trial in sorted(other.trials, key=lambda trial: trial.number):
-        diverged = trial.state == TrialState.FAIL and trial.user_attrs.get(FAILURE) == DIVERGED
-        if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED) and not diverged:
+        if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED) and not has_diverged(trial):
             continue
         if trial.params.keys() == space.parameters.keys() and _inside(trial.params, space):
             yield trial
