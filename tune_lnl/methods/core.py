@@ -1,8 +1,8 @@
 """CORE, collaborative label refinement for person re-identification: the losses of its two stages.
 
 First every network refines labels on its own (SELF): it fits a mixture of the given label and of its own prediction,
-and trusts itself more the lower its loss was. Then two networks refine each other's labels (CORE): each fits what the
-other predicts, as a hard label and as a distribution. **In the second stage the given labels are not used at all.**
+whose weight grows as its loss falls. Then two networks refine each other's labels (CORE): each fits the prediction of
+the other, as a hard label and as a distribution. **In the second stage the given labels are not used at all.**
 
 Sources: the CORE paper (its text known to us second-hand) and the released code, repository mangye16/ReID-Label-Noise
 at commit 89aa11f (``loss.py`` lines 162-314, ``train_core.py``).
@@ -11,7 +11,7 @@ With ``z`` the logits of a network, ``p`` their softmax, ``ŷ`` their argmax and
 
 - SELF: ``(1 - λ) CE(z, y) + λ CE(z, ŷ)``, with ``λ = 1 / (1 + L)`` for a mean loss ``L`` of the epoch before; the first
   epoch has no such loss and uses ``λ = 0``, plain cross-entropy. The paper's ``L`` is the cross-entropy on given labels
-  (Eq. 3-4, where ``w = 1 - λ``), the released code's the refined loss itself; which one is the caller's choice.
+  (Eq. 3-4, where ``w = 1 - λ``), the released code's the refined loss itself; the caller chooses.
 - CORE, for network 1 (network 2 by symmetry): ``CE(z1, ŷ2) + κ · mean of -Σ_k p2_k log p1_k``; no gradient reaches
   network 2. The second term is ``KL(p2 || p1) + H(p2)``: its gradient is that of the KL divergence, but it does not
   fall to 0 unless ``p2`` is certain.
@@ -39,7 +39,7 @@ SELECTIVE: tuple[Selective, ...] = ("none", "mask", "code")
 
 
 def refine_weight(mean_loss: float) -> float:
-    """λ, the weight of a network's own labels: ``1 / (1 + mean_loss)``, in (0, 1] (CORE, Eq. 4).
+    """Return λ, the weight of a network's own labels: ``1 / (1 + mean_loss)``, in (0, 1] (CORE, Eq. 4).
 
     Args:
         mean_loss: mean training loss of the epoch before, at least 0.
@@ -53,7 +53,7 @@ def refine_weight(mean_loss: float) -> float:
 
 
 def self_refine_loss(logits: Tensor, labels: Tensor, weight: float) -> Tensor:
-    """SELF: ``(1 - weight) CE(given labels) + weight CE(own argmax)``, batch mean (released loss.py, lines 162-189).
+    """Return ``(1 - weight) CE(given labels) + weight CE(own argmax)``, batch mean (SELF; loss.py, lines 162-189).
 
     Args:
         logits: (B, C), B at least 1.
@@ -76,7 +76,9 @@ def self_refine_loss(logits: Tensor, labels: Tensor, weight: float) -> Tensor:
 def co_refine_loss(
     logits: Tensor, peer_logits: Tensor, soft_weight: float = 1.0, selective: Selective = "none"
 ) -> Tensor:
-    """CORE: fits a network to what its peer predicts. Given labels are not used (released loss.py, lines 225-314).
+    """Return the loss of a network against the predictions of its peer (CORE; released loss.py, lines 225-314).
+
+    Given labels are not used.
 
     Args:
         logits: of the network that learns, (B, C), B at least 1.
@@ -110,5 +112,5 @@ def co_refine_loss(
 
 
 def _soft_cross_entropy(logits: Tensor, target_logits: Tensor) -> Tensor:
-    """Batch mean of ``-Σ_k q_k log p_k``, q the softmax of ``target_logits``."""
+    """Return the batch mean of ``-Σ_k q_k log p_k``, q the softmax of ``target_logits``."""
     return F.cross_entropy(in_full_precision(logits), in_full_precision(target_logits).softmax(dim=1))

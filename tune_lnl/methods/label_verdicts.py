@@ -1,47 +1,48 @@
-"""Which given labels are wrong, and what they should be: from predictions by networks that have not seen them, and from
-how often training took them for clean.
+"""Verdicts on given labels: which are wrong, and what they should be.
 
-Out of sample. Image i is of class k with probability p_i[k], what a network says that was not trained on it. Class k is
-filed under label j with probability T[k, j], whatever the image. So the given label y_i has the likelihood
+The evidence is predictions by networks that have not seen the labels, and how often training selected each sample as
+clean. There are n samples, C classes and the given labels y_i.
+
+**1. Noise model** (:func:`fit_noise_model`). Image i is of class k with probability p_i[k], predicted by a network that
+was not trained on it. Class k is labelled j with probability T[k, j], independent of the image. So
 
     P(y_i | image i) = sum_k p_i[k] T[k, y_i]                                                                   (1)
 
-and, the label being known, the image is of class k with probability
+and, given the label, the image is of class k with probability
 
     r_i[k] = p_i[k] T[k, y_i] / sum_l p_i[l] T[l, y_i].                                                         (2)
 
-T is estimated by expectation maximisation, (2) and
+T is estimated by expectation maximisation, which alternates (2) and
 
     T[k, j] = (sum over i with y_i = j of r_i[k] + m[k, j]) / (sum over i of r_i[k] + m)                        (3)
 
-in turn (Dawid & Skene 1979, with the images' predictions as the classes' prior), where m[k, j] are PSEUDO_SAMPLES
-samples per class that are labelled as the whole dataset is on average: rare classes borrow from the others.
+(Dawid & Skene 1979, with the predictions as prior of the classes). m[k, j] stands for PSEUDO_SAMPLES samples per class
+with the average labelling of the dataset: rare classes borrow from the others. Networks are overconfident, or
+underconfident after training on noisy labels. Therefore p_i is the prediction to the power b, normalised, with the b
+that maximises the likelihood (1).
 
-Networks are too sure of themselves or, trained on noisy labels, not sure enough. So p_i is what the network says to
-the power of an exponent b, normalised; b is the one under which the given labels are likeliest by (1).
+**2. Selection** (:func:`with_selection`). s_i is how often training selected the sample as clean, as a share of its
+chances, over all trainings that contain it. The distributions of s for right and wrong labels, h_right and h_wrong, are
+histograms over bins of equal counts; a sample counts as wrong with its probability of being wrong, and each bin gets
+one more sample. They reweight the classes:
 
-In training. s_i is the share of its chances in which a sample was selected as clean, over all trainings it was in. How
-often right and wrong labels have such a share, h_right and h_wrong, is counted in bins of equally many samples, each
-sample counting as wrong as it looks, and one more in every bin. It weighs the classes anew,
+    r'_i[k] ~ r_i[k] h_right(s_i) for k = y_i,  r_i[k] h_wrong(s_i) for the others.                             (4)
 
-    r'_i[k] ~ r_i[k] h_right(s_i) for k = y_i,  r_i[k] h_wrong(s_i) for the others,                             (4)
+The label is wrong with probability w_i = 1 - r'_i[y_i]. The histograms use r, once: repeated with r', uninformative
+networks would confirm themselves. (4) takes p and s as independent given whether the label is right. This holds only
+roughly: the order by w is good, its values are overconfident. For a method that selects nothing, r' = r.
 
-and the label looks wrong with probability w_i = 1 - r'_i[y_i]. The counting uses r, once: repeated with r', networks
-that cannot tell would confirm themselves. p and s are taken for independent given whether the label is right, which
-they are only roughly: w orders well and is too sure. A method that selects nothing has r' = r.
+**3. Verdict** (:func:`judge_labels`).
 
-The verdict on sample i:
+- ``keep``: w_i <= 1/2, or there is no prediction by a network that has not seen the label.
+- ``relabel``, to the most likely other class, or
+- ``open_set``: the image fits no class (:func:`looks_like_none`). Its fit is the largest class probability in the mean
+  of all networks. Its p-value is the share of kept images with at most this fit: uniform for images of the closed
+  classes, small for others. The share of closed images among the m judged wrong is pi = 2 #{p > 1/2} / m (Storey
+  2002). From the smallest p-values on, tenth by tenth, images are open-set while a tenth holds more than twice the
+  expected pi m / 10 closed ones, which is a local false discovery rate below 1/2 (Efron 2004).
 
-- ``keep`` where the label is likelier right than wrong, w_i <= 1/2, and where no other network can judge it;
-- else ``relabel``, to the likeliest other class,
-- or ``open_set`` where the image looks like none. Its fit is the largest class probability of all networks' mean. The
-  share of kept images with at most this fit is its p-value: uniform for images of the closed classes, small for
-  others. The share of closed ones among the m judged wrong is estimated from the upper half, pi = 2 #{p > 1/2} / m
-  (Storey 2002). From the bottom, tenth by tenth, images are open-set as long as a tenth holds more than twice the
-  pi m / 10 closed ones that are expected there: as long as most of it is open-set (a local false discovery rate below
-  1/2, Efron 2004).
-
-No threshold comes from true labels.
+No threshold uses true labels.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ SMALLEST = 1e-12
 
 @dataclass(frozen=True)
 class NoiseModel:
-    """How labels came about, by (1) to (3).
+    """The estimated noise of the labels, by (1) to (3).
 
     Attributes:
         matrix: (C, C), T; rows sum to 1.
@@ -87,10 +88,10 @@ class Judgement:
 
     Attributes:
         verdict: int64, place in :data:`VERDICTS`.
-        corrected: int64, the given label where it is kept, else the likeliest other class, of open-set samples too.
-        confidence: float64, the corrected label's probability r'; NaN where there is nothing to judge by.
-        wrong: float64, w; 0 where there is nothing to judge by.
-        model: what was estimated on the way.
+        corrected: int64, the given label if kept, else the most likely other class, also for open-set samples.
+        confidence: float64, probability r' of the corrected label; NaN where there is no prediction.
+        wrong: float64, w; 0 where there is no prediction.
+        model: the estimated noise.
     """
 
     verdict: NDArray[np.int64]
@@ -106,16 +107,16 @@ def judge_labels(
     selected_share: NDArray[np.float32] | None = None,
     every_network: NDArray[np.float32] | None = None,
 ) -> Judgement:
-    """The verdict on every given label.
+    """Return the verdict on every given label.
 
     Args:
         probabilities: (n, C) of images that the network was not trained on; rows of NaN where there are none.
         given: int64 (n,) in 0..C-1.
         selected_share: (n,) in [0, 1]; None for a method that selects nothing.
-        every_network: (n, C), the mean over all networks that predict; None: there is one.
+        every_network: (n, C), the mean over all networks; None: there is one network.
 
     Raises:
-        ValueError: shapes that do not fit, or nothing to judge by.
+        ValueError: shapes do not fit, or there is no prediction at all.
     """
     if probabilities.ndim != 2 or given.shape != probabilities.shape[:1]:
         raise ValueError(f"need probabilities (n, C) and labels (n,), got {probabilities.shape} and {given.shape}")
@@ -142,10 +143,10 @@ def judge_labels(
 
 
 def judge_in_sample(belief: NDArray[np.float32], given: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The verdict by what one training on all samples takes the labels for, places in :data:`VERDICTS`, int64 (n,).
+    """Return verdicts by one training on all samples, as places in :data:`VERDICTS`, int64 (n,).
 
-    The likeliest class of the belief (n, C) replaces the given label, which is kept among equals; open-set as above,
-    with the belief's largest entry as the fit.
+    The most likely class of the belief (n, C) replaces the given label, which is kept among equals. Open-set samples
+    are found as in :func:`judge_labels`, with the largest entry of the belief as the fit.
     """
     own = belief[np.arange(len(given)), given]
     kept = own >= belief.max(axis=1)
@@ -153,7 +154,7 @@ def judge_in_sample(belief: NDArray[np.float32], given: NDArray[np.int64]) -> ND
 
 
 def fit_noise_model(probabilities: NDArray[np.float64], given: NDArray[np.int64]) -> NoiseModel:
-    """The exponent of :data:`EXPONENTS` and the matrix under which the given labels are likeliest; of equals the first.
+    """Return the exponent of :data:`EXPONENTS`, and the matrix, of the largest likelihood; the first of equals.
 
     Args:
         probabilities: (n, C), rows sum to 1.
@@ -164,7 +165,7 @@ def fit_noise_model(probabilities: NDArray[np.float64], given: NDArray[np.int64]
 
 
 def sharpened(probabilities: NDArray[np.float64], exponent: float) -> NDArray[np.float64]:
-    """(n, C) to a power, rows normalised again."""
+    """Return probabilities (n, C) to a power, rows normalised again."""
     logs = exponent * np.log(np.maximum(probabilities, SMALLEST))
     powers = np.exp(logs - logs.max(axis=1, keepdims=True))
     return _normalised(powers)
@@ -173,16 +174,16 @@ def sharpened(probabilities: NDArray[np.float64], exponent: float) -> NDArray[np
 def label_posterior(
     probabilities: NDArray[np.float64], given: NDArray[np.int64], matrix: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """r by (2): (n, C)."""
+    """Return r by (2), (n, C)."""
     return _normalised(np.maximum(probabilities * matrix[:, given].T, SMALLEST))
 
 
 def with_selection(
     posterior: NDArray[np.float64], given: NDArray[np.int64], selected_share: NDArray[np.float32]
 ) -> NDArray[np.float64]:
-    """r' by (4): (n, C)."""
+    """Return r' by (4), (n, C)."""
     edges = np.unique(np.quantile(selected_share, np.arange(1, SHARE_BINS) / SHARE_BINS))
-    # Samples of one share are in one bin, so there may be fewer.
+    # Equal shares fall into one bin, so there may be fewer bins.
     bins = np.searchsorted(edges, selected_share, side="right")
     own = np.zeros(posterior.shape, dtype=np.bool_)
     own[np.arange(len(given)), given] = True
@@ -193,10 +194,10 @@ def with_selection(
 
 
 def looks_like_none(fit: NDArray[Any], kept: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Which of the samples that are not kept look like no class: (n,).
+    """Return which of the samples that are not kept fit no class, bool (n,).
 
     Args:
-        fit: (n,), how well each image fits the class it fits best.
+        fit: (n,), probability of the class that each image fits best.
         kept: (n,).
     """
     judged = np.flatnonzero(~kept)
@@ -229,7 +230,7 @@ def _fit_matrix(probabilities: NDArray[np.float64], given: NDArray[np.int64], ex
 
 
 def _average(counts: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The labelling of all classes taken together: one share of right labels, the wrong ones spread evenly."""
+    """Return the average labelling: one share of right labels for all classes, the wrong ones spread evenly."""
     classes = len(counts)
     right = float(np.trace(counts) / counts.sum())
     average = np.full((classes, classes), (1.0 - right) / (classes - 1))

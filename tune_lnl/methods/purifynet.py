@@ -1,13 +1,13 @@
-"""PurifyNet: label refining in one network, then instance weights for what is left of the noise.
+"""PurifyNet: label refining in one network, then instance weights against the remaining noise.
 
-Stage 1 trains with :func:`tune_lnl.methods.core.self_refine_loss`, its weight being :func:`purify_weight` of the epoch
-in place of one read off the loss. At its end every label is replaced by the network's prediction, and stage 2 trains on
-those labels with :func:`weighted_cross_entropy` and the :func:`instance_weights` of the features: **from there on the
-given labels are not used.**
+Stage 1 trains with :func:`tune_lnl.methods.core.self_refine_loss`, with :func:`purify_weight` of the epoch as weight
+instead of one computed from the loss. At its end every label is replaced by the network's prediction, and stage 2
+trains on those labels with :func:`weighted_cross_entropy` and the :func:`instance_weights` of the features: **from
+there on the given labels are not used.**
 
 Source: the released code, repository mangye16/ReID-Label-Noise (``PNet/train_pnet.py`` and ``gen_weights_dist`` of
 ``utils.py``, lines 70-107). It groups the images by their given labels although it trains on the replaced ones; here
-``labels`` are whatever the caller passes, and the labels trained on are the ones that make sense.
+the caller passes the ``labels``, and :mod:`tune_lnl.training.purifynet` passes those it trains on.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from tune_lnl.methods.standard import cross_entropy
 
 HIGHEST_WEIGHT = 0.5
 SAME_DISTANCE = 1e-6
-"""Distances whose range is below this share of the largest are the same but for rounding."""
+"""Distances whose range is below this share of the largest differ by rounding only."""
 
 
 def purify_weight(epoch: int, epochs: int = 60) -> float:
-    """Weight of a network's own labels in stage 1: ``min(exp(-2 (1 - epoch / epochs)²), 0.5)``.
+    """Return the weight of a network's own labels in stage 1: ``min(exp(-2 (1 - epoch / epochs)²), 0.5)``.
 
     It grows from exp(-2) = 0.135 and stays at 0.5 from 0.411 ``epochs`` on, beyond ``epochs`` too.
 
@@ -43,14 +43,14 @@ def purify_weight(epoch: int, epochs: int = 60) -> float:
 
 
 def instance_weights(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """Weight of every image in stage 2, by how far it lies from the middle of its class.
+    """Return the weight of every image in stage 2, by its distance from the centre of its class.
 
     The Euclidean distance to the mean feature of the class is scaled to 0..1 between the smallest and the largest of
     that class, then put into the density of Beta(2, 6), ``42 t (1 - t)⁵``. It is largest (2.81) at t = 1/6; the image
-    nearest to the mean, which teaches nothing new, and the farthest, which is probably labelled wrongly, get 0.
+    nearest to the mean, which adds nothing new, and the farthest, whose label is probably wrong, get 0.
 
-    A class of one image, of two, or of images that are all equally far has no such scale, and its images get weight 1.
-    (The released code divides rounding errors by each other there or gives weight 0, which drops the class.)
+    A class of one or two images, or of images at equal distances, has no such scale; its images get weight 1. (The
+    released code divides rounding errors by each other there, or gives weight 0, which drops the class.)
 
     Args:
         features: (N, D), finite.
@@ -84,7 +84,7 @@ def instance_weights(features: Tensor, labels: Tensor, num_classes: int) -> Tens
 
 
 def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    """Batch mean of weight times cross-entropy; not divided by the sum of the weights, as published.
+    """Return the batch mean of weight times cross-entropy; not divided by the sum of the weights, as published.
 
     Args:
         logits: (B, C), B at least 1.
@@ -104,5 +104,5 @@ def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> T
 
 
 def _per_class(values: Tensor, classes: Tensor, num_classes: int, reduce: str) -> Tensor:
-    """The smallest ("amin") or largest ("amax") value of each class, (C,); 0 for an empty class."""
+    """Return the smallest ("amin") or largest ("amax") value of each class, (C,); 0 for an empty class."""
     return values.new_zeros(num_classes).scatter_reduce_(0, classes, values, reduce, include_self=False)

@@ -1,4 +1,4 @@
-"""Plain cross-entropy training: the baseline, and the cross-entropy that every method here is built on."""
+"""Plain cross-entropy training: the baseline, and the cross-entropy that the other methods use."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ Network = Callable[[Tensor], Tensor]
 
 
 class StandardLoss(NamedTuple):
-    """What one batch of standard training gives: the scalar to call ``backward()`` on, and detached logits (B, C)."""
+    """The result of one batch: the scalar to call ``backward()`` on, and detached logits (B, C)."""
 
     loss: Tensor
     logits: Tensor
 
 
 def in_full_precision(logits: Tensor) -> Tensor:
-    """The logits in at least float32, because 8 or 11 bits of mantissa are too few for a softmax over many classes."""
+    """Return logits in at least float32: 8 or 11 bits of mantissa are too few for a softmax over many classes."""
     return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Cross-entropy of each sample, shape (B,), in at least float32 whatever the autocast mode.
+    """Return the cross-entropy of each sample, shape (B,), in at least float32 in any autocast mode.
 
     With smoothing ε over C classes the target is ``(1 - ε) onehot(y) + ε / C``.
     """
@@ -34,7 +34,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) 
 
 
 def standard_loss(model: Network, x: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> StandardLoss:
-    """Mean cross-entropy of a batch against its given labels.
+    """Return the mean cross-entropy of a batch against its given labels.
 
     Args:
         model: maps ``x`` to logits (B, C).

@@ -239,6 +239,55 @@ class TestContinuing:
         assert "written with weight_decay = 0.0005, this training has 0.001" in reply["message"]
 
 
+class TestReplicates:
+    """Trainings of a confirmation: their files lie in confirm/, their result in the last report."""
+
+    @pytest.fixture
+    def replicate(self, trial: Trial) -> Trial:
+        def replicate(attempt: int = 1, scores_test: bool = False, run: str = "run") -> TrialRun:
+            made = trial(attempt=attempt, run=run)
+            name = "007-all" if scores_test else "007-2"
+            return TrialRun(replace(made._job, number=1, replicate=name, scores_test=scores_test))
+
+        return replicate
+
+    def test_its_result_and_files(self, replicate: Trial) -> None:
+        run = replicate()
+        replies = [run.step() for _ in range(EPOCHS)]
+        assert [("result" in reply) for reply in replies] == [False] * (EPOCHS - 1) + [True]
+        result = json.loads(WorkerReport.from_result(replies[-1]).result)
+        assert result.keys() == {"fingerprints", "reports"}
+        assert len(result["reports"]) == EPOCHS
+        assert not any(name.startswith("test_") for report in result["reports"] for name in report)
+        files = sorted(path.relative_to(run.files.root).as_posix() for path in run.files.root.rglob("*.*"))
+        assert files == ["confirm/007-2.1.pt", "confirm/007-2.log"]
+
+    @pytest.mark.parametrize("checkpoint", ["007-2.1.pt", "007-2.pt"], ids=["", "of version 0.1.0"])
+    def test_it_continues_and_sends_its_result_again(self, replicate: Trial, checkpoint: str) -> None:
+        first = replicate()
+        for _ in range(2):
+            first.step()
+        (first.files.confirm / "007-2.1.pt").rename(first.files.confirm / checkpoint)
+        second = replicate(attempt=2)
+        replies = [second.step() for _ in range(EPOCHS - 2)]
+        assert [epoch for epoch, _ in replies[0]["history"]] == [0, 1]
+        assert [path.name for path in second.files.confirm.glob("*.pt")] == ["007-2.2.pt"]
+        whole = replicate(run="whole")
+        expected = [whole.step() for _ in range(EPOCHS)][-1]["result"]
+        reports = [without_times(json.loads(text)["reports"]) for text in (expected, replies[-1]["result"])]
+        assert reports[0] == reports[1]
+        again = replicate(attempt=3).step()
+        assert json.loads(again["result"]) == json.loads(replies[-1]["result"])
+
+    def test_the_winner_on_all_data_scores_the_test_set_and_leaves_its_model(self, replicate: Trial) -> None:
+        run = replicate(scores_test=True)
+        for _ in range(EPOCHS):
+            reply = run.step()
+        reports = json.loads(reply["result"])["reports"]
+        assert ["test_accuracy" in report for report in reports] == [False, False, True, True]
+        assert torch.load(run.files.confirmed_model, weights_only=True)["config"]["lr1"] == pytest.approx(0.04)
+
+
 class TestStopping:
     def test_before_it_began(self, trial: Trial) -> None:
         run = trial()

@@ -1,8 +1,8 @@
 """A trial's settings as the argument line of ACT's published script, ``main.py``.
 
 The options are those of the released code, repository shtdusb/ACT at commit 1411130. That script knows the two CIFAR
-noise benchmarks; the web and food scripts beside it have the same options but other fixed choices. What it fixes, or
-reads and never uses, is reported in words rather than left out silently.
+noise benchmarks; the web and food scripts have the same options but other fixed choices. Settings that it fixes, or
+reads and never uses, are reported in words rather than left out silently.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _FIXED: tuple[tuple[str, object, str], ...] = (
 
 
 def act_arguments(config: Mapping[str, object]) -> tuple[str, list[str]]:
-    """The arguments to run a trial with the published ``main.py``, and what that run would do differently.
+    """Return the arguments to run a trial with the published ``main.py``, and the differences of that run.
 
     Args:
         config: the flat, complete settings of an ACT trial in published names (``dataset.name``, ``lr``, ``lr1``, ...).
@@ -63,7 +63,7 @@ def act_arguments(config: Mapping[str, object]) -> tuple[str, list[str]]:
         script cannot honour.
 
     Raises:
-        ValueError: a setting that the line is made of is missing.
+        ValueError: a setting that the line needs is missing.
     """
     missing = [key for key in _REQUIRED if key not in config]
     if missing:
@@ -107,7 +107,7 @@ def _model_options(config: Mapping[str, object], caveats: list[str]) -> dict[str
     options: dict[str, object] = {}
     model, optimizer = config.get("model"), config["optimizer"]
     if model is None and config["dataset.name"] in _DATASETS:
-        model = "cnn7"  # what these datasets are trained with when no model is named, here and there
+        model = "cnn7"  # the default for these datasets, here and in the script
     if isinstance(model, str) and model in _MODELS:
         options["--model"] = _MODELS[model]
     else:
@@ -140,7 +140,7 @@ def _lr_options(config: Mapping[str, object], caveats: list[str]) -> dict[str, o
 
 
 def _published_plan(config: Mapping[str, object], lr: float, warmup_lr: float, caveats: list[str]) -> str:
-    """The plan as a string that the script reads: as it is, or the nearest one to ``{shape, end}``."""
+    """Return the plan as a string that the script reads: unchanged, or the nearest one to ``{shape, end}``."""
     spec = config["lr_decay"]
     if isinstance(spec, str):
         parse_plan(spec)
@@ -170,7 +170,7 @@ def _last_lr(spec: PlanSpec, lr: float, epochs: int, warmup: int, warmup_lr: flo
 
 
 def _unread(config: Mapping[str, object]) -> set[str]:
-    """Settings without effect in this config, which the script need not honour."""
+    """Return the settings without effect in this config; they need no caveat."""
     unread: set[str] = set()
     if config["optimizer"] != "sgd":
         unread.add("momentum")
@@ -195,7 +195,7 @@ def _number(config: Mapping[str, object], key: str) -> float:
 
 
 def _shown(value: object) -> str:
-    """The value as one would write it in YAML, on one line."""
+    """Return the value as in YAML, on one line."""
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{key}: {_shown(item)}" for key, item in value.items() if item is not None) + "}"
     if isinstance(value, bool):

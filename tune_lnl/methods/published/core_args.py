@@ -1,7 +1,7 @@
 """A trial's settings as the argument line of CORE's published script, ``train_core.py``.
 
 The options are those of the released code, repository mangye16/ReID-Label-Noise at commit 89aa11f. It has few:
-schedule, stages and noise seed are written into it. What it fixes is reported in words rather than left out silently.
+schedule, stages and noise seed are written into it. Settings that it fixes are reported in words.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _FIXED: tuple[tuple[str, object, str], ...] = (
 
 
 def core_arguments(config: Mapping[str, object]) -> tuple[str, list[str]]:
-    """The arguments to run a trial with the published ``train_core.py``, and what that run would do differently.
+    """Return the arguments to run a trial with the published ``train_core.py``, and the differences of that run.
 
     Args:
         config: the flat, complete settings of a CORE trial in published names (``dataset.name``, ``lr``, ...).
@@ -45,7 +45,7 @@ def core_arguments(config: Mapping[str, object]) -> tuple[str, list[str]]:
         the script cannot honour.
 
     Raises:
-        ValueError: a setting that the line is made of is missing.
+        ValueError: a setting that the line needs is missing.
     """
     missing = [key for key in _REQUIRED if key not in config]
     if missing:

@@ -1,4 +1,4 @@
-"""The process that trains trials, one after another: settings in, a report per epoch out."""
+"""The process that runs jobs, one after another: settings in, a report per epoch out."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class TrialWorker(tune.Trainable):
         return self._run.step()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Ray keeps no checkpoints: the run's own are written after each epoch."""
+        """Do nothing: the run's own checkpoints are written after each epoch."""
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         raise NotImplementedError("trials continue from the run's own checkpoints")
@@ -197,7 +197,7 @@ class TrialRun:
 
 @contextlib.contextmanager
 def _captured(path: Path) -> Iterator[None]:
-    """Send prints, warnings and logging of the trial to its log file, and what libraries write past Python."""
+    """Send prints, warnings and logging of a job to its log file, and what libraries write past Python."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8", buffering=1) as file:
         handler = logging.StreamHandler(file)
@@ -216,7 +216,7 @@ def _captured(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _descriptors_to(target: int) -> Iterator[None]:
-    """Point the process's own stdout and stderr there: a CUDA assertion or a crash report knows no ``sys.stderr``."""
+    """Redirect the process's own stdout and stderr: a CUDA assertion or a crash report bypasses ``sys.stderr``."""
     sys.stdout.flush()
     sys.stderr.flush()
     before = [(descriptor, os.dup(descriptor)) for descriptor in (1, 2)]
