@@ -5,8 +5,9 @@ Source: Han et al., "Co-teaching: Robust Training of Deep Neural Networks with E
 
 Of a batch of B samples in epoch T (counted from 1, as the paper does):
 
-1. ``R(T) = 1 - τ min(T^c / T_k, 1)``: the share of the batch that is remembered (:func:`tune_lnl.config.small_loss.remember_rate`). The paper's
-   Algorithm 1 has c = 1 and T_k = 10; τ is taken to be the noise rate.
+1. ``R(T) = 1 - τ min(T^c / T_k, 1)``: the share of the batch that is remembered
+   (:func:`tune_lnl.config.small_loss.remember_rate`). The paper's Algorithm 1 has c = 1 and T_k = 10; τ is taken to be
+   the noise rate.
 2. ``D1`` are the R(T) B samples with the smallest cross-entropy of network 1, ``D2`` those of network 2.
 3. Network 1 steps on its mean cross-entropy over D2, network 2 on its own over D1.
 

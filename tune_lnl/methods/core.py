@@ -108,9 +108,6 @@ def co_refine_loss(
         label_term = losses.mean() * agreed.mean()
     else:
         raise ValueError(f"selective must be one of {', '.join(SELECTIVE)}, got {selective!r}")
-    return label_term + soft_weight * _soft_cross_entropy(logits, peer_logits)
-
-
-def _soft_cross_entropy(logits: Tensor, target_logits: Tensor) -> Tensor:
-    """Return the batch mean of ``-Σ_k q_k log p_k``, q the softmax of ``target_logits``."""
-    return F.cross_entropy(in_full_precision(logits), in_full_precision(target_logits).softmax(dim=1))
+    # The batch mean of -Σ_k p2_k log p1_k, p2 the peer's.
+    soft_term = F.cross_entropy(in_full_precision(logits), in_full_precision(peer_logits).softmax(dim=1))
+    return label_term + soft_weight * soft_term

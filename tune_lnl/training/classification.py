@@ -79,10 +79,18 @@ class ClassifierData:
     @classmethod
     def load(cls, config: ClassifierConfig, surroundings: Surroundings) -> ClassifierData:
         noisy = load_noisy(config.dataset, surroundings.data_dir)
-        train, held_out = _split(config, noisy.given_labels)
-        labels = noisy.given_labels
-        if config.validation.labels == "clean":
-            labels = _true_labels_or_refuse(noisy)
+        labels, validation = noisy.given_labels, config.validation
+        if config.fold is None:
+            train, held_out = split_validation(labels, validation.fraction, validation.seed)
+        else:
+            fold = split_folds(labels, config.fold.folds, validation.seed)
+            train, held_out = np.flatnonzero(fold != config.fold.number), np.flatnonzero(fold == config.fold.number)
+        if validation.labels == "clean":
+            if noisy.true_labels is None:
+                raise InputError(
+                    "validation.labels: clean needs true labels, and this dataset has none; set it to noisy"
+                )
+            labels = noisy.true_labels
             held_out = held_out[labels[held_out] < noisy.num_classes]
         return cls(get_dataset(config.dataset.name), noisy, train, held_out, labels[held_out])
 
@@ -99,20 +107,6 @@ class ClassifierData:
         return self.noisy.fingerprints | {"split": split.hexdigest()}
 
 
-def _split(config: ClassifierConfig, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the positions that are trained on, and those that are held out."""
-    if config.fold is None:
-        return split_validation(labels, config.validation.fraction, config.validation.seed)
-    fold = split_folds(labels, config.fold.folds, config.validation.seed)
-    return np.flatnonzero(fold != config.fold.number), np.flatnonzero(fold == config.fold.number)
-
-
-def _true_labels_or_refuse(noisy: NoisyData) -> np.ndarray:
-    if noisy.true_labels is None:
-        raise InputError("validation.labels: clean needs true labels, and this dataset has none; set it to noisy")
-    return noisy.true_labels
-
-
 def model_choice(config: ClassifierConfig, noisy: NoisyData) -> tuple[str, Path | None]:
     """Return (name of the network asked for or the dataset's own, file of the weights it starts from or None).
 
@@ -123,13 +117,6 @@ def model_choice(config: ClassifierConfig, noisy: NoisyData) -> tuple[str, Path 
     name = choice.name or noisy.form.default_model
     weights = default_weights(name) if choice.weights is None else choice.weights
     return name, weights_file(name, weights, cache_dir())
-
-
-def _require_known_weights(config: ClassifierConfig) -> None:
-    """Refuse missing weights before the data are read, which can take minutes."""
-    choice = config.settings.model
-    if choice.name is not None:
-        weights_file(choice.name, choice.weights or default_weights(choice.name), cache_dir())
 
 
 class ClassifierTraining(NetworkTraining[Batch, S, DatasetOptions, ValidationSettings]):
@@ -157,7 +144,10 @@ class ClassifierTraining(NetworkTraining[Batch, S, DatasetOptions, ValidationSet
 
     @classmethod
     def prepare(cls, config: ClassifierConfig[S], surroundings: Surroundings) -> dict[str, str]:
-        _require_known_weights(config)
+        choice = config.settings.model
+        if choice.name is not None:
+            # Before the data are read, which can take minutes: missing weights of a named network.
+            weights_file(choice.name, choice.weights or default_weights(choice.name), cache_dir())
         data = ClassifierData.load(config, surroundings)
         name, weights = model_choice(config, data.noisy)
         build_model(name, data.noisy.num_classes, data.noisy.form.image_shape, weights)
@@ -211,11 +201,9 @@ class ClassifierTraining(NetworkTraining[Batch, S, DatasetOptions, ValidationSet
         for place, image in zip(canvas, images, strict=True):
             place[: image.shape[0], : image.shape[1]] = image
         pixels = torch.from_numpy(canvas).to(self.device).permute(0, 3, 1, 2)
-        return pixels if self._has_one_size() else SizedImages(pixels, torch.from_numpy(sizes), crop)
-
-    def _has_one_size(self) -> bool:
-        images = self.data.noisy.train_images
-        return not isinstance(images, PictureRows) or images.size.square
+        source = self.data.noisy.train_images
+        one_size = not isinstance(source, PictureRows) or source.size.square
+        return pixels if one_size else SizedImages(pixels, torch.from_numpy(sizes), crop)
 
     def weak_view(self, images: Pixels) -> Tensor:
         return self._view(self.form.weak_augmentation, images, self.weak)
@@ -230,21 +218,16 @@ class ClassifierTraining(NetworkTraining[Batch, S, DatasetOptions, ValidationSet
 
     def evaluate(self, epoch: int) -> Report:
         report: Report = {}
+        noisy = self.data.noisy
         # Of a fold only the predictions in the last epochs are used.
         if len(self.data.validation) and self.config.fold is None:
-            report |= self._score_all("val", self.data.noisy.train_images, self._validation_rows(), self._val_labels())
+            rows = noisy.rows[self.data.validation]
+            report |= self._score_all("val", noisy.train_images, rows, self.data.validation_labels)
         test_from = self.surroundings.test_from
-        noisy = self.data.noisy
         # A user's folder may have no test set; there are no test metrics then.
         if test_from is not None and epoch >= test_from and len(noisy.test_rows):
             report |= self._score_all("test", noisy.test_images, noisy.test_rows, noisy.test_labels)
         return report
-
-    def _validation_rows(self) -> np.ndarray:
-        return cast(np.ndarray, self.data.noisy.rows[self.data.validation])
-
-    def _val_labels(self) -> np.ndarray:
-        return self.data.validation_labels
 
     def _score_all(self, split: str, images: ImageRows, rows: np.ndarray, labels: np.ndarray) -> Report:
         report: Report = {}

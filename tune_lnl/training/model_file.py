@@ -115,11 +115,11 @@ def load_classifier(path: Path, device: str = "cpu") -> ImageClassifier:
     try:
         network = build_model(content["model"], len(classes), (size.crop, size.crop, channels))
     except InputError as error:
-        raise InputError(f"{_told(file)} cannot be used here: {error}") from None
+        raise InputError(f"{_name(file)} cannot be used here: {error}") from None
     try:
         network.load_state_dict(content["weights"])
     except (RuntimeError, TypeError, AttributeError) as error:
-        raise CorruptDataError(f"{_told(file)}: its weights do not fit its network {content['model']}") from error
+        raise CorruptDataError(f"{_name(file)}: its weights do not fit its network {content['model']}") from error
     network = network.to(device).to(memory_format=torch.channels_last).eval()
     return ImageClassifier(network, content["model"], classes, size, channels, mean, std, content["config"])
 
@@ -128,25 +128,25 @@ def _content(file: Path) -> dict[str, Any]:
     if not file.is_file():
         what = "is a folder without one" if file.is_dir() else "does not exist"
         raise InputError(
-            f"MODEL is a model file, and {_told(file)} {what}\n"
+            f"MODEL is a model file, and {_name(file)} {what}\n"
             f"`train` writes one as {NAME}, a search as checkpoints/NNN-{NAME}"
         )
     try:
         content = checked_load(file, torch.device("cpu"))
     except PermissionError as error:
-        raise InputError(f"{_told(file)} cannot be read: {error.strerror}") from None
+        raise InputError(f"{_name(file)} cannot be read: {error.strerror}") from None
     except torch.OutOfMemoryError:
         raise
     except pickle.UnpicklingError:
         raise InputError(
-            f"{_told(file)} holds more than tensors and plain values; it was not opened, because that could run code"
+            f"{_name(file)} holds more than tensors and plain values; it was not opened, because that could run code"
         ) from None
     except UNREADABLE as error:
         reason = first_line(error)
-        raise CorruptDataError(f"{_told(file)} is no model file, or a damaged one: {reason}") from None
+        raise CorruptDataError(f"{_name(file)} is no model file, or a damaged one: {reason}") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InputError(
-            f"{_told(file)} is no model file of tune_lnl: those have format {FORMAT!r}\n"
+            f"{_name(file)} is no model file of tune_lnl: those have format {FORMAT!r}\n"
             f"`train` writes one as {NAME}, a search as checkpoints/NNN-{NAME}"
         )
     return content
@@ -155,49 +155,49 @@ def _content(file: Path) -> dict[str, Any]:
 def _check_content(file: Path, content: Mapping[str, Any]) -> None:
     wrong = sorted(key for key, kind in KINDS.items() if not isinstance(content.get(key), kind))
     if wrong:
-        raise CorruptDataError(f"{_told(file)} is incomplete: it has no usable {', '.join(wrong)}; train it again")
+        raise CorruptDataError(f"{_name(file)} is incomplete: it has no usable {', '.join(wrong)}; train it again")
     if content["task"] != "classification":
         raise InputError(
-            f"{_told(file)} is for {content['task']}: its network gives features for comparing persons, not classes; "
+            f"{_name(file)} is for {content['task']}: its network gives features for comparing persons, not classes; "
             "give the model of an image classifier"
         )
     classes = content["classes"]
     if len(classes) < 2 or not all(isinstance(name, str) for name in classes):
-        raise CorruptDataError(f"{_told(file)} must name at least two classes, got {len(classes)}")
+        raise CorruptDataError(f"{_name(file)} must name at least two classes, got {len(classes)}")
     weights = content["weights"]
     if not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in weights.items()):
-        raise CorruptDataError(f"{_told(file)}: its weights are not all tensors")
+        raise CorruptDataError(f"{_name(file)}: its weights are not all tensors")
 
 
 def _working_size(file: Path, facts: Mapping[str, Any]) -> tuple[WorkingSize, int]:
     shape, resize, square = facts.get("image_shape"), facts.get("resize"), facts.get("square")
     if shape is None or resize is None or square is None:
         raise InputError(
-            f"{_told(file)} does not hold the preprocessing of its network's input; its predictions would be a guess; "
+            f"{_name(file)} does not hold the preprocessing of its network's input; its predictions would be a guess; "
             "train it again"
         )
     sides = [*shape, resize] if isinstance(shape, list) else []
     if len(sides) != 4 or not all(type(side) is int and 1 <= side <= LARGEST_SIDE for side in sides):
-        raise CorruptDataError(f"{_told(file)}: images of shape {shape!r}, resized to {resize!r}, cannot be")
+        raise CorruptDataError(f"{_name(file)}: images of shape {shape!r}, resized to {resize!r}, cannot be")
     height, width, channels = shape
     if height != width or channels not in (1, 3):
         raise InputError(
-            f"{_told(file)} takes images of {height} x {width} pixels and {channels} channels; only square ones with "
+            f"{_name(file)} takes images of {height} x {width} pixels and {channels} channels; only square ones with "
             "1 or 3 channels are made from image files here"
         )
     if type(square) is not bool or resize < height:
-        raise CorruptDataError(f"{_told(file)}: images resized to {resize} pixels cannot be cropped to {height}")
+        raise CorruptDataError(f"{_name(file)}: images resized to {resize} pixels cannot be cropped to {height}")
     return WorkingSize(resize, height, square), channels
 
 
 def _numbers(file: Path, facts: Mapping[str, Any], key: str, channels: int) -> tuple[float, ...]:
     values = facts.get(key)
     if not isinstance(values, list) or len(values) != channels or not all(type(v) in (int, float) for v in values):
-        raise CorruptDataError(f"{_told(file)}: {key} must be {channels} numbers, got {values!r}")
+        raise CorruptDataError(f"{_name(file)}: {key} must be {channels} numbers, got {values!r}")
     if not all(math.isfinite(value) for value in values) or (key == "std" and min(values) <= 0):
-        raise CorruptDataError(f"{_told(file)}: {key} cannot be {values!r}")
+        raise CorruptDataError(f"{_name(file)}: {key} cannot be {values!r}")
     return tuple(float(value) for value in values)
 
 
-def _told(file: Path) -> str:
+def _name(file: Path) -> str:
     return shown(str(file))

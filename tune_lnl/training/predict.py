@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -30,7 +30,7 @@ from tune_lnl.training.devices import choose_device
 from tune_lnl.training.model_file import ImageClassifier, load_classifier
 
 SUFFIXES = (".csv", ".parquet")
-NAMES_TOLD = 20
+NAMED_FILES = 20
 """Unreadable files that are named; further ones are counted."""
 
 
@@ -111,16 +111,16 @@ def _predict_all(
         raise InputError(f"no image files in {', '.join(shown(str(path)) for path in paths)}")
     readable = unreadable = 0
     with _table(output, top) as write:
-        for found in predictions(classifier, _chained(first, files), top, batch_size):
+        for found in predictions(classifier, chain([first], files), top, batch_size):
             if isinstance(found, Prediction):
                 write(found)
                 readable += 1
                 continue
             unreadable += 1
-            if unreadable <= NAMES_TOLD:
+            if unreadable <= NAMED_FILES:
                 note(f"{shown(str(found.path))}: {found.reason}")
-    if unreadable > NAMES_TOLD:
-        note(f"... and {unreadable - NAMES_TOLD:,} more")
+    if unreadable > NAMED_FILES:
+        note(f"... and {unreadable - NAMED_FILES:,} more")
     note(
         f"{_counted(readable, 'image')} predicted"
         + (f", {_counted(unreadable, 'file')} could not be read" if unreadable else "")
@@ -212,11 +212,6 @@ def _batch(
         yield Prediction(file, tuple(classifier.classes[number] for number in numbers), tuple(values))
 
 
-def _chained(first: Path, rest: Iterator[Path]) -> Iterator[Path]:
-    yield first
-    yield from rest
-
-
 # ---- the table
 
 
@@ -227,14 +222,10 @@ def columns(top: int) -> list[str]:
 
 
 def _cells(found: Prediction) -> list[str | float]:
+    """Return a row: in the path, bytes that are not UTF-8 are escaped, and it never looks like a formula."""
+    path = os.fsencode(found.path).decode("utf-8", "backslashreplace")
     pairs = zip(found.classes, found.confidences, strict=True)
-    return [_text(found.path), *(cell for pair in pairs for cell in pair)]
-
-
-def _text(path: Path) -> str:
-    """Return a path as text: bytes that are not UTF-8 are escaped, and no relative path looks like a formula."""
-    text = os.fsencode(path).decode("utf-8", "backslashreplace")
-    return f"./{text}" if text.startswith(FORMULA_SIGNS) else text
+    return [f"./{path}" if path.startswith(FORMULA_SIGNS) else path, *(cell for pair in pairs for cell in pair)]
 
 
 def _check_output(file: Path, suffixes: Sequence[str]) -> None:

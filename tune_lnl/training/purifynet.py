@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -37,32 +36,26 @@ class PurifyTraining(ReidTraining[PurifySettings]):
 
     def _begin_epoch(self, epoch: int) -> None:
         if epoch == self.settings.refine_stage_epochs:
-            self._replace_labels()
+            network = self.networks[""]
+            assert isinstance(network, ReidNetwork)
+            self.labels, features = self._predictions(network)
+            self.sample_weights = instance_weights(features, self.labels, self.data.num_classes).to(self.device)
+            self.optimizers[""] = self._build_optimizer(network)
         super()._begin_epoch(epoch)
 
-    def _replace_labels(self) -> None:
-        network = self.networks[""]
-        assert isinstance(network, ReidNetwork)
-        self.labels, features = self._predictions(network)
-        self.sample_weights = instance_weights(features, self.labels, self.data.num_classes).to(self.device)
-        self.optimizers[""] = self._build_optimizer(network)
-
     @torch.inference_mode()
-    def _predict(self, network: ReidNetwork, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        pixels = self.normalised(self.images(self.data.source.train.images, rows))
-        with self.autocast():
-            logits, features = network.forward_both(pixels)
-        return logits.argmax(dim=1), F.normalize(features.float())
-
     def _predictions(self, network: ReidNetwork) -> tuple[torch.Tensor, torch.Tensor]:
         """Return predicted identity (N,) and normalised feature (N, D) of every training image, not augmented."""
         network.eval()
-        parts = [
-            self._predict(network, self.train_rows[start : start + EVALUATION_BATCH])
-            for start in range(0, len(self.train_rows), EVALUATION_BATCH)
-        ]
-        labels, features = (torch.cat(each) for each in zip(*parts, strict=True))
-        return labels, features
+        labels, features = [], []
+        for start in range(0, len(self.train_rows), EVALUATION_BATCH):
+            rows = self.train_rows[start : start + EVALUATION_BATCH]
+            pixels = self.normalised(self.images(self.data.source.train.images, rows))
+            with self.autocast():
+                logits, found = network.forward_both(pixels)
+            labels.append(logits.argmax(dim=1))
+            features.append(F.normalize(found.float()))
+        return torch.cat(labels), torch.cat(features)
 
     def train_step(self, batch: ReidBatch, epoch: int, totals: Totals) -> None:
         view = self.view(batch)

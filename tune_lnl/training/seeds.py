@@ -100,7 +100,7 @@ class SeedResult:
 
 
 def read_config(path: Path, overrides: Sequence[str], epochs: int | None) -> TrialConfig:
-    """A training config from YAML: scaled to ``epochs``, then overridden.
+    """Read a training config from YAML: scaled to ``epochs``, then overridden.
 
     Raises:
         InputError: see :func:`tune_lnl.config.trial.build_config`; also a search space instead of a config.
@@ -122,22 +122,18 @@ def read_config(path: Path, overrides: Sequence[str], epochs: int | None) -> Tri
 def resolve_config(
     sections: Mapping[str, Any], overrides: Mapping[str, Any], epochs: int | None, source: str
 ) -> TrialConfig:
-    """Plain sections to a checked config: first the length, then the overrides, which are taken as given."""
+    """Return a checked config from plain sections: first the length is changed, then overrides apply as given."""
     method = required_name(sections, "method", source)
     if epochs is not None:
         sections = scale_epochs(sections, epochs, settings_type(method), source)
-    new_method = overrides.get("method", method)
+    new_method = str(overrides.get("method", method))
+    settings = settings_type(new_method)
     if new_method != method:
-        sections = _without_foreign_settings(sections, str(new_method), source)
-    sections = apply_overrides(sections, overrides, settings_type(str(new_method)), source)
+        # --set method=standard on an ACT config keeps the settings that both methods read.
+        fixed = section_mapping(sections, "fixed", source)
+        sections = {**sections, "fixed": {key: value for key, value in fixed.items() if key in settings.model_fields}}
+    sections = apply_overrides(sections, overrides, settings, source)
     return build_config(sections, source)
-
-
-def _without_foreign_settings(sections: Mapping[str, Any], method: str, source: str) -> dict[str, Any]:
-    """``--set method=standard`` on an ACT config keeps what both methods read and drops the rest."""
-    read = settings_type(method).model_fields
-    fixed = section_mapping(sections, "fixed", source)
-    return {**sections, "fixed": {key: value for key, value in fixed.items() if key in read}}
 
 
 def train_seeds(

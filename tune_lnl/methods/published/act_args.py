@@ -10,7 +10,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 
-from tune_lnl.methods.schedules import PlanSpec, lr_plan, parse_plan
+from tune_lnl.methods.schedules import lr_plan, parse_plan
 
 _DATASETS = ("cifar100nc", "cifar80no")
 _NOISES = ("symmetric", "asymmetric")
@@ -156,17 +156,13 @@ def _published_plan(config: Mapping[str, object], lr: float, warmup_lr: float, c
     if spec["shape"] == "linear":
         return f"linear:{warmup},{end}"
     plan = f"cosine:{warmup},{end},{epochs}"
-    ours, published = (_last_lr(form, lr, epochs, warmup, warmup_lr) for form in (spec, plan))
+    ours, published = (lr_plan(form, lr, epochs, warmup, warmup_lr)[-1] for form in (spec, plan))
     if ours != published:
         caveats.append(
             f"lr_decay is {_shown(spec)}: the published cosine never reaches its end; {plan} is at {published:.6g} "
             f"in the last epoch, not at {ours:.6g}."
         )
     return plan
-
-
-def _last_lr(spec: PlanSpec, lr: float, epochs: int, warmup: int, warmup_lr: float) -> float:
-    return lr_plan(spec, lr, epochs, warmup, warmup_lr)[-1]
 
 
 def _unread(config: Mapping[str, object]) -> set[str]:
