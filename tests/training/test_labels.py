@@ -87,6 +87,26 @@ def test_finished_trainings_are_not_run_again(tmp_path: Path) -> None:
     assert np.array_equal(first.belief, second.belief)
 
 
+def test_an_interrupted_training_continues_with_what_it_has_gathered(tmp_path: Path) -> None:
+    """The interruption lies between the two epochs over which predictions are averaged."""
+    whole = gather(config_of(), tmp_path / "whole")
+
+    def stop(number: int, trainings: int, report: Report) -> None:
+        if (number, report["epoch"]) == (1, EPOCHS - 1):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        gather_evidence(config_of(), FOLDS, Surroundings(), tmp_path / "cut", stop)
+    seen: Epochs = []
+    cut = gather(config_of(), tmp_path / "cut", seen)
+    assert seen[0] == (1, FOLDS + 1, EPOCHS - 1)
+    assert all(
+        np.array_equal(cut.held_out[suffix], values, equal_nan=True) for suffix, values in whole.held_out.items()
+    )
+    assert np.array_equal(cut.belief, whole.belief)
+    assert not list((tmp_path / "cut").glob("*.pt"))
+
+
 def test_another_config_starts_anew(tmp_path: Path) -> None:
     gather(config_of("standard"), tmp_path)
     seen: Epochs = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -357,6 +358,28 @@ def test_patterned_noise_needs_one_command_first(tmp_path: Path, monkeypatch: py
     batch = next(iter(training.batches(0)))
     plain = training.normalised(batch.images[:, :, 2:34, 1:17])
     assert not torch.equal(training.view(batch), plain)
+
+
+def test_the_training_of_the_clean_network_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    overrides = ["dataset.height=32", "model={name: reid_small, weights: none}", "lr=0.02"]
+
+    def save(cache: Path, say: Callable[[str], None]) -> bytes:
+        monkeypatch.setenv("TUNE_LNL_CACHE", str(cache))
+        return save_clean_predictions("market1501", data_dir(), "cpu", 3, overrides, say).read_bytes()
+
+    def stop(line: str) -> None:
+        if line.startswith("epoch   3"):
+            raise KeyboardInterrupt
+
+    whole = save(tmp_path / "whole", lambda line: None)
+    with pytest.raises(KeyboardInterrupt):
+        save(tmp_path / "cut", stop)
+    said: list[str] = []
+    assert save(tmp_path / "cut", said.append) == whole
+    assert [line[:9] for line in said if line.startswith("epoch")] == ["epoch   3"]
+    assert not list((tmp_path / "cut").rglob("*.pt"))
+    with pytest.raises(InputError, match=r"--patterned: the training diverged \(.*\); lower the lr"):
+        save_clean_predictions("market1501", data_dir(), "cpu", 3, [*overrides, "lr=1e30"], said.append)
 
 
 def test_predictions_are_for_persons_and_the_whole_training_set() -> None:
