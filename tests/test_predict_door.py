@@ -1,4 +1,4 @@
-"""``predict``: what it prints and writes, what it refuses, and its exit codes."""
+"""``predict``: its output, its refusals and its exit codes."""
 
 from __future__ import annotations
 

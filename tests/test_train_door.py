@@ -184,7 +184,7 @@ def test_an_interruption_gives_130(monkeypatch: pytest.MonkeyPatch, capsys: pyte
 
 
 def unfinished(folder: str, epochs: int = 2, **changes: Any) -> None:
-    """Leave in ``folder`` what a training killed after some epochs leaves."""
+    """Leave the files of a training that was killed after some epochs."""
     output = Path(folder)
     (output / "seed-0").mkdir(parents=True)
     config = tiny("act", **changes)
@@ -268,7 +268,7 @@ def test_train_killed_at_60_percent_and_continued_gives_the_same_numbers() -> No
 
 
 def refusal(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """What stderr says, where the command ended with 2, in few lines, and wrote nothing."""
+    """Return stderr of a command that must end with 2, print few lines, and write nothing."""
     before = {path: path.stat().st_mtime_ns for path in Path().rglob("*")}
     try:
         code = main(argv)

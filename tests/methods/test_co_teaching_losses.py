@@ -1,4 +1,4 @@
-"""Co-teaching by hand: which samples each network is given, what it loses on them, and where gradients go."""
+"""Co-teaching by hand: the samples of each network, its loss on them, and the gradients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""JoCoR by hand: the joint loss, what is kept of a batch, and the gradients of both networks."""
+"""JoCoR by hand: the joint loss, the selected samples, and the gradients of both networks."""
 
 from __future__ import annotations
 

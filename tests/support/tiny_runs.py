@@ -78,7 +78,7 @@ def is_reid(method: str) -> bool:
 
 
 def finish(training: Training) -> list[Report]:
-    """Run the epochs that are left."""
+    """Run the remaining epochs."""
     reports = []
     while not training.finished:
         reports.append(training.run_epoch())

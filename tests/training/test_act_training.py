@@ -1,4 +1,4 @@
-"""ACT as a training: two networks, two rates, the state per sample, and what is reported of the selection."""
+"""ACT as a training: two networks, two rates, the state per sample, and the report of the selection."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_the_reported_network_starts_where_standard_training_starts() -> None:
 
 
 def test_masks_and_channels_last_give_the_plain_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the benchmark of accuracy compares with: samples picked by index, float32, the usual memory order."""
+    """The reference of benchmarks/parity.py: samples selected by index, float32, the usual memory order."""
     monkeypatch.syspath_prepend(Path(__file__).resolve().parents[2] / "benchmarks")
     plain = importlib.import_module("parity").PlainActTraining(tiny("act"), surroundings(tiny("act")))
     fast = training()

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and checkpoints that are refused rather than half understood."""
+"""Checkpoints: whole or absent, and refused rather than half read."""
 
 from __future__ import annotations
 

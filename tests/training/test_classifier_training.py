@@ -1,4 +1,4 @@
-"""What the image classification methods share: batches, optimizers, scores."""
+"""The base of the image classification methods: batches, optimizers, scores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much of a device a training run may use."""
+"""The share of a device that a training may use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Evidence about given labels: who predicts what, and what an interrupted call leaves."""
+"""Evidence about given labels: its predictions and shares, and interrupted calls."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Every setting acts, and only where the method says so.
 
-A run is reduced to what it trained: the lr in effect in each optimizer and the final weights of each network. Turning a
-live setting changes the weights (and the lr, where that is what it sets); turning a dead one changes nothing at all.
+A run is reduced to its trace: the lr in effect in each optimizer and the final weights of each network. Turning a live
+setting changes the weights (and the lr, if it sets the lr); turning a dead one changes nothing at all.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tune_lnl.models import reid as reid_models
 
 @dataclass(frozen=True)
 class Trace:
-    """What a run trained."""
+    """The learning rates and the final weights of a run."""
 
     learning_rates: dict[str, list[float]]
     weights: dict[str, Tensor]
@@ -32,7 +32,7 @@ class Trace:
         return self.learning_rates == other.learning_rates and not self.moved(other)
 
     def moved(self, other: Trace) -> set[str]:
-        """Suffixes of the networks whose weights differ."""
+        """Return the suffixes of the networks whose weights differ."""
         return {
             name
             for name, mine in self.weights.items()
@@ -256,7 +256,7 @@ def test_threads_are_the_trainings_own(method: str) -> None:
 @pytest.mark.parametrize("name", ["lr", "lr_decay", "warmup_lr"])
 def test_lr_acts_on_the_reported_network_alone(name: str) -> None:
     turned = {"lr": 0.02, "lr_decay": {"shape": "cosine", "end": 0.5}, "warmup_lr": 0.001}[name]
-    # What the NTM would inherit is fixed.
+    # The settings that the NTM would inherit are fixed.
     own: dict[str, Any] = {"lr1_decay": {"shape": "cosine", "end": 0.05}, "warmup_lr1": 0.1}
     before, after = trace("act", **own), trace("act", **own | {name: turned})
     assert before.learning_rates["lr1"] == after.learning_rates["lr1"]
@@ -267,7 +267,7 @@ def test_lr_acts_on_the_reported_network_alone(name: str) -> None:
     ("name", "value"), [("lr1", 0.03), ("warmup_lr1", 0.001), ("lr1_decay", {"shape": "constant"}), ("tie_lr", True)]
 )
 def test_lr1_acts_on_the_companion_and_only_through_it_on_the_reported_network(name: str, value: Any) -> None:
-    # Without selection the RTM never asks the NTM.
+    # Without selection the NTM does not influence the RTM.
     before, after = trace("act", selection=False), trace("act", selection=False, **{name: value})
     assert before.learning_rates["lr"] == after.learning_rates["lr"]
     assert before.moved(after) == {"_ntm"}

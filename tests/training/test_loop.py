@@ -1,4 +1,4 @@
-"""The value of a run so far, and arithmetic that a device lacks."""
+"""The objective so far, and precisions that a device does not have."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every registered method keeps to, whatever it computes."""
+"""The contract of every registered method."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ ALWAYS = {"epoch", "lr", "train_loss", "train_accuracy", "train_seconds", "secon
 
 
 def scores(method: str, split: str) -> set[str]:
-    """What a search may be for, and how sure one is of it; on either split."""
+    """Return the names of the objectives and their standard errors on a split."""
     names = [name.replace("val_", f"{split}_") for name in settings_type(method).objectives]
     return {*names, *(f"{name}_standard_error" for name in names)}
 
 
 @functools.cache
 def whole_run(method: str) -> tuple[list[Report], dict[str, torch.Tensor]]:
-    """Reports without times and final weights of the tiny run, never interrupted."""
+    """Return the reports without times and the final weights of an uninterrupted tiny run."""
     training = start(tiny(method), test_from=WARMUP)
     reports = without_times(finish(training))
     return reports, weights(training)

@@ -1,4 +1,4 @@
-"""Model files: complete as written, and refused in a sentence where they are not ours, damaged or dangerous."""
+"""Model files: complete as written; foreign, damaged and dangerous ones are refused in a sentence."""
 
 from __future__ import annotations
 

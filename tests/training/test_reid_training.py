@@ -1,4 +1,4 @@
-"""What the re-ID methods share and what each does of its own, on a tiny set of coloured persons."""
+"""The base of the re-ID methods and the steps of each, on a tiny set of coloured persons."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The loop that drives every training: what it writes, where it continues, and what ends it."""
+"""The loop that drives every training: its files, continuing, and its ends."""
 
 from __future__ import annotations
 

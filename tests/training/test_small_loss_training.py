@@ -1,4 +1,4 @@
-"""Training by Co-teaching and JoCoR: which network gets what, and what the report says of it."""
+"""Training by Co-teaching and JoCoR: the samples of each network, and the report of the selection."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A trial in a worker, without Ray: settings in, a reply per epoch out, everything on disk before it is said."""
+"""A job in a worker, without Ray: settings in, a reply per epoch out, everything on disk before the reply."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ Trial = Callable[..., TrialRun]
 
 @pytest.fixture
 def trial(tmp_path: Path) -> Trial:
-    """``trial(attempt=..., run=..., changes of the fixed settings)``: number 7 of a run."""
+    """Return ``trial(attempt=..., run=..., changes of the fixed settings)``, which makes trial 7 of a run."""
 
     def trial(attempt: int = 1, run: str = "run", params: dict[str, Any] = PARAMS, **fixed: Any) -> TrialRun:
         objective = {"metric": "val_accuracy", "mode": "max", "average_last": 2}
@@ -404,7 +404,7 @@ class TestTensorboard:
 
 
 def test_test_labels_cannot_reach_the_searcher(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Random test labels change what is written beside, and not a bit of what is said."""
+    """Random test labels change the epochs file, and no bit of the replies."""
     honest = trial(run="honest")
     said = [without_measured_times(honest.step()) for _ in range(EPOCHS)]
 
