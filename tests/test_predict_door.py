@@ -98,7 +98,7 @@ def test_files_that_cannot_be_read_are_named_and_counted(
 ) -> None:
     for number in range(4):
         (pictures / f"broken{number}.png").write_text("no image")
-    monkeypatch.setattr(predicting, "NAMES_TOLD", 2)
+    monkeypatch.setattr(predicting, "NAMED_FILES", 2)
     assert main([str(model), str(pictures)]) == 0
     told = capsys.readouterr()
     assert len(rows(told.out)) == 3
