@@ -94,7 +94,7 @@ def main(argv: list[str] | None = None) -> int:
             try:
                 found[name] = measure(place, arguments.trials)
             finally:
-                place.close()
+                place.release()
             for size, row in found[name].items():
                 said = ", ".join(f"{what} {value} ms" for what, value in row.items())
                 print(f"{name}, {size} trials: {said}", flush=True)

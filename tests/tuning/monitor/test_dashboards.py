@@ -148,7 +148,7 @@ class TestServing:
             assert (status, [study["study_name"] for study in json.loads(body)["study_summaries"]]) == (200, ["run"])
             assert ask(port, "POST", "/api/studies", "{}")[0] == 403
             assert all(SECRET.encode() not in command for command in commands_below(os.getpid()))
-        place.close()
+        place.release()
         assert [trial.state for trial in place.read_trials()] == before
         assert SECRET not in run.files.driver_log.read_text()
         # Whoever gets past the page is refused by the server.

@@ -121,7 +121,7 @@ def test_no_server_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str], m
 def place(database_url: str) -> Iterator[StudyDatabase]:
     place = database(database_url)
     yield place
-    place.close()
+    place.release()
 
 
 def refusal(act: Callable[[], Any]) -> str:
@@ -136,28 +136,28 @@ class TestRefusals:
     def test_a_wrong_password_or_none(self, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
         place = database(database_url)
         monkeypatch.setenv(PASSWORD, "wrong-one")
-        for act in (place.exists, place.open, place.read_trials):
+        for act in (place.exists, place.acquire, place.read_trials):
             said = refusal(act)
             assert f"the password in {PASSWORD} right?" in said
             assert "wrong-one" not in said
         monkeypatch.delenv(PASSWORD)
-        assert f"It is given in the variable {PASSWORD}" in refusal(place.open)
+        assert f"It is given in the variable {PASSWORD}" in refusal(place.acquire)
 
     def test_rights_are_missing(self, postgres: Postgres, database_url: str, tmp_path: Path) -> None:
         """PostgreSQL lets only the owner of a database make tables there."""
         name = f"guest{uuid.uuid4().hex[:8]}"
         postgres.execute(f"CREATE USER {name} PASSWORD '{SECRET}'")
         guest = database(database_url.replace("tuner@", f"{name}@"))
-        said = refusal(guest.open)
+        said = refusal(guest.acquire)
         assert "permission denied" in said
         assert "give its user the right to create and to write tables" in said
         # With tables that it may only read, it reads, and does not write.
         owner = database(database_url)
         SearchStudy.create(owner, tiny_space(tmp_path), 0)
-        owner.close()
+        owner.release()
         postgres.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {name}", database_url.rpartition("/")[2])
         assert len(guest.read_trials()) == 2
-        assert "give its user the right" in refusal(guest.open)
+        assert "give its user the right" in refusal(guest.acquire)
 
     def test_a_study_of_that_name(self, place: StudyDatabase, database_url: str, tmp_path: Path) -> None:
         place.check(begun=False, has_trials=False)
@@ -168,34 +168,34 @@ class TestRefusals:
         assert "holds a study 'run' already" in refusal(lambda: place.check(False, False))
         stranger = database(database_url, run_id="r2")
         assert "begun by a run in another results folder" in refusal(lambda: stranger.check(True, False))
-        place.close()
+        place.release()
         said = refusal(lambda: SearchStudy.reopen(stranger, tiny_space(tmp_path), 0))
-        stranger.close()
+        stranger.release()
         assert "begun by a run in another results folder" in said
 
     def test_tables_of_another_optuna(self, place: StudyDatabase, database_url: str) -> None:
-        place.open()
-        place.close()
+        place.acquire()
+        place.release()
         with sqlalchemy.create_engine(parse_storage(database_url).set(password=SECRET)).begin() as connection:
             connection.execute(sqlalchemy.text("UPDATE alembic_version SET version_num = 'v1.3.0.a'"))
-        assert "made by another version of Optuna" in refusal(place.open)
+        assert "made by another version of Optuna" in refusal(place.acquire)
 
 
 @pytest.mark.slow
 class TestOneWriter:
     def test_another_is_refused_until_the_first_is_gone(self, place: StudyDatabase, database_url: str) -> None:
         other = database(database_url)
-        assert not other.is_driven()
-        place.open()
-        assert other.is_driven()
-        assert "is being run by another process" in refusal(other.open)
+        assert not other.is_held()
+        place.acquire()
+        assert other.is_held()
+        assert "is being run by another process" in refusal(other.acquire)
         beside = database(database_url, name="other")
-        beside.open()
-        beside.close()
-        place.close()
-        wait_for(lambda: not other.is_driven(), "the lock to go")
-        other.open()
-        other.close()
+        beside.acquire()
+        beside.release()
+        place.release()
+        wait_for(lambda: not other.is_held(), "the lock to go")
+        other.acquire()
+        other.release()
 
     def test_two_that_make_the_tables_at_once(self, database_url: str) -> None:
         places = [database(database_url, name) for name in ("a", "b", "c")]
@@ -203,7 +203,7 @@ class TestOneWriter:
 
         def begin(place: StudyDatabase) -> None:
             try:
-                place.open()
+                place.acquire()
             except BaseException as error:
                 failures.append(error)
 
@@ -213,7 +213,7 @@ class TestOneWriter:
         for thread in threads:
             thread.join()
         for place in places:
-            place.close()
+            place.release()
         assert not failures
 
 
@@ -232,7 +232,7 @@ def test_a_search_as_plain_optuna_sees_it(place: StudyDatabase, database_url: st
     study.fail(2, "diverged", "not finite at epoch 3")
     study.note(3, "seen")
     study.wait(3)
-    place.close()
+    place.release()
 
     storage = optuna.storages.RDBStorage(place.url.set(password=SECRET).render_as_string(False))
     plain = optuna.load_study(study_name="run", storage=storage)
@@ -248,7 +248,7 @@ def test_a_search_as_plain_optuna_sees_it(place: StudyDatabase, database_url: st
         assert (now.number, now.params, now.attempt) == (before.number, before.params, 2)
     assert again.noted(3, "seen")
     assert again.ask().number == 5
-    again.place.close()
+    again.place.release()
 
 
 @pytest.mark.slow
@@ -269,10 +269,10 @@ class TestLosingTheLock:
             server.start()
             with pytest.raises(StudyLostError):
                 study.wait(number)  # also when the server is back: another process may have written meanwhile
-            study.place.close()
+            study.place.release()
             again = SearchStudy.reopen(database(url), tiny_space(tmp_path), 0)
             assert (again.ask().number, again.epochs(number)) == (number, 0)
-            again.place.close()
+            again.place.release()
         finally:
             end_server(server)
 
@@ -291,7 +291,7 @@ class TestLosingTheLock:
         taken.report(number, 0, 1.0)
         assert database(database_url).read_trials()[number].intermediate_values == {0: 1.0}
         for each in (study, taken):
-            each.place.close()
+            each.place.release()
 
 
 @pytest.mark.slow
@@ -319,7 +319,7 @@ def test_what_reads_a_run(
     results = ["--results-dir", str(tmp_path / "results")]
     assert search(["--runs", *results]) == 0
     assert "running" in capsys.readouterr().out
-    study.place.close()
+    study.place.release()
     assert search(["--runs", *results]) == 0
     assert "interrupted" in capsys.readouterr().out
     assert export([plan.run, "--format", "json", *results]) == 0

@@ -184,14 +184,14 @@ def _only_writer(plan: Plan, resume: bool) -> Iterator[None]:
     if plan.database is None:
         yield
         return
-    plan.database.open()
+    plan.database.acquire()
     try:
         # Once more: what was seen when this was planned may have changed until now, and no longer does.
         check_database(plan.database, resume, plan.files)
         with password_hidden():
             yield
     finally:
-        plan.database.close()
+        plan.database.release()
 
 
 def _agreeing(plan: Plan) -> Plan:

@@ -79,7 +79,7 @@ def _line(files: RunFolder, name: str) -> RunLine:
     if settings.get("storage") is None:
         rows = read_snapshot(files, current=not driven)
     else:
-        driven = driven or study_place(files, settings).is_driven()
+        driven = driven or study_place(files, settings).is_held()
     if rows is None:
         rows = load_run(files.root).rows()
     best = next((row for row in rows if row.state == "COMPLETE"), None)

@@ -54,7 +54,7 @@ def _followed(run: Run, number: int) -> Iterator[str]:
     offset, end = 0, "\n"
     while True:
         # Asked before reading, so that everything written until the end is read.
-        over = trials()[number].state.is_finished() or not (lease.is_held() or run.place.is_driven())
+        over = trials()[number].state.is_finished() or not (lease.is_held() or run.place.is_held())
         _fetch_log(run.files, number)
         pieces, offset = _read_from(path, offset, to_the_end=over)
         yield from pieces

@@ -189,7 +189,7 @@ class StudyDatabase:
 
         return trials
 
-    def is_driven(self) -> bool:
+    def is_held(self) -> bool:
         with self._refusals():
             return self._writer() is not None
 
@@ -207,7 +207,7 @@ class StudyDatabase:
 
     # ---- writing
 
-    def open(self) -> None:
+    def acquire(self) -> None:
         if self._storage is not None:
             return
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -225,7 +225,7 @@ class StudyDatabase:
                     self._storage.create_new_study([optuna.study.StudyDirection.MAXIMIZE], rights)
                 )
         except BaseException:
-            self.close()
+            self.release()
             raise
 
     def _take_lock(self, connection: Connection) -> None:
@@ -239,7 +239,7 @@ class StudyDatabase:
                 )
             time.sleep(0.1)
 
-    def close(self) -> None:
+    def release(self) -> None:
         if self._storage is not None:
             end_connections(self._storage)
         if self._lock is not None:
@@ -247,7 +247,7 @@ class StudyDatabase:
         self._storage = self._lock = None
 
     def storage(self) -> optuna.storages.BaseStorage:
-        self.open()
+        self.acquire()
         assert self._storage is not None
         return self._storage
 

@@ -91,17 +91,17 @@ class JournalFile:
     def exists(self) -> bool:
         return self.path.exists() and self.path.stat().st_size > 0
 
-    def open(self) -> None:
+    def acquire(self) -> None:
         if self._backend is None:
             if self.path.exists():
                 repair_journal(self.path)
             self._backend = WholeLinesBackend(self.path)
 
-    def close(self) -> None:
+    def release(self) -> None:
         self._backend = None
 
     def storage(self) -> optuna.storages.BaseStorage:
-        self.open()
+        self.acquire()
         assert self._backend is not None
         return optuna.storages.JournalStorage(self._backend)
 
@@ -116,7 +116,7 @@ class JournalFile:
         study = _load(self.path)
         return lambda: study.get_trials(deepcopy=False)
 
-    def is_driven(self) -> bool:
+    def is_held(self) -> bool:
         return False
 
 

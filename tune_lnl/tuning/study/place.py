@@ -15,7 +15,10 @@ class StudyLostError(Exception):
 
 
 class StudyPlace(Protocol):
-    """The storage of one study, as :class:`tune_lnl.tuning.study.study.SearchStudy` and every reader use it."""
+    """The storage of one study, as :class:`tune_lnl.tuning.study.study.SearchStudy` and every reader use it.
+
+    With ``acquire``, ``release`` and ``is_held`` it is a lease (:mod:`tune_lnl.tuning.runs.lease`).
+    """
 
     @property
     def name(self) -> str:
@@ -28,14 +31,14 @@ class StudyPlace(Protocol):
     def exists(self) -> bool:
         """Return whether anything of a study is stored."""
 
-    def open(self) -> None:
+    def acquire(self) -> None:
         """Prepare for writing, as the only writer; do nothing where that has happened.
 
         Raises:
             InputError: another process writes the study, or it cannot be written.
         """
 
-    def close(self) -> None:
+    def release(self) -> None:
         """Let other processes write the study."""
 
     def storage(self) -> optuna.storages.BaseStorage:
@@ -61,5 +64,5 @@ class StudyPlace(Protocol):
     def reader(self) -> Callable[[], list[FrozenTrial]]:
         """Return a function that gives the present trials at every call, at a lower cost than :meth:`read_trials`."""
 
-    def is_driven(self) -> bool:
+    def is_held(self) -> bool:
         """Return whether a process on any machine is known to be writing the study now."""
