@@ -90,7 +90,7 @@ class Stopwatch:
 def run_one(folder: Path, trials: int, epochs: int, profile: Path | None) -> dict[str, Any]:
     """One search in this process."""
     from tune_lnl.tuning.driver import search
-    from tune_lnl.tuning.engine import runner
+    from tune_lnl.tuning.engine.listeners import Checkpoints, Tables
     from tune_lnl.tuning.monitor.progress import Progress
     from tune_lnl.tuning.monitor.prometheus import MetricsExport
     from tune_lnl.tuning.plan.options import SearchOptions
@@ -103,17 +103,17 @@ def run_one(folder: Path, trials: int, epochs: int, profile: Path | None) -> dic
     watch.watch("asking", SearchStudy, "ask")
     watch.watch("telling", SearchStudy, "report", "should_prune", "complete", "prune", "fail", "epochs")
     watch.watch("journal", WholeLinesBackend, "append_logs")
-    watch.watch("tables", runner._TableWriter, "refresh")
-    watch.watch("progress", Progress, "epoch", "trial_ended")
+    watch.watch("tables", Tables, "on_end")
+    watch.watch("progress", Progress, "on_epoch", "on_end")
     watch.watch("progress", MetricsExport, "refresh")
-    watch.watch("tidying", runner, "tidy")
-    trial_ended = Progress.trial_ended
+    watch.watch("tidying", Checkpoints, "on_end")
+    on_end = Progress.on_end
 
     def counted(self: Progress, number: int) -> None:
-        trial_ended(self, number)
+        on_end(self, number)
         watch.ended.append(time.monotonic())
 
-    Progress.trial_ended = counted  # type: ignore[method-assign]
+    Progress.on_end = counted  # type: ignore[method-assign]
     budget = {"trials": trials, "sampler": "tpe", "pruner": "asha"}
     space = folder / "noop.yaml"
     space.write_text(yaml.safe_dump({**SPACE, "fixed": {"epochs": epochs}, "budget": budget}, sort_keys=False))

@@ -2,7 +2,7 @@
 
     python benchmarks/simulated_cluster.py [--only NAME]... [--output FILE]
 
-Real: the whole driver of a search. ``run_plan`` of ``tuning/engine/runner.py`` runs the session, the study with its
+Real: the whole driver of a search. ``run_plan`` of ``tuning/driver.py`` runs the session, the study with its
 journal on disk, TPE, the stopping rule, progress, the figures for Prometheus, the tables, tidying, and Ray Tune's own
 controller with its bookkeeping of trials and actors.
 
@@ -157,7 +157,14 @@ class Driver:
 
     def run(self, resume: bool = False) -> str:
         """One process of the driver, from its start to its end; a lost one raises :class:`DriverLost`."""
-        from tune_lnl.tuning.engine import runner
+        from tune_lnl.tuning import driver
+        from tune_lnl.tuning.engine.local import LocalRay
+
+        class Simulated(LocalRay):
+            """Its cluster stands in for Ray's actors, see :meth:`Driver._simulate`."""
+
+            def started(self, *given: Any) -> Any:
+                return nullcontext()
 
         plan = plan_of(self.scenario, self.folder, resume=True) if resume else self.plan
         with ExitStack() as stack:
@@ -165,7 +172,7 @@ class Driver:
             self._watch(stack)
             self.clock.work()
             try:
-                return runner.run_plan(plan, resume, self.lines.append)
+                return driver.run_plan(plan, resume, self.lines.append, Simulated(plan.resources.concurrent))
             finally:
                 self.clock.rest()
 
@@ -174,16 +181,17 @@ class Driver:
         from ray.train._internal import storage
         from ray.tune.execution import tune_controller
 
-        from tune_lnl.tuning.engine import runner
+        from tune_lnl.tuning import driver
+        from tune_lnl.tuning.engine import listeners, runner
         from tune_lnl.tuning.engine import tune as ray_bridge
         from tune_lnl.tuning.engine.session import Session
-        from tune_lnl.tuning.monitor import progress
+        from tune_lnl.tuning.monitor import progress, prometheus
         from tune_lnl.tuning.monitor.prometheus import MetricsExport
         from tune_lnl.tuning.monitor.state import Board
         from tune_lnl.tuning.plan import plan as planning
         from tune_lnl.tuning.study import study
 
-        clock, open_study, let_go = self.clock, runner._open_study, runner._let_go
+        clock, open_study, put_back = self.clock, driver.open_study, Session.put_back_running
         now = SimpleNamespace(time=clock, monotonic=clock, sleep=time.sleep)
 
         def opened(plan: Any) -> Any:
@@ -193,15 +201,17 @@ class Driver:
         def unless_lost(*args: Any) -> None:
             # A killed process puts nothing in order.
             if not isinstance(sys.exc_info()[1], DriverLost):
-                let_go(*args)
+                put_back(*args)
 
         def replace(owner: Any, **new: Any) -> None:
             for name, value in new.items():
                 stack.enter_context(patch.object(owner, name, value))
 
-        replace(runner, _ray=lambda *args: nullcontext(), _watched=lambda *args: nullcontext(), time=now)
-        replace(runner, Session=partial(Session, clock=clock), _open_study=opened, _let_go=unless_lost)
-        replace(runner, _metrics_export=lambda plan: MetricsExport(plan, clock))
+        replace(runner, _watched=lambda *args: nullcontext())
+        replace(Session, put_back_running=unless_lost)
+        replace(driver, Session=partial(Session, clock=clock), open_study=opened, time=now)
+        replace(listeners, time=now)
+        replace(prometheus, MetricsExport=partial(MetricsExport, clock=clock))
         replace(progress, Board=partial(Board, clock=clock), time=now)
         replace(study, time=now)
         replace(ray_bridge, time=now)
@@ -216,7 +226,7 @@ class Driver:
     def _watch(self, stack: ExitStack) -> None:
         from ray.tune.execution.tune_controller import TuneController
 
-        from tune_lnl.tuning.engine import runner
+        from tune_lnl.tuning.engine.listeners import Checkpoints, Tables
         from tune_lnl.tuning.engine.session import Session
         from tune_lnl.tuning.engine.tune import StudyScheduler, StudySearcher
         from tune_lnl.tuning.monitor.progress import Progress
@@ -224,30 +234,30 @@ class Driver:
         from tune_lnl.tuning.study.journal import WholeLinesBackend
         from tune_lnl.tuning.study.study import SearchStudy
 
-        trial_ended = Progress.trial_ended
+        on_end = Progress.on_end
 
         def counted(progress: Progress, number: int) -> None:
             self.ended[number] += 1
-            trial_ended(progress, number)
+            on_end(progress, number)
 
-        stack.enter_context(patch.object(Progress, "trial_ended", counted))
+        stack.enter_context(patch.object(Progress, "on_end", counted))
         watch = partial(self.meter.watch, stack)
         watch("Ray Tune's controller", TuneController, "step", each="event")
         watch("bridge", StudyScheduler, "choose_trial_to_run")
         watch("bridge", StudyScheduler, "on_trial_result", each="report")
         watch("bridge", StudySearcher, "suggest")
         watch("session", Session, "heard", "stuck", "starting", "worker_died")
-        watch("session", Session, "next_trial", each="ask")
+        watch("session", Session, "next_job", each="ask")
         watch("asking", SearchStudy, "ask")
         watch("reporting", SearchStudy, "report", "epochs")
         watch("stopping rule", SearchStudy, "should_prune")
         watch("telling", SearchStudy, "complete", "prune", "fail", "wait", "restart", "note")
         watch("journal", WholeLinesBackend, "append_logs")
         watch("reading the journal", WholeLinesBackend, "read_logs")
-        watch("tables", runner._TableWriter, "write", each="tables")
-        watch("progress", Progress, "epoch", "trial_ended")
+        watch("tables", Tables, "write", each="tables")
+        watch("progress", Progress, "on_epoch", "on_end")
         watch("figures for Prometheus", MetricsExport, "refresh")
-        watch("tidying", runner, "tidy")
+        watch("tidying", Checkpoints, "on_end")
 
 
 def simulate(scenario: Scenario, folder: Path) -> dict[str, Any]:

@@ -15,6 +15,8 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,17 +25,19 @@ import yaml
 
 from tune_lnl.config.yaml import dump_yaml
 from tune_lnl.object_storage import ObjectFolder
-from tune_lnl.tuning.engine.messages import WorkerReport
-from tune_lnl.tuning.engine.runner import trial_job
+from tune_lnl.tuning.engine.listeners import Checkpoints, StopFlag
+from tune_lnl.tuning.engine.messages import Output, WorkerReport
+from tune_lnl.tuning.engine.runner import Runner, trial_job
 from tune_lnl.tuning.engine.session import Session
+from tune_lnl.tuning.engine.tune import JobOf
 from tune_lnl.tuning.engine.worker import TrialRun
 from tune_lnl.tuning.plan.options import SearchOptions
 from tune_lnl.tuning.plan.plan import Plan, plan_search
 from tune_lnl.tuning.resources.divide import Machine
-from tune_lnl.tuning.runs.keeping import tidy
 from tune_lnl.tuning.runs.layout import RunFiles
 from tune_lnl.tuning.runs.run import Run, load_run
 from tune_lnl.tuning.study.study import SearchStudy, Suggestion
+from tune_lnl.tuning.study.trials import ENDED
 
 TOY = Path(__file__).resolve().parents[2] / "benchmarks" / "toy"
 MARK = "TUNE_LNL_TEST_MARK"
@@ -237,7 +241,11 @@ class Driver:
 
     def workers(self) -> list[Process]:
         """The processes that train, in the middle of an epoch or between two."""
-        return [process for process in self.family() if process.name.startswith(("ray::TrialWork", "ray::trial-"))]
+        return [
+            process
+            for process in self.family()
+            if process.name.startswith(("ray::TrialWork", "ray::trial-", "ray::replicate-"))
+        ]
 
     def trained_workers(self) -> list[Process]:
         """Those that have begun another epoch of their trial, so that the one before is kept.
@@ -397,31 +405,28 @@ def worker(plan: Plan, suggestion: Suggestion) -> TrialRun:
 
 
 def local_session(plan: Plan, study: SearchStudy, concurrent: int = 2, **options: Any) -> Session:
-    def on_end(number: int) -> None:
-        tidy(plan.files, study.trials, study.mode)
-
     return Session(
         study,
-        trials=plan.space.budget.trials,
+        jobs=plan.space.budget.trials - study.count(*ENDED),
         epochs=plan.space.epochs,
         concurrent=concurrent,
-        on_end=on_end,
-        on_stop=plan.files.stop_flag.touch,
+        listeners=[StopFlag(plan.files), Checkpoints(plan.files, study)],
         **options,
     )
 
 
-def run_locally(plan: Plan, session: Session) -> list[tuple[int, ...]]:
+def run_locally(plan: Plan, session: Session, job_of: JobOf | None = None) -> list[tuple[int, ...]]:
     """Workers take turns, an epoch each, until nothing more is started.
 
     Returns:
-        the numbers of the trials that ran beside each other, turn by turn.
+        the numbers of the jobs that ran at the same time, turn by turn.
     """
+    job_of = job_of or partial(trial_job, plan)
     running: dict[int, TrialRun] = {}
     turns: list[tuple[int, ...]] = []
     while running or not session.finished:
-        while (suggestion := session.next_trial()) is not None:
-            running[suggestion.number] = worker(plan, suggestion)
+        while (suggestion := session.next_job()) is not None:
+            running[suggestion.number] = TrialRun(job_of(suggestion))
         turns.append(tuple(sorted(running)))
         for number, trial in list(running.items()):
             if not session.heard(WorkerReport.from_result(trial.step())):
@@ -429,3 +434,34 @@ def run_locally(plan: Plan, session: Session) -> list[tuple[int, ...]]:
     session.put_back_running()
     plan.files.stop_flag.unlink(missing_ok=True)
     return turns
+
+
+class InThisProcess(Runner):
+    """Jobs take turns in this process, without Ray.
+
+    Args:
+        before: called with the session before its first job.
+    """
+
+    lost = "this process is gone"
+
+    def __init__(self, at_once: int = 2, before: Callable[[Session], None] = lambda session: None) -> None:
+        self._at_once = at_once
+        self._before = before
+
+    def room(self) -> int:
+        return self._at_once
+
+    def nodes(self) -> None:
+        return None
+
+    def alive(self) -> bool:
+        return True
+
+    def started(self, plan: Plan, folder: Path, output: Output) -> AbstractContextManager[None]:
+        assert folder.is_dir()
+        return nullcontext()
+
+    def train(self, plan: Plan, session: Session, job_of: JobOf, folder: Path) -> None:
+        self._before(session)
+        run_locally(plan, session, job_of)

@@ -28,7 +28,7 @@ from tune_lnl.errors import InputError
 from tune_lnl.export import main as export
 from tune_lnl.search import main as search
 from tune_lnl.train import main as train
-from tune_lnl.tuning.engine import runner
+from tune_lnl.tuning.engine.local import LocalRay
 from tune_lnl.tuning.runs.export import export_run
 from tune_lnl.tuning.runs.run import Run, read_epochs
 
@@ -199,7 +199,7 @@ def test_one_more_trial(home: Path, tmp_path: Path) -> None:
 
 class TestRunSearch:
     def test_options_that_there_are_not(self) -> None:
-        with pytest.raises(InputError, match="run_search has no option 'trails'; did you mean 'trials'"):
+        with pytest.raises(InputError, match="a search has no option 'trails'; did you mean 'trials'"):
             run_search("act_digits8no", trails=3)
         with pytest.raises(InputError, match="one condition at a time"):
             run_search("act_digits8no", all_conditions=True)
@@ -233,14 +233,14 @@ class TestRunSearch:
         labels = tmp_path / "labels.npy"
         np.save(labels, np.arange(1258) % 8)
         space = write_space(tmp_path, {"dataset": {"name": "digits8no", "noise": {"file": str(labels)}}})
-        fit = runner._fit
+        train = LocalRay.train
 
-        def fit_without_labels(*arguments: Any) -> None:
+        def train_without_labels(*arguments: Any) -> None:
             labels.unlink()
-            fit(*arguments)
+            train(*arguments)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(runner, "_fit", fit_without_labels)
+            patch.setattr(LocalRay, "train", train_without_labels)
             with pytest.raises(RuntimeError, match="no trial completed"):
                 run_search(space, trials=3, results_dir=tmp_path / "out", dashboard=False)
         assert "labels.npy" in capsys.readouterr().out

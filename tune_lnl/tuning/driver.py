@@ -1,24 +1,55 @@
-"""A whole search: plan every study, then run them one after another."""
+"""A whole search: plan every study, then carry them out one after another, with the views that show it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from typing import Literal
 
-from tune_lnl.tuning.engine.cluster import Site, joined
+from tune_lnl.config.yaml import dump_yaml
+from tune_lnl.files import is_disk_full
+from tune_lnl.object_storage import StorageError
+from tune_lnl.tuning.confirm.stage import ConfirmError, confirm
+from tune_lnl.tuning.engine.joining import joined
+from tune_lnl.tuning.engine.listener import Listener
+from tune_lnl.tuning.engine.listeners import Checkpoints, StopFlag, Tables
+from tune_lnl.tuning.engine.local import LocalRay
+from tune_lnl.tuning.engine.messages import Job, StopReason, WorkerReport
 from tune_lnl.tuning.engine.node_probing import measure_on_nodes
-from tune_lnl.tuning.engine.runner import Outcome, run_plan, set_ray_environment
+from tune_lnl.tuning.engine.runner import Runner, carry_out, set_ray_environment, trial_job
+from tune_lnl.tuning.engine.session import BUGS_TO_STOP, Session
+from tune_lnl.tuning.engine.temporary import clear_leftovers
+from tune_lnl.tuning.engine.tune import JobOf
 from tune_lnl.tuning.monitor.console import Console
-from tune_lnl.tuning.plan.checks import check_search
-from tune_lnl.tuning.plan.options import SearchOptions
+from tune_lnl.tuning.monitor.dashboards import study_dashboard
+from tune_lnl.tuning.monitor.progress import Progress
+from tune_lnl.tuning.monitor.state import Board
+from tune_lnl.tuning.plan.checks import check_database, check_search
+from tune_lnl.tuning.plan.options import ConfirmRequest, SearchOptions
 from tune_lnl.tuning.plan.plan import Plan, plan_study
+from tune_lnl.tuning.plan.resume import require_same_search, total_trials
+from tune_lnl.tuning.plan.warm_start import first_trials
 from tune_lnl.tuning.resources.divide import Machine
 from tune_lnl.tuning.resources.measure import measure_sharing
+from tune_lnl.tuning.runs.confirmation import Confirmation
+from tune_lnl.tuning.runs.keeping import tidy
+from tune_lnl.tuning.runs.lease import FolderLease, holding
+from tune_lnl.tuning.runs.location import location
+from tune_lnl.tuning.runs.run import Run, read_settings
+from tune_lnl.tuning.study.password import password_hidden
+from tune_lnl.tuning.study.place import StudyLostError
+from tune_lnl.tuning.study.study import SearchStudy, Suggestion
+from tune_lnl.tuning.study.trials import ENDED, best_trial
 
+Outcome = Literal["done", "failed", "interrupted"]
 EXIT_CODES: dict[Outcome, int] = {"done": 0, "failed": 1, "interrupted": 130}
 
 
 def search(options: SearchOptions, say: Callable[[str], None]) -> int:
-    """Run what was asked for; one study per condition.
+    """Run a search; one study per condition.
 
     Args:
         say: prints a line; with a :class:`Console` a terminal shows a table as well.
@@ -34,7 +65,7 @@ def search(options: SearchOptions, say: Callable[[str], None]) -> int:
     if options.address is None:
         here = Machine.here()
         plans = [plan_study(study, here, lambda question: measure_sharing(question, console.tell)) for study in studies]
-        return _run(options, [(plan, None) for plan in plans], console)
+        return _run_all(options, [(plan, LocalRay(plan.resources.concurrent)) for plan in plans], console)
     set_ray_environment()
     with joined(options.address, console) as cluster:
         machine = cluster.machine()
@@ -42,14 +73,213 @@ def search(options: SearchOptions, say: Callable[[str], None]) -> int:
             plan_study(study, machine, lambda question: measure_on_nodes(question, machine.nodes, console.tell))
             for study in studies
         ]
-        return _run(options, [(plan, cluster.admit(plan)) for plan in plans], console)
+        return _run_all(options, [(plan, cluster.admit(plan)) for plan in plans], console)
 
 
-def _run(options: SearchOptions, plans: Sequence[tuple[Plan, Site | None]], console: Console) -> int:
+def _run_all(options: SearchOptions, plans: Sequence[tuple[Plan, Runner]], console: Console) -> int:
     codes = []
-    for plan, site in plans:
-        outcome = run_plan(plan, options.resume, console, site)
+    for plan, runner in plans:
+        outcome = run_plan(plan, options.resume, console, runner)
+        codes.append(EXIT_CODES[outcome])
         if outcome == "interrupted":
             return EXIT_CODES[outcome]
-        codes.append(EXIT_CODES[outcome])
     return max(codes)
+
+
+def run_plan(plan: Plan, resume: bool, say: Callable[[str], None], runner: Runner) -> Outcome:
+    """Carry out one study.
+
+    Args:
+        resume: continue the study that exists.
+        say: prints a line for the user; a :class:`Console` does more with it.
+
+    Raises:
+        InputError: another driver runs it, the run is of other settings or data, or its study is damaged or in a
+            database that cannot be written.
+    """
+    console = Console.of(say)
+    with _only_writer(plan, resume), holding(FolderLease(plan.files, plan.run, console.tell)):
+        if resume and plan.files.settings.exists():
+            # Read again by the only writer: another driver may have been at work since this was planned.
+            stored = read_settings(plan.files.settings)
+            require_same_search(stored, plan.settings())
+            total = total_trials(plan.options.trials, stored, plan.place)
+            options = replace(plan.options, command=stored["command"])
+            plan = replace(plan, space=plan.space.with_trials(total), options=options)
+        try:
+            return _search_and_confirm(plan, resume, console, runner)
+        except StorageError as error:
+            console(
+                f"stopped: {error}\nwhat the storage lacks is kept in {plan.files.root}; when it answers again, "
+                f"continue on this machine with:\n  {plan.resume_command()}"
+            )
+        except OSError as error:
+            if not is_disk_full(error):
+                raise
+            console(_disk_full(plan))
+        except StudyLostError as error:
+            console(
+                f"stopped: {error}\nthe study there is whole; once it can be written, continue with:\n  "
+                f"{plan.resume_command()}"
+            )
+        return "failed"
+
+
+@contextmanager
+def _only_writer(plan: Plan, resume: bool) -> Iterator[None]:
+    """Hold a study in a database for this process, before the run has a folder: a refusal leaves nothing."""
+    if plan.database is None:
+        yield
+        return
+    plan.database.acquire()
+    try:
+        # Once more: what was seen when this was planned may have changed until now, and no longer does.
+        check_database(plan.database, resume, plan.files)
+        with password_hidden():
+            yield
+    finally:
+        plan.database.release()
+
+
+def _search_and_confirm(plan: Plan, resume: bool, console: Console, runner: Runner) -> Outcome:
+    """Carry out a plan in the only process that writes to the run."""
+    deadline = None if plan.options.time_budget is None else time.time() + plan.options.time_budget
+    plan.place.read_trials()  # a damaged study is refused before anything is written
+    plan.files.write(plan.files.settings, dump_yaml(plan.settings()))
+    clear_leftovers(plan.files)
+    study = open_study(plan)
+    progress = Progress(plan, study, console, deadline)
+    progress.begin(resume)
+    left = plan.space.budget.trials - study.count(*ENDED)
+    outcome: Outcome = "done"
+    if left > 0:
+        outcome = _search(plan, study, left, progress, deadline, console, runner)
+    tidy(plan.files, study.trials, study.mode)
+    Tables(plan, study).write()
+    plan.files.sync(plan.files.driver_log)
+    progress.end(outcome)
+    if plan.options.confirm is not None and outcome == "done" and study.count(*ENDED) >= plan.space.budget.trials:
+        run = Run(plan.files, plan.settings(), plan.space, study.trials)
+        return _confirm(plan, plan.options.confirm, run, deadline, console, runner)
+    return outcome
+
+
+def open_study(plan: Plan) -> SearchStudy:
+    """Return the study of a plan, continued if it exists."""
+    warm_start = plan.warm_start
+    first = None if warm_start is None else lambda: first_trials(warm_start, plan.space, plan.files)
+    begin = SearchStudy.reopen if plan.place.exists() else SearchStudy.create
+    return begin(plan.place, plan.space, plan.seed, first)
+
+
+def _search(
+    plan: Plan,
+    study: SearchStudy,
+    left: int,
+    progress: Progress,
+    deadline: float | None,
+    console: Console,
+    runner: Runner,
+) -> Outcome:
+    """Run the trials that are left."""
+    session = Session(
+        study,
+        jobs=left,
+        epochs=plan.space.epochs,
+        concurrent=runner.room,
+        deadline=deadline,
+        listeners=[StopFlag(plan.files), progress, Checkpoints(plan.files, study), Tables(plan, study)],
+    )
+
+    @contextmanager
+    def views() -> Iterator[None]:
+        dashboard = (
+            study_dashboard(plan.files, console.tell, plan.database) if plan.options.dashboard else nullcontext()
+        )
+        with dashboard, progress.showing(session.running):
+            session.listeners.append(PrometheusExport(plan, progress.board))
+            yield
+
+    def job_of(suggestion: Suggestion) -> Job:
+        return trial_job(plan, suggestion, runner.working_folder)
+
+    carry_out(plan, session, job_of, runner, console, views())
+    match session.stop_reason:
+        case None:
+            return "done" if best_trial(study.trials, study.mode) is not None else "failed"
+        case "interrupted":
+            return "interrupted"
+        case "time budget":
+            console(f"the time budget is used up; continue with:\n  {plan.resume_command()}")
+            return "done"
+        case "failing":
+            where = location(plan.files.root / "trials")
+            console(f"stopped: {BUGS_TO_STOP} trials in a row ended with a bug; tracebacks in {where}")
+        case "object storage away":
+            where = location(plan.files.root)
+            console(f"stopped: workers could not write to {where}; continue with:\n  {plan.resume_command()}")
+        case "disk full":
+            console(_disk_full(plan))
+        case "study lost":
+            pass  # the tables cannot be read either, and the error is reported there
+        case "disk budget":
+            console(
+                f"stopped: the run uses more than its {plan.options.disk_budget / 1e9:.1f} GB; raise --disk-budget or "
+                f"lower --concurrent, then:\n  {plan.resume_command()}"
+            )
+    return "failed"
+
+
+def _disk_full(plan: Plan) -> str:
+    return f"stopped: the disk of {plan.files.root} is full; make room, then:\n  {plan.resume_command()}"
+
+
+class PrometheusExport(Listener):
+    """Sends the figures of a search to Prometheus. Made while Ray runs."""
+
+    def __init__(self, plan: Plan, board: Board) -> None:
+        from tune_lnl.tuning.monitor.prometheus import MetricsExport
+
+        self._metrics = MetricsExport(plan)
+        self._board = board
+
+    def on_epoch(self, report: WorkerReport) -> None:
+        self._metrics.refresh(self._board.view)
+
+    def on_end(self, number: int) -> None:
+        self._metrics.refresh(self._board.view)
+
+
+def _confirm(
+    plan: Plan, request: ConfirmRequest, run: Run, deadline: float | None, console: Console, runner: Runner
+) -> Outcome:
+    """Confirm the best trials of a finished search."""
+    if run.best is None:
+        console("no trial is complete, so there is nothing to confirm")
+        return "failed"
+
+    def train(session: Session, job_of: JobOf) -> None:
+        carry_out(plan, session, job_of, runner, console)
+
+    try:
+        found = confirm(
+            plan,
+            request,
+            run,
+            console,
+            train,
+            room=runner.room,
+            working_folder=runner.working_folder,
+            deadline=deadline,
+        )
+    except ConfirmError as error:
+        found, reason = "failing", f"stopped: {error}"
+    else:
+        if isinstance(found, Confirmation):
+            return "done" if found.winner is not None else "failed"
+        reason = "the time budget is used up" if found == "time budget" else str(found)
+    # The command of the run may ask for another confirmation, or for none.
+    command = re.sub(r" --confirm[ =]\S+", "", plan.resume_command()) + f" --confirm {request}"
+    console(f"{reason}; what is done is kept, continue with:\n  {command}")
+    outcomes: dict[StopReason, Outcome] = {"interrupted": "interrupted", "time budget": "done"}
+    return outcomes.get(found, "failed")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,53 +11,73 @@ import torch
 from recorded import complete
 from stored_runs import in_storage
 from tiny_search import EPOCHS, tiny_plan, write_space
+from toy_runs import run_locally
 
 from tune_lnl.search import main as search_main
-from tune_lnl.training import run as training_run
-from tune_lnl.training.checkpoint import save_checkpoint
-from tune_lnl.training.loop import Surroundings, Training
+from tune_lnl.training.loop import Surroundings
 from tune_lnl.training.registry import start_training
 from tune_lnl.training.seeds import read_config, train_seeds
-from tune_lnl.tuning.confirm import stage as confirming
-from tune_lnl.tuning.confirm.stage import ConfirmError, Job, Stopper, confirm, read_result, train_job
-from tune_lnl.tuning.confirm.statistics import replicate_config
+from tune_lnl.tuning.confirm.replicates import Replicates
+from tune_lnl.tuning.confirm.stage import ConfirmError, confirm
+from tune_lnl.tuning.engine import worker
 from tune_lnl.tuning.engine.dry_run import describe
+from tune_lnl.tuning.engine.listener import Listener
+from tune_lnl.tuning.engine.messages import Job, StopReason, WorkerReport
+from tune_lnl.tuning.engine.session import Session
+from tune_lnl.tuning.engine.tune import JobOf
+from tune_lnl.tuning.engine.worker import TrialRun
+from tune_lnl.tuning.monitor.console import Console
 from tune_lnl.tuning.plan.options import ConfirmRequest, SearchOptions
 from tune_lnl.tuning.plan.plan import Plan
 from tune_lnl.tuning.runs.confirmation import Confirmation
 from tune_lnl.tuning.runs.run import Run, load_run
+from tune_lnl.tuning.study.study import Suggestion
 
 
 class Here:
-    """Trains in this process what would be a Ray task each, and keeps count."""
+    """Trains the jobs of a confirmation in this process, and keeps count."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, plan: Plan) -> None:
+    def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.said: list[str] = []
         self.trained: list[str] = []
+        self.epochs: list[tuple[str, int]] = []
+        """Trained by workers: name and epoch."""
         self.stop_after: int | None = None
-        self.stopper = Stopper(plan.files, None)
+        self.starts = 0
+
+    def train(self, session: Session, job_of: JobOf) -> None:
+        names: dict[int, str] = {}
+
+        def named(suggestion: Suggestion) -> Job:
+            job = job_of(suggestion)
+            names[job.number] = str(job.replicate)
+            return job
+
         here = self
 
-        def run(bench: Any, jobs: Sequence[Job]) -> Iterator[tuple[Job, Any]]:
-            for job in jobs:
+        class Count(Listener):
+            def on_epoch(self, report: WorkerReport) -> None:
+                here.epochs.append((names[report.number], report.epoch))
+
+            def on_end(self, number: int) -> None:
+                if (here.plan.files.confirm / f"{names[number]}.json").exists():
+                    here.trained.append(names[number])
                 if len(here.trained) == here.stop_after:
-                    here.stopper.stop("interrupted")
-                result = json.loads(train_job(json.dumps(bench._payload(job))))
-                if "reports" in result:
-                    here.trained.append(job.name)
-                yield job, result
+                    session.stop("interrupted")
 
-        monkeypatch.setattr(confirming._Bench, "_run", run)
+        self.starts += 1
+        session.listeners.append(Count())
+        run_locally(self.plan, session, named)
 
-    @contextmanager
-    def at_work(self, stopper: Stopper) -> Iterator[None]:
-        yield
+    def confirm(self, request: ConfirmRequest, run: Run) -> Confirmation | StopReason:
+        output = Console(write=self.said.append)
+        return confirm(self.plan, request, run, output, self.train, room=lambda: 1)
 
-    def confirm(self, request: ConfirmRequest, run: Run) -> Confirmation | None:
-        self.stopper = Stopper(self.plan.files, None)
-        self.plan.files.stop_flag.unlink(missing_ok=True)
-        return confirm(self.plan, request, run, self.stopper, self.at_work, self.said.append)
+    def confirmed(self, request: ConfirmRequest, run: Run) -> Confirmation:
+        found = self.confirm(request, run)
+        assert isinstance(found, Confirmation)
+        return found
 
 
 @pytest.fixture
@@ -73,8 +91,8 @@ def run(plan: Plan) -> Run:
 
 
 @pytest.fixture
-def here(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> Here:
-    return Here(monkeypatch, plan)
+def here(plan: Plan) -> Here:
+    return Here(plan)
 
 
 def _results(plan: Plan) -> dict[str, Any]:
@@ -82,8 +100,7 @@ def _results(plan: Plan) -> dict[str, Any]:
 
 
 def test_the_whole_of_it(plan: Plan, run: Run, here: Here) -> None:
-    found = here.confirm(ConfirmRequest(2, 3), run)
-    assert found is not None
+    found = here.confirmed(ConfirmRequest(2, 3), run)
     winner = found.winner
     assert here.trained == ["001-1", "001-2", "001-3", "000-1", "000-2", "000-3", f"{winner:03d}-all"]
     assert {candidate.number for candidate in found.candidates} == {0, 1}
@@ -109,29 +126,28 @@ def test_in_object_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("TUNE_LNL_CACHE", str(tmp_path / "cache"))
     address = (tmp_path / "storage").as_uri()
     plan = in_storage(tiny_plan(tmp_path, name="own", trials="3", epochs=3), address)
-    here, run = Here(monkeypatch, plan), complete(plan, [60.0, 61.0, 40.0])
+    here, run = Here(plan), complete(plan, [60.0, 61.0, 40.0])
     plan.files.sync(plan.files.settings, plan.files.study)
     here.stop_after = 1
-    assert here.confirm(ConfirmRequest(1, 2), run) is None
+    assert here.confirm(ConfirmRequest(1, 2), run) == "interrupted"
     stored = tmp_path / "storage" / "own"
-    assert {path.name for path in (stored / "confirm").iterdir()} == {"001-1.json"}
+    assert {path.name for path in (stored / "confirm").iterdir()} == {"001-1.json", "001-1.log"}
     # On another machine.
     monkeypatch.setenv("TUNE_LNL_CACHE", str(tmp_path / "another"))
     plan = in_storage(plan, address)
-    here = Here(monkeypatch, plan)
-    found = here.confirm(ConfirmRequest(1, 2), load_run("own", address))
-    assert found is not None
+    here = Here(plan)
+    found = here.confirmed(ConfirmRequest(1, 2), load_run("own", address))
     assert here.trained == ["001-2", "001-all"]
     names = {path.name for path in (stored / "confirm").iterdir()}
-    assert names == {"001-1.json", "001-2.json", "001-all.json", "model.pt"}
+    trained = {f"{name}.{kind}" for name in ("001-1", "001-2", "001-all") for kind in ("json", "log")}
+    assert names == trained | {"model.pt"}
     assert (stored / "confirmed.yaml").read_text() == plan.files.confirmed.read_text()
     assert load_run("own", address).confirmation == found
     assert any(f"{address}/own/confirm/model.pt" in line for line in here.said)
 
 
 def test_confirmed_yaml_gives_the_same_test_curve_and_model(plan: Plan, run: Run, here: Here, tmp_path: Path) -> None:
-    found = here.confirm(ConfirmRequest(1, 2), run)
-    assert found is not None
+    found = here.confirmed(ConfirmRequest(1, 2), run)
     assert found.test is not None
     config = read_config(plan.files.confirmed, (), None)
     assert config.validation.fraction == 0
@@ -145,66 +161,70 @@ def test_confirmed_yaml_gives_the_same_test_curve_and_model(plan: Plan, run: Run
 
 
 def test_what_is_done_is_not_repeated(plan: Plan, run: Run, here: Here) -> None:
-    first = here.confirm(ConfirmRequest(1, 2), run)
+    first = here.confirmed(ConfirmRequest(1, 2), run)
     here.trained.clear()
-    assert here.confirm(ConfirmRequest(1, 2), run) == first
-    assert here.trained == []
-    second = here.confirm(ConfirmRequest(1, 3), run)
+    assert here.confirmed(ConfirmRequest(1, 2), run) == first
+    assert (here.trained, here.starts) == ([], 1), "nothing is started for what is done"
+    second = here.confirmed(ConfirmRequest(1, 3), run)
     assert here.trained == ["001-3"], "a replicate more, and the winner is the same"
-    assert second is not None
     assert second.asked == "1x3"
 
 
-def test_an_interruption_keeps_what_is_done_and_goes_on(plan: Plan, run: Run, here: Here) -> None:
+def test_an_interruption_keeps_the_finished_trainings(plan: Plan, run: Run, here: Here) -> None:
     here.stop_after = 3
-    assert here.confirm(ConfirmRequest(2, 2), run) is None
-    assert here.stopper.stop_reason == "interrupted"
+    assert here.confirm(ConfirmRequest(2, 2), run) == "interrupted"
     assert len(_results(plan)) == 3
     assert load_run(plan.files.root).confirmation is None
     done, here.stop_after = list(here.trained), None
-    found = here.confirm(ConfirmRequest(2, 2), run)
-    assert found is not None
+    here.confirmed(ConfirmRequest(2, 2), run)
     assert here.trained[:3] == done
     assert len(here.trained) == len(set(here.trained)) == 5
 
 
-def test_a_training_that_was_cut_short_goes_on_from_its_last_epoch(
+@pytest.mark.parametrize("name", ["001-1.2.pt", "001-1.pt"])
+def test_a_training_that_was_cut_short_continues_from_its_last_epoch(
+    plan: Plan, run: Run, here: Here, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Its checkpoint is of the second attempt under an earlier driver, or of version 0.1.0."""
+    here.confirmed(ConfirmRequest(1, 2), run)
+    whole = _results(plan)["001-1"]["reports"]
+    (plan.files.confirm / "001-1.json").unlink()
+    (plan.files.confirm / "001-1.log").unlink()
+    step = TrialRun.step
+
+    def killed(job: TrialRun) -> dict[str, Any]:
+        reply = step(job)
+        if reply["epoch"] == 1:
+            raise KeyboardInterrupt
+        return reply
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TrialRun, "step", killed)
+        with pytest.raises(KeyboardInterrupt):
+            here.confirm(ConfirmRequest(1, 2), run)
+    (left,) = plan.files.confirm.glob("001-1*.pt")
+    left.rename(plan.files.confirm / name)
+    here.epochs.clear()
+    here.confirmed(ConfirmRequest(1, 2), run)
+    assert [epoch for job, epoch in here.epochs if job == "001-1"] == [2]
+    again = _results(plan)["001-1"]["reports"]
+    assert [report["val_accuracy"] for report in again] == [report["val_accuracy"] for report in whole]
+    assert not list(plan.files.confirm.glob("001-1*.pt"))
+
+
+def test_a_training_whose_end_was_not_recorded_is_not_repeated(
     plan: Plan, run: Run, here: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = Job("000-1", replicate_config(run.config(run.rows()[0]), 0), scores_test=False)
-    payload = json.dumps(
-        {
-            "name": job.name,
-            "run_dir": str(plan.files.root),
-            "sections": job.config.sections(),
-            "scores_test": False,
-            "data_dir": None,
-            "device": "cpu",
-            "memory_fraction": None,
-        }
-    )
-    whole = json.loads(train_job(payload))
-    job.result(plan.files).unlink()
-    saved = save_checkpoint
-
-    def killed(*arguments: Any) -> None:
-        saved(*arguments)
+    def killed(replicates: Replicates, number: int, value: float, standard_error: float | None) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training_run, "save_checkpoint", killed)
-    with pytest.raises(KeyboardInterrupt):
-        train_job(payload)
-    assert read_result(plan.files, job) is None
-    epochs: list[int] = []
-
-    def counted(path: Path, training: Training, *more: Any) -> None:
-        epochs.append(training.epoch)
-        saved(path, training, *more)
-
-    monkeypatch.setattr(training_run, "save_checkpoint", counted)
-    again = json.loads(train_job(payload))
-    assert epochs == [2, 3]
-    assert [r["val_accuracy"] for r in again["reports"]] == [r["val_accuracy"] for r in whole["reports"]]
+    with monkeypatch.context() as patched:
+        patched.setattr(Replicates, "complete", killed)
+        with pytest.raises(KeyboardInterrupt):
+            here.confirm(ConfirmRequest(1, 2), run)
+    log = (plan.files.confirm / "001-1.log").read_text()
+    here.confirmed(ConfirmRequest(1, 2), run)
+    assert (plan.files.confirm / "001-1.log").read_text().count("val_accuracy=") == log.count("val_accuracy=") == 3
 
 
 def test_a_result_of_other_settings_does_not_count(plan: Plan, run: Run, here: Here) -> None:
@@ -223,15 +243,13 @@ def test_only_the_winner_that_is_kept_counts_as_trained(plan: Plan, run: Run, he
     for path in plan.files.confirm.glob("*-all.json"):
         path.rename(plan.files.confirm / "002-all.json")
     here.trained.clear()
-    found = here.confirm(ConfirmRequest(1, 2), run)
-    assert found is not None
+    here.confirmed(ConfirmRequest(1, 2), run)
     assert here.trained == ["001-all"]
     assert not (plan.files.confirm / "002-all.json").exists()
 
 
 def test_more_than_there_are_complete(run: Run, here: Here) -> None:
-    found = here.confirm(ConfirmRequest(9, 2), run)
-    assert found is not None
+    found = here.confirmed(ConfirmRequest(9, 2), run)
     assert len(found.candidates) == 3
     assert here.said[0] == "confirming 3 trials: no more are complete"
 
@@ -242,7 +260,7 @@ def test_a_failure_that_says_nothing_about_the_settings_is_told(
     def broken(*arguments: Any) -> Any:
         raise ZeroDivisionError("no")
 
-    monkeypatch.setattr(confirming, "start_training", broken)
+    monkeypatch.setattr(worker, "start_training", broken)
     with pytest.raises(ConfirmError, match="confirming 001-1: bug: ZeroDivisionError: no"):
         here.confirm(ConfirmRequest(1, 2), run)
     assert _results(plan) == {}
@@ -257,9 +275,8 @@ def test_divergence_is_a_result(plan: Plan, run: Run, here: Here, monkeypatch: p
             monkeypatch.setattr(training, "diverged", lambda report: "train_loss is not finite")
         return training
 
-    monkeypatch.setattr(confirming, "start_training", start)
-    found = here.confirm(ConfirmRequest(2, 2), run)
-    assert found is not None
+    monkeypatch.setattr(worker, "start_training", start)
+    found = here.confirmed(ConfirmRequest(2, 2), run)
     assert (found.winner, found.candidates[1].number) == (0, 1)
     assert found.candidates[1].mean is None
     assert _results(plan)["001-2"]["failure"] == "diverged"

@@ -18,12 +18,13 @@ import pyarrow.parquet as pq
 import pytest
 import toy_runs
 from optuna.trial import TrialState
-from toy_runs import TOY, local_session, open_run, run_locally, toy_plan, worker, write_toy
+from toy_runs import TOY, InThisProcess, local_session, open_run, run_locally, toy_plan, worker, write_toy
 
 from tune_lnl.training.checkpoint import load_checkpoint, save_checkpoint
 from tune_lnl.training.loop import Surroundings
 from tune_lnl.training.registry import start_training
-from tune_lnl.tuning.engine import runner
+from tune_lnl.tuning.driver import run_plan
+from tune_lnl.tuning.engine import signals
 from tune_lnl.tuning.engine.messages import WorkerReport
 from tune_lnl.tuning.engine.runner import trial_job
 from tune_lnl.tuning.engine.session import RETRIED_ALONE, STOP_SECONDS, Session
@@ -149,7 +150,7 @@ def test_the_lone_retry_survives_a_crash(prepare: Prepare) -> None:
     plan = prepare("none", "oom", "none")
     study = open_run(plan)
     session = local_session(plan, study)
-    first, hungry = session.next_trial(), session.next_trial()
+    first, hungry = session.next_job(), session.next_job()
     assert first is not None
     assert hungry is not None
     session.heard(WorkerReport(hungry.number, hungry.attempt, failure="out of memory", message="no"))
@@ -188,7 +189,7 @@ def test_a_hung_worker_does_not_delay_a_stop(prepare: Prepare) -> None:
     study = open_run(plan)
     clock = Clock()
     session = local_session(plan, study, clock=clock)
-    hung = session.next_trial()
+    hung = session.next_job()
     assert hung is not None
     assert session.stuck() == []
     session.stop("interrupted")
@@ -299,51 +300,35 @@ def test_a_trial_whose_end_finds_no_room_is_put_back(prepare: Prepare, monkeypat
     assert [trial.state.name for trial in read_trials(plan.files.study)] == ["WAITING"]
 
 
-@pytest.mark.parametrize("where", ["_fit", "write_tables", "_open_study"])
+@pytest.mark.parametrize(
+    "where",
+    ["toy_runs.run_locally", "tune_lnl.tuning.engine.listeners.write_tables", "tune_lnl.tuning.driver.open_study"],
+)
 def test_a_full_disk_under_the_driver(prepare: Prepare, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     plan = prepare("none")
     said: list[str] = []
-    without_ray(monkeypatch)
     with monkeypatch.context() as patched:
-        patched.setattr(runner, where, no_room)
-        assert runner.run_plan(plan, False, said.append) == "failed"
+        patched.setattr(where, no_room)
+        assert run_plan(plan, False, said.append, InThisProcess()) == "failed"
     assert "is full; make room, then:" in "\n".join(said)
     assert plan.resume_command() in "\n".join(said)
-    assert runner.run_plan(plan, True, said.append) == "done"
+    assert run_plan(plan, True, said.append, InThisProcess()) == "done"
     assert [t.state.name for t in read_trials(plan.files.study)] == ["COMPLETE"]
     assert not plan.files.ray_folder.exists()
 
 
-def test_the_disk_budget_stops_resumably(prepare: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_disk_budget_stops_resumably(prepare: Prepare) -> None:
     plan = prepare("none", "none")
     said: list[str] = []
 
-    def over_budget(plan: Plan, session: Session, temporary: Path, members: None) -> None:
-        first = session.next_trial()
-        assert first is not None
+    def over_budget(session: Session) -> None:
+        assert session.next_job() is not None
         session.stop("disk budget")
-        run_locally(plan, session)
 
-    without_ray(monkeypatch)
-    with monkeypatch.context() as patched:
-        patched.setattr(runner, "_fit", over_budget)
-        assert runner.run_plan(plan, False, said.append) == "failed"
+    assert run_plan(plan, False, said.append, InThisProcess(before=over_budget)) == "failed"
     assert "uses more than its 20.0 GB; raise --disk-budget" in "\n".join(said)
     assert [t.state.name for t in read_trials(plan.files.study)] == ["WAITING", "WAITING"]
-    assert runner.run_plan(plan, True, said.append) == "done"
-
-
-def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers take turns in this process instead."""
-    from contextlib import nullcontext
-
-    monkeypatch.setattr(runner, "_ray", lambda plan, temporary, say: nullcontext())
-
-    def fit(plan: Plan, session: Session, temporary: Path, members: None) -> None:
-        assert temporary.is_dir()
-        run_locally(plan, session)
-
-    monkeypatch.setattr(runner, "_fit", fit)
+    assert run_plan(plan, True, said.append, InThisProcess()) == "done"
 
 
 # ---- late writers and damaged states
@@ -379,7 +364,7 @@ def test_a_late_writer_spoils_nothing(prepare: Prepare) -> None:
     late = begun(plan, open_run(plan), 2)
     study = open_run(plan)
     session = local_session(plan, study, concurrent=1)
-    suggestion = session.next_trial()
+    suggestion = session.next_job()
     assert suggestion is not None
     assert suggestion.attempt == 2
     new = worker(plan, suggestion)
@@ -445,7 +430,7 @@ def test_the_state_of_another_method_is_refused_by_name(prepare: Prepare, tmp_pa
     before = stranger.read_bytes()
     again = open_run(plan)
     session = local_session(plan, again, concurrent=1)
-    suggestion = session.next_trial()
+    suggestion = session.next_job()
     assert suggestion is not None
     reply = worker(plan, suggestion).step()
     assert reply["failure"] == "data error"
@@ -487,7 +472,7 @@ def test_a_stop_that_takes_too_long_leaves_by_itself(prepare: Prepare, monkeypat
     plan = prepare("none", "none")
     study = open_run(plan)
     session = local_session(plan, study)
-    assert session.next_trial() is not None
+    assert session.next_job() is not None
     said: list[str] = []
     left: list[int] = []
     gone = threading.Event()
@@ -496,9 +481,9 @@ def test_a_stop_that_takes_too_long_leaves_by_itself(prepare: Prepare, monkeypat
         left.append(code)
         gone.set()
 
-    monkeypatch.setattr(runner, "STOP_PATIENCE", 0.2)
+    monkeypatch.setattr(signals, "STOP_PATIENCE", 0.2)
     monkeypatch.setattr(os, "_exit", leave)
-    with runner._stopped_by_signals(plan, session, Console(write=said.append)):
+    with signals.stopped_by_signals(plan, session, Console(write=said.append)):
         os.kill(os.getpid(), signal.SIGTERM)
         assert gone.wait(20)
     assert left == [130]
@@ -518,7 +503,7 @@ def test_a_second_signal_leaves_whatever_the_first_one_met(prepare: Prepare, mon
     monkeypatch.setattr(os, "_exit", leave)
     session.stop("time budget")
     before = signal.getsignal(signal.SIGINT)
-    with runner._stopped_by_signals(plan, session, Console(write=said.append)):
+    with signals.stopped_by_signals(plan, session, Console(write=said.append)):
         signal.raise_signal(signal.SIGINT)
         with pytest.raises(Left, match="130"):
             signal.raise_signal(signal.SIGINT)

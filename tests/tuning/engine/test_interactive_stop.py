@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from tune_lnl.tuning.engine.runner import _stopped_by_signals, in_interactive_session
+from tune_lnl.tuning.engine.signals import in_interactive_session, stopped_by_signals
 from tune_lnl.tuning.monitor.console import Console
 from tune_lnl.tuning.plan.plan import Plan
 
@@ -46,7 +46,7 @@ def test_the_first_interrupt_stops_the_search_and_the_second_gives_up_waiting(mo
     session, before = Recorder(), signal.getsignal(signal.SIGINT)
     plan = cast(Plan, SimpleNamespace(resume_command=lambda: "search --resume", files=None))
     told: list[str] = []
-    with _stopped_by_signals(plan, cast(Any, session), Console(write=told.append)):
+    with stopped_by_signals(plan, cast(Any, session), Console(write=told.append)):
         signal.raise_signal(signal.SIGINT)
         assert session.reasons == ["interrupted"]
         with pytest.raises(KeyboardInterrupt):

@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 ROOT = Path(__file__).parents[3]
 TUTORIAL = (ROOT / "docs" / "tutorial_cluster.md").read_text(encoding="utf-8")
 URL = "http://127.0.0.1:8265"
-TRIALS, EPOCHS, PAUSE = 8, 8, 0.15
+TRIALS, EPOCHS, PAUSE = 8, 12, 0.25
 PATIENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_worker_niceness": "0",
@@ -211,10 +211,11 @@ def test_a_search_is_submitted_stopped_and_resumed_by_the_commands_of_the_tutori
         return sum(trial.state in ENDED for trial in load_run(run.files.root).trials) if known else 0
 
     job = submit(search)
-    until(lambda: ended() >= 2 and run.epochs_written() > 2 * EPOCHS, "two trials to end, and others to have begun")
+    until(run.files.settings.exists, "the search to begin")
     second = submit(search)
     until(lambda: "FAILED" in laptop.ray_job("status", second).upper(), "the second driver to be refused")
     assert "exists already" in laptop.ray_job("logs -f", second)
+    until(lambda: ended() >= 2 and run.epochs_written() > 2 * EPOCHS, "two trials to end, and others to have begun")
     laptop.ray_job("stop", job)
     until(lambda: "STOPPED" in laptop.ray_job("status", job).upper(), "the job to be stopped")
     log = laptop.ray_job("logs -f", job)

@@ -9,7 +9,7 @@ import pytest
 import ray
 from tiny_search import tiny_plan
 
-from tune_lnl.tuning.engine.runner import _ray
+from tune_lnl.tuning.engine.local import LocalRay
 from tune_lnl.tuning.monitor.console import Console
 
 
@@ -29,7 +29,7 @@ def test_it_joins_no_cluster_that_happens_to_be_known(tmp_path: Path, monkeypatc
     monkeypatch.setattr(ray, "init", init)
     plan = tiny_plan(tmp_path)
     plan.files.root.mkdir(parents=True)
-    with pytest.raises(Started), _ray(plan, tmp_path, Console("quiet")):
+    with pytest.raises(Started), LocalRay(2).started(plan, tmp_path, Console("quiet")):
         pass
     assert asked["address"] == "local"
     assert (asked["num_cpus"], asked["num_gpus"]) == (2, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ from ray import tune
 from tiny_search import tiny_plan
 from toy_runs import local_session, open_run
 
-from tune_lnl.tuning.engine import runner
+from tune_lnl.tuning.engine.local import LocalRay
+from tune_lnl.tuning.engine.runner import trial_job
 
 
 class AskedFor(Exception):  # noqa: N818 (no error)
@@ -27,7 +29,7 @@ def test_workers_are_kept_and_ray_saves_nothing(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(tune, "Tuner", tuner)
     plan = tiny_plan(tmp_path)
     with pytest.raises(AskedFor) as asked:
-        runner._fit(plan, local_session(plan, open_run(plan)), tmp_path)
+        LocalRay(2).train(plan, local_session(plan, open_run(plan)), partial(trial_job, plan), tmp_path)
     assert asked.value.options["tune_config"].reuse_actors is True
     checkpoints = asked.value.options["run_config"].checkpoint_config
     assert checkpoints.checkpoint_at_end is False

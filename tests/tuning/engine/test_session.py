@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,34 @@ from optuna.trial import FrozenTrial, TrialState
 from tiny_search import EPOCHS, curve, tiny_space
 
 from tune_lnl.training.failures import BUG, DATA_ERROR, DISK_FULL, DIVERGED, OUT_OF_MEMORY, STUCK, WORKER_DIED
-from tune_lnl.tuning.engine.messages import WorkerReport
+from tune_lnl.tuning.engine.listener import Listener
+from tune_lnl.tuning.engine.messages import StopReason, WorkerReport
 from tune_lnl.tuning.engine.session import BUGS_TO_STOP, DEATHS_WITHOUT_PROGRESS, Session
 from tune_lnl.tuning.study.journal import read_trials
 from tune_lnl.tuning.study.study import SearchStudy, Suggestion
-from tune_lnl.tuning.study.trials import ATTEMPTS, FAILURE, MESSAGE, STANDARD_ERROR
+from tune_lnl.tuning.study.trials import ATTEMPTS, ENDED, FAILURE, MESSAGE, STANDARD_ERROR
+
+
+class Recorder(Listener):
+    """Keeps what a session tells its listeners."""
+
+    def __init__(self) -> None:
+        self.started: list[int] = []
+        self.epochs: list[tuple[int, int, float]] = []
+        self.ended: list[int] = []
+        self.stops: list[StopReason] = []
+
+    def on_start(self, number: int) -> None:
+        self.started.append(number)
+
+    def on_epoch(self, report: WorkerReport) -> None:
+        self.epochs.append((report.number, report.epoch, report.measured().get("seconds", 0.0)))
+
+    def on_end(self, number: int) -> None:
+        self.ended.append(number)
+
+    def on_stop(self, reason: StopReason) -> None:
+        self.stops.append(reason)
 
 
 @dataclass
@@ -29,11 +52,10 @@ class Search:
     study: SearchStudy
     session: Session
     clock: Clock
-    ended: list[int] = field(default_factory=list)
-    stops: int = 0
+    heard: Recorder
 
     def ask(self) -> Suggestion:
-        suggestion = self.session.next_trial()
+        suggestion = self.session.next_job()
         assert suggestion is not None
         return suggestion
 
@@ -69,14 +91,10 @@ def begin(tmp_path: Path) -> Begin:
         path = tmp_path / "study.log"
         study = SearchStudy.reopen(path, space, 0) if again else SearchStudy.create(path, space, 0)
         clock = Clock()
-        given: dict[str, Any] = {"trials": 4, "epochs": EPOCHS, "concurrent": 2, "clock": clock, **options}
-
-        def on_stop() -> None:
-            search.stops += 1
-
-        ended: list[int] = []
-        search = Search(path, study, Session(study, on_end=ended.append, on_stop=on_stop, **given), clock, ended)
-        return search
+        jobs = options.pop("trials", 4) - study.count(*ENDED)
+        given: dict[str, Any] = {"epochs": EPOCHS, "concurrent": 2, "clock": clock, **options}
+        heard = Recorder()
+        return Search(path, study, Session(study, jobs=jobs, listeners=[heard], **given), clock, heard)
 
     return begin
 
@@ -88,15 +106,15 @@ def test_from_a_ray_result() -> None:
 
 
 def test_who_watches_hears_every_epoch_once_and_what_runs(begin: Begin) -> None:
-    heard: list[tuple[int, int, float]] = []
-    search = begin(on_epoch=lambda report: heard.append((report.number, report.epoch, report.measured()["seconds"])))
+    search = begin()
     first, second = search.ask(), search.ask()
     assert search.session.running() == [first.number, second.number]
     assert search.says(first, 0, 50.0, measures='{"seconds": 1.5}')
     stale = WorkerReport(first.number, first.attempt + 1, 1, 50.0, measures='{"seconds": 1.0}')
     assert not search.session.heard(stale)
     search.fails(second, DATA_ERROR)
-    assert heard == [(first.number, 0, 1.5)]
+    assert search.heard.epochs == [(first.number, 0, 1.5)]
+    assert search.heard.started == [first.number, second.number]
     assert search.session.running() == [first.number]
 
 
@@ -104,7 +122,7 @@ class TestHowMany:
     def test_no_more_at_once_than_asked(self, begin: Begin) -> None:
         search = begin(concurrent=2)
         first, second = search.ask(), search.ask()
-        assert search.session.next_trial() is None
+        assert search.session.next_job() is None
         assert not search.session.finished
         search.runs(first, 50.0)
         assert search.ask().number == second.number + 1
@@ -113,12 +131,12 @@ class TestHowMany:
         room = [1]
         search = begin(concurrent=lambda: room[0])
         first = search.ask()
-        assert search.session.next_trial() is None
+        assert search.session.next_job() is None
         room[0] = 2
         search.ask()
         room[0] = 0
         search.runs(first, 50.0)
-        assert search.session.next_trial() is None
+        assert search.session.next_job() is None
         assert not search.session.finished
 
     @pytest.mark.parametrize("trials", [1, 2, 3, 7])
@@ -126,11 +144,11 @@ class TestHowMany:
         search = begin(trials=trials, concurrent=3)
         running: list[Suggestion] = []
         while not search.session.finished:
-            while (suggestion := search.session.next_trial()) is not None:
+            while (suggestion := search.session.next_job()) is not None:
                 running.append(suggestion)
             search.runs(running.pop(), 50.0)
-        assert sorted(search.ended) == list(range(trials))
-        assert search.session.next_trial() is None
+        assert sorted(search.heard.ended) == list(range(trials))
+        assert search.session.next_job() is None
         assert search.states()[:trials] == ["COMPLETE"] * trials
         assert set(search.states()[trials:]) <= {"WAITING"}  # a start point beyond the total
 
@@ -141,7 +159,7 @@ class TestHowMany:
         again = begin(trials=3, again=True)
         again.runs(again.ask(), 50.0)
         assert again.session.finished
-        assert again.ended == [2]
+        assert again.heard.ended == [2]
 
     def test_a_failed_trial_is_one_of_the_total(self, begin: Begin) -> None:
         search = begin(trials=1)
@@ -160,7 +178,7 @@ class TestReports:
         assert (trial.state, trial.value) == (TrialState.COMPLETE, 50.0)
         assert trial.intermediate_values == dict(enumerate(curve(0, 50.0)))
         assert trial.user_attrs[STANDARD_ERROR] == 1.5
-        assert search.ended == [0]
+        assert search.heard.ended == [0]
 
     def test_the_study_stops_the_worse_of_two(self, begin: Begin) -> None:
         search = begin(pruner="asha")
@@ -172,7 +190,7 @@ class TestReports:
         assert list(trial.intermediate_values) == [0, 1, 2]
         assert trial.value == trial.intermediate_values[2]
         assert trial.user_attrs[STANDARD_ERROR] == 1.5
-        assert search.ended == [0, 1]
+        assert search.heard.ended == [0, 1]
 
     def test_nobody_is_stopped_after_the_last_epoch(self, begin: Begin) -> None:
         search = begin(pruner="median", trials=20, concurrent=1)
@@ -194,7 +212,7 @@ class TestReports:
         assert (stored.state, stored.user_attrs[FAILURE]) == (TrialState.FAIL, DIVERGED)
         assert "epoch 1" in stored.user_attrs[MESSAGE]
         assert stored.intermediate_values == {0: 10.0}
-        assert search.ended == [0]
+        assert search.heard.ended == [0]
 
     def test_the_last_epoch_too(self, begin: Begin) -> None:
         search = begin(epochs=1)
@@ -255,8 +273,8 @@ class TestFailures:
         search.fails(asked[BUGS_TO_STOP - 1], BUG)
         assert search.session.stop_reason == "failing"
         assert search.session.finished
-        assert search.session.next_trial() is None
-        assert search.stops == 1
+        assert search.session.next_job() is None
+        assert len(search.heard.stops) == 1
 
     @pytest.mark.parametrize("between", ["complete", "stopped early", DATA_ERROR, DIVERGED])
     def test_anything_else_between_bugs_breaks_the_row(self, begin: Begin, between: str) -> None:
@@ -276,18 +294,18 @@ class TestFailures:
         hungry, other = search.ask(), search.ask()
         assert not search.session.runs_alone(hungry.number)
         assert not search.fails(hungry, OUT_OF_MEMORY)
-        assert search.session.next_trial() is None  # not beside the other one
+        assert search.session.next_job() is None  # not beside the other one
         search.runs(other, 50.0)
         alone = search.ask()
         assert (alone.number, alone.params, alone.attempt) == (hungry.number, hungry.params, 2)
         assert search.session.runs_alone(alone.number)
-        assert search.session.next_trial() is None  # and nobody beside it
+        assert search.session.next_job() is None  # and nobody beside it
         search.fails(alone, OUT_OF_MEMORY, "no")
         stored = search.trials[hungry.number]
         assert (stored.state, stored.user_attrs[FAILURE]) == (TrialState.FAIL, OUT_OF_MEMORY)
         search.ask()
         search.ask()
-        assert search.ended == [other.number, hungry.number]
+        assert search.heard.ended == [other.number, hungry.number]
         assert not search.session.runs_alone(hungry.number)
 
     def test_a_full_disk_ends_the_search_and_no_trial(self, begin: Begin) -> None:
@@ -297,7 +315,7 @@ class TestFailures:
         assert search.session.stop_reason == "disk full"
         search.session.heard(WorkerReport(second.number, second.attempt, stopped=True))
         assert search.states()[:2] == ["WAITING", "WAITING"]
-        assert search.ended == []
+        assert search.heard.ended == []
 
 
 class TestDeaths:
@@ -311,7 +329,7 @@ class TestDeaths:
         assert (again.number, again.params, again.attempt) == (trial.number, trial.params, 2)
         assert search.runs(again, 50.0, start=1) == EPOCHS
         assert search.trials[0].state == TrialState.COMPLETE
-        assert search.ended == [0]
+        assert search.heard.ended == [0]
 
     def test_dying_in_the_same_epoch_is_failing(self, begin: Begin) -> None:
         search = begin(trials=1)
@@ -322,7 +340,7 @@ class TestDeaths:
         assert (stored.state, stored.user_attrs[FAILURE]) == (TrialState.FAIL, WORKER_DIED)
         assert stored.user_attrs[ATTEMPTS] == DEATHS_WITHOUT_PROGRESS
         assert search.session.finished
-        assert search.ended == [0]
+        assert search.heard.ended == [0]
 
     def test_dying_further_on_each_time_is_bad_luck(self, begin: Begin) -> None:
         search = begin(trials=1)
@@ -394,13 +412,13 @@ class TestStopping:
         search.says(first, 0, 1.0)
         search.session.stop("interrupted")
         search.session.stop("time budget")
-        assert (search.session.stop_reason, search.stops) == ("interrupted", 1)
+        assert (search.session.stop_reason, len(search.heard.stops)) == ("interrupted", 1)
         assert search.session.finished
-        assert search.session.next_trial() is None
+        assert search.session.next_job() is None
         assert not search.session.heard(WorkerReport(first.number, first.attempt, stopped=True))
         search.session.put_back_running()
         assert search.states()[:2] == ["WAITING", "WAITING"]
-        assert search.ended == []
+        assert search.heard.ended == []
 
         again = begin(again=True)
         assert [again.ask().params for _ in range(2)] == [first.params, second.params]
@@ -414,7 +432,7 @@ class TestStopping:
         assert not search.says(second, EPOCHS - 1, 5.0)
         assert search.trials[0].intermediate_values == {0: 1.0}
         assert search.states()[:2] == ["WAITING", "COMPLETE"]
-        assert search.ended == [1]
+        assert search.heard.ended == [1]
 
     def test_workers_that_die_while_stopping_are_put_back(self, begin: Begin) -> None:
         search = begin()
@@ -429,9 +447,9 @@ class TestStopping:
         search.clock.now = 1009.9
         assert not search.session.stopping
         search.clock.now = 1010.0
-        assert search.session.next_trial() is None
+        assert search.session.next_job() is None
         assert search.session.finished
-        assert (search.session.stop_reason, search.stops) == ("time budget", 1)
+        assert (search.session.stop_reason, len(search.heard.stops)) == ("time budget", 1)
         assert not search.says(trial, 0, 1.0)
         assert search.trials[0].intermediate_values == {0: 1.0}
         assert search.states()[0] == "WAITING"

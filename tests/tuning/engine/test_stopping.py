@@ -14,7 +14,7 @@ import pytest
 from toy_runs import TOY, WORKER_NICENESS, Driver, check_whole, spread, write_toy
 
 from tune_lnl import run_search
-from tune_lnl.tuning.engine import runner
+from tune_lnl.tuning import driver as driver_module
 from tune_lnl.tuning.engine.session import Session
 
 pytestmark = [pytest.mark.kill, pytest.mark.timeout(900)]
@@ -124,7 +124,7 @@ def test_failures_of_real_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("PYTHONPATH", str(TOY))
     monkeypatch.setenv(WORKER_NICENESS, "0")
     monkeypatch.syspath_prepend(str(TOY))
-    monkeypatch.setattr(runner, "Session", partial(Session, stuck_seconds=6.0))
+    monkeypatch.setattr(driver_module, "Session", partial(Session, stuck_seconds=6.0))
     run = run_search(space, quiet=True, results_dir=tmp_path / "results", dashboard=False)
     rows = {faults[row.number] + ("" if faults[row.number] != "none" else str(row.number)): row for row in run.rows()}
     assert len(run.trials) == len(faults)

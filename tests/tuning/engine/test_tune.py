@@ -37,7 +37,7 @@ class ScriptedSession:
     without_worker: list[int] = field(default_factory=list)
     alone: list[int] = field(default_factory=list)
 
-    def next_trial(self) -> Suggestion | None:
+    def next_job(self) -> Suggestion | None:
         if self.raises is not None:
             raise self.raises
         return self.suggestions.pop(0)
@@ -65,14 +65,6 @@ class ScriptedSession:
 
     def stop(self, reason: str) -> None:
         self.stop_reasons.append(reason)
-
-
-class SomeNodes:
-    def __init__(self, ids: str) -> None:
-        self._ids = ids
-
-    def ids(self) -> str:
-        return self._ids
 
 
 SECTIONS = {"method": "act", "fixed": {"lr_decay": "step:1,2", "a.b": [1, {"grid_search": [1]}]}}
@@ -110,7 +102,7 @@ class TestSearcher:
 
     def test_in_a_cluster_it_names_the_nodes_that_may_take_it(self) -> None:
         session = ScriptedSession([Suggestion(3, {}, 1)])
-        config = StudySearcher(cast(Session, session), job_of, SomeNodes("aa,bb")).suggest("id")
+        config = StudySearcher(cast(Session, session), job_of, lambda: "aa,bb").suggest("id")
         assert config[NODES] == "aa,bb"
         request = share_on({"cpu": 2.0, "gpu": 0.5})(config)
         assert request.bundles == [{"CPU": 2.0, "GPU": 0.5}]
@@ -163,7 +155,7 @@ class TestScheduler:
     )
     def test_the_end_of_a_machine_is_not_the_trial_s_doing(self, error: Exception | None, with_its_node: bool) -> None:
         session = ScriptedSession()
-        hooks = StudyScheduler(cast(Session, session), SomeNodes("aa"))
+        hooks = StudyScheduler(cast(Session, session), lambda: "aa")
         trial = ray_trial(4)
         trial.get_pickled_error = lambda: error
         hooks.on_trial_error(controller(), trial)
@@ -185,15 +177,12 @@ class TestScheduler:
         # As Ray has it: what waits for a worker is staged, and stopping it does not change that.
         tuner._staged_trials = [waits, misplaced]
         tuner._unstage_trial_with_resources = tuner._staged_trials.remove
-        hooks = StudyScheduler(cast(Session, session), SomeNodes("aa,bb"))
+        hooks = StudyScheduler(cast(Session, session), lambda: "aa,bb")
         for trial in (misplaced, waits):
             hooks.on_trial_add(tuner, trial)
         assert hooks.choose_trial_to_run(tuner) is waits
         assert (stopped, session.withdrawn) == ([misplaced], [2])
         assert tuner._staged_trials == [waits], "Ray keeps an idle worker for a trial that will never begin"
-
-    def test_every_result_is_wanted_at_once(self) -> None:
-        assert scheduler(ScriptedSession()).supports_buffered_results is False
 
     def test_ray_starts_what_waits_in_order(self) -> None:
         hooks = scheduler(ScriptedSession())

@@ -30,7 +30,7 @@ class Told:
                 trial = study.ask()
                 for epoch, value in enumerate(curve(trial.number, last, epochs)):
                     study.report(trial.number, epoch, value)
-                    progress.epoch(WorkerReport(trial.number, trial.attempt, epoch, value))
+                    progress.on_epoch(WorkerReport(trial.number, trial.attempt, epoch, value))
                 match trial.number:
                     case 0:
                         study.complete(0, 60.0, 1.5)
@@ -38,7 +38,7 @@ class Told:
                         study.prune(1, None)
                     case 2:
                         study.fail(2, "bug", "ValueError: no")
-                progress.trial_ended(trial.number)
+                progress.on_end(trial.number)
         progress.end("interrupted")
 
     @property

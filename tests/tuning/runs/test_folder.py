@@ -92,7 +92,7 @@ def test_another_machine_continues_each_trial(
 ) -> None:
     study = open_run(plan)
     session = local_session(plan, study)
-    asked = [session.next_trial(), session.next_trial()]
+    asked = [session.next_job(), session.next_job()]
     for epochs, suggestion in zip((1, 3), asked, strict=True):
         assert suggestion is not None
         running = worker(plan, suggestion)
@@ -132,7 +132,7 @@ def test_a_damaged_checkpoint_is_passed_over(plan: Plan) -> None:
 def test_a_storage_that_is_away(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     study = open_run(plan)
     session = local_session(plan, study)
-    suggestion = session.next_trial()
+    suggestion = session.next_job()
     assert suggestion is not None
     running = worker(plan, suggestion)
     assert session.heard(WorkerReport.from_result(running.step()))
@@ -158,7 +158,7 @@ def test_workers_that_cannot_reach_it_end_the_search(plan: Plan) -> None:
     session = local_session(plan, open_run(plan))
     for _ in range(3):
         assert session.stop_reason is None
-        suggestion = session.next_trial()
+        suggestion = session.next_job()
         assert suggestion is not None
         session.heard(WorkerReport(suggestion.number, suggestion.attempt, failure=STORAGE_AWAY, message="away"))
     assert session.stop_reason == "object storage away"

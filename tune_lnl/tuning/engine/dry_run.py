@@ -11,7 +11,7 @@ from tune_lnl.config.yaml import dump_yaml
 from tune_lnl.errors import InputError
 from tune_lnl.training.loop import Surroundings
 from tune_lnl.training.registry import start_training
-from tune_lnl.tuning.engine.cluster import joined
+from tune_lnl.tuning.engine.joining import joined
 from tune_lnl.tuning.engine.node_probing import measure_on_nodes
 from tune_lnl.tuning.monitor.console import Console
 from tune_lnl.tuning.plan.options import SearchOptions

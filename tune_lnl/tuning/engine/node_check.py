@@ -1,6 +1,6 @@
-"""Whether a node of a cluster can run the trials of a search: what is asked there, and what the answer means.
+"""Whether a node of a cluster can run the jobs of a search: what is asked there, and what the answer means.
 
-Runs on the node itself, as a Ray task. Questions and answers are JSON: nothing of either is unpickled.
+Runs on the node itself, as a Ray task. Questions and answers are JSON: neither side unpickles anything.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -25,62 +25,78 @@ from tune_lnl.errors import InputError
 from tune_lnl.object_storage import ObjectFolder
 from tune_lnl.training.loop import Surroundings
 from tune_lnl.training.registry import training_type
+from tune_lnl.tuning.plan.plan import Plan
 
-if TYPE_CHECKING:
-    from tune_lnl.tuning.plan.plan import Plan
-
-TOKEN_PREFIX = ".node-check-"
+MARKER_PREFIX = ".node-check-"
 SEEN_WITHIN = 6.0
-"""Seconds until a file that one machine wrote must be seen by another: file systems of a network remember listings."""
+"""Seconds until one machine must see a file that another wrote: network file systems cache listings."""
 Answer = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Token:
+class MarkerFile:
     """A file that the driver wrote into the run's folder, for the nodes to find."""
 
     path: Path
     content: str
 
     def reply(self, node: str) -> Path:
-        """What that node writes beside it."""
+        """Return the path of the file that the node writes next to it."""
         return self.path.with_name(f"{self.path.name}-{node}")
 
 
+@dataclass(frozen=True)
+class NodeQuestion:
+    """What a node is asked."""
+
+    marker: str
+    """Path of the marker file."""
+    content: str
+    """Expected in it, and written to ``reply``."""
+    reply: str
+    store: str | None
+    """URL of the run in object storage, which is then checked instead of the folder."""
+    versions: Mapping[str, str]
+    cwd: str
+    sections: Mapping[str, Any]
+    """A config of the search."""
+    data_dir: str | None
+
+
 @contextmanager
-def token_in(folder: Path) -> Iterator[Token]:
-    """A token while the context lasts; afterwards the folders are as they were, unless somebody else used them."""
+def marker_in(folder: Path) -> Iterator[MarkerFile]:
+    """Give a marker file; when the context ends, the folders are as before unless something else was written there."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    token = Token(folder / f"{TOKEN_PREFIX}{secrets.token_hex(4)}", secrets.token_hex(16))
-    token.path.write_text(token.content, encoding="utf-8")
+    marker = MarkerFile(folder / f"{MARKER_PREFIX}{secrets.token_hex(4)}", secrets.token_hex(16))
+    marker.path.write_text(marker.content, encoding="utf-8")
     try:
-        yield token
+        yield marker
     finally:
-        for path in folder.glob(f"{token.path.name}*"):
+        for path in folder.glob(f"{marker.path.name}*"):
             path.unlink(missing_ok=True)
         for path in missing:
             with suppress(OSError):  # not empty
                 path.rmdir()
 
 
-def question(plan: Plan, token: Token, node: str) -> dict[str, Any]:
-    """What a node is asked."""
+def question(plan: Plan, marker: MarkerFile, node: str) -> NodeQuestion:
+    """Return the question for a node."""
     config = plan.space.any_config()
-    return {
-        "token": str(token.path),
-        "content": token.content,
-        "reply": str(token.reply(node)),
-        "store": plan.files.url,
-        "versions": versions(),
-        "cwd": str(Path.cwd()),
-        "sections": config.sections(),
-        "data_dir": None if plan.data_dir is None else str(plan.data_dir),
-    }
+    return NodeQuestion(
+        marker=str(marker.path),
+        content=marker.content,
+        reply=str(marker.reply(node)),
+        store=plan.files.url,
+        versions=versions(),
+        cwd=str(Path.cwd()),
+        sections=config.sections(),
+        data_dir=None if plan.data_dir is None else str(plan.data_dir),
+    )
 
 
 def versions() -> dict[str, str]:
-    """What has to be the same wherever trials of one search run. Builds of one torch for CPU and CUDA count as one."""
+    """Return what must be equal on all nodes of a search. Builds of one torch for CPU and CUDA count as equal."""
     return {
         "tune_lnl": version("tune_lnl"),
         "the code of tune_lnl": _digest_of_code(),
@@ -90,8 +106,9 @@ def versions() -> dict[str, str]:
 
 @cache
 def _digest_of_code() -> str:
-    """Of this package's sources: two checkouts of one version need not be the same."""
-    root = Path(__file__).parents[1]
+    """Digest this package's sources: two checkouts of one version may differ."""
+    root = Path(__file__).parents[2]
+    assert (root / "search.py").exists()
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
         digest.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes() + b"\0")
@@ -102,28 +119,33 @@ def _digest_of_code() -> str:
 
 
 def look_around(asked: str) -> str:
-    """Whether this node has the same programs and sees the same folder.
+    """Check that this node has the same programs and sees the same folder.
 
     Returns:
-        JSON: ``reason`` (``None``: nothing is wrong) and ``open``, whether its Ray asks nobody for a token.
+        JSON: ``reason`` (``None``: no fault) and ``open``, whether Ray on this node asks for no token.
     """
-    wanted = json.loads(asked)
-    reason = _other_versions(wanted["versions"])
-    if reason is None:
-        reason = _other_folder(wanted) if wanted["store"] is None else storage_refuses(wanted["store"])
-    return json.dumps({"reason": reason, "open": not _has_token()})
+    wanted = NodeQuestion(**json.loads(asked))
+    there = wanted.versions
+    different = [f"{name} {own}, here {there[name]}" for name, own in versions().items() if own != there[name]]
+    if different:
+        reason: str | None = f"has {'; '.join(different)}: install the same on every node"
+    elif wanted.store is None:
+        reason = _other_folder(wanted)
+    else:
+        reason = storage_refuses(wanted.store)
+    return json.dumps({"reason": reason, "open": os.environ.get("RAY_AUTH_MODE", "").lower() != "token"})
 
 
 def prepare_data(asked: str) -> str:
-    """Read the data here as trials will, packing it where that was not done yet.
+    """Read the data here as jobs will, packing it if that was not done yet.
 
     Returns:
         JSON: ``reason``, or ``fingerprints`` of the data.
     """
-    wanted = json.loads(asked)
-    change_folder(wanted["cwd"])
-    config = build_config(wanted["sections"], "the search")
-    data_dir = None if wanted["data_dir"] is None else Path(wanted["data_dir"])
+    wanted = NodeQuestion(**json.loads(asked))
+    change_folder(wanted.cwd)
+    config = build_config(dict(wanted.sections), "the search")
+    data_dir = None if wanted.data_dir is None else Path(wanted.data_dir)
     try:
         found = training_type(config.method).prepare(config, Surroundings(data_dir=data_dir))
     except (InputError, OSError) as error:
@@ -132,18 +154,14 @@ def prepare_data(asked: str) -> str:
 
 
 def change_folder(path: str) -> None:
-    """Relative paths are to mean what they mean to the driver, where this node has its folder."""
+    """Run where the driver runs, if this node has that folder: relative paths then mean the same."""
     with suppress(OSError):
         os.chdir(path)
 
 
-def _other_versions(wanted: Mapping[str, str]) -> str | None:
-    different = [f"{name} {own}, here {wanted[name]}" for name, own in versions().items() if own != wanted[name]]
-    return f"has {'; '.join(different)}: install the same on every node" if different else None
-
-
-def _other_folder(wanted: Mapping[str, str]) -> str | None:
-    path = Path(wanted["token"])
+def _other_folder(wanted: NodeQuestion) -> str | None:
+    """Return why the results folder that this node sees is not the driver's."""
+    path = Path(wanted.marker)
     until = time.monotonic() + SEEN_WITHIN
     while not path.exists():
         if time.monotonic() > until:
@@ -153,16 +171,16 @@ def _other_folder(wanted: Mapping[str, str]) -> str | None:
             )
         time.sleep(0.2)
     try:
-        if path.read_text(encoding="utf-8") != wanted["content"]:
+        if path.read_text(encoding="utf-8") != wanted.content:
             return f"sees another {path.parent}: give a --results-dir that is the same storage on every node"
-        Path(wanted["reply"]).write_text(wanted["content"], encoding="utf-8")
+        Path(wanted.reply).write_text(wanted.content, encoding="utf-8")
     except OSError as error:
         return f"cannot use {path.parent} ({error.strerror}): give a --results-dir that every node may write to"
     return None
 
 
 def storage_refuses(url: str) -> str | None:
-    """Why this node cannot write to the object storage of the run, whose credentials are its own."""
+    """Return why this node, with its own credentials, cannot write to the object storage of the run."""
     try:
         ObjectFolder(url).check_writable()
     except InputError as error:
@@ -170,21 +188,16 @@ def storage_refuses(url: str) -> str | None:
     return None
 
 
-def _has_token() -> bool:
-    """Whether the Ray of this node asks for a token; its workers have its environment."""
-    return os.environ.get("RAY_AUTH_MODE", "").lower() == "token"
-
-
 # ---- on the driver
 
 
-def wrong_reply(token: Token, node: str) -> str | None:
-    """What a node that found nothing wrong has written must be seen here, too."""
+def wrong_reply(marker: MarkerFile, node: str) -> str | None:
+    """Return why the file that a node has written does not appear here."""
     until = time.monotonic() + SEEN_WITHIN
-    while not token.reply(node).exists():
+    while not marker.reply(node).exists():
         if time.monotonic() > until:
             return (
-                f"wrote to {token.path.parent}, and this machine does not see it: "
+                f"wrote to {marker.path.parent}, and this machine does not see it: "
                 "give a --results-dir that is the same storage on every node"
             )
         time.sleep(0.2)
@@ -192,7 +205,7 @@ def wrong_reply(token: Token, node: str) -> str | None:
 
 
 def other_data(here: Mapping[str, str], there: Mapping[str, str]) -> str | None:
-    """Trials on different data cannot be compared."""
+    """Compare fingerprints; trials on different data cannot be compared."""
     different = [name for name in here if here[name] != there.get(name)]
     if not different:
         return None

@@ -1,6 +1,6 @@
-"""One search in progress: between Ray, which calls, and the study, which remembers.
+"""One search or confirmation in progress: decides between Ray, which calls, and the ledger, which remembers.
 
-Holds no history of its own: only which trials run now, when to stop, and whom to tell.
+A session knows which jobs run now, when to stop and whom to notify. It keeps no results.
 """
 
 from __future__ import annotations
@@ -9,34 +9,70 @@ import math
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from tune_lnl.training.failures import BUG, DISK_FULL, DIVERGED, OUT_OF_MEMORY, STORAGE_AWAY, STUCK, WORKER_DIED
+from tune_lnl.tuning.engine.listener import Listener
 from tune_lnl.tuning.engine.messages import StopReason, WorkerReport
-from tune_lnl.tuning.study.study import SearchStudy, Suggestion
-from tune_lnl.tuning.study.trials import TrialState
+from tune_lnl.tuning.study.study import Suggestion
 
 DEATHS_WITHOUT_PROGRESS = 3
-"""A worker that is taken away says nothing about its trial; one that dies this often in the same epoch does."""
+"""Deaths of workers in one epoch after which the job counts as failed; fewer say nothing about it."""
 
 BUGS_TO_STOP = 3
-"""A bug three times in a row is no accident of one configuration."""
+"""Bugs in a row after which the search stops: they do not come from one configuration."""
 
 STUCK_FACTOR = 5.0
-"""A trial is stuck after this many median epochs of silence, and at least ``stuck_seconds``."""
+"""Median epochs of silence after which a job is stuck, and at least ``stuck_seconds``."""
 
 STOP_SECONDS = 9.0
-"""A worker that was asked to end at its next batch and is silent for so long will not reach it in time."""
+"""Seconds of silence after a stop request after which a worker is killed."""
 
-# Notes that a trial carries in the study.
+# Notes that the ledger keeps with a job.
 RETRIED_ALONE = "retried_alone"
 RESTARTED_STUCK = "restarted_stuck"
 
 
+class Ledger(Protocol):
+    """Where jobs come from and where their ends are recorded: the study, or the results of a confirmation."""
+
+    def ask(self) -> Suggestion:
+        """Return the next job and mark it as running."""
+
+    def restart(self, number: int) -> Suggestion:
+        """Return a running job once more, as a further attempt."""
+
+    def note(self, number: int, name: str) -> None:
+        """Keep a note with a running job, across its attempts."""
+
+    def noted(self, number: int, name: str) -> bool: ...
+
+    def epochs(self, number: int) -> int:
+        """Return the number of epochs that a running job has reported."""
+
+    def report(self, number: int, epoch: int, value: float) -> None:
+        """Record the objective after an epoch (0-based); a second report of an epoch is ignored."""
+
+    def should_prune(self, number: int) -> bool: ...
+
+    def complete(self, number: int, value: float, standard_error: float | None) -> None:
+        """Record the end of a job that ran to its full length with a finite value."""
+
+    def prune(self, number: int, standard_error: float | None) -> None:
+        """Record the end of a job that the stopping rule stopped."""
+
+    def fail(self, number: int, failure: str, message: str) -> None:
+        """Record the end of a job that failed, with the class of the failure."""
+
+    def wait(self, number: int) -> None:
+        """Put a running job back; :meth:`ask` gives it again."""
+
+
 @dataclass
 class Running:
-    """A trial that a worker has now."""
+    """A job that a worker has now."""
 
     attempt: int
     last_heard: float
@@ -45,35 +81,39 @@ class Running:
 
 
 class Session:
-    """Decides what happens next; :mod:`tune_lnl.tuning.engine.tune` passes Ray's calls on to it."""
+    """Starts and ends jobs; :mod:`tune_lnl.tuning.engine.tune` passes Ray's calls on to it.
+
+    Args:
+        ledger: gives the jobs and records their ends.
+        jobs: number of jobs of this session; a function where it grows.
+        epochs: length of a job.
+        concurrent: jobs that may run at once; a function where nodes come and go.
+        deadline: when the time budget ends, in seconds of ``clock``.
+        listeners: notified in this order.
+        stuck_seconds: shortest silence after which a job may count as stuck.
+    """
 
     def __init__(
         self,
-        study: SearchStudy,
+        ledger: Ledger,
         *,
-        trials: int,
+        jobs: int | Callable[[], int],
         epochs: int,
         concurrent: int | Callable[[], int],
         deadline: float | None = None,
-        on_start: Callable[[], None] = lambda: None,
-        on_end: Callable[[int], None] = lambda number: None,
-        on_stop: Callable[[], None] = lambda: None,
-        on_epoch: Callable[[WorkerReport], None] = lambda report: None,
+        listeners: Sequence[Listener] = (),
         stuck_seconds: float = 60.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._study = study
-        self._trials = trials
+        self._ledger = ledger
+        self._jobs = jobs if callable(jobs) else lambda: jobs
         self._epochs = epochs
         self._concurrent = concurrent if callable(concurrent) else lambda: concurrent
         self._deadline = deadline
-        self._on_start = on_start
-        self._on_end = on_end
-        self._on_stop = on_stop
-        self._on_epoch = on_epoch
+        self.listeners = list(listeners)
         self._stuck_seconds = stuck_seconds
         self._clock = clock
-        self._finished_trials = study.count(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+        self._ended_jobs = 0
         self._running: dict[int, Running] = {}
         self._to_run_alone: list[int] = []
         self._deaths: dict[int, tuple[int, int]] = {}
@@ -82,46 +122,48 @@ class Session:
         self.stop_reason: StopReason | None = None
         self.bugs_in_a_row = 0
 
-    # ---- starting trials
+    # ---- starting jobs
 
     def running(self) -> list[int]:
-        """Numbers of the trials that workers have now. Any thread may ask."""
+        """Return the numbers of the jobs that workers have now. Any thread may ask."""
         return list(self._running)
 
     def runs_alone(self, number: int) -> bool:
-        """Whether this running trial has the machine to itself."""
+        """Return whether this running job has the machine to itself."""
         return number in self._running and self._running[number].alone
 
     @property
     def finished(self) -> bool:
-        """Nothing more will be started."""
+        """Whether no job will be started any more."""
         return self.stopping or (not self._running and self._left() == 0 and not self._to_run_alone)
 
     @property
     def stopping(self) -> bool:
+        """Whether running jobs are to end at their next batch."""
         if self.stop_reason is None and self._deadline is not None and self._clock() >= self._deadline:
             self.stop("time budget")
         return self.stop_reason is not None
 
     def stop(self, reason: StopReason) -> None:
-        """Start nothing more; what runs is to end at its next batch."""
+        """Start no more jobs; running ones end at their next batch. The first reason counts. Any thread may call."""
         if self.stop_reason is None:
             self._stopping_since = self._clock()
             self.stop_reason = reason
-            self._on_stop()
+            for listener in self.listeners:
+                listener.on_stop(reason)
 
-    def next_trial(self) -> Suggestion | None:
-        """A trial to start now, or ``None`` while there is no room or nothing to start."""
+    def next_job(self) -> Suggestion | None:
+        """Return a job to start now, or ``None`` while there is no room or nothing to start."""
         if self.stopping:
             return None
         if self._to_run_alone:
-            return None if self._running else self._start(self._study.restart(self._to_run_alone.pop(0)), alone=True)
+            return None if self._running else self._start(self._ledger.restart(self._to_run_alone.pop(0)), alone=True)
         if len(self._running) >= self._concurrent() or self._left() == 0:
             return None
         if any(running.alone for running in self._running.values()):
             return None
-        suggestion = self._study.ask()
-        if not self._study.noted(suggestion.number, RETRIED_ALONE):
+        suggestion = self._ledger.ask()
+        if not self._ledger.noted(suggestion.number, RETRIED_ALONE):
             return self._start(suggestion)
         # It ran out of memory before a crash or a stop, and its lone retry is still to come.
         if self._running:
@@ -131,23 +173,20 @@ class Session:
 
     def _start(self, suggestion: Suggestion, alone: bool = False) -> Suggestion:
         self._running[suggestion.number] = Running(suggestion.attempt, self._clock(), alone)
-        self._on_start()
+        for listener in self.listeners:
+            listener.on_start(suggestion.number)
         return suggestion
 
     def _left(self) -> int:
-        return max(0, self._trials - self._finished_trials - len(self._running) - len(self._to_run_alone))
+        return max(0, self._jobs() - self._ended_jobs - len(self._running) - len(self._to_run_alone))
 
-    # ---- hearing from them
+    # ---- reports
 
     def heard(self, report: WorkerReport) -> bool:
-        """Take a worker's report.
-
-        Returns:
-            whether the trial goes on.
-        """
+        """Take a worker's report; return whether the job goes on."""
         current = self._running.get(report.number)
         if current is None or current.attempt != report.attempt:
-            # A worker that outlived its driver or its trial: its words no longer count.
+            # A worker that outlived its driver or its job: its reports no longer count.
             return False
         if report.stopped:
             self._put_back(report.number)
@@ -160,45 +199,47 @@ class Session:
         return self._take_value(report)
 
     def _take_value(self, report: WorkerReport) -> bool:
-        for epoch, value in report.history[self._study.epochs(report.number) :]:
-            self._study.report(report.number, epoch, value)
-            if self._study.should_prune(report.number):
+        ledger, number = self._ledger, report.number
+        for epoch, value in report.history[ledger.epochs(number) :]:
+            ledger.report(number, epoch, value)
+            if ledger.should_prune(number):
                 # The stopping rule would have been asked then, had the report not been lost.
-                self._study.prune(report.number, None)
-                self._ended_well(report.number)
+                ledger.prune(number, None)
+                self._ended_well(number)
                 return False
         if not math.isfinite(report.value):
-            self._failed(report.number, DIVERGED, f"the objective is not finite at epoch {report.epoch}")
+            self._failed(number, DIVERGED, f"the objective is not finite at epoch {report.epoch}")
             return False
-        self._study.report(report.number, report.epoch, report.value)
-        self._on_epoch(report)
+        ledger.report(number, report.epoch, report.value)
+        for listener in self.listeners:
+            listener.on_epoch(report)
         if report.epoch + 1 >= self._epochs:
-            self._study.complete(report.number, report.value, report.standard_error)
-            self._ended_well(report.number)
+            ledger.complete(number, report.value, report.standard_error)
+            self._ended_well(number)
             return False
-        if self._study.should_prune(report.number):
-            self._study.prune(report.number, report.standard_error)
-            self._ended_well(report.number)
+        if ledger.should_prune(number):
+            ledger.prune(number, report.standard_error)
+            self._ended_well(number)
             return False
         if self.stopping:
-            self._put_back(report.number)
+            self._put_back(number)
             return False
         return True
 
     def _failed(self, number: int, failure: str, message: str) -> None:
-        """A worker said why its trial cannot go on."""
+        """Handle a worker's report that its job cannot go on."""
         if failure == DISK_FULL:
             self._put_back(number)
             self.stop("disk full")
             return
         if failure == STORAGE_AWAY:
-            # It says nothing about the trial. One machine may have lost its network: another may do better.
+            # It says nothing about the job. One machine may have lost its network: another may do better.
             if not self._may_continue(number):
                 self.stop("object storage away")
             self._put_back(number)
             return
-        if failure == OUT_OF_MEMORY and not self._study.noted(number, RETRIED_ALONE):
-            self._study.note(number, RETRIED_ALONE)
+        if failure == OUT_OF_MEMORY and not self._ledger.noted(number, RETRIED_ALONE):
+            self._ledger.note(number, RETRIED_ALONE)
             del self._running[number]
             self._to_run_alone.append(number)
             return
@@ -208,10 +249,10 @@ class Session:
             self.stop("failing")
 
     def worker_died(self, number: int, with_its_node: bool = False) -> None:
-        """The process is gone without a word (taken away, killed, crashed): its trial continues elsewhere.
+        """Handle a worker process that ended without a report (killed, crashed): its job continues elsewhere.
 
         Args:
-            with_its_node: a machine went down, which says nothing about the trial however often it happens.
+            with_its_node: a machine went down, which says nothing about the job however often it happens.
         """
         current = self._running.get(number)
         if current is None:
@@ -221,31 +262,31 @@ class Session:
         elif with_its_node or self.stopping or self._may_continue(number):
             self._put_back(number)
         else:
-            epoch = self._study.epochs(number)
+            epoch = self._ledger.epochs(number)
             self._fail(number, WORKER_DIED, f"{DEATHS_WITHOUT_PROGRESS} workers died in epoch {epoch}")
 
     def _may_continue(self, number: int) -> bool:
-        epochs = self._study.epochs(number)
+        epochs = self._ledger.epochs(number)
         count, before = self._deaths.get(number, (0, -1))
         count = count + 1 if epochs == before else 1
         self._deaths[number] = (count, epochs)
         return count < DEATHS_WITHOUT_PROGRESS
 
     def withdraw(self, number: int) -> None:
-        """A trial that no worker has begun waits again."""
+        """Put a job back that no worker has begun."""
         if number in self._running:
             self._put_back(number)
 
     # ---- silence
 
     def starting(self, numbers: Iterable[int]) -> None:
-        """The workers of these trials are not there yet: silence counts from when they are, however long that takes."""
+        """Note that the workers of these jobs are still starting: silence counts from their start, however long."""
         for number in numbers:
             if number in self._running:
                 self._running[number].last_heard = self._clock()
 
     def stuck(self) -> list[int]:
-        """Trials that have been silent for too long, each named once: their workers are to be killed."""
+        """Return the jobs that have been silent for too long, each once; their workers are to be killed."""
         now = self._clock()
         if self.stopping and now - self._stopping_since > STOP_SECONDS:
             limit = 0.0
@@ -265,27 +306,27 @@ class Session:
     def _was_stuck(self, number: int) -> None:
         if self.stopping:
             self._put_back(number)
-        elif self._study.noted(number, RESTARTED_STUCK):
-            self._fail(number, STUCK, f"silent for too long after epoch {self._study.epochs(number)}, twice")
+        elif self._ledger.noted(number, RESTARTED_STUCK):
+            self._fail(number, STUCK, f"silent for too long after epoch {self._ledger.epochs(number)}, twice")
         else:
-            self._study.note(number, RESTARTED_STUCK)
+            self._ledger.note(number, RESTARTED_STUCK)
             self._put_back(number)
 
     # ---- ends
 
     def put_back_running(self) -> None:
-        """Whatever still counts as running waits again: the search is over for now."""
+        """Put back every job that still counts as running: the session is over for now."""
         for number in [*self._running, *self._to_run_alone]:
-            self._study.wait(number)
+            self._ledger.wait(number)
         self._running.clear()
         self._to_run_alone.clear()
 
     def _fail(self, number: int, failure: str, message: str) -> None:
-        self._study.fail(number, failure, message)
+        self._ledger.fail(number, failure, message)
         self._ended(number)
 
     def _put_back(self, number: int) -> None:
-        self._study.wait(number)
+        self._ledger.wait(number)
         del self._running[number]
 
     def _ended_well(self, number: int) -> None:
@@ -294,5 +335,6 @@ class Session:
 
     def _ended(self, number: int) -> None:
         del self._running[number]
-        self._finished_trials += 1
-        self._on_end(number)
+        self._ended_jobs += 1
+        for listener in self.listeners:
+            listener.on_end(number)

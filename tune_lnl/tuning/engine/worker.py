@@ -142,10 +142,12 @@ class TrialRun:
         return reply
 
     def _value(self, epochs: int) -> float:
-        """Return the objective after so many epochs."""
+        """Return the objective after so many epochs; 0 for a training on all the data, which holds nothing out."""
         assert self._run is not None
-        objective = self._run.training.config.objective
-        return objective_so_far(objective.metric, objective.average_last, self._run.reports[:epochs])
+        objective, reports = self._run.training.config.objective, self._run.reports[:epochs]
+        if self._run.training.config.validation.fraction == 0:
+            return 0.0
+        return objective_so_far(objective.metric, objective.average_last, reports)
 
     def _start(self) -> TrainingRun:
         self._check_stop()

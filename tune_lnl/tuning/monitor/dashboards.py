@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tune_lnl.tuning.engine.token import token_place
+from tune_lnl.tuning.engine.auth import token_place
 from tune_lnl.tuning.runs.layout import RunFiles
 from tune_lnl.tuning.study.password import storage_password
 

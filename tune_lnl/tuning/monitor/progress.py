@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from rich.console import Console as RichConsole
 from rich.console import RenderableType
 
+from tune_lnl.tuning.engine.listener import Listener
 from tune_lnl.tuning.engine.messages import WorkerReport
 from tune_lnl.tuning.monitor.console import Console
 from tune_lnl.tuning.monitor.state import Board
@@ -24,7 +25,7 @@ from tune_lnl.tuning.study.trials import ATTEMPTS, ENDED, FrozenTrial, TrialStat
 from tune_lnl.wording import STATES, duration, settings_text
 
 
-class Progress:
+class Progress(Listener):
     """Reads the study; keeps nothing but the time it began and what its table needs."""
 
     def __init__(self, plan: Plan, study: SearchStudy, console: Console, deadline: float | None = None) -> None:
@@ -73,12 +74,12 @@ class Progress:
         continued = sum(trial.number in kept for trial in started)
         return f"kept {ended}, continued {continued}, re-queued {len(started) - continued}"
 
-    def epoch(self, report: WorkerReport) -> None:
+    def on_epoch(self, report: WorkerReport) -> None:
         self.board.epoch(report, self._study.trial)
         epoch = f"{report.epoch + 1}/{self._plan.space.epochs}"
         self._console.detail(f"trial {report.number} epoch {epoch} {self._metric} {report.value:.2f}")
 
-    def trial_ended(self, number: int) -> None:
+    def on_end(self, number: int) -> None:
         trial, best = self._study.trial(number), self._study.best
         self.board.trial_ended(trial, best)
         row = TrialRow.of(trial)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tune_lnl.tuning.engine.token import read_token, token_place
+from tune_lnl.tuning.engine.auth import read_token, token_place
 
 
 def test_the_variable_comes_first_then_the_path_then_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,130 @@
+"""Every symbol and sentence of Ray beyond its documented interface: a test per one, which names it when it is gone."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import ray
+from ray.tune.execution.tune_controller import TuneController
+from ray.tune.experiment import Trial
+from ray.tune.progress_reporter import TrialProgressCallback
+from ray.tune.utils.callback import _create_default_callbacks
+
+from tune_lnl.tuning.engine import ray_compat
+from tune_lnl.tuning.engine.ray_compat import NamedTasks, is_loss_of_node, job_environment, why_not_joined
+
+
+def test_the_controller_has_staged_trials() -> None:
+    assert "_staged_trials" in inspect.getsource(TuneController.__init__)
+    assert list(inspect.signature(TuneController._unstage_trial_with_resources).parameters) == ["self", "trial"]
+
+
+def test_the_controller_that_a_scheduler_gets_is_the_real_one_or_wraps_it() -> None:
+    from ray.tune.execution.tune_controller import TrialRunnerWrapper
+
+    assert "self._tune_controller = tune_controller" in inspect.getsource(TrialRunnerWrapper.__init__)
+
+
+def test_a_trial_knows_its_actor() -> None:
+    from ray.tune.experiment.trial import _TemporaryTrialState
+
+    assert "self.ray_actor" in inspect.getsource(_TemporaryTrialState.__init__)
+    assert "self.temporary_state = _TemporaryTrialState()" in inspect.getsource(Trial.__init__)
+
+
+def test_a_local_ray_takes_a_temporary_folder() -> None:
+    assert '"_temp_dir"' in inspect.getsource(ray.init)
+
+
+def test_the_variable_of_a_job() -> None:
+    from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
+
+    assert RAY_JOB_CONFIG_JSON_ENV_VAR == ray_compat.JOB_CONFIG_VARIABLE
+    assert job_environment({ray_compat.JOB_CONFIG_VARIABLE: "{}"}) == {}
+
+
+def test_the_cluster_of_this_machine() -> None:
+    from ray._private.utils import read_ray_address
+
+    assert list(inspect.signature(read_ray_address).parameters) == ["temp_dir"]
+    assert ray_compat.cluster_of_this_machine() is None or ":" in str(ray_compat.cluster_of_this_machine())
+
+
+def test_a_token_is_used_after_ray_was_imported() -> None:
+    program = (
+        "import os, ray; from tune_lnl.tuning.engine.ray_compat import use_token; use_token(); "
+        "from ray._raylet import AuthenticationMode, get_authentication_mode; "
+        "assert get_authentication_mode() == AuthenticationMode.TOKEN; print(os.environ['RAY_AUTH_MODE'])"
+    )
+    environment = {**os.environ, "RAY_AUTH_TOKEN": "a" * 64, "RAY_AUTH_MODE": "disabled"}
+    ran = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "token"
+
+
+def test_other_versions() -> None:
+    from ray._private.utils import check_version_info
+
+    cluster = {"ray_version": "2.1.0", "python_version": "3.9.1"}
+    with pytest.raises(RuntimeError) as refused:
+        check_version_info(cluster, "node 10.0.0.1")
+    told = why_not_joined(refused.value)
+    assert told.startswith("the cluster has other versions than this process (Ray: 2.1.0 Python: 3.9.1 Ray: ")
+    assert f"Ray: {ray.__version__}" in told
+
+
+def test_no_node_on_this_machine() -> None:
+    from ray._private import services
+
+    source = inspect.getsource(services)
+    assert "No node info found matching attributes" in source
+    error = RuntimeError("No node info found matching attributes: x")
+    assert ray_compat.no_node_here(error)
+    assert not ray_compat.no_node_here(RuntimeError("out of memory"))
+
+
+class Method:
+    """Stands for a method of Ray's actor handle."""
+
+    def options(self, name: str) -> Any:
+        # Ray gives an object with `remote` alone.
+        return SimpleNamespace(remote=lambda: name)
+
+
+def trial(number: int, worker: object) -> Any:
+    return SimpleNamespace(config={"number": number}, temporary_state=SimpleNamespace(ray_actor=worker))
+
+
+def named() -> NamedTasks:
+    return NamedTasks(lambda config: f"trial-{config['number']:03d}")
+
+
+def test_the_tasks_of_a_worker_that_trains_one_trial_after_another() -> None:
+    worker = SimpleNamespace(train=Method())
+    for number in (3, 7):
+        named().on_trial_start(0, [], trial(number, worker))
+        assert worker.train.remote() == f"trial-{number:03d}"
+    named().on_trial_start(0, [], trial(1, None))  # no worker yet
+
+
+def test_ray_prints_no_line_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    names = named()
+    for hook in (names.on_trial_result, names.on_trial_error, names.on_trial_complete):
+        hook(0, [], trial(1, None), result={"done": True})
+    assert capsys.readouterr().out == ""
+    # One that is given is the only one: Ray adds its own where there is none.
+    added = _create_default_callbacks([names], air_verbosity=None)
+    assert [each for each in added if isinstance(each, TrialProgressCallback)] == [names]
+
+
+def test_the_loss_of_a_node() -> None:
+    died = RuntimeError("The actor died unexpectedly.\nThe actor died because its node has died. Node: ab")
+    assert is_loss_of_node(died)
+    assert is_loss_of_node(ray.exceptions.ActorUnavailableError("RPC error: Socket closed", None))
+    assert not is_loss_of_node(RuntimeError("The actor died unexpectedly.\nWorker exits with code 1"))
+    assert not is_loss_of_node(None)

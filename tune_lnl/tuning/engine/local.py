@@ -1,0 +1,79 @@
+"""A Ray on this machine for one run alone, gone with it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import ray
+
+from tune_lnl.tuning.engine.auth import LOOPBACK, ray_dashboard_line
+from tune_lnl.tuning.engine.messages import Output
+from tune_lnl.tuning.engine.ray_compat import start_local
+from tune_lnl.tuning.engine.runner import Runner, keeping_sigterm, logging_to_run
+from tune_lnl.tuning.plan.plan import Plan
+
+VITAL = ("gcs_server", "raylet")
+"""Ray's processes without which a driver waits forever."""
+
+
+class LocalRay(Runner):
+    """See the module.
+
+    Args:
+        at_once: jobs that may run at once.
+    """
+
+    lost = "Ray's own processes are gone (killed?)"
+
+    def __init__(self, at_once: int) -> None:
+        self._at_once = at_once
+        self._vital: Sequence[psutil.Process] = ()
+
+    def room(self) -> int:
+        return self._at_once
+
+    def nodes(self) -> None:
+        return None
+
+    def alive(self) -> bool:
+        return all(is_running(process) for process in self._vital)
+
+    @contextmanager
+    def started(self, plan: Plan, folder: Path, output: Output) -> Iterator[None]:
+        with logging_to_run(plan.files):
+            with keeping_sigterm():
+                context = start_local(
+                    folder / "ray",
+                    num_cpus=plan.machine.cpus,
+                    num_gpus=plan.machine.gpus,
+                    # Not True: a dashboard that cannot start would then end the search.
+                    include_dashboard=None if plan.options.dashboard else False,
+                    dashboard_host=LOOPBACK,
+                    log_to_driver=False,
+                    logging_level=logging.WARNING,
+                )
+            if plan.options.dashboard:
+                output.tell(ray_dashboard_line(context.dashboard_url))
+            self._vital = vital_children()
+            try:
+                yield
+            finally:
+                self._vital = ()
+                ray.shutdown()
+
+
+def vital_children() -> list[psutil.Process]:
+    """Return the processes of :data:`VITAL` that this process has started."""
+    return [child for child in psutil.Process().children() if child.name() in VITAL]
+
+
+def is_running(process: psutil.Process) -> bool:
+    """Return whether the process runs; a killed child is a zombie until Ray collects it."""
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
