@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tune_lnl.reporting import write as writing
+from tune_lnl import api
 from tune_lnl.search import main
 from tune_lnl.tuning.plan.options import REMOVED, SearchOptions, TrialCount
 
@@ -26,7 +26,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
         say("a line")
         return 130
 
-    monkeypatch.setattr(writing, "search", search)
+    monkeypatch.setattr(api, "search", search)
     return seen
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tune_lnl.errors import InputError
-from tune_lnl.reporting.write import search_and_report
-from tune_lnl.tuning.driver import EXIT_CODES
+from tune_lnl.reporting.write import report_after_search
+from tune_lnl.tuning.driver import EXIT_CODES, search
 from tune_lnl.tuning.monitor.console import Console
 from tune_lnl.tuning.plan.checks import run_name
 from tune_lnl.tuning.plan.options import SearchOptions
@@ -49,3 +50,18 @@ def run_search(space: str | Path, *, quiet: bool = False, **options: Any) -> Run
         outcome = "ran and no trial completed" if run.best is None else "did not run to its end"
         raise RuntimeError(f"search {name!r} {outcome}; see {location(run.files.root)}")
     return run
+
+
+def search_and_report(options: SearchOptions, say: Callable[[str], None]) -> int:
+    """Run a search to its end and write its report; not after an interruption, which has to be quick.
+
+    Args:
+        say: prints a line.
+
+    Returns:
+        the exit code of the search.
+    """
+    code = search(options, say)
+    if code != EXIT_CODES["interrupted"]:
+        report_after_search(run_name(options), options.results_dir, say)
+    return code

@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
         print(describe(options))
         return 0
     check_folder(options)  # first: the imports that follow take seconds
-    from tune_lnl.reporting.write import search_and_report
+    from tune_lnl.api import search_and_report
     from tune_lnl.tuning.monitor.console import Console
 
     return search_and_report(options, Console(options.verbosity))

@@ -12,9 +12,6 @@ from tune_lnl.errors import InputError
 from tune_lnl.object_storage import StorageError
 from tune_lnl.reporting.page import comparison_page, run_page
 from tune_lnl.reporting.run_data import RunView, conditions_folder, find_runs, view_run
-from tune_lnl.tuning.driver import EXIT_CODES, search
-from tune_lnl.tuning.plan.checks import run_name
-from tune_lnl.tuning.plan.options import SearchOptions
 from tune_lnl.tuning.runs.folder import RunFolder
 from tune_lnl.tuning.runs.location import ResultsDir, location
 
@@ -69,18 +66,6 @@ def report_after_search(run: str, results_dir: ResultsDir, say: Callable[[str], 
     except Exception as error:
         logger.exception("the report of %s could not be made", run)
         say(f"  no report: {type(error).__name__}: {error}; it is a bug of the report alone, the run is whole")
-
-
-def search_and_report(options: SearchOptions, say: Callable[[str], None]) -> int:
-    """Run a search to its end and write its report; not after an interruption, which has to be quick.
-
-    Returns:
-        the exit code of the search.
-    """
-    code = search(options, say)
-    if code != EXIT_CODES["interrupted"]:
-        report_after_search(run_name(options), options.results_dir, say)
-    return code
 
 
 def _comparison_path(runs: Sequence[ResultsDir], results_dir: ResultsDir, views: Sequence[RunView]) -> Path:

@@ -58,6 +58,13 @@ def cluster_for(driver: Driver, *cpus: int) -> Iterator[RayCluster]:
             driver.close()
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
+    """Two nodes of one CPU, for tests that leave them as they were."""
+    with cluster_for(driver_of(tmp_path_factory.mktemp("shared"), "toy", 1, 1), 1, 1) as cluster:
+        yield cluster
+
+
 def left_behind(driver: Driver, cluster: RayCluster | TwoNetworks) -> dict[str, Any]:
     """Live actors and placement groups of the cluster, and the CPUs that nobody has, once all is quiet."""
     until = time.monotonic() + 120.0
@@ -108,36 +115,47 @@ def test_a_death_that_is_noticed_late(tmp_path: Path) -> None:
         assert left_behind(driver, cluster) == {"actors": 0, "groups": 0, "cpus": 1.0}
 
 
-def test_two_searches_share_a_cluster_and_a_killed_driver_is_resumed(tmp_path: Path) -> None:
+def test_two_searches_share_a_cluster_and_a_killed_driver_is_resumed(tmp_path: Path, shared: RayCluster) -> None:
     first, second = (driver_of(tmp_path / name, name, 3, 6) for name in ("one", "two"))
-    with cluster_for(first, 1, 1) as cluster:
-        try:
-            first.start("--address", cluster.address)
-            second.start("--address", cluster.address)
-            first.wait(lambda: first.epochs_written() >= 2, "some epochs", LONG)
-            assert first.running, first.text
-            os.kill(first.process.pid, signal.SIGKILL)
-            first.process.wait()
-            first.start("--address", cluster.address)
-            assert first.finish(LONG) == 0, first.text
-            assert second.finish(LONG) == 0, second.text
-            check_whole(first, 3, 6)
-            check_whole(second, 3, 6)
-            assert "kept" in first.text
-            assert left_behind(first, cluster) == {"actors": 0, "groups": 0, "cpus": 2.0}
-        finally:
-            second.close()
+    with closing(first), closing(second):
+        first.start("--address", shared.address)
+        second.start("--address", shared.address)
+        first.wait(lambda: first.epochs_written() >= 2, "some epochs", LONG)
+        assert first.running, first.text
+        os.kill(first.process.pid, signal.SIGKILL)
+        first.process.wait()
+        first.start("--address", shared.address)
+        assert first.finish(LONG) == 0, first.text
+        assert second.finish(LONG) == 0, second.text
+        check_whole(first, 3, 6)
+        check_whole(second, 3, 6)
+        assert "kept" in first.text
+        assert left_behind(first, shared) == {"actors": 0, "groups": 0, "cpus": 2.0}
 
 
-def test_a_stopped_search_leaves_the_cluster_as_it_was(tmp_path: Path) -> None:
-    driver = driver_of(tmp_path / "a", "toy", 3, 40)
-    with cluster_for(driver, 1, 1) as cluster:
-        driver.start("--address", cluster.address)
+def test_a_stopped_search_leaves_the_cluster_as_it_was(tmp_path: Path, shared: RayCluster) -> None:
+    with closing(driver_of(tmp_path / "a", "toy", 3, 40)) as driver:
+        driver.start("--address", shared.address)
         driver.wait(lambda: driver.epochs_written() >= 2, "some epochs", LONG)
         driver.signal(signal.SIGTERM)
         assert driver.finish(LONG) == 130, driver.text
         assert "--resume" in driver.text
-        assert left_behind(driver, cluster) == {"actors": 0, "groups": 0, "cpus": 2.0}
+        assert left_behind(driver, shared) == {"actors": 0, "groups": 0, "cpus": 2.0}
+
+
+def test_described_then_searched_and_confirmed(tmp_path: Path, shared: RayCluster) -> None:
+    with closing(driver_of(tmp_path / "a", "toy", 3, 4)) as driver:
+        driver.start("--address", shared.address, "--dry-run")
+        assert driver.finish(LONG) == 0, driver.text
+        assert "2 at once" in driver.text
+        assert not driver.files.root.parent.exists()
+        driver.start("--address", shared.address, "--confirm", "2x2")
+        assert driver.finish(LONG) == 0, driver.text
+        confirmation = driver.run().confirmation
+        assert isinstance(confirmation, Confirmation)
+        assert len(confirmation.candidates) == 2
+        assert driver.files.confirmed_model.exists()
+        assert left_behind(driver, shared) == {"actors": 0, "groups": 0, "cpus": 2.0}
 
 
 def test_a_cluster_that_goes_away_ends_the_search_with_the_resume_command(tmp_path: Path) -> None:
@@ -179,22 +197,6 @@ def test_nothing_of_a_run_on_the_nodes(tmp_path: Path, s3: S3Server, database_ur
         assert len(reports) == trials * epochs
         assert max(report["attempt"] for report in reports) > 1, "no trial was continued"
         assert left_behind(second, cluster) == {"actors": 0, "groups": 0, "cpus": 1.0}
-
-
-def test_described_then_searched_and_confirmed(tmp_path: Path) -> None:
-    driver = driver_of(tmp_path / "a", "toy", 3, 4)
-    with cluster_for(driver, 1, 1) as cluster:
-        driver.start("--address", cluster.address, "--dry-run")
-        assert driver.finish(LONG) == 0, driver.text
-        assert "2 at once" in driver.text
-        assert not driver.files.root.parent.exists()
-        driver.start("--address", cluster.address, "--confirm", "2x2")
-        assert driver.finish(LONG) == 0, driver.text
-        confirmation = driver.run().confirmation
-        assert isinstance(confirmation, Confirmation)
-        assert len(confirmation.candidates) == 2
-        assert driver.files.confirmed_model.exists()
-        assert left_behind(driver, cluster) == {"actors": 0, "groups": 0, "cpus": 2.0}
 
 
 def test_a_cluster_that_asks_for_a_token(tmp_path: Path) -> None:
@@ -313,8 +315,6 @@ def test_a_node_whose_network_path_is_cut_loses_its_trials_to_the_other(tmp_path
         assert driver.finish(LONG) == 0, driver.text
         check_whole(driver, trials, epochs)
         assert f"left the cluster: {networks.ADDRESSES[1]} " in driver.text
-        assert "(raylet)" not in driver.text
-        assert "has been marked dead" in driver.files.driver_log.read_text()
         assert networks.processes[1].poll() is None, "not only its path was cut: the node has ended"
         assert lost in networks.pids(1), "not only its path was cut: the worker has ended"
 

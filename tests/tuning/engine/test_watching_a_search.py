@@ -122,10 +122,12 @@ def test_a_real_prometheus_gets_the_figures(watched: Driver, tmp_path: Path) -> 
         pytest.skip("the program prometheus is not installed (Debian: apt-get install prometheus)")
     port = free_port()
     config = tmp_path / "prometheus.yml"
-    targets = {"files": [str(tmp_path / "cache" / "prometheus" / "*.json")], "refresh_interval": "1s"}
-    job = {"job_name": "tune_lnl", "scrape_interval": "1s", "file_sd_configs": [targets]}
-    config.write_text(yaml.safe_dump({"scrape_configs": [job]}))
     driver = watched.start()
+    wait(driver, lambda: bool(driver.ray_folders()), "Ray's folder")
+    path = f"{driver.ray_folders()[0]}/ray/prom_metrics_service_discovery.json"
+    job = {"job_name": "tune_lnl", "scrape_interval": "1s"}
+    targets = {"files": [path], "refresh_interval": "1s"}
+    config.write_text(yaml.safe_dump({"scrape_configs": [{**job, "file_sd_configs": [targets]}]}))
     with (tmp_path / "prometheus.log").open("w") as log:
         prometheus = subprocess.Popen(
             [

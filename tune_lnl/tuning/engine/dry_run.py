@@ -11,9 +11,7 @@ from tune_lnl.config.yaml import dump_yaml
 from tune_lnl.errors import InputError
 from tune_lnl.training.loop import Surroundings
 from tune_lnl.training.registry import start_training
-from tune_lnl.tuning.engine.joining import joined
-from tune_lnl.tuning.engine.node_probing import measure_on_nodes
-from tune_lnl.tuning.monitor.console import Console
+from tune_lnl.tuning.engine.messages import QuietOutput
 from tune_lnl.tuning.plan.options import SearchOptions
 from tune_lnl.tuning.plan.plan import Plan, plan_search
 from tune_lnl.tuning.resources.divide import Machine
@@ -37,12 +35,16 @@ class Cost:
 
 
 def describe(options: SearchOptions) -> str:
-    """The resolved settings, space, resources, start points and estimates, as text."""
+    """Return the resolved settings, space, resources, start points and estimates, as text."""
     if options.resume:
         raise InputError("--dry-run describes a new search; leave --resume out")
     if options.address is None:
         return "\n".join(_describe_plan(plan) for plan in plan_search(options, Machine.here()))
-    with joined(options.address, Console("quiet")) as cluster:
+    # Ray: not for a machine alone.
+    from tune_lnl.tuning.engine.joining import joined
+    from tune_lnl.tuning.engine.node_probing import measure_on_nodes
+
+    with joined(options.address, QuietOutput()) as cluster:
         machine = cluster.machine()
         plans = plan_search(options, machine, lambda question: measure_on_nodes(question, machine.nodes))
         return "\n".join(_describe_plan(plan) for plan in plans)
@@ -85,7 +87,7 @@ def _confirmation(plan: Plan, cost: Cost) -> list[str]:
 
 
 def estimate(plan: Plan, config: TrialConfig) -> Cost:
-    """Time a few batches of the first and the last epoch, and count."""
+    """Estimate the cost from a few timed batches of the first and the last epoch."""
     if plan.resources.device == "cuda" and not torch.cuda.is_available():
         raise InputError(
             "--dry-run measures a few batches on this machine, which has no GPU; run it on a node of the cluster that "
@@ -106,7 +108,7 @@ def estimate(plan: Plan, config: TrialConfig) -> Cost:
 
 
 def _share_run(plan: Plan) -> float:
-    """Expected share of a full trial that a trial runs, when one in three passes each rung."""
+    """Return the expected share of a full trial that a trial runs if one in three passes each rung."""
     if plan.space.budget.pruner == "none":
         return 1.0
     share, reaching, done = 0.0, 1.0, 0

@@ -27,6 +27,19 @@ class Output(Protocol):
         """Erase what is redrawn on the terminal; the process is about to end."""
 
 
+class QuietOutput:
+    """An :class:`Output` that prints as with ``--quiet``, and has no table."""
+
+    def __call__(self, line: str) -> None:
+        print(line, flush=True)
+
+    def tell(self, line: str) -> None:
+        """Print nothing."""
+
+    def take_table_down(self) -> None:
+        """Do nothing: there is no table."""
+
+
 @dataclass(frozen=True)
 class Job:
     """One training for a worker: a trial of the search, or a replicate of its confirmation."""

@@ -1,9 +1,12 @@
-"""Measuring a share on a cluster: once per GPU model, since one share is dealt out on all of them."""
+"""Measuring a share on a cluster: once per GPU model; the smallest result becomes the share on all of them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tune_lnl.errors import InputError
 from tune_lnl.tuning.resources.divide import Node
@@ -12,7 +15,7 @@ from tune_lnl.tuning.resources.probe import ProbeError
 from tune_lnl.tuning.resources.sharing import Sharing
 
 WITHIN = 900.0
-"""Seconds in which a node must have had the room for it, and have measured."""
+"""Seconds within which a node must have found room for the measurement and finished it."""
 
 
 def measure_on_nodes(
@@ -21,15 +24,15 @@ def measure_on_nodes(
     say: Callable[[str], None] = lambda line: None,
     measure: Callable[[Node, Question], Sharing] | None = None,
 ) -> Sharing:
-    """How many trials share one device of a cluster: what the model that bears fewest bears, or its smallest node.
+    """Measure how many trials share one device of a cluster: the fewest over its GPU models, or over its nodes.
 
     Args:
         question: of the whole cluster.
-        say: is told that it takes a minute, and what other models would bear.
+        say: prints a line: that it takes a minute, and the results of all models.
         measure: takes the measurement on a node.
 
     Raises:
-        InputError: one trial alone does not fit somewhere, or it cannot be measured.
+        InputError: one trial alone does not fit on some node, or a node cannot measure.
     """
     kinds = representatives(nodes, on_gpus=question.gpus > 0)
     say(f"measuring how many trials share a device on {', '.join(node.name for node in kinds)}; this takes a minute")
@@ -37,13 +40,13 @@ def measure_on_nodes(
     found = {node.name: (node, measure(node, _for_node(question, node, nodes))) for node in kinds}
     chosen = min((sharing for _, sharing in found.values()), key=lambda sharing: (sharing.trials, sharing.total))
     if len(found) > 1:
-        borne = ", ".join(f"{sharing.device} {sharing.trials}" for _, sharing in found.values())
-        say(f"trials that a device bears: {borne}; one share for all, so {chosen.trials} on each")
+        fitting = ", ".join(f"{sharing.device} {sharing.trials}" for _, sharing in found.values())
+        say(f"trials that fit on a device: {fitting}; one share for all, so {chosen.trials} on each")
     return chosen
 
 
 def representatives(nodes: Sequence[Node], on_gpus: bool) -> list[Node]:
-    """The nodes to measure on: of each GPU model that with the fewest cores for a GPU; without GPUs the smallest."""
+    """Return the nodes to measure on: per GPU model that with the fewest cores per GPU; without GPUs the smallest."""
     if not on_gpus:
         return [min((node for node in nodes if node.cpus), key=lambda node: node.cpus)]
     kinds: dict[str | None, Node] = {}
@@ -53,7 +56,7 @@ def representatives(nodes: Sequence[Node], on_gpus: bool) -> list[Node]:
 
 
 def _for_node(question: Question, node: Node, nodes: Sequence[Node]) -> Question:
-    """The part of the question that one device of that node answers."""
+    """Return the part of the question that concerns one device of that node."""
     if question.gpus:
         wanted = -(-question.wanted // max(1, sum(each.gpus for each in nodes)))
         return replace(question, cpus=max(1, node.cpus // node.gpus), gpus=1, wanted=wanted)
@@ -61,9 +64,6 @@ def _for_node(question: Question, node: Node, nodes: Sequence[Node]) -> Question
 
 
 def _on_node(node: Node, question: Question) -> Sharing:
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
     task = ray.remote(num_cpus=question.cpus, num_gpus=question.gpus, max_retries=0)(_measured)
     reference = task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.ray_id, soft=False)).remote(
         question
@@ -83,7 +83,7 @@ def _on_node(node: Node, question: Question) -> Sharing:
 
 
 def _measured(question: Question) -> Sharing | str:
-    """On the node: the measurement, or why there is none."""
+    """Measure on the node; return the reason if that is impossible."""
     try:
         return measure_sharing(question)
     except InputError as error:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +12,7 @@ import pytest
 import ray
 from tiny_search import tiny_plan
 
-from tune_lnl.tuning.engine.local import LocalRay
+from tune_lnl.tuning.engine.local import LocalRay, is_running, vital_children
 from tune_lnl.tuning.monitor.console import Console
 
 
@@ -33,3 +36,25 @@ def test_it_joins_no_cluster_that_happens_to_be_known(tmp_path: Path, monkeypatc
         pass
     assert asked["address"] == "local"
     assert (asked["num_cpus"], asked["num_gpus"]) == (2, 0)
+
+
+def test_a_killed_raylet_is_noticed_before_anybody_collects_it(tmp_path: Path) -> None:
+    program = shutil.copy(shutil.which("sleep") or "", tmp_path / "raylet")
+    other = subprocess.Popen(["sleep", "60"])
+    child = subprocess.Popen([program, "60"])
+    try:
+        until = time.monotonic() + 30.0
+        while [process.pid for process in vital_children()] != [child.pid]:
+            assert time.monotonic() < until  # it begins as a copy of this process
+        (process,) = vital_children()
+        assert is_running(process)
+        child.kill()
+        while is_running(process):
+            assert time.monotonic() < until + 30.0
+        assert process.is_running(), "still listed: a zombie"
+        child.wait()
+        assert not is_running(process)
+    finally:
+        for each in (other, child):
+            each.kill()
+            each.wait()
