@@ -27,7 +27,7 @@ from evidence import evidence, write_evidence
 from numpy.typing import NDArray
 
 from tune_lnl.cli import Parser, guarded
-from tune_lnl.datasets.images.noisy import NoisyData
+from tune_lnl.datasets.base import NoisyData
 from tune_lnl.errors import InputError
 from tune_lnl.methods.label_verdicts import KEEP, OPEN_SET, Judgement, judge_labels
 from tune_lnl.metrics.label_quality import LabelQuality, label_quality

@@ -11,12 +11,12 @@ import pytest
 from cifar_trees import tiny_cifar, write_layout
 
 from tune_lnl.config.registry import DATASETS, dataset_names
-from tune_lnl.datasets.base import ImageDataset, fingerprint_of
+from tune_lnl.datasets.base import ImageDataset, NoisyData, fingerprint_of
 from tune_lnl.datasets.images.cifar import Cifar
-from tune_lnl.datasets.images.noisy import NoisyData, load_noisy
+from tune_lnl.datasets.images.noisy import load_noisy
 from tune_lnl.datasets.noise import closed_class_count
 from tune_lnl.datasets.paths import cache_dir
-from tune_lnl.datasets.registry import get_dataset, get_image_dataset, parse_options
+from tune_lnl.datasets.registry import get_dataset, parse_options
 from tune_lnl.errors import InputError
 
 IMAGE_SETS = [name for name in dataset_names() if isinstance(get_dataset(name), ImageDataset)]
@@ -39,7 +39,8 @@ class Here:
 @pytest.fixture
 def here(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Here:
     monkeypatch.setenv("TUNE_LNL_CACHE", str(tmp_path / "cache"))
-    dataset = get_image_dataset(name)
+    dataset = get_dataset(name)
+    assert isinstance(dataset, ImageDataset)
     if isinstance(dataset, Cifar):
         tiny = tiny_cifar(type(dataset), monkeypatch)
         return Here(dataset, write_layout("parquet", tmp_path / "data" / dataset.folder, tiny, monkeypatch).parent)

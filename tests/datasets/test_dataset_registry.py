@@ -6,7 +6,8 @@ import pytest
 
 from tune_lnl.config.datasets import NoiseFile, NoisyLabelOptions
 from tune_lnl.config.registry import dataset_names
-from tune_lnl.datasets.registry import get_dataset, parse_options
+from tune_lnl.datasets.registry import get_class_dataset, get_dataset, parse_options
+from tune_lnl.datasets.reid.data import get_reid_dataset
 from tune_lnl.errors import InputError
 
 
@@ -38,3 +39,10 @@ def test_all_faults_are_told_at_once() -> None:
         parse_options({"name": "digits8no", "subset": 2, "closed_ratio": -1, "nois": "none"})
     for key in ("subset", "closed_ratio", "nois"):
         assert f"dataset.{key}" in str(raised.value)
+
+
+def test_a_dataset_for_another_task_is_refused() -> None:
+    with pytest.raises(InputError, match="dataset 'sprites' is for re-identification, and classification was asked"):
+        get_class_dataset("sprites")
+    with pytest.raises(InputError, match="dataset 'digits8no' is for classification, and re-identification was asked"):
+        get_reid_dataset("digits8no")

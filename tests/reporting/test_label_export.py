@@ -14,8 +14,7 @@ import pytest
 from PIL import Image
 from report_runs import COMPLETE, Asked, make_run
 
-from tune_lnl.datasets.base import TrainingForm
-from tune_lnl.datasets.images.noisy import NoisyData
+from tune_lnl.datasets.base import NoisyData, TrainingForm
 from tune_lnl.export import main
 from tune_lnl.methods.label_verdicts import KEEP, OPEN_SET, RELABEL, VERDICTS
 from tune_lnl.reporting.label_page import label_page, most_suspicious

@@ -14,7 +14,8 @@ from tiny_runs import EPOCHS, WARMUP, finish, start, tiny, weights, without_time
 
 from tune_lnl.config.trial import Fold
 from tune_lnl.datasets.augment.views import augment, normalise
-from tune_lnl.datasets.images.noisy import NoisyData, load_noisy
+from tune_lnl.datasets.base import NoisyData
+from tune_lnl.datasets.images.noisy import load_noisy
 from tune_lnl.datasets.split import split_folds
 from tune_lnl.errors import InputError
 from tune_lnl.models.cnn_digits import DigitsCNN

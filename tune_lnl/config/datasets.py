@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -76,6 +77,16 @@ class DigitsOptions(NoisyLabelOptions):
     )
 
 
+@dataclass(frozen=True)
+class DrawnNoise:
+    """Label noise that is drawn."""
+
+    kind: Literal["symmetric", "asymmetric", "instance"]
+    closed_ratio: float
+    """Share of the labels that change, in [0, 1)."""
+    seed: int
+
+
 class PictureOptions(DatasetOptions):
     """Options of a dataset whose images are files of any size."""
 
@@ -99,9 +110,14 @@ class PictureOptions(DatasetOptions):
     )
 
     @property
-    def label_noise(self) -> str | NoiseFile:
-        """What is done to the labels as they come."""
-        raise NotImplementedError
+    def label_file(self) -> NoiseFile | None:
+        """Labels from a file instead of those that come with the images."""
+        return None
+
+    @property
+    def drawn_noise(self) -> DrawnNoise | None:
+        """Noise that is drawn on top of the labels; None where they stay as they come."""
+        return None
 
 
 class PublishedOptions(PictureOptions):
@@ -114,8 +130,8 @@ class PublishedOptions(PictureOptions):
     )
 
     @property
-    def label_noise(self) -> str | NoiseFile:
-        return self.noise
+    def label_file(self) -> NoiseFile | None:
+        return self.noise if isinstance(self.noise, NoiseFile) else None
 
 
 class FolderOptions(PictureOptions):
@@ -146,8 +162,14 @@ class FolderOptions(PictureOptions):
     noise_seed: int = Field(default=0, ge=0, lt=2**32, description="seed of that noise, 0 to 2**32 - 1")
 
     @property
-    def label_noise(self) -> str | NoiseFile:
-        return self.noise
+    def label_file(self) -> NoiseFile | None:
+        return self.noise if isinstance(self.noise, NoiseFile) else None
+
+    @property
+    def drawn_noise(self) -> DrawnNoise | None:
+        if isinstance(self.noise, NoiseFile) or self.noise == "none":
+            return None
+        return DrawnNoise(self.noise, self.closed_ratio, self.noise_seed)
 
     @field_validator("root")
     @classmethod

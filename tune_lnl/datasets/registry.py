@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from pydantic import ValidationError
 
 from tune_lnl.config.datasets import DatasetOptions
 from tune_lnl.config.registry import DATASET_NAMES, DATASETS, dataset_names, dataset_options
-from tune_lnl.datasets.base import Dataset, ImageDataset
+from tune_lnl.datasets.base import ClassDataset, Dataset
 from tune_lnl.errors import InputError, nearest
 
 
-def get_dataset(name: str) -> Dataset:
+def get_dataset(name: str) -> Dataset[Any]:
     """The dataset registered under `name`.
 
     Raises:
@@ -33,14 +34,14 @@ def get_dataset(name: str) -> Dataset:
         raise DATASET_NAMES.unusable(name, f"cannot be made: {error}") from error
 
 
-def get_image_dataset(name: str) -> ImageDataset:
-    """The classification dataset registered under `name`.
+def get_class_dataset(name: str) -> ClassDataset[Any]:
+    """Return the dataset registered under `name`, whose images have one class each.
 
     Raises:
         InputError: as :func:`get_dataset`, or a dataset for something else.
     """
     dataset = get_dataset(name)
-    if not isinstance(dataset, ImageDataset):
+    if not isinstance(dataset, ClassDataset):
         raise InputError(f"dataset {name!r} is for {dataset.task}, and classification was asked for")
     return dataset
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tune_lnl.datasets.images.noisy import NoisyData
+from tune_lnl.datasets.base import NoisyData
 from tune_lnl.errors import InputError, shown
 from tune_lnl.files import no_formula, whole_file
 from tune_lnl.methods.label_verdicts import KEEP, VERDICTS, Judgement, judge_in_sample, judge_labels

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tune_lnl.config.datasets import ReidOptions
-from tune_lnl.datasets.images.noisy import NoisyData, load_noisy
+from tune_lnl.datasets.base import NoisyData
+from tune_lnl.datasets.images.noisy import load_noisy
 from tune_lnl.datasets.paths import cache_dir
 from tune_lnl.datasets.registry import get_dataset, parse_options
 from tune_lnl.datasets.reid.data import load_reid

@@ -22,8 +22,8 @@ from tune_lnl.config.classifier import ClassifierSettings
 from tune_lnl.config.datasets import DatasetOptions
 from tune_lnl.config.trial import TrialConfig
 from tune_lnl.datasets.augment.views import SizedImages, augment, mirrors
-from tune_lnl.datasets.base import Dataset, ImageRows
-from tune_lnl.datasets.images.noisy import NoisyData, load_noisy
+from tune_lnl.datasets.base import Dataset, ImageRows, NoisyData
+from tune_lnl.datasets.images.noisy import load_noisy
 from tune_lnl.datasets.paths import cache_dir
 from tune_lnl.datasets.pictures.rows import PictureRows
 from tune_lnl.datasets.registry import get_dataset

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tune_lnl.config.trial import Fold, TrialConfig
-from tune_lnl.datasets.images.noisy import NoisyData, load_noisy
+from tune_lnl.datasets.base import NoisyData
+from tune_lnl.datasets.images.noisy import load_noisy
 from tune_lnl.datasets.split import split_folds
 from tune_lnl.errors import InputError
 from tune_lnl.files import whole_file

@@ -46,7 +46,7 @@ class NetworkTraining(Training[S, D, V], Generic[B, S, D, V]):
     """
 
     lr_names: Mapping[str, str] = {"": "lr"}
-    dataset: Dataset
+    dataset: Dataset[Any]
 
     def __init__(self, config: TrialConfig[S, D, V], surroundings: Surroundings) -> None:
         super().__init__(config, surroundings)

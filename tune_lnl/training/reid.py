@@ -18,10 +18,8 @@ from tune_lnl.config.reid import IdentityValidation, ReidSettings
 from tune_lnl.config.trial import TrialConfig
 from tune_lnl.datasets.augment.views import crop_and_flip
 from tune_lnl.datasets.paths import cache_dir
-from tune_lnl.datasets.registry import get_dataset
-from tune_lnl.datasets.reid.data import ReidData, load_reid
+from tune_lnl.datasets.reid.data import ReidData, get_reid_dataset, load_reid
 from tune_lnl.datasets.reid.sets import PersonImages, ReidDataset
-from tune_lnl.errors import InputError
 from tune_lnl.metrics.reid import RankedQueries, cosine_distances, mean_ap_standard_error, rank_each, reranked_distances
 from tune_lnl.models.reid import ReidNetwork, build_reid_model
 from tune_lnl.models.weights import default_weights, weights_file, weights_fingerprint
@@ -52,8 +50,9 @@ class ReidTraining(NetworkTraining[ReidBatch, S, ReidOptions, IdentityValidation
     """A method that trains re-ID networks of one shape and reports the first."""
 
     def _load_data(self) -> None:
-        self.dataset, self.data = _load(self.config, self.surroundings)
-        self.model_name, self.weights = _network(self.settings, self.dataset)
+        dataset, self.data = _load(self.config, self.surroundings)
+        self.dataset = dataset
+        self.model_name, self.weights = _network(self.settings, dataset)
         self.train_rows = self.data.train_rows
         self.given_labels = torch.from_numpy(self.data.given_labels).to(self.device)
         true = self.data.true_labels
@@ -62,7 +61,7 @@ class ReidTraining(NetworkTraining[ReidBatch, S, ReidOptions, IdentityValidation
     @classmethod
     def prepare(cls, config: ReidConfig[S], surroundings: Surroundings) -> dict[str, str]:
         # The weights first: a missing download fails at once, and packing a dataset takes minutes.
-        dataset = _dataset(config)
+        dataset = get_reid_dataset(config.dataset.name)
         name, weights = _network(config.settings, dataset)
         _, data = _load(config, surroundings)
         build_reid_model(name, data.num_classes, weights)
@@ -227,16 +226,11 @@ def _part(split: PersonImages, rows: np.ndarray | None = None) -> _Part:
     return _Part(split.images, chosen, split.identities[chosen], split.cameras[chosen])
 
 
-def _dataset(config: ReidConfig) -> ReidDataset:
-    dataset = get_dataset(config.dataset.name)
-    if not isinstance(dataset, ReidDataset):
-        raise InputError(f"dataset {dataset.name} is for {dataset.task}, and method {config.method} for re-ID")
-    return dataset
-
-
 def _load(config: ReidConfig, surroundings: Surroundings) -> tuple[ReidDataset, ReidData]:
     held_out = config.validation
-    return _dataset(config), load_reid(config.dataset, surroundings.data_dir, held_out.fraction, held_out.seed)
+    return get_reid_dataset(config.dataset.name), load_reid(
+        config.dataset, surroundings.data_dir, held_out.fraction, held_out.seed
+    )
 
 
 def _network(settings: ReidSettings, dataset: ReidDataset) -> tuple[str, Path | None]:

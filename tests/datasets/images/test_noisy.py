@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tune_lnl.config.datasets import DatasetOptions
-from tune_lnl.datasets.images.noisy import NoisyData, class_counts, load_noisy
+from tune_lnl.datasets.base import NoisyData
+from tune_lnl.datasets.images.cifar import Cifar80NO, Cifar100NC
+from tune_lnl.datasets.images.digits import Digits8NO
+from tune_lnl.datasets.images.noisy import class_counts, load_noisy
 from tune_lnl.datasets.noise import corrupt_labels, transition_matrix
-from tune_lnl.datasets.registry import get_image_dataset, parse_options
+from tune_lnl.datasets.registry import parse_options
 from tune_lnl.errors import InputError
 
 
@@ -19,7 +21,7 @@ def load(**settings: object) -> NoisyData:
 
 def test_labels_are_the_published_draw_over_all_kept_samples() -> None:
     data = load(noise="symmetric", closed_ratio=0.3, noise_seed=4, classes=6)
-    source = get_image_dataset("digits8no").load_source(None, Path("unused"))
+    source = Digits8NO().load_source(None, Path("unused"))
     kept = np.flatnonzero(source.train_labels < 6)
     matrix = transition_matrix("symmetric", 6, 0.3, 0.2)  # floor(6 * 0.8) = 4 closed classes
     assert data.num_classes == 4
@@ -48,24 +50,19 @@ def test_unknown_truth_is_not_measured() -> None:
 
 @pytest.mark.parametrize(("classes", "expected"), [(None, (100, 80)), (100, (100, 80)), (10, (10, 8)), (3, (3, 2))])
 def test_class_counts(classes: int | None, expected: tuple[int, int]) -> None:
-    assert class_counts(get_image_dataset("cifar80no"), classes) == expected
+    assert class_counts(Cifar80NO(), classes) == expected
 
 
 def test_too_few_closed_classes() -> None:
     with pytest.raises(InputError, match="at least two closed classes"):
-        class_counts(get_image_dataset("cifar80no"), 2)
-    assert class_counts(get_image_dataset("cifar100nc"), 2) == (2, 2)
+        class_counts(Cifar80NO(), 2)
+    assert class_counts(Cifar100NC(), 2) == (2, 2)
 
 
 def test_bad_class_counts_are_told_before_data_is_touched(tmp_path: Path) -> None:
     options = parse_options({"name": "cifar80no", "classes": 101})
     with pytest.raises(InputError, match=r"dataset\.classes must be at most 100"):
         load_noisy(options, tmp_path / "absent")
-
-
-def test_options_without_noise_are_a_programming_error() -> None:
-    with pytest.raises(TypeError, match="NoisyLabelOptions"):
-        load_noisy(DatasetOptions(name="digits8no"), data_dir=None)
 
 
 def test_labels_from_a_file_must_be_closed_classes(tmp_path: Path) -> None:

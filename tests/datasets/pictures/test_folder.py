@@ -14,7 +14,8 @@ import pytest
 from picture_trees import write_broken_files, write_class_folders, write_image, write_odd_files
 
 from tune_lnl.config.datasets import FolderOptions
-from tune_lnl.datasets.images.noisy import NoisyData, load_noisy
+from tune_lnl.datasets.base import NoisyData
+from tune_lnl.datasets.images.noisy import load_noisy
 from tune_lnl.datasets.pictures.folder import ImageFolder, sensible_defaults
 from tune_lnl.datasets.pictures.listing import PictureList
 from tune_lnl.datasets.registry import parse_options

@@ -14,7 +14,8 @@ import pytest
 from picture_trees import DISHES, RESOLUTION, write_class_folders, write_clothing, write_food, write_web
 
 from tune_lnl.config.registry import DATASETS, dataset_names
-from tune_lnl.datasets.images.noisy import NoisyData, load_noisy
+from tune_lnl.datasets.base import NoisyData
+from tune_lnl.datasets.images.noisy import load_noisy
 from tune_lnl.datasets.paths import cache_dir
 from tune_lnl.datasets.pictures.clothing import CLASSES
 from tune_lnl.datasets.pictures.noisy import PictureDataset

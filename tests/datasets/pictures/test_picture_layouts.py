@@ -12,8 +12,8 @@ import pytest
 from picture_trees import DISHES, RESOLUTION, write_clothing, write_food, write_image, write_web
 
 from tune_lnl.config.datasets import PictureOptions
-from tune_lnl.datasets.base import Images
-from tune_lnl.datasets.images.noisy import NoisyData, load_noisy
+from tune_lnl.datasets.base import Images, NoisyData
+from tune_lnl.datasets.images.noisy import load_noisy
 from tune_lnl.datasets.pictures.clothing import CLASSES
 from tune_lnl.datasets.pictures.listing import PictureList
 from tune_lnl.datasets.pictures.noisy import PictureDataset

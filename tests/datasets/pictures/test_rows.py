@@ -12,7 +12,8 @@ import pytest
 from picture_trees import write_class_folders, write_image
 
 from tune_lnl.config.datasets import FolderOptions
-from tune_lnl.datasets.images.noisy import load_noisy, load_pictures
+from tune_lnl.datasets.images.noisy import load_noisy
+from tune_lnl.datasets.paths import cache_dir
 from tune_lnl.datasets.pictures.folder import ImageFolder
 from tune_lnl.datasets.pictures.noisy import Pictures
 from tune_lnl.datasets.pictures.rows import DecodedPixels, PackedPixels, PictureRows
@@ -37,7 +38,7 @@ def options(root: Path, **settings: Any) -> FolderOptions:
 
 
 def read(root: Path, **settings: Any) -> Pictures:
-    return load_pictures(options(root, **settings), None)
+    return ImageFolder().read(None, cache_dir(), options(root, **settings))
 
 
 def stores(root: Path) -> list[Path]:

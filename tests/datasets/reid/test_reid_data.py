@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from reid_trees import CAMERAS, HEIGHT, TRAIN, Shot, market_name, train_shots, write_image, write_official
 
-from tune_lnl.config.datasets import DigitsOptions
+from tune_lnl.config.datasets import ReidOptions
 from tune_lnl.datasets.noise import patterned_identity_noise, random_identity_noise
 from tune_lnl.datasets.paths import cache_dir
 from tune_lnl.datasets.registry import parse_options
@@ -42,6 +42,7 @@ def data_dir(tmp_path: Path) -> Path:
 
 def load(data_dir: Path, fraction: float = 0.0, seed: int = 0, **settings: object) -> ReidData:
     options = parse_options({"name": "market1501", "height": HEIGHT, **settings})
+    assert isinstance(options, ReidOptions)
     return load_reid(options, data_dir, fraction, seed)
 
 
@@ -476,8 +477,3 @@ def test_damaged_predictions(tmp_path: Path, damage: Callable[[Path], None]) -> 
 def test_settings_out_of_range(setting: str, value: object) -> None:
     with pytest.raises(InputError, match=rf"dataset\.{setting}"):
         parse_options({"name": "market1501", setting: value})
-
-
-def test_options_of_another_dataset_are_a_mistake(data_dir: Path) -> None:
-    with pytest.raises(TypeError, match="must be ReidOptions"):
-        load_reid(DigitsOptions(name="digits8no"), data_dir, 0.0, 0)

@@ -19,7 +19,8 @@ import torch
 from tiny_search import tiny_space
 
 from tune_lnl.config.trial import TrialConfig
-from tune_lnl.datasets.images.noisy import NoisyData, load_noisy
+from tune_lnl.datasets.base import NoisyData
+from tune_lnl.datasets.images.noisy import load_noisy
 from tune_lnl.errors import InputError
 from tune_lnl.training import classification
 from tune_lnl.training.act import ActTraining

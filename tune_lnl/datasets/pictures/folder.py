@@ -28,7 +28,7 @@ from tune_lnl.datasets.pictures.listing import (
     is_image_name,
     require_training_images,
 )
-from tune_lnl.datasets.pictures.noisy import PictureDataset
+from tune_lnl.datasets.pictures.noisy import PictureDataset, Pictures
 from tune_lnl.datasets.pictures.rows import Survey
 from tune_lnl.errors import InputError, shown
 
@@ -102,6 +102,13 @@ class ImageFolder(PictureDataset):
             crop = sensible_defaults(seen.training, seen.short_side).resolution
         square = crop <= LARGEST_SQUARE
         return WorkingSize(crop if square else round(crop * RESIZE_RATIO), crop, square)
+
+    def availability(self, data_dir: Path | None, cache_dir: Path) -> str:
+        return "yours"
+
+    def suggestions(self, pictures: Pictures) -> list[tuple[str, str]]:
+        fit = sensible_defaults(pictures.examined.training, pictures.surveyed.short_side)
+        return [("suits it", f"resolution {fit.resolution}, model {fit.model}, --epochs {fit.epochs}")]
 
     def model_for(self, size: WorkingSize, seen: Survey) -> str:
         """Return the default network for the resolution in use, which a user may have set."""

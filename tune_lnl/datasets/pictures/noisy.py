@@ -7,12 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tune_lnl.config.datasets import DatasetOptions, PictureOptions, PublishedOptions
-from tune_lnl.datasets.base import Dataset, TrainingForm
+from tune_lnl.datasets.base import ClassDataset, Labels, NoisyData, TrainingForm, labels_fingerprint
+from tune_lnl.datasets.description import Description, Packed
+from tune_lnl.datasets.label_file import read_label_file
+from tune_lnl.datasets.noise import corrupt_labels, instance_noise, transition_matrix
 from tune_lnl.datasets.paths import DATA_VARIABLE, find_dataset_folder, read_errors_named, searched_folders
+from tune_lnl.datasets.paths import cache_dir as default_cache_dir
 from tune_lnl.datasets.pictures.decoding import WorkingSize
 from tune_lnl.datasets.pictures.listing import PictureList
 from tune_lnl.datasets.pictures.rows import Examined, Survey, examine, survey
+from tune_lnl.datasets.split import stratified_subset
 from tune_lnl.errors import InputError
 
 
@@ -26,7 +34,7 @@ class Pictures:
     form: TrainingForm
 
 
-class PictureDataset(Dataset):
+class PictureDataset(ClassDataset[PictureOptions]):
     """A dataset of image files of any size, one class each. A subclass lists them and chooses the working size."""
 
     # ACT, released utils/builder.py: ImageNet statistics.
@@ -59,7 +67,7 @@ class PictureDataset(Dataset):
         del size, seen
         return self.default_model
 
-    def load(self, data_dir: Path | None, cache_dir: Path, options: PictureOptions) -> Pictures:
+    def read(self, data_dir: Path | None, cache_dir: Path, options: PictureOptions) -> Pictures:
         """List the files, decode each once (on first use), and pack them into `cache_dir` where they fit.
 
         Raises:
@@ -70,6 +78,24 @@ class PictureDataset(Dataset):
         size = self.working_size(options, seen)
         done = examine(cache_dir, self.name, found, seen, size, options.on_error, options.cache_budget)
         return Pictures(found, seen, done, self.form_of(size, seen))
+
+    def suggestions(self, pictures: Pictures) -> list[tuple[str, str]]:
+        """Return further rows of the description: settings that suit the data."""
+        del pictures
+        return []
+
+    def load(self, options: PictureOptions, data_dir: Path | None) -> NoisyData:
+        return noisy_pictures(options, self.read(data_dir, default_cache_dir(), options))
+
+    def describe(self, options: PictureOptions, data_dir: Path | None) -> Description:
+        # It needs the classes of this module, so it is imported where it is called.
+        from tune_lnl.datasets.pictures.describe import describe_pictures
+
+        return describe_pictures(self, options, self.read(data_dir, default_cache_dir(), options))
+
+    def pack(self, options: PictureOptions, data_dir: Path | None) -> Packed:
+        done = self.read(data_dir, default_cache_dir(), options).examined
+        return Packed(done.store.folder, done.store.nbytes(), bool(done.packed))
 
 
 class PublishedPictures(PictureDataset):
@@ -133,3 +159,92 @@ def lines_of(path: Path, on_root: Path) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read: {error}\nget the dataset in {on_root} again") from error
     return [line for line in (raw.strip() for raw in text.splitlines()) if line]
+
+
+# ---- labels
+
+
+def noisy_pictures(options: PictureOptions, pictures: Pictures) -> NoisyData:
+    """Prepare image files for training, with their own labels, labels from a file, or synthetic noise.
+
+    Only readable images are used. `classes=N` keeps samples whose listed label is below N; true labels from N on are
+    then open-set.
+    """
+    found, done = pictures.listed, pictures.examined
+    closed, total = _kept_classes(options, pictures)
+    train, test = done.rows[: done.training], done.rows[done.training :]
+    drawn = options.drawn_noise
+    true = found.labels[train] if drawn is not None else None
+    if true is None and found.true_labels is not None:
+        true = found.true_labels[train]
+    kept = np.flatnonzero(found.labels[train] < closed)
+    given, matrix = _given_to_pictures(options, pictures, train, kept, closed)
+    true = None if true is None else true[kept]
+    if options.subset < 1.0:
+        chosen = stratified_subset(given if true is None else true, options.subset, options.subset_seed)
+        kept, given, true = kept[chosen], given[chosen], None if true is None else true[chosen]
+    test_labels = found.labels[test]
+    test_rows = np.flatnonzero(test_labels < closed)
+    return NoisyData(
+        train_images=done.training_images(),
+        rows=kept,
+        given_labels=given,
+        true_labels=true,
+        open_set=None if true is None else true >= closed,
+        test_images=done.test_images(),
+        test_rows=test_rows,
+        test_labels=test_labels[test_rows],
+        num_classes=closed,
+        class_names=found.class_names[:total],
+        matrix=matrix,
+        fingerprints={"source": done.fingerprint, "labels": labels_fingerprint(kept, given)},
+        requested_noise=None if drawn is None else drawn.closed_ratio,
+        form=pictures.form,
+        train_names=found.names.chosen(train),
+        root=found.root,
+    )
+
+
+def _kept_classes(options: PictureOptions, pictures: Pictures) -> tuple[int, int]:
+    """Return the numbers of (closed classes, all classes) to keep."""
+    found = pictures.listed
+    drawn = options.drawn_noise
+    if drawn is not None and found.true_labels is not None:
+        raise InputError(
+            f"dataset.noise {drawn.kind} needs true labels to corrupt, but {found.form} has noisy and true "
+            "ones\nset dataset.noise=none to study its own noise, or make a table whose label is the true one"
+        )
+    closed = found.num_classes if options.classes is None else options.classes
+    if closed > found.num_classes:
+        raise InputError(
+            f"dataset.classes must be at most {found.num_classes} for {options.name}, got {options.classes}"
+        )
+    return closed, closed if found.true_labels is None else len(found.class_names)
+
+
+def _given_to_pictures(
+    options: PictureOptions, pictures: Pictures, train: Labels, kept: Labels, closed: int
+) -> tuple[Labels, NDArray[np.float64] | None]:
+    """Return the labels of the kept samples and, for noise from a matrix, that matrix."""
+    labels = pictures.listed.labels[train]
+    file, drawn = options.label_file, options.drawn_noise
+    if file is not None:
+        labels = read_label_file(file.file, file.column)
+        if len(labels) != len(train):
+            raise InputError(
+                f"{file.file} must hold one label per readable training image: {len(train):,}, got "
+                f"{len(labels):,}\n`python -m tune_lnl.data check {options.name}` names the unreadable ones"
+            )
+    given = labels[kept]
+    if given.max(initial=0) >= closed:
+        raise InputError(
+            f"labels of the kept images must be in 0..{closed - 1} ({closed} classes), got {given.max()}\n"
+            "use labels made for this dataset and number of classes"
+        )
+    if drawn is None:
+        return given, None
+    if drawn.kind == "instance":
+        thumbnails = pictures.examined.thumbnails[: len(train)].reshape(len(train), -1)[kept]
+        return instance_noise(thumbnails, given, closed, drawn.closed_ratio, drawn.seed), None
+    matrix = transition_matrix(drawn.kind, closed, drawn.closed_ratio)
+    return corrupt_labels(given, matrix, drawn.seed), matrix

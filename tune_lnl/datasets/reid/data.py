@@ -20,7 +20,7 @@ import numpy as np
 from numpy.random import RandomState
 from numpy.typing import NDArray
 
-from tune_lnl.config.datasets import DatasetOptions, NoiseFile, ReidOptions
+from tune_lnl.config.datasets import NoiseFile, ReidOptions
 from tune_lnl.datasets.base import Labels
 from tune_lnl.datasets.label_file import MAX_UNPACKED_BYTES, given_labels
 from tune_lnl.datasets.noise import patterned_identity_noise, random_identity_noise
@@ -84,8 +84,20 @@ class Predictions:
     source_fingerprint: str
 
 
+def get_reid_dataset(name: str) -> ReidDataset:
+    """Return the person dataset registered under `name`.
+
+    Raises:
+        InputError: as :func:`tune_lnl.datasets.registry.get_dataset`, or a dataset for something else.
+    """
+    dataset = get_dataset(name)
+    if not isinstance(dataset, ReidDataset):
+        raise InputError(f"dataset {name!r} is for {dataset.task}, and re-identification was asked for")
+    return dataset
+
+
 def load_reid(
-    options: DatasetOptions, data_dir: Path | None, validation_fraction: float, validation_seed: int
+    options: ReidOptions, data_dir: Path | None, validation_fraction: float, validation_seed: int
 ) -> ReidData:
     """Load the dataset of `options` for training.
 
@@ -98,13 +110,8 @@ def load_reid(
     Raises:
         InputError: data, noise file or predictions are absent or unusable, or there are too few identities.
         CorruptDataError: data or predictions are damaged.
-        TypeError: options of another kind of dataset.
     """
-    if not isinstance(options, ReidOptions):
-        raise TypeError(f"options must be ReidOptions, got {type(options).__name__}")
-    dataset = get_dataset(options.name)
-    if not isinstance(dataset, ReidDataset):
-        raise TypeError(f"{options.name} must be a ReidDataset, got {type(dataset).__name__}")
+    dataset = get_reid_dataset(options.name)
     _require_fraction(validation_fraction)
     source = dataset.load_source(data_dir, cache_dir(), options)
 

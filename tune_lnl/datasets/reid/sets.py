@@ -21,7 +21,9 @@ import numpy as np
 
 from tune_lnl.config.datasets import Cuhk03Options, DatasetOptions, ReidOptions
 from tune_lnl.datasets.base import Dataset, Images, Labels
+from tune_lnl.datasets.description import Description, Packed
 from tune_lnl.datasets.paths import DATA_VARIABLE, find_dataset_folder, read_errors_named, searched_folders
+from tune_lnl.datasets.paths import cache_dir as default_cache_dir
 from tune_lnl.datasets.reid.layouts import (
     CUHK03_NP_NAMES,
     CUHK03_OLD_NAMES,
@@ -91,7 +93,7 @@ class ReidSource:
         return int(np.count_nonzero(self.gallery.identities == DISTRACTOR))
 
 
-class ReidDataset(Dataset):
+class ReidDataset(Dataset[ReidOptions]):
     """A dataset of people in files of a published layout. A subclass finds its root folder."""
 
     Options: ClassVar[type[DatasetOptions]] = ReidOptions
@@ -160,6 +162,15 @@ class ReidDataset(Dataset):
             name, reason = next(iter(unreadable.items()))
             raise _unreadable_image(base / name, reason)
         return _source(files, store)
+
+    def describe(self, options: ReidOptions, data_dir: Path | None) -> Description:
+        # It needs the classes of this module, so it is imported where it is called.
+        from tune_lnl.datasets.reid.describe import describe_persons
+
+        return describe_persons(self, options, data_dir)
+
+    def pack(self, options: ReidOptions, data_dir: Path | None) -> Packed | None:
+        return Packed.around(self.load_source(data_dir, default_cache_dir(), options).train.images)
 
     def _expected_folders(self, options: ReidOptions) -> str:
         boxes = self.boxes_folder(options)

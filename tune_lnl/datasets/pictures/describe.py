@@ -1,0 +1,126 @@
+"""The description of a dataset of image files, for `python -m tune_lnl.data check`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from tune_lnl.config.datasets import PictureOptions
+from tune_lnl.datasets.base import NoisyData
+from tune_lnl.datasets.description import Description, share
+from tune_lnl.datasets.estimate import estimate_noise
+from tune_lnl.datasets.pictures.noisy import PictureDataset, Pictures, noisy_pictures
+from tune_lnl.errors import shown
+
+
+def describe_pictures(dataset: PictureDataset, options: PictureOptions, pictures: Pictures) -> Description:
+    """Return files, sizes, labels, duplicates, fingerprints, and the noise as known and as estimated."""
+    data = noisy_pictures(options, pictures)
+    rows = (
+        ("dataset", f"{dataset.name}: {dataset.description}"),
+        *_files_found(pictures),
+        *_sizes(pictures),
+        *_labels_found(data, pictures),
+        *_noise_found(data, pictures),
+        *dataset.suggestions(pictures),
+        ("source sha256", data.fingerprints["source"]),
+        ("labels sha256", data.fingerprints["labels"]),
+    )
+    faults = []
+    if pictures.examined.pixels_changed():
+        faults.append(f"the packed pixels have changed since they were packed\ndelete {pictures.examined.store.folder}")
+    return Description(rows, tuple(faults))
+
+
+def _files_found(pictures: Pictures) -> list[tuple[str, str]]:
+    found, done = pictures.listed, pictures.examined
+    rows = [
+        ("layout", f"{found.form}, {shown(str(found.root))}"),
+        *(("note", note) for note in found.notes),
+        ("source", f"{done.training:,} training and {len(done.rows) - done.training:,} test images"),
+        ("formats", ", ".join(f"{kind} {count:,}" for kind, count in sorted(done.kinds.items()))),
+        ("skipped", _with_reasons(found.skipped, found.skipped_count)),
+        ("unreadable", _with_reasons(done.unreadable, done.unreadable_count)),
+    ]
+    if found.ignored:
+        rows.append(("other files", f"{found.ignored:,}, no images by their names"))
+    return rows
+
+
+def _with_reasons(reasons: Mapping[str, str], count: int, told: int = 10) -> str:
+    lines = [f"{count:,} files"]
+    lines += [f"{shown(name)}: {shown(reason)}" for name, reason in list(reasons.items())[:told]]
+    return f"\n{'':<18}".join([*lines, *(["..."] if count > told else [])])
+
+
+def _sizes(pictures: Pictures) -> list[tuple[str, str]]:
+    done = pictures.examined
+    sides = np.sort(done.shapes, axis=1)
+    middle = np.median(sides, axis=0).astype(int)
+    kept = "kept square" if done.size.square else f"shorter side {done.size.resize} before the crop"
+    place = f"packed, {done.store.nbytes() / 2**20:,.0f} MiB in {done.store.folder}"
+    return [
+        (
+            "sizes",
+            f"shorter side {sides[:, 0].min():,} to {sides[:, 0].max():,} pixels, median {middle[0]:,} x {middle[1]:,}",
+        ),
+        ("image", f"{done.size.crop}x{done.size.crop}, 3 channels; {kept}"),
+        ("pixels", place if done.packed else "decoded anew in every epoch: they do not fit into dataset.cache_budget"),
+    ]
+
+
+def _labels_found(data: NoisyData, pictures: Pictures) -> list[tuple[str, str]]:
+    counts = np.bincount(data.given_labels, minlength=data.num_classes)
+    rows = [
+        ("classes", f"{data.num_classes} closed, {len(data.class_names) - data.num_classes} open"),
+        ("training", f"{len(data.rows):,} samples; {counts.min():,} to {counts.max():,} per given label"),
+    ]
+    for number, text in ((0, "without a training image"), (1, "with one training image, never in validation")):
+        names = [shown(data.class_names[label]) for label in np.flatnonzero(counts == number)]
+        if names:
+            rows.append(("thin classes", f"{len(names)} {text}: {', '.join(names[:5])}"))
+    tested = f"{len(data.test_rows):,} samples" if len(data.test_rows) else "no test set: there will be no test scores"
+    return [*rows, ("test", tested), ("duplicates", _duplicates(pictures))]
+
+
+def _duplicates(pictures: Pictures) -> str:
+    """Files of the same bytes: how many, how many of them under several labels, how many both in training and test."""
+    done = pictures.examined
+    keys = np.ascontiguousarray(done.contents).view([("bytes", "V16")]).ravel()
+    _, group, sizes = np.unique(keys, return_inverse=True, return_counts=True)
+    labels = pictures.listed.labels[done.rows]
+    training = np.arange(len(group)) < done.training
+    pairs = np.unique(np.stack([group[training], labels[training]]), axis=1)
+    several = np.bincount(pairs[0], minlength=len(sizes)) > 1
+    both = np.intersect1d(group[training], group[~training])
+    return (
+        f"{int((sizes - 1).sum()):,} files repeat another byte by byte; {int(several.sum()):,} training images are "
+        f"there under several labels, {len(both):,} are in the test set, too"
+    )
+
+
+def _noise_found(data: NoisyData, pictures: Pictures) -> list[tuple[str, str]]:
+    rows = [("noise", f"requested {share(data.requested_noise)}, measured {share(data.measured_noise)}")]
+    if data.open_set is not None:
+        rows.append(("total noise", f"measured {share(data.measured_total_noise)}"))
+    verified = pictures.listed.verified
+    if verified is not None:
+        marks = verified[pictures.examined.rows[: pictures.examined.training]]
+        known = marks[marks >= 0]
+        if len(known):
+            rows.append(("verified", f"{len(known):,} labels were checked, {share(float(np.mean(known == 0)))} wrong"))
+    found = estimate_noise(data.train_images, data.rows, data.given_labels)
+    if found is None:
+        rows.append(("estimated noise", "too few images per class to estimate it"))
+        return rows
+    rows.append(
+        (
+            "estimated noise",
+            f"{share(found.rate)}, 95% interval {share(found.low)} to {share(found.high)}: so many of the labels of "
+            f"{found.anchors:,} images that a simple classifier is surest of (out of {found.samples:,}) disagree with "
+            f"it; it finds {share(found.agreement)} of all labels"
+            + ("; an upper bound, as such features tell these classes apart too badly" if found.upper_bound else ""),
+        )
+    )
+    return rows
