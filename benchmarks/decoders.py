@@ -1,12 +1,12 @@
-"""Which well-kept decoder reads a photograph fastest and brings it to the working size.
+"""Compare the speed of maintained decoders that read a photograph and resize it to the working size.
 
     python benchmarks/decoders.py [--seconds 4] [--rounds 3] [--output FILE]
 
-Two photographs that scikit-learn ships (640 x 427, and enlarged) as JPEG files, read by as many threads as there are
-cores, as training reads them. Ours decodes by Pillow and resizes by torch. Held against it: Pillow alone; Pillow's
-draft mode, which lets the JPEG decoder shrink by two or four first; torchvision's decoder, which is to be removed;
-TorchCodec, its successor, which fits one version of torch each; and OpenCV; the last two where they are installed. They
-take turns. Other pixels change results: how far they are from Pillow's is shown, in grey levels.
+The input is two photographs that scikit-learn ships (640 x 427, and enlarged) as JPEG files, read by one thread per
+core, as in training. Ours decodes by Pillow and resizes by torch. The others: Pillow alone; Pillow's draft mode, where
+the JPEG decoder shrinks by two or four first; torchvision's deprecated decoder; TorchCodec, its successor, each version
+of which fits one version of torch; and OpenCV; the last two if they are installed. They take turns. Different pixels
+change results, so the distance from Pillow's pixels is printed, in grey levels.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from tune_lnl.datasets.pictures.decoding import WorkingSize, decode_pixels, stor
 ROOT = Path(__file__).resolve().parents[1]
 SIZE = WorkingSize(resize=256, crop=224, square=False)
 ENLARGED = (1, 3, 6)
-"""Times 640 x 427: about Food-101N's size, an old camera's, and a telephone's."""
+"""Factors on 640 x 427: about the size of Food-101N's images, of an old camera's, and of a telephone's."""
 QUALITY = 90
 Pixels = NDArray[np.uint8]
 Decoder = Callable[[Path], Pixels]
@@ -98,7 +98,7 @@ def decoders() -> dict[str, Decoder]:
 
 
 def installed() -> list[str]:
-    """Of the packages that are held against ours and need not be there."""
+    """Return the optional packages that are installed."""
     modules = {"torchcodec": "torchcodec", "opencv-python-headless": "cv2"}
     return [package for package, module in modules.items() if importlib.util.find_spec(module) is not None]
 
@@ -114,7 +114,7 @@ def photographs(folder: Path, times: int) -> list[Path]:
 
 
 def speed(decode: Decoder, paths: list[Path], seconds: float, threads: int) -> float:
-    """Images per second."""
+    """Return images per second."""
     with ThreadPoolExecutor(threads) as pool:
         began, count = time.perf_counter(), 0
         while time.perf_counter() - began < seconds:
@@ -123,7 +123,7 @@ def speed(decode: Decoder, paths: list[Path], seconds: float, threads: int) -> f
 
 
 def one_block(wanted: bool) -> None:
-    """How Pillow keeps large images: ours has them in one block each, Pillow left to itself in several."""
+    """Choose Pillow's storage of large images: one block each, as ours does, or several, Pillow's default."""
     core: Any = vars(Image)["core"]
     core.set_use_block_allocator(int(wanted))
 

@@ -1,10 +1,10 @@
-"""A folder of real images under partly wrong labels: classes of CIFAR-100 as image files in class folders.
+"""Write a folder of real images with partly wrong labels: classes of CIFAR-100 as image files in class folders.
 
     python benchmarks/folder_labels.py FOLDER [--data-dir DIR] [--classes 10] [--per-class 500] [--ratio 0.3]
         [--noise asymmetric|symmetric] [--seed 0]
 
 Writes FOLDER/images/<given class>/<number>.<jpg|png>, every other file a PNG, and FOLDER/images/test/<class>/...;
-beside it FOLDER/labels.csv, path, label, true_label and split of the same files: what was found can be judged on it.
+next to it FOLDER/labels.csv with path, label, true_label and split of the same files, to evaluate label verdicts.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ def parser() -> argparse.ArgumentParser:
 def write_folder(
     folder: Path, data_dir: Path | None, classes: int, per_class: int, ratio: float, noise: str, seed: int
 ) -> Path:
-    """The table's path.
+    """Write the folder and return the path of its table.
 
     Raises:
-        InputError: the folder is there already, or no CIFAR-100 is.
+        InputError: the folder exists already, or CIFAR-100 is absent.
     """
     if folder.exists():
         raise InputError(f"{folder} exists already; name a new folder")

@@ -1,10 +1,10 @@
-"""A folder of many small files: how long until it is indexed and packed, in how much memory, and the first step.
+"""Measure a folder of many small files: time and memory to list and pack it, and time to the first training step.
 
     python benchmarks/large_folder.py FOLDER [--files 100000] [--classes 100] [--output FILE.json]
 
-FOLDER is filled first (skipped where it is full already) with JPEG files of 32 x 32 pixels in class folders, none like
-another. Each figure is of a process of its own with an empty cache; memory is its peak resident set, and for comparison
-that of a process which only imports what the other two import.
+FOLDER is first filled (unless it is full already) with different JPEG files of 32 x 32 pixels in class folders. Each
+figure is measured in a new process with an empty cache; memory is its peak resident set, next to that of a process that
+only imports the same modules.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def fill(folder: Path, files: int, classes: int) -> float:
-    """Seconds; one JPEG, of which a comment makes files that differ."""
+    """Write the files, made different by a comment in each; return the seconds."""
     if (folder / "done").exists():
         return 0.0
     began = time.perf_counter()
@@ -56,10 +56,10 @@ def fill(folder: Path, files: int, classes: int) -> float:
         Image.fromarray(stream.randint(0, 256, (SIDE, SIDE, 3)).astype(np.uint8)).save(memory, "JPEG")
         patterns.append(memory.getvalue())
     for number in range(files):
-        place = folder / f"class_{number % classes:03d}"
+        inside = folder / f"class_{number % classes:03d}"
         if number < classes:
-            place.mkdir(parents=True, exist_ok=True)
-        (place / f"{number:06d}.jpg").write_bytes(_with_comment(patterns[number % 256], number))
+            inside.mkdir(parents=True, exist_ok=True)
+        (inside / f"{number:06d}.jpg").write_bytes(_with_comment(patterns[number % 256], number))
     (folder / "done").touch()
     return time.perf_counter() - began
 
@@ -81,7 +81,7 @@ def config_of(folder: Path, cache_budget: float) -> TrialConfig:
 
 
 def measure(folder: Path, cache_budget: float) -> dict[str, float]:
-    """Seconds to a training that is ready to go, again with what the first time has left, and to its first step."""
+    """Return the seconds to a ready training without and with a packed store, and to its first step."""
     config = config_of(folder, cache_budget)
     began = time.perf_counter()
     start_training(config, Surroundings())
@@ -128,7 +128,7 @@ def main(argv: list[str] | None = None) -> int:
     if a.output is not None:
         content = {
             "what": f"{a.files} JPEG files of {SIDE} x {SIDE} pixels in {a.classes} class folders; packed into the "
-            "cache, and decoded anew whenever they are needed (cache_budget 0)",
+            "cache, and decoded on every request (cache_budget 0)",
             **evidence(("torch", "numpy", "pillow")),
             "writing_seconds": written,
             "rows": rows,
