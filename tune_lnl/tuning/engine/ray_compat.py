@@ -113,10 +113,10 @@ def use_token() -> None:
     To set ``RAY_AUTH_MODE`` is enough before Ray is imported; Ray caches its configuration then, and has no public way
     to read it again.
     """
-    from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+    from ray._raylet import Config  # type: ignore[attr-defined]
 
-    os.environ.pop(AUTH_VARIABLE, None)
-    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+    os.environ[AUTH_VARIABLE] = "token"
+    Config.initialize("")
 
 
 def job_environment(environment: Mapping[str, str]) -> dict[str, str]:
