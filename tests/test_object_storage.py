@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from s3_server import S3Server
@@ -72,7 +73,7 @@ def test_a_storage_that_stays_away_is_given_up(s3: S3Server) -> None:
     s3.away = True
     with pytest.raises(StorageError, match=r"stays-away/a.* cannot be written"):
         folder.put("a", b"1", patience=0.5)
-    with pytest.raises(InputError, match="check the URL and what you may do there"):
+    with pytest.raises(InputError, match="check the URL and your rights there"):
         folder.check_writable()
 
 
@@ -91,7 +92,10 @@ def test_a_bucket_that_is_not_there(s3: S3Server) -> None:
 
 
 class _Refusing(BaseHTTPRequestHandler):
+    requests: ClassVar[list[str]] = []
+
     def do_PUT(self) -> None:
+        self.requests.append(self.path)
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
         body = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
         self.send_response(403)
@@ -103,12 +107,12 @@ class _Refusing(BaseHTTPRequestHandler):
     do_POST = do_PUT  # noqa: N815
 
     def log_message(self, format: str, *args: object) -> None:
-        """Says nothing."""
+        """Print nothing."""
 
 
 @pytest.fixture
 def refusing() -> Iterator[int]:
-    """Port of a storage that forbids every writing."""
+    """Return the port of a storage that forbids all writes."""
     server = HTTPServer(("127.0.0.1", 0), _Refusing)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server.server_port
@@ -119,12 +123,12 @@ def refusing() -> Iterator[int]:
 def test_no_permission_to_write(s3: S3Server, refusing: int) -> None:
     url = s3.url("x").replace(f":{s3.port}", f":{refusing}")
     folder = ObjectFolder.of(url)
-    with pytest.raises(InputError, match=r"ACCESS_DENIED.*\nset credentials that may read, write"):
+    with pytest.raises(InputError, match=r"ACCESS_DENIED.*\nset credentials with the rights to read, write"):
         folder.check_writable()
-    began = time.monotonic()
+    before = len(_Refusing.requests)
     with pytest.raises(StorageError):
         folder.put("a", b"1")
-    assert time.monotonic() - began < 20, "it was asked again and again, which cannot help"
+    assert len(_Refusing.requests) == before + 1, "it was repeated, which cannot help"
 
 
 @pytest.mark.parametrize(
@@ -132,7 +136,7 @@ def test_no_permission_to_write(s3: S3Server, refusing: int) -> None:
     [
         ("s3://key:hidden@bucket/prefix", r"from the environment, never from a URL: s3://\*\*\*@bucket/prefix"),
         ("s3://bucket/prefix?secret_key=hidden", r"never from a URL: s3://bucket/prefix\?secret_key=\*\*\*"),
-        ("s3://bucket/prefix?session_token=hidden", "'session_token' is taken from the environment"),
+        ("s3://bucket/prefix?session_token=hidden", "'session_token' comes from the environment"),
         ("s3:///", "names no bucket"),
         ("s3://bucket/prefix#part", "no '#'"),
     ],
@@ -145,9 +149,7 @@ def test_urls_that_are_refused(url: str, said: str) -> None:
 
 @pytest.mark.parametrize("url", ["gopher://bucket/prefix", "s3://bucket/prefix?speed=high", "file://host/place"])
 def test_places_that_pyarrow_does_not_know(url: str) -> None:
-    with pytest.raises(
-        InputError, match=r"no place that can be opened.*\ngive a folder's path, or a URL such as s3://"
-    ):
+    with pytest.raises(InputError, match=r"cannot be opened as object.*\ngive a folder's path, or a URL such as s3://"):
         ObjectFolder.of(url).check_writable()
 
 

@@ -1,7 +1,7 @@
-"""The errors a user can cause, and how they read.
+"""The errors a user can cause, and their wording.
 
-An :class:`InputError` states the rule, the value received and the next step. Doors print it on stderr and exit 2;
-it never carries a traceback to the user. Anything else that escapes is a bug.
+An :class:`InputError` states the rule, the value received and the next step. Doors print it on stderr, without a
+traceback, and exit with 2. Any other exception that reaches a door is a bug.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """Something the user gave (a name, a value, a file) cannot be used."""
+    """An input of the user (a name, a value, a file) cannot be used."""
 
 
 class CorruptDataError(InputError):
-    """A data source exists but is damaged: truncated, half-written, or not what its checksum says."""
+    """A data source exists but is damaged: truncated, half-written, or with another checksum."""
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """A sentence that helps after a failed lookup: the closest valid name, then all of them."""
+    """Return the hint after a failed lookup: the closest valid name, then all of them."""
     names = sorted(valid)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}? " if close else ""
@@ -33,5 +33,5 @@ def first_line(error: BaseException | None) -> str:
 
 
 def shown(name: str) -> str:
-    """A name for a message, in whatever script: what is not printable, and could steer a terminal, is escaped."""
+    """Return a name for a message; characters that are not printable, and could control a terminal, are escaped."""
     return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in name)

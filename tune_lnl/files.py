@@ -1,4 +1,4 @@
-"""Files that readers see whole (the old content or the new, never a part), and text in CSV files."""
+"""Writing files so that a reader sees the old content or the new, never a part; and text in CSV files."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from pathlib import Path
 
 @contextmanager
 def whole_file(path: Path, *, durable: bool = False) -> Iterator[Path]:
-    """A path beside ``path`` to write to, which takes its place when the context ends well; else it is deleted.
+    """Give a temporary path to write to; it replaces ``path`` when the context ends well, else it is deleted.
 
-    A process that is killed leaves it behind: its name begins with a dot.
+    A killed process leaves the temporary file behind; its name begins with a dot.
 
     Args:
         path: in a folder that exists.
-        durable: wait until the disk has the content, so that it outlives the machine, too.
+        durable: wait until the content is on the disk, so that it survives a power failure.
 
     Raises:
-        OSError: no room, or no permission; ``path`` is as it was.
+        OSError: no room, or no permission; ``path`` is unchanged.
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -46,9 +46,9 @@ def is_disk_full(error: BaseException) -> bool:
 
 
 FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r")
-"""A spreadsheet takes a cell that begins with one of these for a formula, and runs it."""
+"""A spreadsheet runs a cell that begins with one of these as a formula."""
 
 
 def no_formula(cell: str) -> str:
-    """The text with an apostrophe in front where a spreadsheet would take it for a formula."""
+    """Return the text, with an apostrophe in front where a spreadsheet would run it as a formula."""
     return f"'{cell}" if cell.startswith(FORMULA_SIGNS) else cell

@@ -1,7 +1,7 @@
-"""Folders in object storage (``s3://bucket/prefix``, whatever pyarrow.fs knows), whose objects are whole or not there.
+"""Folders in object storage (``s3://bucket/prefix`` or any other URL of pyarrow.fs). An object is whole or absent.
 
-Credentials come from the environment or the machine (for S3: AWS_ACCESS_KEY_ID and its like, a profile, an instance's
-role), never from a URL: a URL is written into run.yaml and shown.
+Credentials come from the environment or the machine (for S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or
+a role of the instance), never from a URL, because a URL is written to run.yaml and printed.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ from tune_lnl.errors import InputError, first_line
 from tune_lnl.files import whole_file
 
 PATIENCE = 30.0
-"""Seconds for which a call is repeated; less than the silence after which a worker counts as stuck."""
+"""Seconds for which a failing call is repeated; shorter than the silence after which a worker counts as stuck."""
 ANSWER_SECONDS = 45.0
-"""The first question, to a storage that may not be there, gets so long."""
+"""Seconds to wait for the first answer of a storage that may not exist."""
 PARALLEL = 16
-"""Objects on their way at once."""
+"""Concurrent transfers."""
 
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 SECRET = re.compile(r"key|secret|token|password|credential", re.IGNORECASE)
 FLAT = ("s3", "gcs", "abfs")
-"""Storages without folders; the others want a folder before there is a file in it."""
+"""Storages without folders; in the others a folder is created before a file in it."""
 HOPELESS = ("ACCESS_DENIED", "NO_SUCH_BUCKET", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH", "UNAUTHENTICATED")
-"""Answers that another try would get again, as pyarrow spells them."""
+"""Errors that a repetition would not change, as pyarrow spells them."""
 
 T = TypeVar("T")
 
 
 class StorageError(OSError):
-    """Object storage did not do what was asked of it, although it was asked for a while."""
+    """A call to object storage failed, and so did its repetitions."""
 
 
 @dataclass(frozen=True)
 class Stored:
-    """An object as a listing gives it."""
+    """An object, as a listing gives it."""
 
     size: int
     changed: int
@@ -56,10 +56,10 @@ class Stored:
 
 
 def is_url(place: str | Path) -> bool:
-    """Whether a place is in object storage.
+    """Return whether a place is a URL, in object storage.
 
     Raises:
-        InputError: it was, until ``Path`` made ``s3:/`` of ``s3://``.
+        InputError: a ``Path`` of a URL, which has turned ``s3://`` into ``s3:/``.
     """
     text = str(place)
     if "://" not in text and isinstance(place, Path) and SCHEME.match(text):
@@ -75,17 +75,17 @@ class ObjectFolder:
 
     @classmethod
     def of(cls, url: str) -> ObjectFolder:
-        """The folder of a URL; nothing is asked of it yet.
+        """Return the folder of a URL, without a request to the storage.
 
         Raises:
-            InputError: the URL holds credentials or has no bucket.
+            InputError: the URL contains credentials or has no bucket.
         """
         parts = urlsplit(url)
         if "@" in parts.netloc and (parts.scheme not in ("abfs", "abfss") or ":" in parts.netloc.partition("@")[0]):
-            raise InputError(f"credentials are taken from the environment, never from a URL: {_masked(url)}")
+            raise InputError(f"credentials come from the environment, never from a URL: {_masked(url)}")
         for name, _ in parse_qsl(parts.query, keep_blank_values=True):
             if SECRET.search(name):
-                raise InputError(f"{name!r} is taken from the environment, never from a URL: {_masked(url)}")
+                raise InputError(f"{name!r} comes from the environment, never from a URL: {_masked(url)}")
         if parts.fragment:
             raise InputError(f"a URL of a folder has no '#', got {url!r}")
         if not parts.netloc and not parts.path.strip("/"):
@@ -111,11 +111,11 @@ class ObjectFolder:
     # ---- objects, by their key below this folder
 
     def put(self, key: str, content: bytes, patience: float = PATIENCE) -> None:
-        """Write an object; readers see the old one or the new, never a part."""
+        """Write an object; a reader sees the old content or the new, never a part."""
         _trying(lambda: self._write(key, content), f"{self / key} cannot be written", patience)
 
     def get(self, key: str, patience: float = PATIENCE) -> bytes | None:
-        """An object's content; ``None`` where there is none."""
+        """Return the content of an object; ``None`` where there is none."""
 
         def read() -> bytes | None:
             try:
@@ -127,7 +127,7 @@ class ObjectFolder:
         return _trying(read, f"{self / key} cannot be read", patience)
 
     def list(self, under: str = "", patience: float = PATIENCE) -> dict[str, Stored]:
-        """Every object below this folder, or below one in it, by key."""
+        """Return every object below this folder, or below a folder in it, by key."""
         from pyarrow import fs
 
         place = f"{self._path}/{under}".rstrip("/")
@@ -141,7 +141,7 @@ class ObjectFolder:
         }
 
     def delete(self, key: str, patience: float = PATIENCE) -> None:
-        """Remove an object; it may be gone already."""
+        """Delete an object, if it exists."""
 
         def remove() -> None:
             try:
@@ -154,7 +154,7 @@ class ObjectFolder:
     def _write(self, key: str, content: bytes) -> None:
         path = f"{self._path}/{key}"
         if self._system.type_name in FLAT:
-            # In one call: closing an upload of which a part is missing would make it an object.
+            # In one call: closing an incomplete upload would store it as an object.
             with self._system.open_output_stream(path) as stream:
                 stream.write(content)
             return
@@ -168,11 +168,11 @@ class ObjectFolder:
     # ---- files
 
     def upload(self, key: str, path: Path, patience: float = PATIENCE) -> None:
-        """Write a file's content as it is now."""
+        """Write the present content of a file."""
         self.put(key, path.read_bytes(), patience)
 
     def download(self, keys: Iterable[str], folder: Path, known: dict[str, Stored]) -> None:
-        """Bring objects to files of the same names below ``folder``; those that are there, as old and as long, stay."""
+        """Download objects to files of the same names below ``folder``; skip unchanged ones (size, time of change)."""
 
         def bring(key: str) -> None:
             path, stored = folder / key, known[key]
@@ -180,7 +180,7 @@ class ObjectFolder:
                 return
             content = self.get(key)
             if content is None:
-                return  # deleted since it was listed
+                return  # deleted after the listing
             path.parent.mkdir(parents=True, exist_ok=True)
             with whole_file(path) as beside:
                 beside.write_bytes(content)
@@ -189,10 +189,10 @@ class ObjectFolder:
         for_all(keys, bring)
 
     def check_writable(self) -> None:
-        """Write a small object and remove it.
+        """Write a small object and delete it.
 
         Raises:
-            InputError: that does not work, or there is no answer.
+            InputError: one of the two fails, or there is no answer.
         """
         key = f".check-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
 
@@ -204,10 +204,10 @@ class ObjectFolder:
             _answered(write_and_remove)
 
     def check_readable(self, under: str = "") -> dict[str, Stored]:
-        """:meth:`list`, where it is not known yet whether anything answers.
+        """Return :meth:`list`, as the first request to a storage.
 
         Raises:
-            InputError: nothing does, or it refuses.
+            InputError: the storage does not answer, or refuses.
         """
         with _as_input_error(self):
             return _answered(lambda: self.list(under, 0.0))
@@ -224,10 +224,10 @@ class ObjectFolder:
 
 
 def local_file(place: str | Path, cache: Path) -> Path:
-    """A file that is given by its path or its URL; what a URL names is brought below ``cache`` first.
+    """Return the path of a file given by its path or its URL; a URL is downloaded below ``cache`` first.
 
     Raises:
-        InputError: nothing is there, or nothing answers.
+        InputError: there is no such object, or the storage does not answer.
     """
     if not is_url(place):
         return Path(place)
@@ -237,7 +237,7 @@ def local_file(place: str | Path, cache: Path) -> Path:
         content = _answered(lambda: folder.get(name, 0.0))
     if content is None:
         raise InputError(f"{place}: there is no such object; check the URL")
-    # With the name of the folder, which says what a best.yaml or a model.pt is of.
+    # Keep the name of the folder: it names the run of a best.yaml or a model.pt.
     path = cache / "files" / hashlib.sha256(folder.url.encode()).hexdigest()[:16] / folder.name / name
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as beside:
@@ -253,7 +253,7 @@ def _is_half_written(path: str) -> bool:
 
 
 def for_all(keys: Iterable[str], action: Callable[[str], None]) -> None:
-    """Do something with many objects, a few at a time; the first error is raised."""
+    """Call ``action`` for many objects, some at a time, and raise the first error."""
     with ThreadPoolExecutor(PARALLEL) as pool:
         for done in [pool.submit(action, key) for key in keys]:
             done.result()
@@ -261,7 +261,7 @@ def for_all(keys: Iterable[str], action: Callable[[str], None]) -> None:
 
 @cache
 def _opened(url: str) -> tuple[Any, str]:
-    """pyarrow's file system for a URL, and the path in it."""
+    """Return pyarrow's file system for a URL, and the path in it."""
     parts = urlsplit(url)
     system, path = _file_system(urlunsplit(parts._replace(path="")) if parts.scheme in ("s3", "gs", "gcs") else url)
     if parts.scheme in ("s3", "gs", "gcs"):
@@ -271,7 +271,7 @@ def _opened(url: str) -> tuple[Any, str]:
 
 @cache
 def _file_system(url: str) -> tuple[Any, str]:
-    """Opened once per bucket: that may ask the network where the bucket is."""
+    """Open a file system, once per bucket: opening may ask the network for the region of the bucket."""
     from pyarrow import fs
 
     first: Exception | None = None
@@ -283,29 +283,32 @@ def _file_system(url: str) -> tuple[Any, str]:
         except OSError as error:
             raise StorageError(f"{url} cannot be opened: {first_line(error)}") from error
     raise InputError(
-        f"{url} is no place that can be opened: {first_line(first)}\n"
+        f"{url} cannot be opened as object storage: {first_line(first)}\n"
         "give a folder's path, or a URL such as s3://BUCKET/PREFIX or gs://BUCKET/PREFIX"
     )
 
 
 def _wanted_options(url: str) -> list[str]:
-    """What makes a storage quicker, or quicker to give up; a pyarrow that is too old for it is asked without."""
+    """Return options that make a storage faster, or give up sooner; an older pyarrow that refuses them does without."""
     scheme = urlsplit(url).scheme
     if scheme == "s3":
         return ["allow_delayed_open=true"]  # one request for a small object instead of three
     if scheme in ("gs", "gcs") and "retry_limit_seconds" not in url:
-        return [f"retry_limit_seconds={PATIENCE:g}"]  # instead of a quarter of an hour
+        return [f"retry_limit_seconds={PATIENCE:g}"]  # default: 15 minutes
     return []
 
 
-# ---- trying again, and giving up
+# ---- repeating calls
 
 
 def _trying(action: Callable[[], T], what: str, patience: float) -> T:
-    """Call until it works, with longer and longer rests.
+    """Call ``action`` until it succeeds, with growing pauses.
+
+    Args:
+        what: the failure in words, for the error message.
 
     Raises:
-        StorageError: it did not within ``patience`` seconds, or cannot ever.
+        StorageError: it failed for ``patience`` seconds, or for a reason that does not pass.
     """
     until, rest = time.monotonic() + patience, 0.25
     while True:
@@ -320,7 +323,7 @@ def _trying(action: Callable[[], T], what: str, patience: float) -> T:
 
 
 def _answered(action: Callable[[], T]) -> T:
-    """What an action returns or raises, which may also hang: some storages wait for the network for minutes."""
+    """Return or raise the outcome of ``action``, within a time limit: some storages wait minutes for the network."""
     outcome: list[tuple[T | None, BaseException | None]] = []
 
     def act() -> None:
@@ -345,8 +348,8 @@ def _as_input_error(folder: ObjectFolder) -> Iterator[None]:
     try:
         yield
     except StorageError as error:
-        said = str(error) if folder.url in str(error) else f"{folder}: {error}"
-        raise InputError(f"{said}\n{_next_step(error)}") from None
+        message = str(error) if folder.url in str(error) else f"{folder}: {error}"
+        raise InputError(f"{message}\n{_next_step(error)}") from None
 
 
 def _next_step(error: BaseException) -> str:
@@ -355,16 +358,16 @@ def _next_step(error: BaseException) -> str:
         return "create the bucket, or give another --results-dir"
     if any(word in text for word in ("ACCESS_DENIED", "INVALID_ACCESS_KEY", "SIGNATURE", "UNAUTH", "redential", "403")):
         return (
-            "set credentials that may read, write, list and delete there in the environment (for S3: "
+            "set credentials with the rights to read, write, list and delete there in the environment (for S3: "
             "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or a role of the machine)"
         )
     if any(word in text for word in ("NETWORK_CONNECTION", "resolve", "no answer", "onnect")):
         return "check the network and the address (?endpoint_override=HOST:PORT for a server of your own)"
-    return "check the URL and what you may do there, or give another --results-dir"
+    return "check the URL and your rights there, or give another --results-dir"
 
 
 def _masked(url: str) -> str:
-    """A URL for a message, without what may be secret in it."""
+    """Return a URL for a message, its possible secrets replaced by ``***``."""
     parts = urlsplit(url)
     place = f"***@{parts.netloc.rpartition('@')[2]}" if "@" in parts.netloc else parts.netloc
     query = "&".join(
