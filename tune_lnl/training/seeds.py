@@ -21,7 +21,8 @@ import torch
 from filelock import FileLock, Timeout
 
 from tune_lnl.config.base import check_keys, required_name, section_mapping
-from tune_lnl.config.overrides import apply_overrides, parse_overrides, scale_epochs
+from tune_lnl.config.epochs import scale_epochs
+from tune_lnl.config.overrides import apply_overrides, parse_overrides
 from tune_lnl.config.registry import settings_type
 from tune_lnl.config.trial import PROVENANCE, SECTIONS, TrialConfig, build_config
 from tune_lnl.config.yaml import dump_yaml, read_mapping

@@ -22,7 +22,8 @@ from tune_lnl.config.base import (
     validated,
     without_removed,
 )
-from tune_lnl.config.overrides import apply_overrides, parse_overrides, scale_epochs
+from tune_lnl.config.epochs import scale_epochs
+from tune_lnl.config.overrides import apply_overrides, parse_overrides
 from tune_lnl.config.registry import settings_type
 from tune_lnl.config.trial import SECTIONS, TrialConfig, build_config, default_objective
 from tune_lnl.config.yaml import read_mapping
