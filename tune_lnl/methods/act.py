@@ -24,7 +24,7 @@ Symbols, and the names they have below (B samples in the batch, N in the trainin
 ``t``    corrected_labels     label that the strong view is trained on (B,)
 ======== ==================== ==================================================================================
 
-The robust phase, in the step numbers used beside the code:
+The robust phase, in the step numbers used in the code:
 
 1. a0, a1 = accuracy of each network on the batch.
 2. Mining is on iff a0 ≠ 0 and (a1 - a0) / a0 < τ.

@@ -23,7 +23,7 @@ def write_whole(path: Path, content: dict[str, Any]) -> None:
         OSError: the file cannot be written; ``path`` is unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path, durable=True) as beside, beside.open("wb") as file:
+    with whole_file(path, durable=True) as temporary, temporary.open("wb") as file:
         disk = _Disk(file)
         try:
             torch.save(content, cast(IO[bytes], disk))

@@ -180,5 +180,5 @@ def _read(path: Path, key: str) -> dict[str, Any] | None:
 def _write(path: Path, key: str, result: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     arrays: dict[str, Any] = {name: np.asarray(value) for name, value in result.items()}
-    with whole_file(path, durable=True) as beside, beside.open("wb") as file:
+    with whole_file(path, durable=True) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, key=np.array(key), **arrays)

@@ -98,7 +98,7 @@ class NetworkTraining(Training[S, D, V], Generic[B, S, D, V]):
     def seconds_per_epoch(self, epoch: int, batches: int) -> float:
         self._begin_epoch(epoch)
         ahead = islice(self.batches(epoch), batches + 1)
-        # The first batch includes what is set up once.
+        # The first batch includes work that is done once.
         self.train_step(next(ahead), epoch, Totals())
         began, images = time.perf_counter(), 0
         for batch in ahead:

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from tune_lnl.errors import InputError
+from tune_lnl.files import whole_file
 from tune_lnl.training.model_file import ImageClassifier
 
 
@@ -75,9 +75,5 @@ def write_onnx(classifier: ImageClassifier, file: Path) -> None:
     for key, value in facts.items():
         entry = content.metadata_props.add()
         entry.key, entry.value = key, str(value)
-    beside = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        onnx.save(content, beside)
-        beside.replace(file)
-    finally:
-        beside.unlink(missing_ok=True)
+    with whole_file(file) as temporary:
+        onnx.save(content, temporary)

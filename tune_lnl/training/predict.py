@@ -244,12 +244,12 @@ def _table(output: Path | None, top: int) -> Iterator[Callable[[Prediction], Non
     if output is None:
         yield _csv_rows(sys.stdout, top)
         return
-    with whole_file(output) as beside:
+    with whole_file(output) as temporary:
         if output.suffix.lower() == ".csv":
-            with beside.open("w", encoding="utf-8", newline="") as file:
+            with temporary.open("w", encoding="utf-8", newline="") as file:
                 yield _csv_rows(file, top)
         else:
-            with _parquet_rows(beside, top) as write:
+            with _parquet_rows(temporary, top) as write:
                 yield write
 
 

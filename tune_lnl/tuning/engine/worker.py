@@ -142,7 +142,7 @@ class TrialRun:
         return reply
 
     def _value(self, epochs: int) -> float:
-        """Return the objective after so many epochs; 0 for a training on all the data, which holds nothing out."""
+        """Return the objective after that number of epochs; 0 for a training without a held-out part."""
         assert self._run is not None
         objective, reports = self._run.training.config.objective, self._run.reports[:epochs]
         if self._run.training.config.validation.fraction == 0:
