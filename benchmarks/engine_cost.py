@@ -91,8 +91,10 @@ def run_one(folder: Path, trials: int, epochs: int, profile: Path | None) -> dic
     """One search in this process."""
     from tune_lnl.tuning.driver import search
     from tune_lnl.tuning.engine.listeners import Checkpoints, Tables
+    from tune_lnl.tuning.monitor.console import Console
     from tune_lnl.tuning.monitor.progress import Progress
     from tune_lnl.tuning.monitor.prometheus import MetricsExport
+    from tune_lnl.tuning.monitor.state import SearchState
     from tune_lnl.tuning.plan.options import SearchOptions
     from tune_lnl.tuning.runs.run import load_run
     from tune_lnl.tuning.study.journal import WholeLinesBackend
@@ -105,6 +107,7 @@ def run_one(folder: Path, trials: int, epochs: int, profile: Path | None) -> dic
     watch.watch("journal", WholeLinesBackend, "append_logs")
     watch.watch("tables", Tables, "on_end")
     watch.watch("progress", Progress, "on_epoch", "on_end")
+    watch.watch("progress", SearchState, "on_epoch", "on_end")
     watch.watch("progress", MetricsExport, "refresh")
     watch.watch("tidying", Checkpoints, "on_end")
     on_end = Progress.on_end
@@ -122,7 +125,7 @@ def run_one(folder: Path, trials: int, epochs: int, profile: Path | None) -> dic
     began = time.monotonic()
     if profiler is not None:
         profiler.enable()
-    code = search(options, lambda line: None)
+    code = search(options, Console(write=lambda line: None))
     if profiler is not None:
         profiler.disable()
         profiler.dump_stats(str(profile))

@@ -159,6 +159,7 @@ class Driver:
         """One process of the driver, from its start to its end; a lost one raises :class:`DriverLost`."""
         from tune_lnl.tuning import driver
         from tune_lnl.tuning.engine.local import LocalRay
+        from tune_lnl.tuning.monitor.console import Console
 
         class Simulated(LocalRay):
             """Its cluster stands in for Ray's actors, see :meth:`Driver._simulate`."""
@@ -172,7 +173,9 @@ class Driver:
             self._watch(stack)
             self.clock.work()
             try:
-                return driver.run_plan(plan, resume, self.lines.append, Simulated(plan.resources.concurrent))
+                return driver.run_plan(
+                    plan, resume, Console(write=self.lines.append), Simulated(plan.resources.concurrent)
+                )
             finally:
                 self.clock.rest()
 
@@ -187,7 +190,7 @@ class Driver:
         from tune_lnl.tuning.engine.session import Session
         from tune_lnl.tuning.monitor import progress, prometheus
         from tune_lnl.tuning.monitor.prometheus import MetricsExport
-        from tune_lnl.tuning.monitor.state import Board
+        from tune_lnl.tuning.monitor.state import SearchState
         from tune_lnl.tuning.plan import plan as planning
         from tune_lnl.tuning.study import study
 
@@ -212,7 +215,8 @@ class Driver:
         replace(driver, Session=partial(Session, clock=clock), open_study=opened, time=now)
         replace(listeners, time=now)
         replace(prometheus, MetricsExport=partial(MetricsExport, clock=clock))
-        replace(progress, Board=partial(Board, clock=clock), time=now)
+        replace(driver, SearchState=partial(SearchState, clock=clock))
+        replace(progress, time=now)
         replace(study, time=now)
         replace(ray_bridge, time=now)
         replace(planning, device_name=lambda device: "simulated")
@@ -231,6 +235,7 @@ class Driver:
         from tune_lnl.tuning.engine.tune import StudyScheduler, StudySearcher
         from tune_lnl.tuning.monitor.progress import Progress
         from tune_lnl.tuning.monitor.prometheus import MetricsExport
+        from tune_lnl.tuning.monitor.state import SearchState
         from tune_lnl.tuning.study.journal import WholeLinesBackend
         from tune_lnl.tuning.study.study import SearchStudy
 
@@ -256,6 +261,7 @@ class Driver:
         watch("reading the journal", WholeLinesBackend, "read_logs")
         watch("tables", Tables, "write", each="tables")
         watch("progress", Progress, "on_epoch", "on_end")
+        watch("progress", SearchState, "on_epoch", "on_end")
         watch("figures for Prometheus", MetricsExport, "refresh")
         watch("tidying", Checkpoints, "on_end")
 

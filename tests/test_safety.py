@@ -14,8 +14,8 @@ import pytest
 import tune_lnl
 from tune_lnl.config.yaml import load_yaml
 from tune_lnl.errors import InputError
+from tune_lnl.tuning.engine.auth import LOOPBACK
 from tune_lnl.tuning.engine.runner import RAY_ENVIRONMENT
-from tune_lnl.tuning.monitor.dashboards import LOOPBACK
 
 PACKAGE = Path(tune_lnl.__file__).parent
 SOURCES = sorted(PACKAGE.rglob("*.py"))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tune_lnl import api
 from tune_lnl.search import main
+from tune_lnl.tuning.monitor.console import Console
 from tune_lnl.tuning.plan.options import REMOVED, SearchOptions, TrialCount
 
 Asked = list[SearchOptions]
@@ -21,9 +21,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
     """What the door hands on, instead of a search."""
     seen: Asked = []
 
-    def search(options: SearchOptions, say: Callable[[str], None]) -> int:
+    def search(options: SearchOptions, console: Console) -> int:
         seen.append(options)
-        say("a line")
+        console("a line")
         return 130
 
     monkeypatch.setattr(api, "search", search)

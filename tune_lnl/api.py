@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +40,7 @@ def run_search(space: str | Path, *, quiet: bool = False, **options: Any) -> Run
     asked = SearchOptions.of(space, **options)
     if asked.all_conditions:
         raise InputError("run_search runs one condition at a time; give condition=NAME, and call it once for each")
-    code = search_and_report(asked, (lambda line: None) if quiet else Console(asked.verbosity))
+    code = search_and_report(asked, Console(asked.verbosity, (lambda line: None) if quiet else None))
     if code == EXIT_CODES["interrupted"]:
         raise KeyboardInterrupt
     name = run_name(asked)
@@ -52,16 +51,13 @@ def run_search(space: str | Path, *, quiet: bool = False, **options: Any) -> Run
     return run
 
 
-def search_and_report(options: SearchOptions, say: Callable[[str], None]) -> int:
+def search_and_report(options: SearchOptions, console: Console) -> int:
     """Run a search to its end and write its report; not after an interruption, which has to be quick.
-
-    Args:
-        say: prints a line.
 
     Returns:
         the exit code of the search.
     """
-    code = search(options, say)
+    code = search(options, console)
     if code != EXIT_CODES["interrupted"]:
-        report_after_search(run_name(options), options.results_dir, say)
+        report_after_search(run_name(options), options.results_dir, console)
     return code

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Literal
@@ -14,10 +14,9 @@ from tune_lnl.files import is_disk_full
 from tune_lnl.object_storage import StorageError
 from tune_lnl.tuning.confirm.stage import ConfirmError, confirm
 from tune_lnl.tuning.engine.joining import joined
-from tune_lnl.tuning.engine.listener import Listener
 from tune_lnl.tuning.engine.listeners import Checkpoints, StopFlag, Tables
 from tune_lnl.tuning.engine.local import LocalRay
-from tune_lnl.tuning.engine.messages import Job, StopReason, WorkerReport
+from tune_lnl.tuning.engine.messages import Job, StopReason
 from tune_lnl.tuning.engine.node_probing import measure_on_nodes
 from tune_lnl.tuning.engine.runner import Runner, carry_out, set_ray_environment, trial_job
 from tune_lnl.tuning.engine.session import BUGS_TO_STOP, Session
@@ -26,7 +25,8 @@ from tune_lnl.tuning.engine.tune import JobOf
 from tune_lnl.tuning.monitor.console import Console
 from tune_lnl.tuning.monitor.dashboards import study_dashboard
 from tune_lnl.tuning.monitor.progress import Progress
-from tune_lnl.tuning.monitor.state import Board
+from tune_lnl.tuning.monitor.state import SearchState
+from tune_lnl.tuning.monitor.table import table_shown
 from tune_lnl.tuning.plan.checks import check_database, check_search
 from tune_lnl.tuning.plan.options import ConfirmRequest, SearchOptions
 from tune_lnl.tuning.plan.plan import Plan, plan_study
@@ -48,11 +48,8 @@ Outcome = Literal["done", "failed", "interrupted"]
 EXIT_CODES: dict[Outcome, int] = {"done": 0, "failed": 1, "interrupted": 130}
 
 
-def search(options: SearchOptions, say: Callable[[str], None]) -> int:
+def search(options: SearchOptions, console: Console) -> int:
     """Run a search; one study per condition.
-
-    Args:
-        say: prints a line; with a :class:`Console` a terminal shows a table as well.
 
     Returns:
         the exit code: 0 done, 1 it ran and failed, 130 interrupted.
@@ -60,7 +57,6 @@ def search(options: SearchOptions, say: Callable[[str], None]) -> int:
     Raises:
         InputError: nothing was started and nothing written.
     """
-    console = say if isinstance(say, Console) else Console(options.verbosity, say)
     studies = check_search(options)  # a mistyped option is refused before a cluster is asked for anything
     if options.address is None:
         here = Machine.here()
@@ -86,18 +82,16 @@ def _run_all(options: SearchOptions, plans: Sequence[tuple[Plan, Runner]], conso
     return max(codes)
 
 
-def run_plan(plan: Plan, resume: bool, say: Callable[[str], None], runner: Runner) -> Outcome:
+def run_plan(plan: Plan, resume: bool, console: Console, runner: Runner) -> Outcome:
     """Carry out one study.
 
     Args:
         resume: continue the study that exists.
-        say: prints a line for the user; a :class:`Console` does more with it.
 
     Raises:
         InputError: another driver runs it, the run is of other settings or data, or its study is damaged or in a
             database that cannot be written.
     """
-    console = Console.of(say)
     with _only_writer(plan, resume), holding(FolderLease(plan.files, plan.run, console.tell)):
         if resume and plan.files.settings.exists():
             # Read again by the only writer: another driver may have been at work since this was planned.
@@ -148,7 +142,7 @@ def _search_and_confirm(plan: Plan, resume: bool, console: Console, runner: Runn
     plan.files.write(plan.files.settings, dump_yaml(plan.settings()))
     clear_leftovers(plan.files)
     study = open_study(plan)
-    progress = Progress(plan, study, console, deadline)
+    progress = Progress(plan, study, console)
     progress.begin(resume)
     left = plan.space.budget.trials - study.count(*ENDED)
     outcome: Outcome = "done"
@@ -182,22 +176,26 @@ def _search(
     runner: Runner,
 ) -> Outcome:
     """Run the trials that are left."""
+    state = SearchState(plan, study, deadline)
     session = Session(
         study,
         jobs=left,
         epochs=plan.space.epochs,
         concurrent=runner.room,
         deadline=deadline,
-        listeners=[StopFlag(plan.files), progress, Checkpoints(plan.files, study), Tables(plan, study)],
+        listeners=[StopFlag(plan.files), state, progress, Checkpoints(plan.files, study), Tables(plan, study)],
     )
 
     @contextmanager
     def views() -> Iterator[None]:
+        from tune_lnl.tuning.monitor.prometheus import MetricsExport  # Ray
+
         dashboard = (
             study_dashboard(plan.files, console.tell, plan.database) if plan.options.dashboard else nullcontext()
         )
-        with dashboard, progress.showing(session.running):
-            session.listeners.append(PrometheusExport(plan, progress.board))
+        state.begin(session.running)
+        with dashboard, table_shown(plan, state, console):
+            session.listeners.append(MetricsExport(plan, state))
             yield
 
     def job_of(suggestion: Suggestion) -> Job:
@@ -232,22 +230,6 @@ def _search(
 
 def _disk_full(plan: Plan) -> str:
     return f"stopped: the disk of {plan.files.root} is full; make room, then:\n  {plan.resume_command()}"
-
-
-class PrometheusExport(Listener):
-    """Sends the figures of a search to Prometheus. Made while Ray runs."""
-
-    def __init__(self, plan: Plan, board: Board) -> None:
-        from tune_lnl.tuning.monitor.prometheus import MetricsExport
-
-        self._metrics = MetricsExport(plan)
-        self._board = board
-
-    def on_epoch(self, report: WorkerReport) -> None:
-        self._metrics.refresh(self._board.view)
-
-    def on_end(self, number: int) -> None:
-        self._metrics.refresh(self._board.view)
 
 
 def _confirm(

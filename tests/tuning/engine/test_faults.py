@@ -309,10 +309,10 @@ def test_a_full_disk_under_the_driver(prepare: Prepare, monkeypatch: pytest.Monk
     said: list[str] = []
     with monkeypatch.context() as patched:
         patched.setattr(where, no_room)
-        assert run_plan(plan, False, said.append, InThisProcess()) == "failed"
+        assert run_plan(plan, False, Console(write=said.append), InThisProcess()) == "failed"
     assert "is full; make room, then:" in "\n".join(said)
     assert plan.resume_command() in "\n".join(said)
-    assert run_plan(plan, True, said.append, InThisProcess()) == "done"
+    assert run_plan(plan, True, Console(write=said.append), InThisProcess()) == "done"
     assert [t.state.name for t in read_trials(plan.files.study)] == ["COMPLETE"]
     assert not plan.files.ray_folder.exists()
 
@@ -325,10 +325,10 @@ def test_the_disk_budget_stops_resumably(prepare: Prepare) -> None:
         assert session.next_job() is not None
         session.stop("disk budget")
 
-    assert run_plan(plan, False, said.append, InThisProcess(before=over_budget)) == "failed"
+    assert run_plan(plan, False, Console(write=said.append), InThisProcess(before=over_budget)) == "failed"
     assert "uses more than its 20.0 GB; raise --disk-budget" in "\n".join(said)
     assert [t.state.name for t in read_trials(plan.files.study)] == ["WAITING", "WAITING"]
-    assert run_plan(plan, True, said.append, InThisProcess()) == "done"
+    assert run_plan(plan, True, Console(write=said.append), InThisProcess()) == "done"
 
 
 # ---- late writers and damaged states

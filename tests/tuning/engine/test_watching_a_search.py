@@ -160,14 +160,14 @@ def test_a_real_prometheus_gets_the_figures(watched: Driver, tmp_path: Path) -> 
         found = series()
         assert {f"ray_{name}" for name in (*OF_THE_RUN, *OF_A_STATE)} <= set(found)
         assert {one["metric"]["run"] for ones in found.values() for one in ones} == {driver.space.stem}
-        places: set[str] = set()
+        slots: set[str] = set()
 
-        def both_places() -> bool:
+        def both_slots() -> bool:
             # Not at the same moment: a trial that begins has no value yet.
-            places.update(one["metric"]["place"] for one in series().get("ray_tune_lnl_trial_value", []))
-            return places == {"0", "1"}
+            slots.update(one["metric"]["slot"] for one in series().get("ray_tune_lnl_trial_value", []))
+            return slots == {"0", "1"}
 
-        wait(driver, both_places, "both places")
+        wait(driver, both_slots, "both slots")
         (progress,) = found["ray_tune_lnl_progress_ratio"]
         assert 0 < float(progress["value"][1]) < 1
         (best,) = found["ray_tune_lnl_best_value"]

@@ -1,10 +1,9 @@
-"""Lines, levels, and a table on a terminal (a pseudo-terminal of the test's)."""
+"""Lines, verbosity, and a table on a terminal (a pseudo-terminal of the test)."""
 
 from __future__ import annotations
 
 import itertools
 import os
-import pickle
 import pty
 import re
 import sys
@@ -34,14 +33,6 @@ def test_levels() -> None:
     assert heard("quiet") == ["always"]
     assert heard("normal") == ["always", "usually", "a row"]
     assert heard("verbose") == ["always", "usually", "a row", "a detail"]
-
-
-def test_any_function_will_do() -> None:
-    lines: list[str] = []
-    Console.of(lines.append)("hello")
-    assert lines == ["hello"]
-    console = Console("quiet")
-    assert Console.of(console) is console
 
 
 def test_no_terminal_gets_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
@@ -185,11 +176,3 @@ def test_a_process_that_leaves_at_once_leaves_no_table(monkeypatch: pytest.Monke
             after = shown().rsplit("the table", 1)[1]
     assert "\x1b[2K" in after, "the table's line is erased"
     assert after.endswith("goodbye\r\n")
-
-
-def test_ray_may_copy_it_while_it_shows_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    with terminal(monkeypatch):
-        console = Console("verbose")
-        with console.showing(lambda screen: Text("the table")):
-            copy = pickle.loads(pickle.dumps(console))
-    assert copy.verbosity == "verbose"

@@ -19,33 +19,12 @@ from study_servers import SECRET, database
 from tiny_search import record_run, tiny_space
 
 from tune_lnl.tuning.monitor import dashboards
-from tune_lnl.tuning.monitor.dashboards import ray_dashboard_line, study_dashboard
+from tune_lnl.tuning.monitor.dashboards import study_dashboard
 from tune_lnl.tuning.runs.run import Run, load_run
 from tune_lnl.tuning.study.dashboard import ReadOnlyBackend, read_only_database
 from tune_lnl.tuning.study.study import SearchStudy
 
 PATIENCE = 60.0
-
-
-class TestRaysLine:
-    def test_where_the_token_is(self) -> None:
-        on = {"RAY_AUTH_MODE": "token"}
-        url = "127.0.0.1:8265"
-        line = ray_dashboard_line(url, on)
-        assert line == "  Ray dashboard: http://127.0.0.1:8265 (sign in with the token in ~/.ray/auth_token)"
-        assert "in /run/secrets/ray" in ray_dashboard_line(url, {**on, "RAY_AUTH_TOKEN_PATH": "/run/secrets/ray"})
-        secret = ray_dashboard_line(url, {**on, "RAY_AUTH_TOKEN": "s3cret"})
-        assert "the token in the variable RAY_AUTH_TOKEN" in secret
-        assert "s3cret" not in secret
-
-    @pytest.mark.parametrize("environment", [{}, {"RAY_AUTH_MODE": "disabled"}])
-    def test_no_token_is_asked_for(self, environment: dict[str, str]) -> None:
-        assert ray_dashboard_line("127.0.0.1:8265", environment) == "  Ray dashboard: http://127.0.0.1:8265"
-
-    @pytest.mark.parametrize("url", [None, ""])
-    def test_it_did_not_start(self, url: str | None) -> None:
-        assert "not started" in ray_dashboard_line(url, {})
-        assert "pip install 'ray[default]'" in ray_dashboard_line(url, {})
 
 
 def test_the_package_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""What is said about a search, line by line."""
+"""The lines of a search."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from tune_lnl.tuning.plan.plan import Plan
 from tune_lnl.tuning.study.study import SearchStudy
 
 
-class Told:
-    """A search of three trials (complete, stopped early, failed) at one level of telling."""
+class Lines:
+    """A search of three trials (complete, stopped early, failed) at one verbosity."""
 
     def __init__(self, folder: Path, verbosity: Verbosity) -> None:
         self.plan: Plan = tiny_plan(folder)
@@ -25,20 +25,19 @@ class Told:
         self.lines: list[str] = []
         progress = Progress(self.plan, study, Console(verbosity, self.lines.append))
         progress.begin(resumed=False)
-        with progress.showing(list):
-            for last, epochs in ((60.0, EPOCHS), (90.0, 3), (40.0, 1)):
-                trial = study.ask()
-                for epoch, value in enumerate(curve(trial.number, last, epochs)):
-                    study.report(trial.number, epoch, value)
-                    progress.on_epoch(WorkerReport(trial.number, trial.attempt, epoch, value))
-                match trial.number:
-                    case 0:
-                        study.complete(0, 60.0, 1.5)
-                    case 1:
-                        study.prune(1, None)
-                    case 2:
-                        study.fail(2, "bug", "ValueError: no")
-                progress.on_end(trial.number)
+        for last, epochs in ((60.0, EPOCHS), (90.0, 3), (40.0, 1)):
+            trial = study.ask()
+            for epoch, value in enumerate(curve(trial.number, last, epochs)):
+                study.report(trial.number, epoch, value)
+                progress.on_epoch(WorkerReport(trial.number, trial.attempt, epoch, value))
+            match trial.number:
+                case 0:
+                    study.complete(0, 60.0, 1.5)
+                case 1:
+                    study.prune(1, None)
+                case 2:
+                    study.fail(2, "bug", "ValueError: no")
+            progress.on_end(trial.number)
         progress.end("interrupted")
 
     @property
@@ -47,8 +46,8 @@ class Told:
 
 
 def test_a_line_per_finished_trial(tmp_path: Path) -> None:
-    told = Told(tmp_path, "normal")
-    complete, stopped, failed = told.of_trials
+    shown = Lines(tmp_path, "normal")
+    complete, stopped, failed = shown.of_trials
     assert complete.startswith("[  1/6] trial   0 complete      60.00 ± 1.50    6 epochs")
     # What a narrow terminal cuts off is the settings.
     assert complete.endswith("best  lr=0.01 lr_asymmetry=8 warmup_epochs=2")
@@ -56,22 +55,22 @@ def test_a_line_per_finished_trial(tmp_path: Path) -> None:
     assert "stopped early 90.00" in stopped
     assert "best" not in stopped
     assert "trial   2 failed        bug: ValueError: no" in failed
-    assert not any("epoch 1/6" in line for line in told.lines)
+    assert not any("epoch 1/6" in line for line in shown.lines)
 
 
 def test_verbose_tells_every_epoch(tmp_path: Path) -> None:
-    told = Told(tmp_path, "verbose")
-    epochs = [line for line in told.lines if line.startswith("trial ")]
+    shown = Lines(tmp_path, "verbose")
+    epochs = [line for line in shown.lines if line.startswith("trial ")]
     assert len(epochs) == EPOCHS + 3 + 1
     assert epochs[0] == "trial 0 epoch 1/6 val_accuracy 55.00"
-    assert len(told.of_trials) == 3
+    assert len(shown.of_trials) == 3
 
 
 @pytest.mark.parametrize("verbosity", ["quiet", "normal", "verbose"])
-def test_how_it_ended_is_always_told(tmp_path: Path, verbosity: Verbosity) -> None:
-    told = Told(tmp_path, verbosity)
-    end = "\n".join(told.lines[-6:])
+def test_how_it_ended_is_always_shown(tmp_path: Path, verbosity: Verbosity) -> None:
+    shown = Lines(tmp_path, verbosity)
+    end = "\n".join(shown.lines[-6:])
     assert "1 complete, 1 stopped early, 1 failed" in end
     assert "best: trial 0, val_accuracy 60.00 ± 1.50, lr=0.01" in end
-    assert f"interrupted; continue with:\n  {told.plan.resume_command()}" in end
-    assert (len(told.lines) > 6) == (verbosity != "quiet")
+    assert f"interrupted; continue with:\n  {shown.plan.resume_command()}" in end
+    assert (len(shown.lines) > 6) == (verbosity != "quiet")

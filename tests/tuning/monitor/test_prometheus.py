@@ -14,9 +14,10 @@ from clock import Clock
 from optuna.trial import TrialState
 from tiny_search import tiny_plan
 
+from tune_lnl.tuning.engine.messages import WorkerReport
 from tune_lnl.tuning.monitor import prometheus as metrics_export
-from tune_lnl.tuning.monitor.prometheus import INTERVAL, OF_A_PLACE, OF_A_STATE, OF_THE_RUN, MetricsExport
-from tune_lnl.tuning.monitor.state import RunningTrial, View
+from tune_lnl.tuning.monitor.prometheus import INTERVAL, OF_A_SLOT, OF_A_STATE, OF_THE_RUN, MetricsExport
+from tune_lnl.tuning.monitor.state import RunningTrial, SearchState, View
 from tune_lnl.tuning.plan.plan import Plan
 from tune_lnl.tuning.resources.divide import Machine
 from tune_lnl.tuning.runs.rows import TrialRow
@@ -33,6 +34,17 @@ VIEW = View(
     60.0,
 )
 Values = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+
+class State(SearchState):
+    """Always shows VIEW."""
+
+    def __init__(self) -> None:
+        self.views = 0
+
+    def view(self) -> View:
+        self.views += 1
+        return VIEW
 
 
 @pytest.fixture
@@ -64,7 +76,7 @@ def at(values: Values, name: str, **tags: str) -> float:
 
 def test_of_the_run(values: Values, plan: Plan) -> None:
     plan = replace(plan, machine=Machine(4, 2), resources=replace(plan.resources, gpus_per_trial=0.5))
-    MetricsExport(plan).update(VIEW)
+    MetricsExport(plan, State()).update(VIEW)
     assert at(values, "progress_ratio") == 0.55
     assert (at(values, "best_value"), at(values, "best_standard_error")) == (71.25, 1.1)
     assert (at(values, "cpu_share"), at(values, "gpu_share")) == (0.5, 0.5)
@@ -74,42 +86,39 @@ def test_of_the_run(values: Values, plan: Plan) -> None:
 
 
 def test_nothing_is_best_yet(values: Values, plan: Plan) -> None:
-    MetricsExport(plan).update(replace(VIEW, best=None))
+    MetricsExport(plan, State()).update(replace(VIEW, best=None))
     assert not any("best" in name for name, _ in values)
 
 
-def test_a_trial_keeps_its_place_and_leaves_it_empty(values: Values, plan: Plan) -> None:
-    export = MetricsExport(plan)
+def test_a_trial_keeps_its_slot_and_leaves_it_empty(values: Values, plan: Plan) -> None:
+    export = MetricsExport(plan, State())
     export.update(VIEW)
-    assert [at(values, "trial_number", place=place) for place in "01"] == [3, 4]
-    assert (at(values, "trial_value", place="0"), at(values, "trial_epoch", place="0")) == (61.0, 4)
+    assert [at(values, "trial_number", slot=slot) for slot in "01"] == [3, 4]
+    assert (at(values, "trial_value", slot="0"), at(values, "trial_epoch", slot="0")) == (61.0, 4)
     for name, value in MEASURES.items():
-        assert at(values, name, place="0") == value
-        assert math.isnan(at(values, name, place="1"))
+        assert at(values, name, slot="0") == value
+        assert math.isnan(at(values, name, slot="1"))
     export.update(replace(VIEW, running=VIEW.running[1:]))
-    assert math.isnan(at(values, "trial_number", place="0"))
-    assert math.isnan(at(values, "images_per_second", place="0"))
+    assert math.isnan(at(values, "trial_number", slot="0"))
+    assert math.isnan(at(values, "images_per_second", slot="0"))
     export.update(replace(VIEW, running=[VIEW.running[1], RunningTrial(5)]))
-    assert [at(values, "trial_number", place=place) for place in "01"] == [5, 4]
+    assert [at(values, "trial_number", slot=slot) for slot in "01"] == [5, 4]
 
 
 def test_not_more_often_than_it_is_passed_on(values: Values, plan: Plan) -> None:
-    clock = Clock()
-    looks: list[float] = []
-
-    def look() -> View:
-        looks.append(clock.now)
-        return VIEW
-
-    export = MetricsExport(plan, clock)
-    for _ in range(50):
+    clock, state = Clock(), State()
+    export = MetricsExport(plan, state, clock)
+    for number in range(50):
         clock.now += INTERVAL / 10
-        export.refresh(look)
-    assert len(looks) == 5
+        if number % 2:
+            export.on_epoch(WorkerReport(0, 1))
+        else:
+            export.on_end(0)
+    assert state.views == 5
 
 
 def exported() -> set[str]:
-    return {f"ray_{name}" for name in (*OF_THE_RUN, *OF_A_STATE, *OF_A_PLACE)}
+    return {f"ray_{name}" for name in (*OF_THE_RUN, *OF_A_STATE, *OF_A_SLOT)}
 
 
 class TestGrafana:
@@ -128,7 +137,7 @@ class TestGrafana:
                 names = {name.removeprefix("ray_") for name in re.findall(r"\bray_\w+", target["expr"])}
                 labels = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
                 known = {"run"}
-                known |= {"place"} if names <= set(OF_A_PLACE) and "sum by" not in target["expr"] else set()
+                known |= {"slot"} if names <= set(OF_A_SLOT) and "sum by" not in target["expr"] else set()
                 known |= {"state"} if names <= set(OF_A_STATE) else set()
                 assert labels == known, target
 
@@ -155,9 +164,9 @@ class TestGrafana:
     def test_panels_do_not_overlap(self, board: dict[str, Any]) -> None:
         cells = [
             (x, y)
-            for place in (panel["gridPos"] for panel in board["panels"])
-            for x in range(place["x"], place["x"] + place["w"])
-            for y in range(place["y"], place["y"] + place["h"])
+            for area in (panel["gridPos"] for panel in board["panels"])
+            for x in range(area["x"], area["x"] + area["w"])
+            for y in range(area["y"], area["y"] + area["h"])
         ]
         assert len(cells) == len(set(cells))
         assert max(x for x, _ in cells) < 24

@@ -1,4 +1,4 @@
-"""Where a search speaks: lines on any stream, and on a terminal a table below them that is drawn anew."""
+"""The lines of a search on any stream and, on a terminal, a table below them that is redrawn."""
 
 from __future__ import annotations
 
@@ -23,29 +23,19 @@ DRAWS_PER_SECOND = 2.0
 
 
 class Console:
-    """Called with a line, it says it. What may be left out in quiet, or told only in verbose, goes the other ways.
+    """Prints lines: ``console(line)`` always, :meth:`tell` unless ``--quiet``, :meth:`detail` only with ``--verbose``.
 
     Args:
-        write: takes every line instead of standard output; there is no table then.
+        write: receives every line instead of standard output; there is no table then.
     """
 
     def __init__(self, verbosity: Verbosity = "normal", write: Callable[[str], None] | None = None) -> None:
         self.verbosity = verbosity
         self._write = write
-        self._screen: RichConsole | None = None
-        self._table: _Table | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Ray makes a copy of all that its searcher can reach, which nobody reads; a screen cannot be copied."""
-        return {**vars(self), "_screen": None, "_table": None}
-
-    @classmethod
-    def of(cls, say: Callable[[str], None]) -> Console:
-        """A console over any function that takes a line."""
-        return say if isinstance(say, Console) else cls(write=say)
+        self._screen: _Screen | None = None
 
     def __call__(self, line: str) -> None:
-        """Say something that the user is to know at any level."""
+        """Print a line at every verbosity."""
         screen = self._screen
         if self._write is not None:
             self._write(line)
@@ -55,17 +45,17 @@ class Console:
             print(line, flush=True)
 
     def tell(self, line: str) -> None:
-        """Say it unless the user wants quiet."""
+        """Print a line unless ``--quiet`` was given."""
         if self.verbosity != "quiet":
             self(line)
 
     def detail(self, line: str) -> None:
-        """Say it to who wants to know everything."""
+        """Print a line only if ``--verbose`` was given."""
         if self.verbosity == "verbose":
             self(line)
 
     def row(self, line: str) -> None:
-        """Like :meth:`tell`, in one row above a table: what the terminal has no room for is cut off there."""
+        """Print a line as :meth:`tell` does; above a table it is cut to one row of the terminal."""
         screen = self._screen
         if screen is None or self.verbosity == "quiet":
             self.tell(line)
@@ -74,77 +64,70 @@ class Console:
 
     @contextmanager
     def showing(self, draw: Callable[[RichConsole], RenderableType]) -> Iterator[None]:
-        """Keep a table below the lines while the context lasts, where there is a terminal to show it on.
+        """Keep a table below the lines while the context lasts, if standard output is a terminal.
 
         ``draw`` is called from a thread of its own, twice a second.
         """
         if self._write is not None or self.verbosity == "quiet" or not draws_tables(sys.stdout):
             yield
             return
-        screen = _Screen(highlight=False, markup=False, emoji=False, force_jupyter=False)
-        table = _Table(screen, draw)
-        table.begin()
-        self._screen, self._table = screen, table
+        screen = _Screen(draw)
+        screen.start()
+        self._screen = screen
         try:
             yield
         finally:
             self.take_table_down()
 
     def take_table_down(self) -> None:
-        """Also for a process that ends without leaving :meth:`showing`: the next prompt is to find a clean line."""
-        table, self._screen, self._table = self._table, None, None
-        if table is not None:
-            table.end()
+        """Erase the table, also for a process that ends without leaving :meth:`showing`."""
+        screen, self._screen = self._screen, None
+        if screen is not None:
+            screen.stop()
 
 
 class _Screen(RichConsole):
-    """A console that leaves the cursor alone, and on which one thread at a time moves it."""
+    """A terminal with a table below the printed lines.
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self.whole = threading.RLock()
-        """To be held first by whatever prints: rich works out how many rows to erase before it gets to write, and a row
-        printed by another thread in between would be erased with them."""
+    Rich computes how many rows to erase before it writes, so a row that another thread prints in between is erased too
+    (Rich 15 with its own refresh thread: 19 to 30 of 300 lines lost). Here one lock is held for both.
+    """
+
+    def __init__(self, draw: Callable[[RichConsole], RenderableType]) -> None:
+        super().__init__(highlight=False, markup=False, emoji=False, force_jupyter=False)
+        self._draw = draw
+        self._printing = threading.RLock()
+        self._table = Live(console=self, auto_refresh=False, transient=True)
+        self._stopped = threading.Event()
+
+    def start(self) -> None:
+        with self._printing:
+            self._table.start()
+        threading.Thread(target=self._redraw, name="table", daemon=True).start()
+
+    def stop(self) -> None:
+        with self._printing:
+            self._stopped.set()
+            self._table.stop()
+
+    def _redraw(self) -> None:
+        while not self._stopped.is_set():
+            table = Constrain(self._draw(self), WIDEST)  # without the lock: it may query the GPU driver
+            with self._printing:
+                if not self._stopped.is_set():
+                    self._table.update(table, refresh=True)
+            self._stopped.wait(1.0 / DRAWS_PER_SECOND)
 
     def print(self, *objects: Any, **options: Any) -> None:
-        with self.whole:
+        with self._printing:
             super().print(*objects, **options)
 
     def show_cursor(self, show: bool = True) -> bool:
-        """A killed search would leave the terminal without one."""
+        """Leave the cursor visible: a killed search could not restore it."""
         return False
 
 
-class _Table(threading.Thread):
-    """Draws a table anew below whatever is printed, until it is taken down."""
-
-    def __init__(self, screen: _Screen, draw: Callable[[RichConsole], RenderableType]) -> None:
-        super().__init__(name="table", daemon=True)
-        self._screen = screen
-        self._draw = draw
-        self._live = Live(console=screen, auto_refresh=False, transient=True)
-        self._over = threading.Event()
-
-    def begin(self) -> None:
-        with self._screen.whole:
-            self._live.start()
-        self.start()
-
-    def run(self) -> None:
-        while not self._over.is_set():
-            table = Constrain(self._draw(self._screen), WIDEST)  # not while others wait to print: it may ask a driver
-            with self._screen.whole:
-                if not self._over.is_set():
-                    self._live.update(table, refresh=True)
-            self._over.wait(1.0 / DRAWS_PER_SECOND)
-
-    def end(self) -> None:
-        with self._screen.whole:
-            self._over.set()
-            self._live.stop()
-
-
 def draws_tables(stream: TextIO) -> bool:
-    """Whether this stream is a terminal that can move its cursor, and knows more than ASCII."""
-    knows = "utf" in (stream.encoding or "").lower()
-    return knows and stream.isatty() and os.environ.get("TERM", "") not in ("", "dumb", "unknown")
+    """Return whether the stream is a terminal that can move its cursor and shows more than ASCII."""
+    unicode = "utf" in (stream.encoding or "").lower()
+    return unicode and stream.isatty() and os.environ.get("TERM", "") not in ("", "dumb", "unknown")

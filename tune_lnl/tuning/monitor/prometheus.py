@@ -1,4 +1,4 @@
-"""A search's figures for Prometheus, through ``ray.util.metrics``: Ray serves them with its own, prefixed ``ray_``."""
+"""The figures of a search for Prometheus, through ``ray.util.metrics``: Ray serves them with its own (``ray_...``)."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ from collections.abc import Callable, Mapping
 
 from ray.util.metrics import Gauge
 
-from tune_lnl.tuning.monitor.state import RunningTrial, View
+from tune_lnl.tuning.engine.listener import Listener
+from tune_lnl.tuning.engine.messages import WorkerReport
+from tune_lnl.tuning.monitor.state import RunningTrial, SearchState, View
 from tune_lnl.tuning.plan.plan import Plan
 from tune_lnl.tuning.study.trials import ENDED
 from tune_lnl.wording import STATES
 
 INTERVAL = 1.0
-"""Seconds between updates at most; Ray itself passes them on every few seconds."""
+"""Shortest time between updates, seconds; Ray passes them on every few seconds."""
 
 OF_THE_RUN: Mapping[str, str] = {
     "tune_lnl_progress_ratio": "share of the search that is done, 0 to 1",
-    "tune_lnl_trials_planned": "trials that the search is to make",
+    "tune_lnl_trials_planned": "trials that the search is to run",
     "tune_lnl_best_value": "objective of the best complete trial",
     "tune_lnl_best_standard_error": "standard error of the best trial's objective",
     "tune_lnl_gpu_share": "GPUs that running trials occupy, of those the machine has, 0 to 1",
@@ -29,40 +31,47 @@ OF_THE_RUN: Mapping[str, str] = {
 OF_A_STATE: Mapping[str, str] = {"tune_lnl_trials": "trials by state: running, complete, stopped early, failed"}
 """By ``run`` and ``state``."""
 
-OF_A_PLACE: Mapping[str, str] = {
-    "tune_lnl_trial_number": "number of the trial that runs in this place",
-    "tune_lnl_trial_epoch": "epochs that it has finished",
+OF_A_SLOT: Mapping[str, str] = {
+    "tune_lnl_trial_number": "number of the trial that runs in this slot",
+    "tune_lnl_trial_epoch": "epochs that it has completed",
     "tune_lnl_trial_value": "its objective so far",
     "tune_lnl_images_per_second": "training images per second of its last epoch",
     "tune_lnl_selection_precision": "percent of the samples selected in its last epoch whose label is right",
     "tune_lnl_selection_recall": "percent of the samples with a right label that were selected",
     "tune_lnl_selection_f1": "harmonic mean of the two, percent",
 }
-"""By ``run`` and ``place``: one of as many places as trials run at once. Not by trial, of which there may be thousands:
-Prometheus keeps a series for each."""
+"""By ``run`` and ``slot``; there are as many slots as trials run at once. There is no label for the trial: Prometheus
+keeps a series for each value, and a search may have thousands of trials."""
 
 MEASURES = ("images_per_second", "selection_precision", "selection_recall", "selection_f1")
 
 
-class MetricsExport:
-    """Sets the gauges from views of the search."""
+class MetricsExport(Listener):
+    """Sets the gauges from views of the search. Make one while Ray runs."""
 
-    def __init__(self, plan: Plan, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, plan: Plan, state: SearchState, clock: Callable[[], float] = time.monotonic) -> None:
         self._run = {"run": plan.run}
         self._plan = plan
+        self._state = state
         self._clock = clock
         self._next = -math.inf
-        self._places: list[int | None] = [None] * plan.resources.concurrent
+        self._slots: list[int | None] = [None] * plan.resources.concurrent
         self._gauges = {
             **{name: Gauge(name, text, ("run",)) for name, text in OF_THE_RUN.items()},
             **{name: Gauge(name, text, ("run", "state")) for name, text in OF_A_STATE.items()},
-            **{name: Gauge(name, text, ("run", "place")) for name, text in OF_A_PLACE.items()},
+            **{name: Gauge(name, text, ("run", "slot")) for name, text in OF_A_SLOT.items()},
         }
 
-    def refresh(self, look: Callable[[], View]) -> None:
-        """Take a look and pass it on, unless that was done just now."""
+    def on_epoch(self, report: WorkerReport) -> None:
+        self.refresh()
+
+    def on_end(self, number: int) -> None:
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Set the gauges, at most once per :data:`INTERVAL`."""
         if self._clock() >= self._next:
-            self.update(look())
+            self.update(self._state.view())
             self._next = self._clock() + INTERVAL
 
     def update(self, view: View) -> None:
@@ -78,32 +87,32 @@ class MetricsExport:
         for state in ENDED:
             self._set("tune_lnl_trials", view.counts.get(state, 0), state=STATES[state.name])
         by_number = {trial.number: trial for trial in view.running}
-        self._seat(list(by_number))
-        for place, number in enumerate(self._places):
-            self._update_place(str(place), None if number is None else by_number[number])
+        self._assign(list(by_number))
+        for slot, number in enumerate(self._slots):
+            self._update_slot(str(slot), None if number is None else by_number[number])
 
-    def _seat(self, numbers: list[int]) -> None:
-        """A trial keeps its place while it runs."""
-        running, seated = set(numbers), set(self._places)
-        self._places = [number if number in running else None for number in self._places]
-        free = [place for place, number in enumerate(self._places) if number is None]
-        for place, number in zip(free, (number for number in numbers if number not in seated), strict=False):
-            self._places[place] = number
+    def _assign(self, numbers: list[int]) -> None:
+        """Give each running trial a free slot, which it keeps until it ends."""
+        running, assigned = set(numbers), set(self._slots)
+        self._slots = [number if number in running else None for number in self._slots]
+        free = [slot for slot, number in enumerate(self._slots) if number is None]
+        for slot, number in zip(free, (number for number in numbers if number not in assigned), strict=False):
+            self._slots[slot] = number
 
-    def _update_place(self, place: str, trial: RunningTrial | None) -> None:
-        """An empty place, and what its trial has not told yet, is not a number.
+    def _update_slot(self, slot: str, trial: RunningTrial | None) -> None:
+        """Set a free slot, and figures that its trial has not reported yet, to NaN.
 
-        A gauge would keep its last one; Ray's endpoint leaves out what is not a number.
+        A gauge would keep its last value; Ray's endpoint leaves NaN out.
         """
         measures = {} if trial is None else trial.measures
-        self._set("tune_lnl_trial_number", math.nan if trial is None else trial.number, place=place)
-        self._set("tune_lnl_trial_epoch", math.nan if trial is None else trial.epochs, place=place)
+        self._set("tune_lnl_trial_number", math.nan if trial is None else trial.number, slot=slot)
+        self._set("tune_lnl_trial_epoch", math.nan if trial is None else trial.epochs, slot=slot)
         value = None if trial is None else trial.value
-        self._set("tune_lnl_trial_value", math.nan if value is None else value, place=place)
+        self._set("tune_lnl_trial_value", math.nan if value is None else value, slot=slot)
         for name in MEASURES:
-            self._set(f"tune_lnl_{name}", measures.get(name, math.nan), place=place)
+            self._set(f"tune_lnl_{name}", measures.get(name, math.nan), slot=slot)
 
     def _set(self, name: str, value: float | None, **tags: str) -> None:
-        """Set again though it may not have changed: Ray's endpoint forgets a figure that nobody repeats."""
+        """Set a gauge, even to the same value: Ray's endpoint drops a figure that is not repeated."""
         if value is not None:
             self._gauges[name].set(float(value), {**self._run, **tags})

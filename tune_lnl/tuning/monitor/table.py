@@ -1,17 +1,20 @@
-"""The table that a terminal shows while a search runs. Every colour stands beside a word that says the same."""
+"""The table that a terminal shows while a search runs. Every colour comes with a word of the same meaning."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console as RichConsole
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from tune_lnl.tuning.monitor.state import RunningTrial, View
+from tune_lnl.tuning.monitor.console import Console
+from tune_lnl.tuning.monitor.state import RunningTrial, SearchState, View
 from tune_lnl.tuning.plan.plan import Plan
-from tune_lnl.tuning.resources.memory import GpuUse
+from tune_lnl.tuning.resources.memory import GpuUse, GpuWatch, memory_in_use
 from tune_lnl.tuning.study.trials import TrialState
 from tune_lnl.wording import STATES, duration, settings_text
 
@@ -21,17 +24,30 @@ BAR = 24
 COLOURS = {TrialState.COMPLETE: "green", TrialState.PRUNED: "yellow", TrialState.FAIL: "red"}
 
 
+@contextmanager
+def table_shown(plan: Plan, state: SearchState, console: Console) -> Iterator[None]:
+    """Show the table of a search while the context lasts, where there is a terminal."""
+    gpus = GpuWatch()
+
+    def draw(screen: RichConsole) -> RenderableType:
+        known = gpus.now() if plan.machine.gpus else []
+        return live_table(plan, state.view(), memory_in_use(), known, screen)
+
+    with console.showing(draw):
+        yield
+
+
 def live_table(
-    plan: Plan, view: View, memory: tuple[float, float] | None, gpus: Sequence[GpuUse], console: Console
+    plan: Plan, view: View, memory: tuple[float, float] | None, gpus: Sequence[GpuUse], screen: RichConsole
 ) -> RenderableType:
-    """The table of one moment.
+    """Return the table of one moment.
 
     Args:
         memory: (used, total) bytes of the machine, where that is known.
-        console: tells how high the terminal is.
+        screen: gives the height of the terminal.
     """
     metric = str(plan.space.base["objective"]["metric"])
-    rows = max(1, console.height - FIXED_ROWS)
+    rows = max(1, screen.height - FIXED_ROWS)
     parts: list[RenderableType] = [_running(view.running[:rows], plan.space.epochs, metric)]
     if len(view.running) > rows:
         parts.append(_line(f"  and {len(view.running) - rows} more running"))
