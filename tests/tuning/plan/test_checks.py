@@ -11,7 +11,6 @@ import pytest
 from tiny_search import tiny_plan, write_space
 
 from tune_lnl.config.yaml import dump_yaml
-from tune_lnl.datasets.images import cifar
 from tune_lnl.errors import InputError
 from tune_lnl.search import main
 from tune_lnl.tuning.plan import checks
@@ -147,7 +146,7 @@ class TestData:
             assert part in said
 
     def test_no_data_and_no_network(self, refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(cifar, "_why_unreachable", lambda url: "no route to host")
+        monkeypatch.setattr("tune_lnl.downloads.why_unreachable", lambda url: "no route to host")
         said = refused(CIFAR_DATA)
         for part in ("the download failed (no route to host)", "looked for", "act_digits8no needs no data"):
             assert part in said
