@@ -12,7 +12,7 @@ from tune_lnl.tuning.runs.run import Run
 
 
 def write_best(run: Run) -> bool:
-    """``best.yaml``, the config that alone reproduces the best trial; nothing is written while there is none."""
+    """Write ``best.yaml``, the config that alone reproduces the best trial; return whether there is a best trial."""
     best = run.best
     if best is None:
         return False
@@ -21,7 +21,7 @@ def write_best(run: Run) -> bool:
 
 
 def config_yaml(run: Run, row: TrialRow) -> str:
-    """A trial's complete config as YAML that ``tune_lnl.train`` runs, with where it came from."""
+    """Return the complete config of a trial as YAML that ``tune_lnl.train`` runs, with its origin."""
     config = run.config(row)
     judged_on = describe_held_out(config.validation)
     header = (
@@ -32,13 +32,14 @@ def config_yaml(run: Run, row: TrialRow) -> str:
 
 
 def describe_held_out(validation: HeldOut) -> str:
-    """What trials are judged on, in words."""
+    """Return the data that trials are judged on, in words."""
     if not isinstance(validation, ValidationSettings):
         return "held-out persons"
     return "the held-out noisy split" if validation.labels == "noisy" else "the held-out split under its true labels"
 
 
 def provenance(run: Run, row: TrialRow) -> dict[str, Any]:
+    """Return the origin of a trial's config: run, command, versions, data and device."""
     return {
         "run": run.name,
         "trial": row.number,

@@ -36,7 +36,7 @@ class Candidate:
 
     @property
     def distinguishable(self) -> bool | None:
-        """Whether the first config is better than chance explains; ``None`` where that was not tested."""
+        """Whether the first config is significantly better; ``None`` where that was not tested."""
         return None if self.p_holm is None else self.p_holm < ALPHA
 
 
@@ -63,7 +63,7 @@ class Confirmation:
 
     @property
     def indistinguishable(self) -> list[int]:
-        """Trials that cannot be told apart from the winner."""
+        """Trials that are not significantly worse than the winner."""
         return [candidate.number for candidate in self.candidates if candidate.distinguishable is False]
 
     def to_dict(self) -> dict[str, Any]:
@@ -93,7 +93,7 @@ class Confirmation:
         )
 
     def conclusion(self) -> str:
-        """One sentence."""
+        """Return the result in one sentence."""
         if self.winner is None:
             return "every config diverged on some replicate; none is confirmed"
         if len(self.candidates) == 1:
@@ -104,7 +104,7 @@ class Confirmation:
         return f"trial {self.winner} comes first, and is not distinguishable from {_trials(alike)}"
 
     def lines(self) -> list[str]:
-        """The table for a console."""
+        """Return the lines of the table for a console."""
         lines = [
             f"{'rank':>4} {'trial':>5}  {self.metric + ', mean ± std':<26} {'behind the first (95%)':<28} p (Holm)"
         ]
@@ -153,5 +153,5 @@ def _trials(numbers: Sequence[int]) -> str:
 
 
 def read_confirmation(path: Path) -> Confirmation | None:
-    """The confirmation of a run, if it has been confirmed."""
+    """Return the content of confirm.yaml; ``None`` where there is no such file."""
     return Confirmation.from_dict(read_mapping(path)) if path.exists() else None

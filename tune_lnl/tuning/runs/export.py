@@ -1,4 +1,4 @@
-"""What ``tune_lnl.export`` prints: trials of a run as YAML, JSON, CSV, or a published script's arguments."""
+"""Exporting trials of a run as YAML, JSON, CSV, or arguments of a published script."""
 
 from __future__ import annotations
 
@@ -32,10 +32,13 @@ class Export:
 
 
 def export_run(run: Run, top: int, form: str) -> Export:
-    """The ``top`` trials in the one order of every view; at or above their number, all of them.
+    """Return the first ``top`` trials in the one order of every view.
+
+    Args:
+        form: one of :data:`FORMATS`.
 
     Raises:
-        InputError: ``top`` below 1, or nothing to export yet.
+        InputError: ``top`` is below 1, or no trial can be exported yet.
     """
     if top < 1:
         raise InputError(f"--top is at least 1, got {top}")
@@ -60,7 +63,7 @@ def save_export(export: Export, path: Path) -> None:
     """Write the text to a file, whole or not at all.
 
     Raises:
-        InputError: there is no such folder, or the path is one, or it cannot be written to.
+        InputError: the path is a folder, lies in no existing one, or cannot be written.
     """
     if path.is_dir() or not path.parent.is_dir():
         rule = "is a folder" if path.is_dir() else "lies in no existing folder"

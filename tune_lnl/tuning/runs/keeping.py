@@ -35,5 +35,5 @@ def remove_half_written(files: RunFiles) -> None:
     for folder in (files.checkpoints, files.confirm):
         for path in folder.glob(".*"):
             path.unlink(missing_ok=True)
-    for path in (*files.root.glob(".*.parquet.*"), *files.root.glob(".*.yaml.*")):
+    for path in (path for kind in ("parquet", "yaml", "json") for path in files.root.glob(f".*.{kind}.*")):
         path.unlink(missing_ok=True)

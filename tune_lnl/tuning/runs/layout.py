@@ -13,7 +13,7 @@ _NUMBER = re.compile(r"(\d+)[.-]")
 
 @dataclass(frozen=True)
 class RunFiles:
-    """Paths of one run (one study)."""
+    """The paths of one run, which has one study."""
 
     root: Path
 
@@ -27,12 +27,12 @@ class RunFiles:
 
     @property
     def lock(self) -> Path:
-        """Held by the one driver that may write here; the system releases it when that process dies."""
+        """Locked by the driver of the run; the system releases the lock when that process dies."""
         return self.root / ".driver.lock"
 
     @property
     def heartbeat(self) -> Path:
-        """Names the driver, which keeps changing it: for drivers on other machines, which the lock may not reach."""
+        """The heartbeat file: names the driver, which keeps rewriting it, for machines that the lock does not reach."""
         return self.root / ".driver"
 
     @property
@@ -58,12 +58,12 @@ class RunFiles:
 
     @property
     def stop_flag(self) -> Path:
-        """Exists while running trials are asked to end at their next batch."""
+        """Exists while running trials have to end at their next batch."""
         return self.root / ".stop"
 
     @property
     def ray_folder(self) -> Path:
-        """Names the folder of Ray's temporary files, so that a later start can remove what a killed one left."""
+        """Lists the folders of Ray's temporary files, so that a later start removes those of a killed search."""
         return self.root / ".ray-folder"
 
     def trial(self, number: int) -> Path:
@@ -73,16 +73,16 @@ class RunFiles:
         return self.trial(number) / "log.txt"
 
     def epochs(self, number: int) -> Path:
-        """One line of JSON per epoch, test metrics among them; neither sampler nor pruner opens it."""
+        """One line of JSON per epoch, with the test metrics; neither sampler nor pruner reads it."""
         return self.trial(number) / "epochs.jsonl"
 
     def tensorboard(self, number: int) -> Path:
-        """Event files of a trial, with ``--tensorboard``; the folders' names are what TensorBoard shows."""
+        """Event files of a trial, with ``--tensorboard``, which shows the name of the folder."""
         return self.root / "tensorboard" / f"trial-{number:03d}"
 
     @property
     def confirm(self) -> Path:
-        """A confirmation's trainings: a result each, a state of those that are not done, and the winner's network."""
+        """The trainings of a confirmation: results, checkpoints of unfinished ones, and the network of the winner."""
         return self.root / "confirm"
 
     @property
@@ -91,7 +91,7 @@ class RunFiles:
 
     @property
     def confirmed(self) -> Path:
-        """The winner's config, on all the training data."""
+        """The config of the confirmed winner, trained on all the data."""
         return self.root / "confirmed.yaml"
 
     @property
@@ -103,22 +103,22 @@ class RunFiles:
         return self.root / "checkpoints"
 
     def number_of(self, path: Path) -> int:
-        """The trial whose checkpoint or model this is."""
+        """Return the number of the trial whose checkpoint or model this is."""
         found = _NUMBER.match(path.name)
         assert found is not None, f"{path} is not a file of a trial"
         return int(found[1])
 
     def checkpoint(self, number: int, attempt: int) -> Path:
-        """The state after a trial's last finished epoch; there only until the trial ends.
+        """Return the path of the state after the last finished epoch; the file is deleted when the trial ends.
 
-        Each attempt has its own: a worker that outlives its driver for a moment cannot spoil its successor's.
+        Each attempt has its own file, so that a worker that outlives its driver cannot damage its successor's.
         """
         return self.checkpoints / f"{number:03d}.{attempt}.pt"
 
     def checkpoints_of(self, number: int) -> list[Path]:
-        """The states that attempts at a trial have left, the latest attempt first."""
+        """Return the existing checkpoints of a trial, the latest attempt first."""
         return sorted(self.checkpoints.glob(f"{number:03d}.*.pt"), key=lambda p: -int(p.name.split(".")[1]))
 
     def model(self, number: int) -> Path:
-        """The reported network of a complete trial."""
+        """Return the path of the network of a COMPLETE trial."""
         return self.checkpoints / f"{number:03d}-model.pt"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def write_tables(run: Run, ended: dict[int, pa.Table] | None = None) -> None:
-    """``trials.parquet`` (a row per trial, by number) and ``epochs.parquet`` (a row per trial and epoch).
+    """Write both tables.
 
     Args:
         ended: as in :func:`epochs_table`.
@@ -29,7 +29,7 @@ def write_tables(run: Run, ended: dict[int, pa.Table] | None = None) -> None:
 
 
 def trials_table(run: Run) -> pa.Table:
-    """A row per trial, by number; settings are columns ``params.NAME``."""
+    """Return a row per trial, by number; searched settings are columns ``params.NAME``."""
     rows = sorted(run.rows(), key=lambda row: row.number)
     columns: dict[str, pa.Array] = {
         "number": pa.array([row.number for row in rows], pa.int64()),
@@ -53,11 +53,11 @@ def trials_table(run: Run) -> pa.Table:
 
 
 def epochs_table(run: Run, ended: dict[int, pa.Table] | None = None) -> pa.Table:
-    """A row per trial and epoch: the objective so far, and every metric.
+    """Return a row per trial and epoch: the objective so far, and every metric.
 
     Args:
-        ended: rows of trials that have ended, by number; they are taken from it, and those that are new put into it. To
-            read the files of a thousand trials again takes seconds.
+        ended: cache of the rows of ended trials, by number, which this function fills: reading the files of a thousand
+            trials takes seconds.
     """
     ended = {} if ended is None else ended
     parts = [_records_table([])]
