@@ -12,17 +12,19 @@ import pytest
 
 from tune_lnl.report import main
 from tune_lnl.reporting import write as writing
+from tune_lnl.tuning.runs import run as reading
 
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """Two pages that are never written; collects what was asked for."""
+    """Replace the writing of two pages; collect the arguments."""
     seen: list[object] = []
 
     def write_reports(runs: Sequence[str], results_dir: Path) -> list[Path]:
         seen.extend([runs, results_dir])
         return [Path("/pages/both.html"), Path("/pages/one.html")]
 
+    monkeypatch.setattr(reading, "run_folders", lambda run, results_dir: [])
     monkeypatch.setattr(writing, "write_reports", write_reports)
     monkeypatch.setattr(webbrowser, "open", lambda address: seen.append(address))
     return seen
@@ -55,11 +57,12 @@ def test_an_unknown_run(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_help_needs_nothing_heavy() -> None:
+@pytest.mark.parametrize(("argument", "also"), [("--help", set()), ("no_such_run", {"pydantic"})])
+def test_what_needs_nothing_heavy(argument: str, also: set[str]) -> None:
     code = (
         "import sys\nfrom tune_lnl.report import main\n"
-        "try:\n    main(['--help'])\nexcept SystemExit:\n    print('loaded:', *sys.modules)"
+        f"try:\n    main([{argument!r}])\nexcept SystemExit:\n    pass\nprint('loaded:', *sys.modules)"
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     loaded = {name.partition(".")[0] for name in told.rpartition("loaded:")[2].split()}
-    assert not loaded & {"torch", "ray", "optuna", "numpy", "sklearn", "pyarrow", "pydantic"}
+    assert loaded & {"torch", "ray", "optuna", "numpy", "sklearn", "pyarrow", "pydantic"} <= also

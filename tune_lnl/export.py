@@ -1,4 +1,4 @@
-"""``python -m tune_lnl.export RUN``: take the best configs of a run away, or (--labels) its verdict on every label."""
+"""``python -m tune_lnl.export RUN``: print the best configs of a run, or (--labels) write its verdict on each label."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.labels is not None:
         unread = [flag for name, flag in TRIAL_FLAGS.items() if getattr(arguments, name) != parser().get_default(name)]
         if unread:
-            parser().error(f"{', '.join(unread)} not with --labels FILE, which has a form of its own")
+            parser().error(f"{', '.join(unread)} not with --labels FILE, which has its own format")
         from tune_lnl.reporting.label_export import LabelOptions, export_labels
 
         options = LabelOptions(arguments.run, arguments.results_dir, arguments.labels, **given)

@@ -1,4 +1,4 @@
-"""``python -m tune_lnl.logs RUN NUMBER [-f]``: everything that a trial printed, warned and logged."""
+"""``python -m tune_lnl.logs RUN NUMBER [-f]``: print the log of a trial."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def parser() -> Parser:
     p = Parser(prog="python -m tune_lnl.logs", description=__doc__)
     p.add_argument("run", metavar="RUN", help="name of the run, or its path")
     p.add_argument("number", metavar="NUMBER", help="number of the trial")
-    p.add_argument("-f", "--follow", action="store_true", help="go on until the trial ends")
+    p.add_argument("-f", "--follow", action="store_true", help="keep printing until the trial ends")
     p.add_argument(
         "--results-dir",
         default="results",

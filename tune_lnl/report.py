@@ -1,4 +1,4 @@
-"""``python -m tune_lnl.report RUN [RUN]...``: a page per run that works offline, and one that compares several."""
+"""``python -m tune_lnl.report RUN [RUN]...``: write a page per run that works offline, and one that compares them."""
 
 from __future__ import annotations
 
@@ -23,6 +23,10 @@ def parser() -> Parser:
 @guarded
 def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
+    from tune_lnl.tuning.runs.run import run_folders
+
+    for run in arguments.runs:
+        run_folders(run, arguments.results_dir)  # a typo is refused before torch and Optuna are imported
     from tune_lnl.reporting.write import write_reports
 
     written = write_reports(arguments.runs, arguments.results_dir)

@@ -6,7 +6,8 @@ import pytest
 from report_runs import COMPLETE, MIXED, Asked, make_run, view
 
 from tune_lnl.errors import InputError
-from tune_lnl.reporting.run_data import conditions_folder, find_runs
+from tune_lnl.reporting.run_data import load_runs
+from tune_lnl.tuning.runs.run import conditions_folder
 
 
 def test_what_a_view_knows(tmp_path: Path) -> None:
@@ -59,9 +60,9 @@ def test_runs_of_a_folder_of_conditions(tmp_path: Path) -> None:
     for condition in ("asym40", "asym20"):
         make_run(tmp_path, [COMPLETE], name=f"both/{condition}", condition=condition)
     results = tmp_path / "results"
-    assert [run.name for run in find_runs("both", results)] == ["both/asym20", "both/asym40"]
-    assert [run.name for run in find_runs("both/asym40", results)] == ["both/asym40"]
-    assert [run.name for run in find_runs(results / "both", Path("elsewhere"))] == ["both/asym20", "both/asym40"]
+    assert [run.name for run in load_runs("both", results)] == ["both/asym20", "both/asym40"]
+    assert [run.name for run in load_runs("both/asym40", results)] == ["both/asym40"]
+    assert [run.name for run in load_runs(results / "both", Path("elsewhere"))] == ["both/asym20", "both/asym40"]
     assert conditions_folder("both", results) == results / "both"
     with pytest.raises(InputError, match="no run 'bot'"):
-        find_runs("bot", results)
+        load_runs("bot", results)

@@ -6,15 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from tune_lnl.config.trial import TrialConfig
-from tune_lnl.errors import InputError
-from tune_lnl.tuning.runs.layout import RunFiles
-from tune_lnl.tuning.runs.location import ResultsDir, local_folder, split_run
+from tune_lnl.tuning.runs.location import ResultsDir
 from tune_lnl.tuning.runs.rows import TrialRow
-from tune_lnl.tuning.runs.run import Run, find_run, load_run
+from tune_lnl.tuning.runs.run import Run, load_run, run_folders
 from tune_lnl.tuning.study.trials import FINISHED, STARTED
 from tune_lnl.wording import ENDED, STATES
 
@@ -214,26 +211,10 @@ def view_run(run: Run) -> RunView:
     return RunView(run, trials)
 
 
-def find_runs(run: ResultsDir, results_dir: ResultsDir) -> list[Run]:
-    """The run of that name or path; of a folder with one run per condition, all of them.
+def load_runs(run: ResultsDir, results_dir: ResultsDir) -> list[Run]:
+    """Read the run of a name or path; where it is a folder with one run per condition, all of them.
 
     Raises:
         InputError: there is no such run.
     """
-    folder = conditions_folder(run, results_dir)
-    if folder is None:
-        return [load_run(run, results_dir)]
-    return [load_run(path.parent) for path in sorted(folder.glob("*/run.yaml"))]
-
-
-def conditions_folder(run: ResultsDir, results_dir: ResultsDir) -> Path | None:
-    """The folder, where the name or path is of one that holds a run per condition."""
-    try:
-        find_run(run, results_dir)
-    except InputError:
-        run, results_dir = split_run(run, results_dir)
-        for root in (local_folder(results_dir) / run, Path(run)):
-            if not RunFiles(root).settings.is_file() and any(root.glob("*/run.yaml")):
-                return root
-        raise
-    return None
+    return [load_run(folder) for folder in run_folders(run, results_dir)]

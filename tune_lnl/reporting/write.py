@@ -11,9 +11,10 @@ from pathlib import Path
 from tune_lnl.errors import InputError
 from tune_lnl.object_storage import StorageError
 from tune_lnl.reporting.page import comparison_page, run_page
-from tune_lnl.reporting.run_data import RunView, conditions_folder, find_runs, view_run
+from tune_lnl.reporting.run_data import RunView, load_runs, view_run
 from tune_lnl.tuning.runs.folder import RunFolder
 from tune_lnl.tuning.runs.location import ResultsDir, location
+from tune_lnl.tuning.runs.run import conditions_folder
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ def write_reports(runs: Sequence[ResultsDir], results_dir: ResultsDir) -> list[P
     Raises:
         InputError: no such run, the same one twice, or a folder that cannot be written to.
     """
-    found = [run for name in runs for run in find_runs(name, results_dir)]
+    found = [run for name in runs for run in load_runs(name, results_dir)]
     roots = [run.files.root.resolve() for run in found]
     twice = next((root for index, root in enumerate(roots) if root in roots[:index]), None)
     if twice is not None:

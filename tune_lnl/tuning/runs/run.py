@@ -22,7 +22,7 @@ from tune_lnl.errors import InputError, nearest
 from tune_lnl.tuning.runs.confirmation import Confirmation, read_confirmation
 from tune_lnl.tuning.runs.folder import RunFolder
 from tune_lnl.tuning.runs.layout import RunFiles
-from tune_lnl.tuning.runs.location import ResultsDir, bring_here, join_tail, split_run
+from tune_lnl.tuning.runs.location import ResultsDir, bring_here, join_tail, local_folder, split_run
 from tune_lnl.tuning.runs.rows import TrialRow, describe_states
 from tune_lnl.tuning.runs.snapshot import read_snapshot
 from tune_lnl.tuning.space.ranges import parse_parameter
@@ -196,6 +196,37 @@ def find_run(run: ResultsDir, results_dir: ResultsDir) -> Path:
     known = [path.parent.relative_to(folder).as_posix() for path in folder.glob("**/run.yaml")]
     hint = nearest(str(run), known) if known else "there are no runs yet"
     raise InputError(f"no run {str(run)!r} under {str(results_dir)!r} or at that path; {hint}")
+
+
+def conditions_folder(run: ResultsDir, results_dir: ResultsDir) -> Path | None:
+    """Return the folder of a run with one run per condition; ``None`` where it is a run by itself.
+
+    Raises:
+        InputError: there is no such run.
+    """
+    try:
+        find_run(run, results_dir)
+    except InputError:
+        run, results_dir = split_run(run, results_dir)
+        for root in (local_folder(results_dir) / run, Path(run)):
+            if not RunFiles(root).settings.is_file() and any(root.glob("*/run.yaml")):
+                return root
+        raise
+    return None
+
+
+def run_folders(run: ResultsDir, results_dir: ResultsDir) -> list[Path]:
+    """Return the folder of a run, or those of its conditions, after checking that this version reads them.
+
+    Raises:
+        InputError: there is no such run, or it is of a later version.
+    """
+    folder = conditions_folder(run, results_dir)
+    inner = [] if folder is None else sorted(path.parent for path in folder.glob("*/run.yaml"))
+    roots = inner or [find_run(run, results_dir)]
+    for root in roots:
+        read_settings(RunFiles(root).settings)
+    return roots
 
 
 def read_settings(path: Path) -> dict[str, Any]:
