@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -111,9 +112,35 @@ def test_what_is_no_image_is_counted(root: Path) -> None:
     (root / "empty").mkdir()
     write_image(root / "stray.png", 0)
     found = listed(root)
-    assert (found.ignored, len(found)) == (1, 3)
+    assert (found.ignored, len(found)) == ({".db": 1}, 3)
     assert found.skipped == {"stray.png": "it is in no class folder"}
     assert any("1 folders without an image are no classes: empty" in note for note in found.notes)
+
+
+def test_leftovers_of_systems_are_no_classes(root: Path) -> None:
+    write_class_folders(root, ["a", "b"], 2)
+    for name in ("__MACOSX/a/._000.jpg", "@eaDir/thumbnail.jpg", "a/._000.jpg", "b/@eaDir/000.jpg", ".hidden/x.jpg"):
+        write_image(root / name, 1)
+    write_image(root / "only_hidden" / "._000.jpg", 1)
+    found = listed(root)
+    assert found.class_names == ("a", "b")
+    assert len(found) == 4
+    assert any("1 folders without an image are no classes: only_hidden" in note for note in found.notes)
+    assert any("left out: @eaDir, __MACOSX" in note for note in found.notes)
+
+
+def test_a_class_folder_that_may_not_be_read_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_class_folders(root, ["a", "b", "c"], 2)
+    scandir = os.scandir
+
+    def denied(path: str | Path) -> Any:  # the permissions of a folder do not stop root
+        if Path(path).name == "b":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    with pytest.raises(InputError, match=r"b cannot be read: Permission denied\ncheck its permissions"):
+        listed(root)
 
 
 def test_odd_files_are_read_and_broken_ones_named(root: Path) -> None:

@@ -46,10 +46,12 @@ def test_check_of_a_folder(capsys: pytest.CaptureFixture[str], place: Path) -> N
     for told in (
         "layout            class folders, ", "20 training and 0 test images", "skipped           0 files",
         "unreadable        4 files\n", "b/empty.jpg: it is empty", "b/truncated.jpg: ", "b/bomb.png: ", "b/text.jpg: ",
-        "GIF P 1", "JPEG CMYK 1", "PNG L 1", "other files       1", "shorter side 20 to 24 pixels",
+        "GIF P 1", "JPEG CMYK 1", "PNG L 1", "other files       1, no images by their names: .txt 1",
+        "shorter side 20 to 24 pixels",
         "32x32, 3 channels; kept square", "packed, ", "3 closed, 0 open", "20 samples; 1 to 13 per given label",
         "1 with one training image, never in validation: rare", "no test set: there will be no test scores",
-        "1 files repeat another byte by byte; 1 training images are there under several labels, 0 are in the test set",
+        "1 files repeat another byte by byte; 1 training images have several labels, 0 are in the test set",
+        "several labels    a/copy.jpg = b/000.jpg",
         "noise             requested unknown, measured unknown", "too few images per class to estimate it",
         "resolution 32, model cnn7, --epochs 100", "source sha256", "labels sha256",
     ):  # fmt: skip

@@ -13,6 +13,8 @@ from tune_lnl.datasets.estimate import estimate_noise
 from tune_lnl.datasets.pictures.noisy import PictureDataset, Pictures, noisy_pictures
 from tune_lnl.errors import shown
 
+DUPLICATES_NAMED = 5
+
 
 def describe_pictures(dataset: PictureDataset, options: PictureOptions, pictures: Pictures) -> Description:
     """Return files, sizes, labels, duplicates, fingerprints, and the noise as known and as estimated."""
@@ -44,14 +46,17 @@ def _files_found(pictures: Pictures) -> list[tuple[str, str]]:
         ("unreadable", _with_reasons(done.unreadable, done.unreadable_count)),
     ]
     if found.ignored:
-        rows.append(("other files", f"{found.ignored:,}, no images by their names"))
+        most = sorted(found.ignored.items(), key=lambda item: (-item[1], item[0]))
+        named = ", ".join(f"{shown(suffix) or 'no suffix'} {count:,}" for suffix, count in most[:5])
+        more = ", ..." if len(most) > 5 else ""
+        rows.append(("other files", f"{sum(found.ignored.values()):,}, no images by their names: {named}{more}"))
     return rows
 
 
-def _with_reasons(reasons: Mapping[str, str], count: int, told: int = 10) -> str:
+def _with_reasons(reasons: Mapping[str, str], count: int, listed: int = 10) -> str:
     lines = [f"{count:,} files"]
-    lines += [f"{shown(name)}: {shown(reason)}" for name, reason in list(reasons.items())[:told]]
-    return f"\n{'':<18}".join([*lines, *(["..."] if count > told else [])])
+    lines += [f"{shown(name)}: {shown(reason)}" for name, reason in list(reasons.items())[:listed]]
+    return f"\n{'':<18}".join([*lines, *(["..."] if count > listed else [])])
 
 
 def _sizes(pictures: Pictures) -> list[tuple[str, str]]:
@@ -59,14 +64,14 @@ def _sizes(pictures: Pictures) -> list[tuple[str, str]]:
     sides = np.sort(done.shapes, axis=1)
     middle = np.median(sides, axis=0).astype(int)
     kept = "kept square" if done.size.square else f"shorter side {done.size.resize} before the crop"
-    place = f"packed, {done.store.nbytes() / 2**20:,.0f} MiB in {done.store.folder}"
+    packed = f"packed, {done.store.nbytes() / 2**20:,.0f} MiB in {done.store.folder}"
     return [
         (
             "sizes",
             f"shorter side {sides[:, 0].min():,} to {sides[:, 0].max():,} pixels, median {middle[0]:,} x {middle[1]:,}",
         ),
         ("image", f"{done.size.crop}x{done.size.crop}, 3 channels; {kept}"),
-        ("pixels", place if done.packed else "decoded anew in every epoch: they do not fit into dataset.cache_budget"),
+        ("pixels", packed if done.packed else "decoded in every epoch: they do not fit into dataset.cache_budget"),
     ]
 
 
@@ -81,11 +86,11 @@ def _labels_found(data: NoisyData, pictures: Pictures) -> list[tuple[str, str]]:
         if names:
             rows.append(("thin classes", f"{len(names)} {text}: {', '.join(names[:5])}"))
     tested = f"{len(data.test_rows):,} samples" if len(data.test_rows) else "no test set: there will be no test scores"
-    return [*rows, ("test", tested), ("duplicates", _duplicates(pictures))]
+    return [*rows, ("test", tested), *_duplicates(pictures)]
 
 
-def _duplicates(pictures: Pictures) -> str:
-    """Files of the same bytes: how many, how many of them under several labels, how many both in training and test."""
+def _duplicates(pictures: Pictures) -> list[tuple[str, str]]:
+    """Count files of the same bytes, in all, under several labels, and both in training and test; name the second."""
     done = pictures.examined
     keys = np.ascontiguousarray(done.contents).view([("bytes", "V16")]).ravel()
     _, group, sizes = np.unique(keys, return_inverse=True, return_counts=True)
@@ -94,10 +99,21 @@ def _duplicates(pictures: Pictures) -> str:
     pairs = np.unique(np.stack([group[training], labels[training]]), axis=1)
     several = np.bincount(pairs[0], minlength=len(sizes)) > 1
     both = np.intersect1d(group[training], group[~training])
-    return (
-        f"{int((sizes - 1).sum()):,} files repeat another byte by byte; {int(several.sum()):,} training images are "
-        f"there under several labels, {len(both):,} are in the test set, too"
-    )
+    rows = [
+        (
+            "duplicates",
+            f"{int((sizes - 1).sum()):,} files repeat another byte by byte; {int(several.sum()):,} training images "
+            f"have several labels, {len(both):,} are in the test set, too",
+        )
+    ]
+    for number in np.flatnonzero(several)[:DUPLICATES_NAMED]:
+        copies = done.rows[: done.training][group[training] == number]
+        names = [shown(pictures.listed.names[int(row)]) for row in copies[:DUPLICATES_NAMED]]
+        more = f" and {len(copies) - len(names):,} more" if len(copies) > len(names) else ""
+        rows.append(("several labels", " = ".join(names) + more))
+    if several.sum() > DUPLICATES_NAMED:
+        rows.append(("several labels", f"... and {int(several.sum()) - DUPLICATES_NAMED:,} more images"))
+    return rows
 
 
 def _noise_found(data: NoisyData, pictures: Pictures) -> list[tuple[str, str]]:
@@ -117,10 +133,10 @@ def _noise_found(data: NoisyData, pictures: Pictures) -> list[tuple[str, str]]:
     rows.append(
         (
             "estimated noise",
-            f"{share(found.rate)}, 95% interval {share(found.low)} to {share(found.high)}: so many of the labels of "
-            f"{found.anchors:,} images that a simple classifier is surest of (out of {found.samples:,}) disagree with "
-            f"it; it finds {share(found.agreement)} of all labels"
-            + ("; an upper bound, as such features tell these classes apart too badly" if found.upper_bound else ""),
+            f"{share(found.rate)}, 95% interval {share(found.low)} to {share(found.high)}: the share of labels that "
+            f"disagree with a simple classifier among its {found.anchors:,} most confident predictions, of "
+            f"{found.samples:,}; it predicts {share(found.agreement)} of all labels"
+            + ("; an upper bound, because its features separate these classes badly" if found.upper_bound else ""),
         )
     )
     return rows

@@ -26,6 +26,7 @@ from tune_lnl.datasets.pictures.listing import (
     add_class_folders,
     in_order,
     is_image_name,
+    is_leftover,
     require_training_images,
 )
 from tune_lnl.datasets.pictures.noisy import PictureDataset, Pictures
@@ -147,7 +148,7 @@ def _class_folders(root: Path, options: FolderOptions) -> PictureList:
             "one of them can be the test set: dataset.test_folder"
         )
     for stray in sorted(entry.name for entry in os.scandir(root / inside) if entry.is_file()):
-        if is_image_name(stray):
+        if is_image_name(stray) and not is_leftover(stray):
             builder.skip(f"{inside}/{stray}" if inside else stray, "it is in no class folder")
     classes = _with_images(builder, root / inside, classes)
     add_class_folders(builder, inside, classes)
@@ -166,13 +167,25 @@ def _class_folders(root: Path, options: FolderOptions) -> PictureList:
 
 def _with_images(builder: ListBuilder, folder: Path, classes: Sequence[str]) -> list[str]:
     """Return the classes that have an image; note the others."""
-    filled = [
-        name for name in classes if any(is_image_name(file) for _, _, files in os.walk(folder / name) for file in files)
-    ]
+    filled = [name for name in classes if _has_image(folder / name)]
     empty = [shown(name) for name in classes if name not in set(filled)]
     if empty:
         builder.notes.append(f"{len(empty)} folders without an image are no classes: {', '.join(empty[:5])}")
     return filled
+
+
+def _has_image(folder: Path) -> bool:
+    """Return whether there is an image in or below the folder. Raises InputError if a folder cannot be read."""
+
+    def refuse(error: OSError) -> None:
+        place = shown(str(error.filename))
+        raise InputError(f"{place} cannot be read: {error.strerror}\ncheck its permissions") from error
+
+    for _, folders, files in os.walk(folder, onerror=refuse):
+        if any(is_image_name(file) and not is_leftover(file) for file in files):
+            return True
+        folders[:] = [name for name in folders if not is_leftover(name)]
+    return False
 
 
 # ---- tables

@@ -10,6 +10,7 @@ import hashlib
 import os
 import stat
 from array import array
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ from tune_lnl.errors import CorruptDataError, InputError, shown
 
 UNKNOWN = -1
 NAMES_PER_CHUNK = 65536
+LEFTOVERS = frozenset({"__macosx", "@eadir", "#recycle", "$recycle.bin", "lost+found", "system volume information"})
+"""Folders that operating systems, archivers and storage devices add, in lower case; they hold no data."""
 NAMES_TOLD = 1000
 """Number of skipped files whose names are kept; the others are only counted."""
 IMAGE_ENDINGS = tuple(sorted(IMAGE_SUFFIXES))
@@ -72,7 +75,7 @@ class PictureList:
         verified: int8 (n,): whether the given label is right: 1 yes, 0 no, -1 not known. None where none is known.
         skipped: the reason why a file cannot be used, by its name; the first NAMES_TOLD of them.
         skipped_count: the number of such files.
-        ignored: number of files that are no images by their names.
+        ignored: number of files that are no images by their names, by suffix (lower case, with the dot).
         notes: remarks on the layout, for the user.
         digest: sha256 (hex) over names, sizes and modification times of the files, and labels.
     """
@@ -88,7 +91,7 @@ class PictureList:
     verified: NDArray[np.int8] | None
     skipped: Mapping[str, str]
     skipped_count: int
-    ignored: int
+    ignored: Mapping[str, int]
     notes: tuple[str, ...]
     digest: str
 
@@ -117,7 +120,8 @@ class ListBuilder:
         self._digest = hashlib.sha256(f"{self.form}\n".encode())
         self.skipped: dict[str, str] = {}
         self.skipped_count = 0
-        self.ignored = 0
+        self.ignored: Counter[str] = Counter()
+        self._left_out: set[str] = set()
         self.notes: list[str] = []
         self._training: int | None = None
 
@@ -159,6 +163,9 @@ class ListBuilder:
         true = np.frombuffer(self._true, dtype=np.int64) if len(self) else np.empty(0, np.int64)
         verified = np.frombuffer(self._verified, dtype=np.int8) if len(self) else np.empty(0, np.int8)
         self._digest.update("\n".join(class_names).encode("utf-8", "surrogateescape"))
+        if self._left_out:
+            names = ", ".join(shown(name) for name in sorted(self._left_out))
+            self.notes.append(f"folders that hold no data are left out: {names}")
         return PictureList(
             root=self.root,
             form=self.form,
@@ -171,7 +178,7 @@ class ListBuilder:
             verified=verified if bool((verified != UNKNOWN).any()) else None,
             skipped=self.skipped,
             skipped_count=self.skipped_count,
-            ignored=self.ignored,
+            ignored=dict(self.ignored),
             notes=tuple(self.notes),
             digest=self._digest.hexdigest(),
         )
@@ -237,7 +244,7 @@ class ListBuilder:
 
     def _status_of(self, entry: os.DirEntry[str], name: str) -> os.stat_result | None:
         if not is_image_name(entry.name):
-            self.ignored += 1
+            self.ignored[Path(entry.name).suffix.lower()] += 1
             return None
         try:
             status = entry.stat()
@@ -253,7 +260,9 @@ class ListBuilder:
         try:
             with os.scandir(folder) as entries:
                 for entry in entries:
-                    if entry.name.startswith("."):
+                    if is_leftover(entry.name):
+                        if not entry.name.startswith("."):
+                            self._left_out.add(entry.name)
                         continue
                     if entry.is_symlink():
                         self._require_inside(Path(entry.path))
@@ -267,6 +276,11 @@ class ListBuilder:
                 f"{shown(str(path))} is outside {self.root}, by its name or through a link; only files inside are "
                 "read\nput the files themselves there instead"
             )
+
+
+def is_leftover(name: str) -> bool:
+    """Return whether a file or folder of this name is hidden or holds no data; see LEFTOVERS."""
+    return name.startswith(".") or name.lower() in LEFTOVERS
 
 
 def is_image_name(name: str) -> bool:
