@@ -171,9 +171,12 @@ class TriedPoints:
         """Length of the prefix of trials that are finished and already processed."""
 
     def update(self, trials: Sequence[FrozenTrial]) -> None:
-        """Take in new trials; every call gives those of the call before, and more."""
+        """Take in new trials.
+
+        Args:
+            trials: of the study by number, those of the call before among them; one unfinished trial may be missing.
+        """
         new = []
-        settled = True
         for trial in trials[self._settled :]:
             if trial.number not in self._known and self._searched.keys() <= trial.params.keys():
                 self._known.add(trial.number)
@@ -181,8 +184,7 @@ class TriedPoints:
                 new.append(self._row(trial.params))
             if has_diverged(trial):
                 self._diverged.add(trial.number)
-            settled = settled and trial.state.is_finished()
-            self._settled += settled
+            self._settled += trial.number == self._settled and trial.state.is_finished()
         if new:
             self._rows = np.concatenate([self._rows, np.array(new).reshape(-1, len(self._searched))])
 
