@@ -97,9 +97,9 @@ def guarded(main: Main) -> Callable[..., int]:
             return 130
         except OSError as error:
             if is_disk_full(error):
-                place = f" ({error.filename})" if error.filename else ""
+                where = f" ({error.filename})" if error.filename else ""
                 print(
-                    f"error: the disk is full: {error.strerror}{place}; free some room and try again", file=sys.stderr
+                    f"error: the disk is full: {error.strerror}{where}; free some room and try again", file=sys.stderr
                 )
                 return 1
             if not isinstance(error, BrokenPipeError):

@@ -1,4 +1,4 @@
-"""What ``--resume`` refuses: by name, with exit code 2, and with every file of the run left as it was."""
+"""The refusals of ``--resume``: exit code 2, the difference by name, and every file of the run left as it was."""
 
 from __future__ import annotations
 

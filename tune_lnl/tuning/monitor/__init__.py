@@ -1,1 +1,1 @@
-"""What a person watches: console, progress table, dashboards, metrics."""
+"""The views of a running search: console, table, dashboards, metrics."""

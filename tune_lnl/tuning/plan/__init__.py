@@ -1,1 +1,1 @@
-"""From what the user asked for to a checked plan, before anything is written."""
+"""Options, checks and the plan of a search, before anything is written."""

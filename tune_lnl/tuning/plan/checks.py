@@ -43,7 +43,7 @@ class AskedStudy:
     stored: Mapping[str, Any] | None = None
     """Content of ``run.yaml`` of a run to resume; ``None``: the run is new."""
     warm_start: WarmStart | None = None
-    """What a run to resume was started with."""
+    """The warm start with which a run to resume was started."""
     other: Run | None = None
     """The run that a new one is to start from."""
 

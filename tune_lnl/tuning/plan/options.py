@@ -200,7 +200,7 @@ class Flag:
     repeated: bool = False
     """Whether the word may be given several times; the value is then a tuple."""
     stored: str = ""
-    """The dotted place in ``run.yaml`` that the option decides."""
+    """The dotted name of the entry of ``run.yaml`` that the option decides."""
     same_on_resume: bool = False
     """Whether ``--resume`` refuses another value than the run was started with."""
 

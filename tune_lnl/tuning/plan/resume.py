@@ -1,4 +1,4 @@
-"""The rules of ``--resume``: the agreement with the run that was started, and the number of trials it goes on to."""
+"""The rules of ``--resume``: agreement with the run as it was started, and its new total of trials."""
 
 from __future__ import annotations
 
@@ -57,11 +57,11 @@ def require_same_search(stored: Mapping[str, Any], own: Mapping[str, Any]) -> No
     """
     free = {flag.stored for flag in FLAGS.values() if not flag.same_on_resume}
     differences = [
-        f"{place.removeprefix('space.')} = {before!r}, now it is {now!r}"
+        f"{name.removeprefix('space.')} = {before!r}, now it is {now!r}"
         for key in ("space_name", "condition", "seed", "fingerprints", "space")
         if key in own
-        for place, before, now in _unequal(key, stored.get(key), own[key])
-        if place not in free
+        for name, before, now in _unequal(key, stored.get(key), own[key])
+        if name not in free
     ]
     if differences:
         raise InputError(
@@ -70,12 +70,13 @@ def require_same_search(stored: Mapping[str, Any], own: Mapping[str, Any]) -> No
         )
 
 
-def _unequal(place: str, before: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:
+def _unequal(name: str, before: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Yield (dotted name, before, now) of everything that differs."""
     if isinstance(before, Mapping) and isinstance(now, Mapping):
         for key in dict.fromkeys([*before, *now]):
-            yield from _unequal(f"{place}.{key}", before.get(key), now.get(key))
+            yield from _unequal(f"{name}.{key}", before.get(key), now.get(key))
     elif before != now:
-        yield place, before, now
+        yield name, before, now
 
 
 def resume_command(command: str, total: int) -> str:

@@ -23,7 +23,7 @@ from tune_lnl.tuning.runs.folder import RunFolder
 from tune_lnl.tuning.runs.location import ResultsDir, bring_here, local_folder, location, split_run
 from tune_lnl.tuning.runs.rows import TrialRow, describe_states
 from tune_lnl.tuning.runs.run import Run, load_run
-from tune_lnl.tuning.space.ranges import Int, Parameter
+from tune_lnl.tuning.space.ranges import Int
 from tune_lnl.tuning.space.space import SearchSpace
 from tune_lnl.tuning.study.study import distributions
 from tune_lnl.tuning.study.trials import FrozenTrial, TrialState, has_diverged, taken_over
@@ -58,20 +58,20 @@ class WarmStart:
 # ---- planning
 
 
-def find_other_run(name: ResultsDir, place: ResultsDir, condition: str | None) -> Run:
+def find_other_run(name: ResultsDir, results_dir: ResultsDir, condition: str | None) -> Run:
     """Return the run called ``name``; of a run with several conditions the one of ``condition``.
 
     Raises:
         InputError: no such run, or a storage that does not answer.
     """
-    name, place = split_run(name, place)
-    for root in _folders(name, bring_here(place, name)):
+    name, results_dir = split_run(name, results_dir)
+    for root in _folders(name, bring_here(results_dir, name)):
         if condition is not None and not RunFolder(root).settings.is_file():
             inside = root / condition
             if RunFolder(inside).settings.is_file():
                 return load_run(inside)
     try:
-        return load_run(name, place)
+        return load_run(name, results_dir)
     except InputError as error:
         raise InputError(f"--warm-start: {error}") from None
 
@@ -116,7 +116,7 @@ def plan_warm_start(
     return WarmStart(other.name, location(other.files.root.resolve()), because, sentence, other)
 
 
-def remembered(files: RunFolder, name: str | None, place: ResultsDir, condition: str | None) -> WarmStart | None:
+def remembered(files: RunFolder, name: str | None, results_dir: ResultsDir, condition: str | None) -> WarmStart | None:
     """Return the warm start with which a run to resume was started.
 
     Args:
@@ -129,8 +129,8 @@ def remembered(files: RunFolder, name: str | None, place: ResultsDir, condition:
     before = None if stored is None else WarmStart(stored["run"], stored["folder"], stored["because"])
     if name is None:
         return before
-    run, place = split_run(name, place)
-    folders = _folders(run, local_folder(place))
+    run, results_dir = split_run(name, results_dir)
+    folders = _folders(run, local_folder(results_dir))
     given = [location(folder) for root in folders for folder in (root, root / (condition or ""))]
     if before is None or before.folder not in given:
         began = "without --warm-start" if before is None else f"with --warm-start {before.run}"
@@ -150,7 +150,11 @@ def first_difference(other: Run, space: SearchSpace, fingerprints: Mapping[str, 
     if theirs.base["method"] != ours.base["method"]:
         return _unequal("method", theirs.base["method"], ours.base["method"])
     searched = _searched(theirs) | _searched(ours)
-    before, now = (_decided_beforehand(side, searched) for side in (theirs, ours))
+    # Every setting, defaults included, that is the same for all trials of a search.
+    before, now = (
+        {name: value for name, value in side.any_config().flat().items() if name not in searched}
+        for side in (theirs, ours)
+    )
     before |= {f"{name} of the data": value for name, value in other.settings["fingerprints"].items()}
     now |= {f"{name} of the data": value for name, value in fingerprints.items()}
     before["device"], now["device"] = other.settings["resources"]["device"], device
@@ -178,12 +182,6 @@ def _searched(space: SearchSpace) -> set[str]:
     return {*space.parameters} | {knob.decides for name, knob in knobs.items() if name in space.parameters}
 
 
-def _decided_beforehand(space: SearchSpace, but: set[str]) -> dict[str, Any]:
-    """Return every setting, defaults included, that is the same for all trials of a search."""
-    config = space.any_config()
-    return {name: value for name, value in config.flat().items() if name not in but}
-
-
 # ---- the results used
 
 
@@ -192,12 +190,10 @@ def comparable_trials(other: Run, space: SearchSpace) -> Iterator[FrozenTrial]:
     for trial in sorted(other.trials, key=lambda trial: trial.number):
         if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED) and not has_diverged(trial):
             continue
-        if trial.params.keys() == space.parameters.keys() and _inside(trial.params, space):
+        if trial.params.keys() == space.parameters.keys() and all(
+            space.parameters[name].contains(value) for name, value in trial.params.items()
+        ):
             yield trial
-
-
-def _inside(params: Mapping[str, Any], space: SearchSpace) -> bool:
-    return all(space.parameters[name].contains(value) for name, value in params.items())
 
 
 def best_configs(other: Run, space: SearchSpace) -> list[dict[str, Any]]:
@@ -225,14 +221,18 @@ def _fitting_point(other: Run, row: TrialRow, space: SearchSpace) -> dict[str, A
     The sampler chooses the settings that the other run neither searched nor fixed.
     """
     values = other.config(row).flat() | dict(row.params)
-    counted = _counted_in_epochs(str(space.base["method"]))
+    settings = settings_type(str(space.base["method"]))
+    counted = {name for name, entry in settings.model_fields.items() if entry.json_schema_extra == EPOCHS}
+    counted |= {name for name, knob in settings.knobs.items() if knob.counts_epochs}
     point = {}
     for name, parameter in space.parameters.items():
         if name not in values:
             continue
         value = values[name]
         if name in counted and isinstance(value, int):
-            value = _on_grid(scale_count(value, space.epochs / other.space.epochs), parameter)
+            value = scale_count(value, space.epochs / other.space.epochs)
+            if isinstance(parameter, Int):  # the nearest point of the range's grid
+                value = parameter.low + parameter.step * round((value - parameter.low) / parameter.step)
         if not parameter.contains(value):
             return None
         point[name] = value
@@ -244,26 +244,13 @@ def _fitting_point(other: Run, row: TrialRow, space: SearchSpace) -> dict[str, A
     return point or None
 
 
-def _counted_in_epochs(method: str) -> set[str]:
-    settings = settings_type(method)
-    named = {name for name, entry in settings.model_fields.items() if entry.json_schema_extra == EPOCHS}
-    return named | {name for name, knob in settings.knobs.items() if knob.counts_epochs}
-
-
-def _on_grid(value: int, parameter: Parameter) -> int:
-    """Return the point of the range's grid that is nearest to ``value``."""
-    if not isinstance(parameter, Int):
-        return value
-    return parameter.low + parameter.step * round((value - parameter.low) / parameter.step)
-
-
 # ---- the first trials of the run
 
 
 def first_trials(warm_start: WarmStart, space: SearchSpace, files: RunFolder) -> list[FrozenTrial | Mapping[str, Any]]:
-    """Return the trials that stand in the study before any suggestion; copy the files of those taken over to this run.
+    """Return the trials of the study before any suggestion; copy the files of those taken over to this run.
 
-    Start points that a trial taken over has tried already are left out.
+    Start points that a trial taken over has already tried are left out.
 
     Raises:
         InputError: the other run is gone.
@@ -283,8 +270,8 @@ def _still_there(warm_start: WarmStart) -> Run:
         return load_run(warm_start.folder)
     except InputError:
         raise InputError(
-            f"run {warm_start.run}, with which this run was to begin (--warm-start), is no longer in "
-            f"{warm_start.folder}; bring it back, or begin anew under another --name"
+            f"run {warm_start.run}, from which this run was to start (--warm-start), is no longer in "
+            f"{warm_start.folder}; bring it back, or start again under another --name"
         ) from None
 
 
@@ -298,5 +285,5 @@ def _copy_files(other: Run, theirs: int, files: RunFolder, ours: int) -> None:
         (other.files.model(theirs), files.model(ours)),
     ):
         if source.exists():
-            with files.writing(target) as beside:
-                shutil.copyfile(source, beside)
+            with files.writing(target) as new:
+                shutil.copyfile(source, new)

@@ -1,1 +1,1 @@
-"""How many trials run at once: CPUs, GPUs, memory, disk."""
+"""The number of trials that run at once, and what limits it: CPUs, GPUs, memory, disk."""

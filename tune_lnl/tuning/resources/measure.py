@@ -87,7 +87,7 @@ class Question:
 
 def measure_sharing(
     question: Question,
-    say: Callable[[str], None] = lambda line: None,
+    tell: Callable[[str], None] = lambda line: None,
     gpus: Callable[[], list[Gpu]] | None = None,
     measure: Callable[[Question, Gpu | None, int], list[Reading]] | None = None,
     load: Callable[[], float] | None = None,
@@ -95,7 +95,7 @@ def measure_sharing(
     """Return how many trials share one device of this machine: the smallest GPU, or without any the CPUs.
 
     Args:
-        say: called with a line when the measurement, which takes a minute, begins.
+        tell: called with a line when the measurement, which takes a minute, begins.
         gpus: lists the CUDA devices.
         measure: takes the readings of a question on a device (``None``: the CPUs) that has this many free bytes.
         load: the machine's load average.
@@ -115,7 +115,7 @@ def measure_sharing(
     path = cache_dir() / FOLDER / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]}.json"
     readings, quiet = read_cached(path, key), True
     if readings is None:
-        say("measuring how many trials share the device best; this takes about a minute and is kept for later")
+        tell("measuring how many trials share the device best; this takes about a minute, and the result is kept")
         quiet = room >= IDLE * total if gpu is not None else (load or _load)() <= BUSY * question.cpus
         readings = (measure or take)(question, gpu, room)
         if quiet:
@@ -262,7 +262,7 @@ class ProbeGroup:
             return None
         self._peak = max([self._peak, *(answer.peak for answer in answers)])
         if self._gpu is None or len(self._probes) == 1:
-            # On a GPU the driver counts all processes together: only the first one, alone, can tell its own.
+            # On a GPU the driver counts all processes together: only the first one, alone, can be read separately.
             self._overhead = max([self._overhead, *(answer.overhead for answer in answers)])
         return self._peak, self._overhead
 

@@ -57,7 +57,7 @@ class Task:
     free: int = 0
     """Bytes of the GPU's memory that were free before this process, where it is our only one there."""
     visible: str | None = None
-    """The GPU, as ``CUDA_VISIBLE_DEVICES`` names it; ``None``: as the environment says."""
+    """The GPU, as ``CUDA_VISIBLE_DEVICES`` names it; ``None``: as in the environment."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Probe:
         try:
             self._connection.send((threads, seconds))
         except OSError:
-            return  # the process has ended; its answer says why
+            return  # the process has ended; its answer has the reason
 
     def answer(self) -> Answer:
         """Wait for the next answer; the first one comes when the training is ready.

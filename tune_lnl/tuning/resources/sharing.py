@@ -58,7 +58,7 @@ class Sharing:
     """Bytes of it that were free."""
     on_gpu: bool
     quiet: bool = True
-    """Whether nobody else used the device meanwhile."""
+    """Whether the device was otherwise unused during the measurement."""
 
     @property
     def need(self) -> int:
@@ -77,13 +77,13 @@ class Sharing:
     def lines(self) -> list[str]:
         """Return the arithmetic of the decision, for the user."""
         peak, overhead = _most(self.readings)
-        besides = "of CUDA context" if self.on_gpu else "of Python and libraries"
+        kind = "of CUDA context" if self.on_gpu else "of Python and libraries"
         speeds = ", ".join(f"{reading.trials}: {reading.images_per_second:.0f}" for reading in self.readings)
         share = f"1/{self.trials} GPU" if self.on_gpu else f"1/{self.trials} of the CPUs"
         fitting = max(1, self.room // self.need)
         cap = "" if self.memory_fraction is None else f", at most {_gb(self.memory_fraction * self.total)} for training"
         return [
-            f"measured on {self.device}: a trial peaks at {_gb(peak)} + {_gb(overhead)} {besides}, "
+            f"measured on {self.device}: a trial peaks at {_gb(peak)} + {_gb(overhead)} {kind}, "
             f"{_gb(self.need)} with a margin of {MARGIN:.0%}: {fitting} fit into {_gb(self.room)}",
             f"images/s by trials at once: {speeds}; {self.trials} is the fewest within a tenth of the best: "
             f"each gets {share}{cap}",
