@@ -238,6 +238,16 @@ def test_a_result_of_other_settings_does_not_count(plan: Plan, run: Run, here: H
     assert here.trained == ["001-1", "001-2"]
 
 
+def test_a_result_of_version_0_1_0_counts(plan: Plan, run: Run, here: Here) -> None:
+    here.confirmed(ConfirmRequest(1, 2), run)
+    for path in plan.files.confirm.glob("*.json"):
+        stored = json.loads(path.read_text())
+        path.write_text(json.dumps({**stored, "config": {**stored["config"], "label_ema_classes": None}}))
+    here.trained.clear()
+    here.confirmed(ConfirmRequest(1, 2), run)
+    assert here.trained == []
+
+
 def test_only_the_winner_that_is_kept_counts_as_trained(plan: Plan, run: Run, here: Here) -> None:
     here.confirm(ConfirmRequest(1, 2), run)
     for path in plan.files.confirm.glob("*-all.json"):

@@ -101,7 +101,10 @@ def test_a_death_that_is_noticed_late(tmp_path: Path) -> None:
     trials, epochs = 4, 12
     driver = driver_of(tmp_path / "a", "toy", trials, epochs, pause=0.5)
     (driver.folder / "sitecustomize.py").write_text(
-        "import tune_lnl.tuning.engine.cluster as c\nc.LOOK_SECONDS = 15.0\n"
+        "import sys\n"
+        "if 'tune_lnl.search' in sys.orig_argv:\n"
+        "    import tune_lnl.tuning.engine.cluster as c\n"
+        "    c.LOOK_SECONDS = 15.0\n"
     )
     driver.environment["PYTHONPATH"] += f"{os.pathsep}{driver.folder}"
     with cluster_for(driver, 1, 1) as cluster:

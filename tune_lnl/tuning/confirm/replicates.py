@@ -64,7 +64,9 @@ def read_result(files: RunFolder, replicate: Replicate) -> Result | None:
         found: dict[str, Any] = json.loads(replicate.result(files).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return found if found.get("config") == json.loads(json.dumps(replicate.config.flat())) else None
+    config = replicate.config
+    known = [config.flat(), config.flat_as_before()]
+    return found if found.get("config") in [json.loads(json.dumps(each)) for each in known] else None
 
 
 class Replicates(Listener):
