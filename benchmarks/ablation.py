@@ -1,4 +1,4 @@
-"""ACT's modules one by one, in the order of the paper's Table 4: what each adds, on several seeds.
+"""ACT's modules one by one, in the order of the paper's Table 4: the gain of each, on several seeds.
 
     python benchmarks/ablation.py [CONFIG.yaml] [--seeds 0,1,2,3,4] [--set KEY=VALUE]... [--output FILE.json]
 

@@ -1,10 +1,10 @@
-"""What ACT buys: plain cross-entropy, Co-teaching, JoCoR and ACT on the digits, several seeds each.
+"""The gain of ACT: plain cross-entropy, Co-teaching, JoCoR and ACT on the digits, several seeds each.
 
     python benchmarks/baselines.py [--seeds 0,1,2,3,4] [--condition asym40] [--output FILE.json]
 
-Every row trains the same network for as long, from the same lr and on the same labels. The settings of a method are the
-start points of its space (act_digits8no, co_teaching_digits8no, jocor_digits8no): as published, carried over to the
-shorter run. Nothing is tuned.
+Every row trains the same network for the same length, from the same lr and on the same labels. The settings of a method
+are the start points of its space (act_digits8no, co_teaching_digits8no, jocor_digits8no): as published, carried over to
+the shorter run. Nothing is tuned.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def rows(condition: str) -> dict[str, TrialConfig]:
-    """Title of a row -> its config: cross-entropy with what it shares with ACT, then every start point."""
+    """Return title of a row -> its config: cross-entropy with the settings shared with ACT, then every start point."""
     named: dict[str, TrialConfig] = {}
     for name in SPACES:
         space = load_space(name, condition)
@@ -51,7 +51,7 @@ def rows(condition: str) -> dict[str, TrialConfig]:
 
 
 def row_figures(config: TrialConfig, seeds: list[int]) -> dict[str, Any]:
-    """Test accuracy (%) of every seed, its mean and deviation, and the quality of the last epoch's selection (%)."""
+    """Return test accuracy (%) of every seed, mean and deviation, and the quality of the last epoch's selection (%)."""
     results = train_seeds(config, seeds, Surroundings(), None, lambda seed, report: None)
     values = [result.figures["test_last10"] for result in results]
     figures: dict[str, Any] = {"test_last10": values, "mean": statistics.fmean(values)}

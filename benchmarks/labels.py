@@ -1,10 +1,10 @@
-"""The verdict on given labels held against confident learning on the same out-of-sample predictions.
+"""The verdict on given labels, compared with confident learning on the same out-of-sample predictions.
 
     python benchmarks/labels.py CONFIG.yaml [--work DIR] [--folds 5] [--epochs N] [--set KEY=VALUE]...
         [--truth FILE.csv] [--noise-seeds 1,2,3] [--data-dir DIR] [--output FILE.json]
 
-CONFIG is of a dataset whose true labels are known; `python -m tune_lnl.export RUN` writes one. Needs the extra
-`benchmark` (cleanlab). Trainings that are done are kept in DIR, if one is given, and an interrupted run goes on there.
+CONFIG names a dataset whose true labels are known; `python -m tune_lnl.export RUN` writes one. Needs the extra
+`benchmark` (cleanlab). DIR, if given, keeps trainings; an interrupted run continues from there.
 Confident learning (cleanlab's find_label_issues) gets the reported network's predictions, with each of its filters; its
 ranking is its own label quality score, its corrected label the network's prediction.
 """
@@ -46,12 +46,12 @@ SHOWN = {"precision": 11, "recall": 8, "f1": 8, "auroc": 8}
 def parser() -> argparse.ArgumentParser:
     p = Parser(prog="benchmarks/labels.py", description=__doc__)
     p.add_argument("config", type=Path, metavar="CONFIG.yaml")
-    p.add_argument("--work", type=Path, metavar="DIR", help="of finished trainings, to go on from")
+    p.add_argument("--work", type=Path, metavar="DIR", help="where trainings are kept, to continue from")
     p.add_argument("--folds", type=int, default=5)
     p.add_argument("--epochs", type=int)
     p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
     p.add_argument("--truth", type=Path, metavar="FILE.csv", help="columns path and true_label, for a folder of images")
-    p.add_argument("--noise-seeds", metavar="1,2,3", help="each draw of the noise; then their means, too")
+    p.add_argument("--noise-seeds", metavar="1,2,3", help="one draw of the noise each; then also their means")
     p.add_argument("--data-dir", type=Path)
     p.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     p.add_argument("--output", type=Path, metavar="FILE.json")
@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def cleanlab_qualities(table: LabelTable, probabilities: NDArray[np.float32]) -> dict[str, LabelQuality]:
-    """Of each of its filters, on the samples that have predictions."""
+    """Return the quality of each filter of cleanlab, on the samples that have predictions."""
     from cleanlab.filter import find_label_issues
     from cleanlab.rank import get_label_quality_scores
 
@@ -86,7 +86,7 @@ def own_quality(table: LabelTable, judged: Judgement) -> LabelQuality:
 
 
 def open_set_quality(table: LabelTable) -> dict[str, float | int] | None:
-    """Of the verdict open_set; None where no sample is."""
+    """Return the quality of the verdict open_set; None where no sample is open-set."""
     data = table.data
     if data.true_labels is None or not (data.true_labels >= data.num_classes).any():
         return None
@@ -96,7 +96,7 @@ def open_set_quality(table: LabelTable) -> dict[str, float | int] | None:
 
 
 def qualities(table: LabelTable, evidence: LabelEvidence) -> dict[str, LabelQuality]:
-    """Ours, then cleanlab's."""
+    """Return our qualities, then cleanlab's."""
     known = table.quality()
     assert known is not None, "refused before"
     rows = {"verdict": known[0], "verdict_in_sample": known[1]}
@@ -108,7 +108,7 @@ def qualities(table: LabelTable, evidence: LabelEvidence) -> dict[str, LabelQual
 
 
 def measure(a: argparse.Namespace, work: Path, device: str) -> dict[str, Any]:
-    """One draw of the noise, or several and their means."""
+    """Measure one draw of the noise, or several and their means."""
     if a.noise_seeds is None:
         return hold_against(a, a.overrides, work, device)
     draws = {
@@ -137,7 +137,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def hold_against(a: argparse.Namespace, overrides: list[str], work: Path, device: str) -> dict[str, Any]:
-    """One draw of the noise: trained, judged, compared."""
+    """Train, judge and compare one draw of the noise."""
     config = label_config(read_config(a.config, overrides, a.epochs))
 
     def on_epoch(number: int, trainings: int, report: Report) -> None:
@@ -155,7 +155,7 @@ def hold_against(a: argparse.Namespace, overrides: list[str], work: Path, device
 
 
 def true_labels(data: NoisyData, table: Path) -> NDArray[np.int64]:
-    """What a table says of each training image, which it may name from a folder above the dataset's root.
+    """Return the true label of each training image from a table, which may name images from a folder above the root.
 
     Raises:
         InputError: an image or a class is missing.
@@ -182,7 +182,7 @@ def show(rows: Mapping[str, Mapping[str, float | None]]) -> None:
 
 
 def means(draws: Sequence[Mapping[str, Mapping[str, float | None]]]) -> dict[str, dict[str, float | None]]:
-    """Of every figure over the draws of the noise; None where a draw has none."""
+    """Return the mean of every figure over the draws of the noise; None where a draw has none."""
 
     def mean(values: Sequence[float | None]) -> float | None:
         known = [value for value in values if value is not None]

@@ -1,12 +1,12 @@
-"""Whether the fast step costs accuracy: bf16, channels-last and masks against a plain float32 step, seed by seed.
+"""The accuracy of the fast step: bf16, channels-last and masks against a plain float32 step, seed by seed.
 
     python benchmarks/parity.py [--data-dir DIR] [--subset 0.05] [--epochs 8] [--seeds 0,1,2,3,4] [--jobs 2 --threads 1]
         [--earlier FILE.json] [--output FILE.json]
 
 Both arms train ACT on CIFAR-80N from the same weights, in the same order, on the same augmented views; they differ in
-how a step is computed. The plain arm keeps activations in the usual memory order, float32 throughout, and picks the
-selected samples out of the batch by index, as the published code does. What counts is the difference of test accuracy
-between the arms, paired by seed, with its 95% interval by Student's t.
+the computation of a step. The plain arm uses the usual memory order, float32 throughout, and selects samples of the
+batch by index, as the published code does. The result is the difference of test accuracy between the arms, paired by
+seed, with its 95% interval by Student's t.
 """
 
 from __future__ import annotations
@@ -97,11 +97,13 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--epochs", type=int, default=8)
     p.add_argument("--warmup-epochs", type=int, default=3)
     p.add_argument("--average-last", type=int, default=3)
-    p.add_argument("--threads", type=int, default=2, help="of each training")
-    p.add_argument("--jobs", type=int, default=1, help="trainings beside each other")
+    p.add_argument("--threads", type=int, default=2, help="threads of each training")
+    p.add_argument("--jobs", type=int, default=1, help="trainings at the same time")
     p.add_argument("--seeds", default="0,1,2,3,4")
     p.add_argument("--arms", default="fast, bf16;plain, fp32", help=f"of {'; '.join(ARMS)}; the last is the reference")
-    p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="fixed", help="a setting of both")
+    p.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="fixed", help="a setting of both arms"
+    )
     p.add_argument(
         "--earlier", type=Path, metavar="FILE.json", help="output of a run whose seeds need not be trained again"
     )
@@ -129,7 +131,7 @@ def config_of(arguments: argparse.Namespace, precision: str, seed: int) -> Class
 
 
 def trained(arguments: argparse.Namespace, arm: str, seed: int) -> dict[str, float]:
-    """Mean of each figure over the last epochs."""
+    """Train, and return the mean of each figure over the last epochs."""
     training_type, precision = ARMS[arm]
     config = config_of(arguments, precision, seed)
     first = arguments.epochs - arguments.average_last
@@ -140,7 +142,7 @@ def trained(arguments: argparse.Namespace, arm: str, seed: int) -> dict[str, flo
 
 
 def earlier_rows(arguments: argparse.Namespace) -> dict[tuple[str, int], dict[str, float]]:
-    """Rows by arm and seed of the earlier run, which must have had this one's config."""
+    """Return rows by arm and seed of an earlier run, which must have the config of this one."""
     if arguments.earlier is None:
         return {}
     content = json.loads(arguments.earlier.read_text())
@@ -156,7 +158,7 @@ def earlier_rows(arguments: argparse.Namespace) -> dict[tuple[str, int], dict[st
 
 
 def interval(differences: list[float]) -> tuple[float, float]:
-    """95% of the mean, by Student's t."""
+    """Return the 95% interval of the mean, by Student's t."""
     mean = statistics.fmean(differences)
     half = stats.t.ppf(0.975, len(differences) - 1) * statistics.stdev(differences) / math.sqrt(len(differences))
     return mean - half, mean + half
@@ -172,7 +174,7 @@ def main(argv: list[str] | None = None) -> int:
         raise InputError(f"--arms names arms divided by ';', of {'; '.join(ARMS)}; got {unknown[0]!r}")
     if arguments.jobs < 1:
         raise InputError(f"--jobs is at least 1, got {arguments.jobs}")
-    # The longest first, so that none is left alone at the end.
+    # The longest first, so that no process trains alone at the end.
     rows = earlier_rows(arguments)
     planned = [(arm, seed) for arm in reversed(arms) for seed in seeds if (arm, seed) not in rows]
     print(f"{'seed':<6}{'arm':<14}{'test':>8}{'val':>8}{'sel. prec.':>12}{'recall':>8}{'s/epoch':>9}", flush=True)

@@ -1,4 +1,4 @@
-"""CORE's stages one by one on the drawn persons: what each adds over plain cross-entropy, on several seeds.
+"""CORE's stages one by one on the drawn persons: the gain of each over plain cross-entropy, on several seeds.
 
     python benchmarks/stages.py [--space core_sprites] [--start 1] [--seeds 0,1,2,3,4] [--set KEY=VALUE]...
 
@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
     p = Parser(prog="benchmarks/stages.py", description=__doc__)
     p.add_argument("--space", default="core_sprites")
     p.add_argument("--condition")
-    p.add_argument("--start", type=int, default=1, help="which start point of the space, from 0")
+    p.add_argument("--start", type=int, default=1, help="number of the start point of the space, from 0")
     p.add_argument("--seeds", default="0,1,2,3,4")
     p.add_argument("--rows", help="only these, separated by commas")
     p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
@@ -41,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def rows(core: CoreSettings) -> dict[str, dict[str, Any]]:
-    """Name -> what is changed in the CORE config."""
+    """Return name -> changes of the CORE config."""
     drop = {"lr_milestones": [core.self_epochs]}
     half = core.epochs // 2
     purify = {"reweight_epochs": half, "lr_step": max(1, core.epochs // 3), "ramp_epochs": core.epochs}

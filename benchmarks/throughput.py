@@ -1,11 +1,11 @@
-"""Images per second of ACT's robust phase, beside a plain pipeline and the machine's matrix peak, in one run.
+"""Images per second of ACT's robust phase, with a plain pipeline and the machine's matrix peak in the same run.
 
     python benchmarks/throughput.py [--data-dir DIR] [--threads 2] [--batches 12] [--rounds 3] [--compile]
         [--output FILE.json]
 
-Ours: a trial's own training step, loading and augmentation included. Plain: the same losses and network written as
-most published codes are: torchvision transforms per PIL image in DataLoader workers, float32, boolean indexing of the
-selected samples, ``.item()`` after every step. The arms take turns, so that a machine that slows down slows both. The
+Ours: a trial's own training step, loading and augmentation included. Plain: the same losses and network, written as
+in most published code: torchvision transforms per PIL image in DataLoader workers, float32, boolean indexing of the
+selected samples, ``.item()`` after every step. The arms alternate, so that a slower machine slows both. The
 peak is the best product of square matrices, 1024 to 4096, on the same threads; an image costs 2.0 GFLOP in the robust
 phase (three forward and three backward passes of the seven-layer CNN, counted by torch).
 """
@@ -54,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--batches", type=int, default=12, help="batches of each arm in each round")
     p.add_argument("--rounds", type=int, default=3)
-    p.add_argument("--compile", action="store_true", help="also with networks that torch compiles; wants g++")
+    p.add_argument("--compile", action="store_true", help="also with networks that torch compiles; needs g++")
     p.add_argument("--output", type=Path, metavar="FILE.json")
     return p
 
@@ -101,7 +101,7 @@ class TwoViews(TorchDataset[tuple[Tensor, Tensor, int, int]]):
 
 
 class Plain:
-    """ACT's robust step without care for speed."""
+    """ACT's robust step, not optimised."""
 
     def __init__(self, data: ClassifierData, workers: int) -> None:
         self.loader = DataLoader(
@@ -158,7 +158,7 @@ def images_per_second(step: Callable[[], object], batches: int) -> float:
 
 
 def our_step(training: ActTraining) -> Callable[[], object]:
-    """The next batch of an endless robust phase: order, loading, augmentation, losses, updates."""
+    """Train on the next batch of an endless robust phase: order, loading, augmentation, losses, updates."""
 
     def batches() -> Iterator[Batch]:
         while True:
@@ -170,7 +170,7 @@ def our_step(training: ActTraining) -> Callable[[], object]:
 
 
 def augmentation_share(training: ActTraining, batches: int) -> float:
-    """Seconds of loading and augmentation, both views, over seconds of the whole step."""
+    """Return seconds of loading and augmentation, both views, over seconds of the whole step."""
     order = torch.randperm(training.images_per_epoch())[: BATCH * batches]
     training._begin_epoch(ROBUST)
     whole = BATCH * batches / images_per_second(our_step(training), batches)
@@ -183,7 +183,7 @@ def augmentation_share(training: ActTraining, batches: int) -> float:
 
 
 def evaluation_share(training: ActTraining, robust_speed: float) -> dict[str, float]:
-    """Scoring both networks on the validation split, and on the test set, over training through a full epoch.
+    """Return the time of scoring both networks on the validation split, and on the test set, over that of an epoch.
 
     Both splits of the full dataset are as this subset's times the same factor; the test set is never cut.
     """
@@ -202,7 +202,7 @@ def evaluation_share(training: ActTraining, robust_speed: float) -> dict[str, fl
 
 
 def start_up(config: TrialConfig, data_dir: Path | None) -> dict[str, float]:
-    """Seconds from a config to the end of its first step, in a process that has trained before."""
+    """Return seconds from a config to the end of its first step, in a process that has trained before."""
     began = time.perf_counter()
     training = start_training(config, Surroundings(data_dir=data_dir))
     assert isinstance(training, ActTraining)
@@ -214,7 +214,7 @@ def start_up(config: TrialConfig, data_dir: Path | None) -> dict[str, float]:
 
 
 def matrix_peak(dtype: torch.dtype) -> float:
-    """GFLOP/s of the best square product."""
+    """Return GFLOP/s of the best square product."""
     best = 0.0
     for side in SIDES:
         a, b = (torch.randn(side, side).to(dtype) for _ in range(2))
@@ -227,7 +227,7 @@ def matrix_peak(dtype: torch.dtype) -> float:
 
 
 def gflop_per_image(data: ClassifierData) -> float:
-    """Three forward and three backward passes of the network."""
+    """Return the GFLOP of three forward and three backward passes of the network."""
     network: nn.Module = build_model("cnn7", data.noisy.num_classes, data.dataset.image_shape)
     height, width, channels = data.dataset.image_shape
     with FlopCounterMode(display=False) as counter:

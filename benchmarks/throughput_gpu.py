@@ -3,8 +3,8 @@
     python benchmarks/throughput_gpu.py [--data-dir DIR] [--batches 40] [--rounds 3] [--output FILE]
 
 A trial's own training step on CIFAR-80N, loading and augmentation included, in every precision that the card has, with
-the networks as they are, compiled by torch, and compiled into CUDA graphs; whether the last two are worth having in a
-trial is what this is to tell. The peak is the best product of square matrices in the same precision; an image costs
+the networks uncompiled, compiled by torch, and compiled into CUDA graphs, to decide whether trials should use the last
+two. The peak is the best product of square matrices in the same precision; an image costs
 three forward and three backward passes of the seven-layer CNN, counted by torch. Evaluation is both networks on the
 validation split.
 """
@@ -58,11 +58,11 @@ class CompiledActTraining(ActTraining):
 
     def compile(self, mode: str) -> None:
         for network in self.networks.values():
-            # Of one shape each: the last batch of an epoch, which may be smaller, is not measured.
+            # Batches of one shape: the last batch of an epoch, which may be smaller, is not measured.
             network.compile(mode=mode, dynamic=False)
 
     def train_step(self, batch: Batch, epoch: int, totals: Totals) -> None:
-        # What the graphs of the step before have put out may be overwritten from here on.
+        # From here on, the outputs of the previous step's graphs may be overwritten.
         torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         super().train_step(batch, epoch, totals)
 
@@ -90,7 +90,7 @@ def started(precision: str, compiled: str | None, data_dir: Path | None) -> ActT
 
 
 def matrix_peak(dtype: torch.dtype) -> float:
-    """TFLOP/s of the best square product."""
+    """Return TFLOP/s of the best square product."""
     best = 0.0
     for side in SIDES:
         a, b = (torch.randn(side, side, device="cuda").to(dtype) for _ in range(2))
@@ -104,7 +104,7 @@ def matrix_peak(dtype: torch.dtype) -> float:
 
 
 def gflop_per_image(training: ActTraining) -> float:
-    """Three forward and three backward passes of the network."""
+    """Return the GFLOP of three forward and three backward passes of the network."""
     height, width, channels = training.form.image_shape
     network = build_model("cnn7", training.data.noisy.num_classes, training.form.image_shape)
     with FlopCounterMode(display=False) as counter:
@@ -157,7 +157,7 @@ def main(argv: list[str] | None = None) -> int:
             try:
                 found[name + how] = measure(name, mode, arguments.data_dir, arguments.batches, arguments.rounds)
             except (InputError, RuntimeError) as error:
-                # Of what compiling needs something may be missing or unfit; the other figures stand without it.
+                # The machine may lack what compiling needs; the other figures do not depend on it.
                 if mode is None:
                     raise
                 failed[name + how] = (str(error).splitlines() or [type(error).__name__])[0]
