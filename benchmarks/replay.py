@@ -18,7 +18,7 @@ stock
 ours
     ``samplers.make_sampler`` and ``pruners.pruner_of`` of :mod:`tune_lnl.tuning.study` over an Optuna study. Its
     answer is the best COMPLETE trial. No recorded config diverges and none is proposed twice, so its sampler is
-    TPE at its defaults here: what differs from ``tpe`` is the stopping rule.
+    TPE at its defaults here, with a seed for every trial: what else differs from ``tpe`` is the stopping rule.
 
 The regret of a search is the best final objective of all recorded configs minus that of its answer; the test regret
 the same with the test accuracy (mean of the last ten epochs), which no engine sees.
