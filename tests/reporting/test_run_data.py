@@ -32,7 +32,7 @@ def test_a_trial(tmp_path: Path) -> None:
     assert (first.warmup, first.config["lr1"], first.trained_seconds) == (2, pytest.approx(0.08), 6.0)
     assert first.began is not None
     assert first.ended == first.began + 12.0
-    assert first.told() == "trial 0, complete: 60.00 after 6 epochs"
+    assert first.label() == "trial 0, complete: 60.00 after 6 epochs"
     assert running.ended is None
     assert running.began is not None
     assert running.end_or_latest == running.began + 1.0

@@ -17,20 +17,20 @@ from tune_lnl.tuning.runs.confirmation import Confirmation
 from tune_lnl.wording import duration
 
 SERIES = 6
-"""Kinds of line that can be told apart."""
+"""Distinguishable kinds of line."""
 SHAPES = ("circle", "square", "triangle", "diamond", "cross", "star")
 
 
 def condition_of(view: RunView) -> str:
-    """What the runs of one group share: dataset and noise."""
+    """Return the dataset and noise that the runs of one group share, in words."""
     dataset = view.dataset
     noise = dataset.get("noise")
-    told = noise if isinstance(noise, str) else "labels from a file"
+    sentence = noise if isinstance(noise, str) else "labels from a file"
     ratio = dataset.get("closed_ratio", dataset.get("noise_ratio"))
     if isinstance(noise, str) and noise != "none" and ratio is not None:
-        told = f"{noise} {100 * float(ratio):.0f}%"
+        sentence = f"{noise} {100 * float(ratio):.0f}%"
     size = "" if dataset.get("subset", 1.0) == 1.0 else f", {100 * float(dataset['subset']):g}% of it"
-    return f"{dataset['name']}{size}, {told}" if noise is not None else f"{dataset['name']}{size}"
+    return f"{dataset['name']}{size}, {sentence}" if noise is not None else f"{dataset['name']}{size}"
 
 
 def groups_of(views: Sequence[RunView]) -> dict[str, list[RunView]]:
@@ -245,12 +245,12 @@ def best_over_epochs(view: RunView) -> list[tuple[int, float]]:
 
 
 def _spent_takeaway(labels: Sequence[str], lines: Sequence[Sequence[tuple[int, float]]]) -> str:
-    told = [
+    sentence = [
         f"{label} reached {points[-1][1]:.2f} within {next(e for e, v in points if v == points[-1][1])} epochs"
         for label, points in zip(labels, lines, strict=True)
         if points
     ]
-    return "; ".join(told) + "." if told else "None of these runs has a complete trial yet."
+    return "; ".join(sentence) + "." if sentence else "None of these runs has a complete trial yet."
 
 
 def _draw_spent(

@@ -80,9 +80,9 @@ class Chart:
     def at_y(self, value: Any) -> float:
         return self.bottom - (self.bottom - self.top) * self.y.scale.place(value)
 
-    def line(self, points: Iterable[Point], class_: str, told: str | None = None) -> None:
+    def line(self, points: Iterable[Point], class_: str, tooltip: str | None = None) -> None:
         places = [(self.at_x(x), self.at_y(y)) for x, y in points]
-        self._parts.append(line(places, class_, told))
+        self._parts.append(line(places, class_, tooltip))
 
     def steps(self, points: Sequence[Point], class_: str) -> None:
         """A line that holds each value until the next."""
@@ -102,8 +102,8 @@ class Chart:
             anchor, shift = ("end", -4) if near_end else ("start", 4)
             self._parts.append(text(place + shift, self.top + FONT - 2, label, anchor=anchor, class_="halo"))
 
-    def mark(self, x: Any, y: Any, shape: str, class_: str, told: str | None = None, size: float = 5.0) -> None:
-        self._parts.append(marker(self.at_x(x), self.at_y(y), shape, class_, told, size))
+    def mark(self, x: Any, y: Any, shape: str, class_: str, tooltip: str | None = None, size: float = 5.0) -> None:
+        self._parts.append(marker(self.at_x(x), self.at_y(y), shape, class_, tooltip, size))
 
     def interval(self, x: Any, low: float, high: float, class_: str) -> None:
         place = self.at_x(x)
@@ -115,7 +115,7 @@ class Chart:
         self._parts.append(line([(self.at_x(low), place), (self.at_x(high), place)], class_))
 
     def name(self, x: Any, y: Any, label: str, above: bool = True) -> None:
-        """Text beside a point, kept inside the drawing."""
+        """Write text next to a point, kept inside the drawing."""
         half = CHARACTER * len(label) / 2
         place = min(max(self.at_x(x), self.left + half), self.size.width - half - 2)
         height = self.at_y(y) + (-11 if above else 21)
@@ -162,26 +162,26 @@ def text(x: float, y: float, content: str, anchor: str | None = None, class_: st
     return el("text", content, x=f"{x:.1f}", y=f"{y:.1f}", text_anchor=anchor, class_=class_)
 
 
-def line(points: Iterable[tuple[float, float]], class_: str, told: str | None = None) -> Html:
+def line(points: Iterable[tuple[float, float]], class_: str, tooltip: str | None = None) -> Html:
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    return el("polyline", _title(told), points=path, class_=class_)
+    return el("polyline", _title(tooltip), points=path, class_=class_)
 
 
-def box(x: float, y: float, width: float, height: float, class_: str, told: str | None = None) -> Html:
+def box(x: float, y: float, width: float, height: float, class_: str, tooltip: str | None = None) -> Html:
     return el(
-        "rect", _title(told), x=f"{x:.1f}", y=f"{y:.1f}", width=f"{width:.1f}", height=f"{height:.1f}", class_=class_
+        "rect", _title(tooltip), x=f"{x:.1f}", y=f"{y:.1f}", width=f"{width:.1f}", height=f"{height:.1f}", class_=class_
     )
 
 
-def _title(told: str | None) -> Html | None:
-    return None if told is None else el("title", told)
+def _title(tooltip: str | None) -> Html | None:
+    return None if tooltip is None else el("title", tooltip)
 
 
-def marker(x: float, y: float, shape: str, class_: str, told: str | None = None, size: float = 5.0) -> Html:
+def marker(x: float, y: float, shape: str, class_: str, tooltip: str | None = None, size: float = 5.0) -> Html:
     """``circle``, ``triangle`` (points down), ``cross``, ``square``, ``diamond`` or ``star``."""
     if shape == "circle":
-        return el("circle", _title(told), cx=f"{x:.1f}", cy=f"{y:.1f}", r=f"{size:g}", class_=class_)
-    return el("path", _title(told), d=_path(x, y, shape, size), class_=class_)
+        return el("circle", _title(tooltip), cx=f"{x:.1f}", cy=f"{y:.1f}", r=f"{size:g}", class_=class_)
+    return el("path", _title(tooltip), d=_path(x, y, shape, size), class_=class_)
 
 
 def _path(x: float, y: float, shape: str, size: float) -> str:

@@ -1,4 +1,4 @@
-"""What went wrong, by class."""
+"""Failed trials, by class of failure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tune_lnl.reporting.run_data import RunView, Trial
 
 MEANING: Mapping[str, str] = {
     "diverged": "a metric or a weight stopped being finite: it says something about the settings",
-    "out of memory": "also when tried again with nothing beside it",
+    "out of memory": "also when tried again alone",
     "data error": "a file could not be read, or is not what it should be",
     "bug": "anything else that the code raised; not tried again",
     "worker died": "the process vanished again and again in the same epoch",
@@ -41,8 +41,8 @@ def _takeaway(counts: Mapping[str, int]) -> str:
     if not counts:
         return "No trial failed."
     total = sum(counts.values())
-    told = ", ".join(f"{count} {name}" for name, count in counts.items())
-    return f"{total} trial{'s' if total != 1 else ''} failed: {told}."
+    sentence = ", ".join(f"{count} {name}" for name, count in counts.items())
+    return f"{total} trial{'s' if total != 1 else ''} failed: {sentence}."
 
 
 def _table(failed: Mapping[str, list[Trial]], order: list[str], view: RunView) -> Table:

@@ -1,4 +1,4 @@
-"""How the search went: values in order of the trials, and every learning curve."""
+"""The course of the search: values in order of the trials, and every learning curve."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from tune_lnl.reporting.scales import Linear, Whole, setting
 from tune_lnl.wording import STATES
 
 MANY = 60
-"""From so many trials on, intervals and warm-up ends of each would hide the rest."""
+"""Number of trials above which intervals and ends of warm-up are left out: they would hide the rest."""
 MOST_POINTS = 160
 """Points of a drawn curve: more cannot be seen."""
 FEWER_POINTS = 60
 """On a small picture, and where curves lie so close that none is followed by eye."""
 LATER = 4
-"""The first one in so many epochs is left out of the range of values where it would squeeze the rest."""
+"""One in this many epochs, the first ones, is left out of the range of values where it would squeeze the rest."""
 SQUEEZED = 4.0
-"""It does where the range of all values is so many times that of the later epochs."""
+"""Ratio of the range of all values to that of the later epochs from which they would."""
 
 SHAPES: Mapping[str, str] = {"COMPLETE": "circle", "PRUNED": "triangle", "FAIL": "cross", "RUNNING": "diamond"}
 STATE_KEYS = (
@@ -75,9 +75,9 @@ def _history_takeaway(view: RunView) -> str:
     best = view.best
     if best is None:
         return f"{done}; none has run to its full length with a finite value, so there is no best one."
-    told = f"{done}. Trial {best.number} is the best with {best.value:.2f}"
+    sentence = f"{done}. Trial {best.number} is the best with {best.value:.2f}"
     improvements = len(best_so_far(view)) - 1
-    return told + (
+    return sentence + (
         f", after {counted(improvements, 'improvement')}." if improvements else ": none was better than the first."
     )
 
@@ -116,7 +116,7 @@ def _history(view: RunView, size: Size) -> Drawing:
             y.held(value),
             shape,
             f"mark {trial.state.lower()}",
-            trial.told(),
+            trial.label(),
             5 if with_intervals else 3.5,
         )
     mark_best(chart, view, lambda trial: trial.number)
@@ -138,12 +138,12 @@ def mark_best(chart: Chart, view: RunView, place: Callable[[Trial], float]) -> N
     if best is None or best.value is None:
         return
     x = place(best)
-    chart.mark(x, best.value, "star", "mark best", best.told(), 6)
+    chart.mark(x, best.value, "star", "mark best", best.label(), 6)
     chart.name(x, best.value, f"trial {best.number}")
 
 
 OUTLYING = 3.0
-"""Values so many times the middle half's spread beyond it are drawn at the edge, or they would squeeze the rest."""
+"""Values further from the middle half than this multiple of its width are drawn at the edge."""
 
 
 def visible_range(view: RunView, values: Sequence[float]) -> Linear:
@@ -159,7 +159,7 @@ def visible_range(view: RunView, values: Sequence[float]) -> Linear:
 
 
 def outside_note(scale: Linear, values: Sequence[float]) -> list[str]:
-    """How many values are drawn at the edge instead of where they belong."""
+    """Return the number of values that are drawn at the edge."""
     count = sum(scale.held(value) != value for value in values)
     if not count:
         return []
@@ -274,13 +274,13 @@ def _curve_range(view: RunView, drawn: Sequence[Trial]) -> list[float]:
 def _curve(chart: Chart, trial: Trial, class_: str, y: Linear, marked: bool) -> None:
     most = MOST_POINTS if marked and chart.size.width > SMALL.width else FEWER_POINTS
     points = [(epoch, y.held(value)) for epoch, value in trial.curve]
-    chart.line(thinned(points, most), class_, trial.told())
+    chart.line(thinned(points, most), class_, trial.label())
     if trial.warmup and marked:
         at_end = dict(points).get(trial.warmup - 1)
         if at_end is not None:
             chart.mark(trial.warmup - 1, at_end, "circle", "mark warmup", f"trial {trial.number}: warm-up ends", 3.5)
     if trial.state in ("PRUNED", "FAIL"):
-        chart.mark(*points[-1], SHAPES[trial.state], f"mark {trial.state.lower()}", trial.told(), 4.5 if marked else 3)
+        chart.mark(*points[-1], SHAPES[trial.state], f"mark {trial.state.lower()}", trial.label(), 4.5 if marked else 3)
 
 
 def thinned(points: Sequence[tuple[int, float]], most: int = MOST_POINTS) -> list[tuple[int, float]]:

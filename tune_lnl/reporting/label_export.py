@@ -51,7 +51,7 @@ class LabelOptions:
 
 
 def export_labels(options: LabelOptions, say: Callable[[str], None]) -> int:
-    """Train, judge, write the file and the page beside it, and tell what was found.
+    """Train, judge, write the file and its page, and print a summary.
 
     Returns:
         0, or 1 where a training diverged.

@@ -91,11 +91,11 @@ def _card(table: LabelTable, sample: int, image: NDArray[np.uint8]) -> Html:
     given = table.class_name(int(table.data.given_labels[sample]))
     verdict = VERDICTS[int(judged.verdict[sample])]
     other = table.class_name(int(judged.corrected[sample]))
-    told = f"rather {other}" if verdict == "relabel" else f"no class (nearest: {other})"
+    sentence = f"rather {other}" if verdict == "relabel" else f"no class (nearest: {other})"
     return el(
         "li",
-        el("img", src=data_uri(image), alt=f"labelled {given}, {told}", loading="lazy"),
-        el("strong", told),
+        el("img", src=data_uri(image), alt=f"labelled {given}, {sentence}", loading="lazy"),
+        el("strong", sentence),
         el("span", f"wrong: {100 * judged.wrong[sample]:.1f}%"),
         el("span", str(table.sample_name(sample)), class_="file"),
     )

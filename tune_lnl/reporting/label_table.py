@@ -1,4 +1,4 @@
-"""What was found out about every given label: a row per training sample, as a table, a file and a few lines of text."""
+"""The verdict on every given label: a row per training sample, as a table, a file and a summary in text."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class LabelTable:
         return row if self.data.train_names is None else printable(self.data.train_names[row])
 
     def quality(self) -> tuple[LabelQuality, LabelQuality] | None:
-        """Of the verdict and of the verdict in sample; None where nobody knows the true labels."""
+        """Of the verdict and of the verdict in sample; ``None`` where the true labels are unknown."""
         data, true = self.data, self.data.true_labels
         if true is None:
             return None

@@ -49,7 +49,7 @@ def joined(children: Iterable[Child]) -> Html:
 
 @dataclass(frozen=True)
 class Table:
-    """A data table: the same numbers as the figure beside it."""
+    """A data table with the numbers of its figure."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str | Html]]

@@ -1,4 +1,4 @@
-"""The label noise: what was asked for beside what is in the labels that the run trained on."""
+"""The label noise: requested, and measured in the labels that the run trained on."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tune_lnl.reporting.run_data import RunView
 from tune_lnl.reporting.scales import shortened
 
 FEW_CLASSES = 12
-"""Up to so many, every cell shows its number."""
+"""Largest number of classes at which every cell shows its number."""
 
 OTHER_LABELS = "The labels found here are not those the run was made with (their fingerprints differ)."
 
@@ -114,8 +114,10 @@ def noise_figures(view: RunView) -> list[Figure]:
     table = folded("As a table", _table(seen).html("Given labels by true class"))
     figures = []
     if seen.requested is not None:
-        told = "" if seen.requested_ratio is None else f"{100 * seen.requested_ratio:.1f}% of closed-set labels wrong"
-        takeaway = f"Asked for: {told or 'the noise below'}."
+        sentence = (
+            "" if seen.requested_ratio is None else f"{100 * seen.requested_ratio:.1f}% of closed-set labels wrong"
+        )
+        takeaway = f"Asked for: {sentence or 'the noise below'}."
         figures.append(Figure("noise-requested", "Noise matrix, requested", takeaway, _drawer(seen, seen.requested)))
     figures.append(
         Figure("noise-measured", "Noise matrix, measured", _takeaway(seen), _drawer(seen, seen.measured), [table])
@@ -124,14 +126,14 @@ def noise_figures(view: RunView) -> list[Figure]:
 
 
 def _takeaway(seen: NoiseSeen) -> str:
-    told = "The training labels hold"
+    sentence = "The training labels hold"
     if seen.measured_ratio is not None:
-        told += f" {100 * seen.measured_ratio:.1f}% wrong closed-set labels"
+        sentence += f" {100 * seen.measured_ratio:.1f}% wrong closed-set labels"
         if seen.requested_ratio is not None:
-            told += f" ({100 * seen.requested_ratio:.1f}% asked for)"
+            sentence += f" ({100 * seen.requested_ratio:.1f}% asked for)"
     if seen.open_share:
-        told += f", and {100 * seen.open_share:.1f}% of all samples belong to no closed class"
-    return told + "."
+        sentence += f", and {100 * seen.open_share:.1f}% of all samples belong to no closed class"
+    return sentence + "."
 
 
 def _drawer(seen: NoiseSeen, matrix: Matrix) -> Callable[[Size], Drawing]:
@@ -160,8 +162,8 @@ def _cells(seen: NoiseSeen, matrix: Matrix, size: Size) -> Drawing:
             known = np.isfinite(share)
             shade = int(min(5, share**0.5 * 6)) if known else 0
             x, y = left + c * cell, top + r * cell
-            told = f"true {seen.class_names[r]}, given {seen.class_names[c]}: {100 * share:.1f}%" if known else None
-            parts.append(box(x, y, cell - 1, cell - 1, f"cell cell{shade}", told))
+            sentence = f"true {seen.class_names[r]}, given {seen.class_names[c]}: {100 * share:.1f}%" if known else None
+            parts.append(box(x, y, cell - 1, cell - 1, f"cell cell{shade}", sentence))
             if known and share >= 0.005:
                 label = f"{100 * share:.0f}"
                 parts.append(text(x + cell / 2, y + cell / 2 + 5, label, anchor="middle", class_=f"in-cell{shade}"))

@@ -53,7 +53,7 @@ def run_page(view: RunView, written: datetime) -> str:
         _section("search", "How the search went", [history_figure(view), curves_figure(view)]),
         _section(
             "settings",
-            "What the settings did",
+            "Effect of the settings",
             [
                 *([] if both_rates is None else [both_rates]),
                 importance_figure(view),
@@ -90,12 +90,12 @@ def comparison_page(views: Sequence[RunView], links: Sequence[str | None], writt
     if best is not None:
         sections.append(_section("configs", "Best configs", [], before=best.html("Best configs")))
     differing = differing_settings(views)
-    told = (
+    sentence = (
         el("p", "These runs were made with the same settings, data, versions and machine.")
         if differing is None
         else differing.html("Settings that differ")
     )
-    sections.append(_section("settings", "Settings that differ", [], before=told))
+    sections.append(_section("settings", "Settings that differ", [], before=sentence))
     title = "Comparison of " + ", ".join(labels[:4]) + (f" and {len(labels) - 4} more" if len(labels) > 4 else "")
     header = [el("h1", title), el("p", f"{len(views)} runs. Written {_moment(written)}.")]
     return document(title, header, sections)
@@ -155,9 +155,9 @@ def _state(view: RunView) -> Html | None:
         return None
     ended = view.count("COMPLETE", "PRUNED", "FAIL")
     running = view.count("RUNNING")
-    told = f"Not finished: {ended} of {view.asked} trials have ended"
-    told += f", {running} running" if running else ""
-    return el("p", f"{told}. Write this page again for the latest.", class_="state", role="status")
+    sentence = f"Not finished: {ended} of {view.asked} trials have ended"
+    sentence += f", {running} running" if running else ""
+    return el("p", f"{sentence}. Write this page again for the latest.", class_="state", role="status")
 
 
 def _facts(view: RunView, written: datetime) -> Html:
@@ -182,7 +182,7 @@ def _facts(view: RunView, written: datetime) -> Html:
         ("Judged on", judged),
         ("Written", _moment(written)),
     ]
-    return el("dl", *(el("div", el("dt", name), el("dd", told)) for name, told in facts), class_="facts")
+    return el("dl", *(el("div", el("dt", name), el("dd", sentence)) for name, sentence in facts), class_="facts")
 
 
 def _method_and_data(view: RunView) -> str:

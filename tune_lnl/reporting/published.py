@@ -108,7 +108,7 @@ TABLES: tuple[tuple[tuple[Key, ...], Mapping[str, tuple[float, ...]], str], ...]
 
 
 def published_results(dataset: str, noise: Noise | None) -> list[PublishedResult]:
-    """What has been published for a dataset under a noise, best first; nothing where there is no figure.
+    """Return the published figures for a dataset under a noise, best first; none where there is no figure.
 
     Args:
         dataset: registered name.

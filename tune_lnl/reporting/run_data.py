@@ -63,8 +63,8 @@ class Trial:
             return self.ended
         return self.began + self.trained_seconds
 
-    def told(self) -> str:
-        """One line for a pointer that rests on it."""
+    def label(self) -> str:
+        """Return the text of its tooltip."""
         value = "no value" if self.value is None else f"{self.value:.2f}"
         return f"trial {self.number}, {STATES[self.state]}: {value} after {self.row.epochs} epochs"
 
@@ -173,7 +173,7 @@ class RunView:
 
     @property
     def test_metric(self) -> str:
-        """What stands for a run on the test set."""
+        """Return the figure that represents a run on the test set."""
         return self.base.settings.test_metrics[0]
 
 

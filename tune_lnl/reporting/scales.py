@@ -1,4 +1,4 @@
-"""From values to places on an axis, and which values to write beside it."""
+"""Scales: from values to positions on an axis, and the values written along it."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Whole(Linear):
 
 
 @dataclass(frozen=True)
-class Untold(Linear):
+class Blank(Linear):
     """Places without numbers: what stands there is named in the drawing."""
 
     def ticks(self, count: int) -> list[Tick]:

@@ -1,4 +1,4 @@
-"""How well the best trial told clean labels from wrong ones, epoch by epoch."""
+"""The quality of the best trial's selection of clean labels, epoch by epoch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the searched settings did: slices, the map of both learning rates, parallel coordinates, importances."""
+"""The effect of the searched settings: slices, the map of both learning rates, parallel coordinates, importances."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tune_lnl.reporting.history import MANY, outside_note, visible_range
 from tune_lnl.reporting.importances import ENOUGH, FEWEST, Importance, importances
 from tune_lnl.reporting.markup import Html, Table, folded
 from tune_lnl.reporting.run_data import RunView, Trial
-from tune_lnl.reporting.scales import Categories, Linear, Log, Scale, Untold, Whole, scale_of, setting, shortened
+from tune_lnl.reporting.scales import Blank, Categories, Linear, Log, Scale, Whole, scale_of, setting, shortened
 from tune_lnl.wording import STATES
 
 SHADES = 6
@@ -112,8 +112,8 @@ def _slice_takeaway(view: RunView, name: str, scale: Scale, get: Getter) -> str:
     values = [get(trial) for trial in quarter]
     if isinstance(scale, Categories):
         counts = {setting(choice): sum(setting(v) == setting(choice) for v in values) for choice in scale.values}
-        told = ", ".join(f"{choice} in {count}" for choice, count in counts.items() if count)
-        return f"Of the best {len(quarter)} complete trials, {name} is {told}."
+        sentence = ", ".join(f"{choice} in {count}" for choice, count in counts.items() if count)
+        return f"Of the best {len(quarter)} complete trials, {name} is {sentence}."
     parameter = view.run.space.parameters.get(name)
     searched = ""
     if parameter is not None:
@@ -134,10 +134,15 @@ def _draw_slice(view: RunView, trials: Sequence[Trial], name: str, scale: Scale,
     start, best = view.start, view.best
     if start is not None and start in trials:
         chart.mark(
-            get(start), y.held(start.value or 0.0), "square", "mark start", f"published start point: {start.told()}", 6
+            get(start),
+            y.held(start.value or 0.0),
+            "square",
+            "mark start",
+            f"published start point: {start.label()}",
+            6,
         )
     if best is not None:
-        chart.mark(get(best), best.value, "star", "mark best", best.told(), 6)
+        chart.mark(get(best), best.value, "star", "mark best", best.label(), 6)
     return Drawing.of(chart)
 
 
@@ -146,9 +151,9 @@ def _mark(chart: Chart, trial: Trial, x: Any, y: Any, colour: Mapping[int, int])
     if trial.complete:
         shade = colour[trial.number]
         # Larger as well as darker: the order is seen without the colour.
-        chart.mark(x, y, "circle", f"mark shade{shade}", trial.told(), size + 0.12 * size * shade)
+        chart.mark(x, y, "circle", f"mark shade{shade}", trial.label(), size + 0.12 * size * shade)
     else:
-        chart.mark(x, y, "triangle", "mark pruned", trial.told(), size)
+        chart.mark(x, y, "triangle", "mark pruned", trial.label(), size)
 
 
 # ---- both learning rates
@@ -186,16 +191,16 @@ def _lr_takeaway(view: RunView) -> str:
     if best is None:
         return "No trial is complete yet, so neither side of the diagonal can be called better."
     ratio = best.config["lr1"] / best.config["lr"]
-    told = (
+    sentence = (
         f"The best trial has lr1 / lr = {setting(float(ratio))} "
         f"(lr {setting(best.config['lr'])}, lr1 {setting(best.config['lr1'])})"
     )
     quarter = view.best_quarter()
     if not quarter:
-        return told + "."
+        return sentence + "."
     above = sum(trial.config["lr1"] > trial.config["lr"] for trial in quarter)
     return (
-        f"{told}; of the best {len(quarter)} complete trials, {above} "
+        f"{sentence}; of the best {len(quarter)} complete trials, {above} "
         f"{'lies' if above == 1 else 'lie'} above the diagonal, where the companion learns faster."
     )
 
@@ -212,10 +217,10 @@ def _draw_lr_map(view: RunView, trials: Sequence[Trial], size: Size) -> Drawing:
         _mark(chart, trial, trial.config["lr"], trial.config["lr1"], colour)
     start, best = view.start, view.best
     if start is not None and start in trials:
-        told = f"published start point: {start.told()}"
-        chart.mark(start.config["lr"], start.config["lr1"], "square", "mark start", told, 6)
+        sentence = f"published start point: {start.label()}"
+        chart.mark(start.config["lr"], start.config["lr1"], "square", "mark start", sentence, 6)
     if best is not None:
-        chart.mark(best.config["lr"], best.config["lr1"], "star", "mark best", best.told(), 6)
+        chart.mark(best.config["lr"], best.config["lr1"], "star", "mark best", best.label(), 6)
         chart.name(best.config["lr"], best.config["lr1"], f"trial {best.number}")
     return Drawing.of(chart)
 
@@ -273,8 +278,8 @@ def _parallel_takeaway(view: RunView) -> str:
     best = view.best
     if best is None:
         return "No trial is complete yet."
-    told = ", ".join(f"{name} {setting(value)}" for name, value in best.row.params.items())
-    return f"The best trial has {told}."
+    sentence = ", ".join(f"{name} {setting(value)}" for name, value in best.row.params.items())
+    return f"The best trial has {sentence}."
 
 
 def _parallel_table(view: RunView, trials: Sequence[Trial]) -> Table:
@@ -304,7 +309,7 @@ def _parallel(view: RunView, trials: Sequence[Trial], size: Size) -> Drawing:
             for (_, scale, get), height in zip(axes, heights, strict=True)
         ]
         shade = f"shade{colour[trial.number]}" if trial.complete else "pruned"
-        parts.append(line(places, "series best" if trial is best else f"series {shade}", trial.told()))
+        parts.append(line(places, "series best" if trial is best else f"series {shade}", trial.label()))
         if trial is best:
             parts += [marker(x, y, "star", "mark best", size=5) for x, y in places]
     for (name, scale, _), height in zip(axes, heights, strict=True):
@@ -372,10 +377,10 @@ def _importance_takeaway(found: Sequence[Importance], count: int) -> str:
         return warning + "No setting stands out: the spread of each reaches zero."
     first = clear[0]
     overlapping = [one.name for one in found if one is not first and one.high > first.low]
-    told = f"{first.name} matters most ({first.median:.2f} of the variance)"
+    sentence = f"{first.name} matters most ({first.median:.2f} of the variance)"
     if overlapping:
-        told += f", though its spread overlaps with that of {', '.join(overlapping)}"
-    return warning + told + "."
+        sentence += f", though its spread overlaps with that of {', '.join(overlapping)}"
+    return warning + sentence + "."
 
 
 def _importance_notes(view: RunView, epoch: int | None, count: int) -> list[str]:
@@ -392,11 +397,11 @@ def _draw_importances(found: Sequence[Importance], size: Size) -> Drawing:
     high = max(0.1, *(one.high for one in found))
     height = 60.0 + 52.0 * len(found)
     across = Axis(Linear.around([low, high], 0.04), "share of the variance")
-    chart = Chart(Size(size.width, height), across, Axis(Untold(-0.5, len(found) - 0.2), ""))
+    chart = Chart(Size(size.width, height), across, Axis(Blank(-0.5, len(found) - 0.2), ""))
     chart.upright(0.0, "axis")
     for index, one in enumerate(reversed(found)):
-        told = f"{one.name}: {one.median:.2f}, {one.low:.2f} to {one.high:.2f}"
+        sentence = f"{one.name}: {one.median:.2f}, {one.low:.2f} to {one.high:.2f}"
         chart.across(index, one.low, one.high, "interval strong")
-        chart.mark(one.median, index, "circle", "mark shade5", told, 6)
+        chart.mark(one.median, index, "circle", "mark shade5", sentence, 6)
         chart.add(text(chart.left + 12, chart.at_y(index) - 12, shortened(one.name, 40), class_="halo"))
     return Drawing.of(chart)

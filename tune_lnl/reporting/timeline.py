@@ -106,12 +106,12 @@ def _workers(view: RunView, bars: Sequence[Bar]) -> int:
 def _takeaway(bars: Sequence[Bar], usage: Usage, workers: int) -> str:
     if not bars or not usage.seconds:
         return "No trial of this run has begun."
-    told = f"{len(bars)} trials on {workers} worker{'s' if workers != 1 else ''} in {duration(usage.seconds)}"
+    sentence = f"{len(bars)} trials on {workers} worker{'s' if workers != 1 else ''} in {duration(usage.seconds)}"
     if usage.utilisation is not None:
-        told += f", {100 * usage.utilisation:.0f}% utilisation"
+        sentence += f", {100 * usage.utilisation:.0f}% utilisation"
     if usage.overhead is not None:
-        told += f"; overhead beyond training was {100 * usage.overhead:.0f}% of the trials' time"
-    return told + "."
+        sentence += f"; overhead beyond training was {100 * usage.overhead:.0f}% of the trials' time"
+    return sentence + "."
 
 
 def _draw(bars: Sequence[Bar], size: Size) -> Drawing:
@@ -130,7 +130,7 @@ def _draw(bars: Sequence[Bar], size: Size) -> Drawing:
         y = top + bar.lane * LANE
         class_ = _class_of(bar.trial)
         width = max(1.0, x1 - x0 - 1)
-        parts.append(box(x0, y + 3, width, LANE - 6, f"bar {class_}", bar.trial.told()))
+        parts.append(box(x0, y + 3, width, LANE - 6, f"bar {class_}", bar.trial.label()))
         label = str(bar.trial.number)
         if width > 9 * len(label) + 4:
             parts.append(text(x0 + width / 2, y + 20, label, anchor="middle", class_=f"on-bar {class_}"))

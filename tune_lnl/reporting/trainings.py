@@ -1,4 +1,4 @@
-"""Trainings on a run's data that ``tune_lnl.train`` has left beside it: plain cross-entropy, the best config again."""
+"""Trainings of ``tune_lnl.train`` on a run's data: plain cross-entropy, and the best config again."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class Recorded:
     test: tuple[float, ...]
     """Test accuracy, mean over the last epochs."""
     objective: tuple[float, ...]
-    """What the search would have seen; empty without a validation split."""
+    """The objectives that a search would have seen; empty without a validation split."""
 
 
 def recorded_trainings(view: RunView) -> list[Recorded]:
-    """What lies in ``train/`` of the results folder and was made on this run's dataset, split and number of epochs."""
+    """Return the trainings in ``train/`` of the results folder on this run's dataset, split and number of epochs."""
     root = view.run.files.root
     places = [root.parent / "train", root.parent.parent / "train"]
     found = [_recorded(view, path) for place in places for path in sorted(place.glob("*/summary.json"))]

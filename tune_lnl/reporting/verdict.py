@@ -13,7 +13,7 @@ from tune_lnl.reporting.intervals import Estimate, difference
 from tune_lnl.reporting.markup import Table, folded
 from tune_lnl.reporting.published import PLAIN, Noise, PublishedResult, published_results
 from tune_lnl.reporting.run_data import RunView, Trial
-from tune_lnl.reporting.scales import Linear, Untold, setting, shortened
+from tune_lnl.reporting.scales import Blank, Linear, setting, shortened
 from tune_lnl.reporting.trainings import PLAIN_TRAINED, Recorded
 from tune_lnl.tuning.runs.confirmation import Confirmation
 
@@ -86,28 +86,28 @@ def _validation_takeaway(view: RunView) -> str:
     best, start = view.best, view.start
     if best is None or best.value is None:
         return "No trial has run to its full length with a finite value yet, so there is no best config."
-    told = (
+    sentence = (
         f"Trial {best.number} is the best: {view.run.metric} {Estimate.measured(best.value, best.row.standard_error)}"
     )
     if start is None or start.value is None:
-        return f"{told}. There is no published setting among the trials to compare it with."
+        return f"{sentence}. There is no published setting among the trials to compare it with."
     if start is best:
-        return f"{told}. It is the published setting itself: nothing tried was better."
+        return f"{sentence}. It is the published setting itself: nothing tried was better."
     if start.complete:
         gap = difference(
             view.sign * best.value, best.row.standard_error, view.sign * start.value, start.row.standard_error
         )
         sure = gap.low is not None and gap.low > 0
-        told += f", {gap} better than the published setting (trial {start.number}); "
-        return told + (
+        sentence += f", {gap} better than the published setting (trial {start.number}); "
+        return sentence + (
             "more than the held-out sample explains." if sure else "within what the held-out sample explains."
         )
     epoch = start.curve[-1][0] if start.curve else None
     then = None if epoch is None else dict(best.curve).get(epoch)
     if then is None:
-        return f"{told}. The published setting (trial {start.number}) {_ended(start)}."
+        return f"{sentence}. The published setting (trial {start.number}) {_ended(start)}."
     return (
-        f"{told}. The published setting (trial {start.number}) {_ended(start)} at {start.value:.2f}; "
+        f"{sentence}. The published setting (trial {start.number}) {_ended(start)} at {start.value:.2f}; "
         f"the best had {then:.2f} there."
     )
 
@@ -125,13 +125,13 @@ def _with_seeds(one: Recorded) -> str:
 
 
 def accuracy_figure(view: RunView, trainings: Sequence[Recorded]) -> Figure:
-    """Test accuracy beside published figures; nothing here was used to choose."""
+    """Return the figure of test accuracy and published figures; the search used none of these numbers."""
     own = _own_test_bars(view, trainings)
     bars = sorted([*own, *_published_bars(view)], key=lambda bar: -bar.estimate.value)
     label = f"{view.test_metric} (%)"
     return Figure(
         key="test",
-        title="On the test set, beside published numbers",
+        title="On the test set, with published numbers",
         takeaway=_test_takeaway(view, own),
         draw=(lambda size: rows_drawing(bars, label, size)) if own else None,
         legend=[Key("this run's best", "mark best", "star"), Key("others", "mark complete", "circle")],
@@ -141,7 +141,7 @@ def accuracy_figure(view: RunView, trainings: Sequence[Recorded]) -> Figure:
 
 
 def _own_test_bars(view: RunView, trainings: Sequence[Recorded]) -> list[RowValue]:
-    """What this run and trainings beside it reached, the figure to quote first."""
+    """Return the results of this run and of its trainings, the one to quote first."""
     bars = []
     confirmation = view.run.confirmation
     if confirmation is not None and confirmation.test is not None:
@@ -196,19 +196,19 @@ def _test_takeaway(view: RunView, own: Sequence[RowValue]) -> str:
     if not own:
         return "Nothing was scored on the test set yet: it is scored in the last epochs of complete trials only."
     first = own[0]
-    told = f"{first.label[:1].upper()}{first.label[1:]} reaches a {view.test_metric} of {first.estimate.value:.2f}%"
+    sentence = f"{first.label[:1].upper()}{first.label[1:]} reaches a {view.test_metric} of {first.estimate.value:.2f}%"
     published = {result.method: result.accuracy for result in published_of(view)}
     method = view.method.upper()
     plain = next((bar for bar in own if bar.label.startswith(PLAIN_TRAINED)), None)
     if plain is not None:
-        told += f", plain cross-entropy {plain.estimate}"
+        sentence += f", plain cross-entropy {plain.estimate}"
     if method in published:
         gap = first.estimate.value - published[method]
-        told += f", {abs(gap):.2f} points {'above' if gap >= 0 else 'below'} the {published[method]:.2f}% published"
-        told += f" for {method}"
+        sentence += f", {abs(gap):.2f} points {'above' if gap >= 0 else 'below'} the {published[method]:.2f}% published"
+        sentence += f" for {method}"
     if PLAIN in published:
-        return f"{told}; plain cross-entropy was published with {published[PLAIN]:.2f}%."
-    return told + (". " if published else ". Nothing is published for this dataset and noise.").rstrip()
+        return f"{sentence}; plain cross-entropy was published with {published[PLAIN]:.2f}%."
+    return sentence + (". " if published else ". Nothing is published for this dataset and noise.").rstrip()
 
 
 def _test_notes(view: RunView, own: Sequence[RowValue]) -> list[str]:
@@ -216,7 +216,7 @@ def _test_notes(view: RunView, own: Sequence[RowValue]) -> list[str]:
         return []
     fraction = view.base.validation.fraction
     return [
-        "The search never saw these figures. The line beside a single training is the deviation over its last epochs, "
+        "The search never saw these figures. The line next to a single training is the deviation over its last epochs, "
         f"not what another seed would change. Trials train on {100 * (1 - fraction):.0f}% of the training set, "
         "published figures on all of it."
     ]
@@ -240,9 +240,9 @@ def confirmation_figure(view: RunView) -> Figure | None:
         for one in found.candidates
         if (values := [value for value in one.values if value is not None]) and len(values) == len(one.values)
     ]
-    told = found.conclusion()
+    sentence = found.conclusion()
     if found.test is not None:
-        told += (
+        sentence += (
             "; on all the training data its {} is {:.2f} ± {:.2f} ".format(
                 view.test_metric, *_confirmed_test(found.test)
             )
@@ -251,7 +251,7 @@ def confirmation_figure(view: RunView) -> Figure | None:
     return Figure(
         key="confirmation",
         title=f"Confirmation, {found.asked}",
-        takeaway=f"{told[:1].upper()}{told[1:]}.",
+        takeaway=f"{sentence[:1].upper()}{sentence[1:]}.",
         draw=(lambda size: rows_drawing(bars, view.metric_label, size)) if bars else None,
         details=[folded("As a table", _confirmation_table(found).html("Confirmation"))],
         notes=[
@@ -287,7 +287,7 @@ def rows_drawing(bars: Sequence[RowValue], label: str, size: Size) -> Drawing:
     """A value per row with its name above it, so that long names have room."""
     ends = [end for bar in bars for end in (bar.estimate.low, bar.estimate.value, bar.estimate.high) if end is not None]
     height = 64.0 + ROW * len(bars)
-    chart = Chart(Size(size.width, height), Axis(Linear.around(ends), label), Axis(Untold(-0.4, len(bars) - 0.3), ""))
+    chart = Chart(Size(size.width, height), Axis(Linear.around(ends), label), Axis(Blank(-0.4, len(bars) - 0.3), ""))
     for place, bar in enumerate(reversed(bars)):
         estimate = bar.estimate
         if estimate.low is not None and estimate.high is not None:

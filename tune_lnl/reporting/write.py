@@ -26,7 +26,7 @@ def write_reports(runs: Sequence[ResultsDir], results_dir: ResultsDir) -> list[P
     """Write the report of every run named, and one that compares them where there are several.
 
     A folder with one run per condition stands for all of them; its comparison is its ``report.html``. Runs named one by
-    one are compared in ``report-A-vs-B.html`` beside the first.
+    one are compared in ``report-A-vs-B.html``, next to the first.
 
     Args:
         runs: names under ``results_dir``, paths or URLs.
@@ -56,9 +56,9 @@ def write_reports(runs: Sequence[ResultsDir], results_dir: ResultsDir) -> list[P
 
 
 def report_after_search(run: str, results_dir: ResultsDir, say: Callable[[str], None]) -> None:
-    """Write the report of a search that has ended, and say where it is.
+    """Write the report of a search that has ended, and print its path.
 
-    Whatever goes wrong is said and nothing more: the search itself went well, and the page can be written again.
+    An error is printed and not raised: the search itself is whole, and the page can be written again.
     """
     try:
         say(f"  report: {location(write_reports([run], results_dir)[0])}")
