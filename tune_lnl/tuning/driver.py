@@ -104,8 +104,8 @@ def run_plan(plan: Plan, resume: bool, console: Console, runner: Runner) -> Outc
             return _search_and_confirm(plan, resume, console, runner)
         except StorageError as error:
             console(
-                f"stopped: {error}\nwhat the storage lacks is kept in {plan.files.root}; when it answers again, "
-                f"continue on this machine with:\n  {plan.resume_command()}"
+                f"stopped: {error}\nfiles not yet uploaded are kept in {plan.files.root}; when the storage answers "
+                f"again, continue on this machine with:\n  {plan.resume_command()}"
             )
         except OSError as error:
             if not is_disk_full(error):
@@ -127,7 +127,7 @@ def _only_writer(plan: Plan, resume: bool) -> Iterator[None]:
         return
     plan.database.acquire()
     try:
-        # Once more: what was seen when this was planned may have changed until now, and no longer does.
+        # Again: the database may have changed since the search was planned; from now on it cannot.
         check_database(plan.database, resume, plan.files)
         with password_hidden():
             yield
@@ -262,6 +262,6 @@ def _confirm(
         reason = "the time budget is used up" if found == "time budget" else str(found)
     # The command of the run may ask for another confirmation, or for none.
     command = re.sub(r" --confirm[ =]\S+", "", plan.resume_command()) + f" --confirm {request}"
-    console(f"{reason}; what is done is kept, continue with:\n  {command}")
+    console(f"{reason}; finished trainings are kept; continue with:\n  {command}")
     outcomes: dict[StopReason, Outcome] = {"interrupted": "interrupted", "time budget": "done"}
     return outcomes.get(found, "failed")

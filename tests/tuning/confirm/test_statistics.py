@@ -1,4 +1,4 @@
-"""What a confirmation compares, and when it says that it cannot tell."""
+"""The comparison of a confirmation, and its conclusion when there is no significant difference."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ ray.shutdown()
 
 
 def driver_of(folder: Path, name: str, trials: int, epochs: int, pause: float = 0.1, **more: Any) -> Driver:
-    """A search that is told its cluster when it starts."""
+    """Return a search that gets the address of its cluster when it starts."""
     folder.mkdir(exist_ok=True)
     space = write_toy(folder, spread(trials), epochs=epochs, fixed={"pause": pause}, name=name)
     return Driver(folder, space, **{"environment": {"RAY_AUTH_MODE": "disabled"}, **more})
@@ -66,7 +66,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
 
 
 def left_behind(driver: Driver, cluster: RayCluster | TwoNetworks) -> dict[str, Any]:
-    """Live actors and placement groups of the cluster, and the CPUs that nobody has, once all is quiet."""
+    """Return live actors, placement groups and free CPUs of the cluster, once all is quiet."""
     until = time.monotonic() + 120.0
     while True:
         command = [*driver.within, sys.executable, "-c", STATE, cluster.address]

@@ -1,4 +1,4 @@
-"""Every way in which a trial can fail, made to happen: what the study says of it, and whether every view agrees."""
+"""Every way in which a trial can fail, provoked: the study records it, and every view agrees."""
 
 from __future__ import annotations
 

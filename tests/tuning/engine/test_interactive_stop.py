@@ -15,7 +15,7 @@ from tune_lnl.tuning.plan.plan import Plan
 
 
 class Recorder:
-    """What a session is told."""
+    """Records the reasons of stops."""
 
     def __init__(self) -> None:
         self.reasons: list[str] = []

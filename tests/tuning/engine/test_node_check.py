@@ -1,4 +1,4 @@
-"""What a node of a cluster says when it is asked whether it can run trials; this machine plays the node."""
+"""The answers of a node that is asked whether it can run trials; this machine plays the node."""
 
 from __future__ import annotations
 

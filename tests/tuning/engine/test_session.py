@@ -66,7 +66,7 @@ class Search:
         return self.session.heard(WorkerReport(trial.number, trial.attempt, failure=failure, message=message))
 
     def runs(self, trial: Suggestion, last: float, start: int = 0) -> int:
-        """Report epoch after epoch until told to stop; how many were reported."""
+        """Report epoch after epoch until the session ends the trial; return how many were reported."""
         for epoch, value in list(enumerate(curve(trial.number, last)))[start:]:
             self.clock.now += 1.0
             if not self.says(trial, epoch, value):

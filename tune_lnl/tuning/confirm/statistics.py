@@ -1,15 +1,14 @@
-"""``--confirm KxS``: what is asked for, which of the top K is best on S fresh replicates, and whether that can be told.
+"""``--confirm KxS``: which of the top K configs is best on S fresh replicates, and is the difference significant?
 
-A search picks the luckiest of its trials as well as the best: all of them share one split, one training seed and one
-draw of the noise. So the top K are trained again on S replicates that none of them was chosen on. A replicate has its
-own split, training seed and noise, the same for every config, so that differences are taken replicate by replicate.
+The best trial of a search is partly the luckiest one: all trials share one split, one training seed and one draw of the
+noise. The top K are therefore trained again on S replicates that none of them was chosen on. A replicate has its own
+split, training seed and noise, the same for every config, so that differences are taken replicate by replicate.
 
-The test is the paired t-test of the first config against each of the others, two-sided because which one is first was
-found on the same numbers, with Holm's correction for testing K - 1 of them. Why not a rank or a sign-flip test, which
-assume less: with five pairs their smallest possible two-sided p-value is 2 / 2**5 = 0.0625, so they could never tell
-anything apart. The t-test needs differences that are about normal; means over several epochs of a share of correct
-labels are close to that, but with five of them it is an assumption and not a finding, so p-values near the threshold
-mean little.
+The test is the paired t-test of the first config against each of the others, two-sided because the same numbers decided
+which one is first, with Holm's correction for K - 1 tests. Why not a rank or a sign-flip test, which assume less: with
+five pairs their smallest possible two-sided p-value is 2 / 2**5 = 0.0625, so they could never find a difference. The
+t-test needs differences that are about normal. Means over several epochs of a share of correct labels are close to
+that, but with five of them it is an assumption and not a finding, so p-values near the threshold mean little.
 """
 
 from __future__ import annotations
@@ -31,9 +30,9 @@ SEEDS = 2**32
 
 
 def replicate_config(config: TrialConfig, replicate: int) -> TrialConfig:
-    """``config`` with the split, training seed and noise of a replicate (0-based): the search's own plus 1, 2, ...
+    """Return ``config`` with the split, training seed and noise of a replicate (0-based): the search's plus 1, 2, ...
 
-    The noise seed is left alone where the dataset draws no noise.
+    The noise seed stays if the dataset draws no noise.
     """
     step = replicate + 1
     dataset = config.dataset
@@ -49,13 +48,13 @@ def replicate_config(config: TrialConfig, replicate: int) -> TrialConfig:
 
 
 def draws_noise(config: TrialConfig) -> bool:
-    """Whether the labels depend on a noise seed."""
+    """Return whether the labels depend on a noise seed."""
     values = config.dataset
     return "noise_seed" in type(values).model_fields and not isinstance(getattr(values, "noise", None), NoiseFile)
 
 
 def replicate_seeds(config: TrialConfig) -> dict[str, int]:
-    """The seeds of a replicate by their setting's name."""
+    """Return the seeds of a replicate by the name of their setting."""
     seeds = {"validation.seed": config.validation.seed, "seed": config.settings.seed}
     if draws_noise(config):
         seeds["dataset.noise_seed"] = config.flat()["dataset.noise_seed"]
@@ -63,7 +62,7 @@ def replicate_seeds(config: TrialConfig) -> dict[str, int]:
 
 
 def final_config(config: TrialConfig) -> TrialConfig:
-    """``config`` on all the training data, with the search's own seeds and noise."""
+    """Return ``config`` on all the training data, with the search's own seeds and noise."""
     return TrialConfig(
         method=config.method,
         dataset=config.dataset,
@@ -77,7 +76,7 @@ def final_config(config: TrialConfig) -> TrialConfig:
 
 
 def rank_candidates(values: Mapping[int, Sequence[float]], mode: str) -> list[Candidate]:
-    """The configs, best mean first (ties: lower trial number, diverged ones last), each tested against the first.
+    """Rank the configs, best mean first (ties: lower trial number; diverged ones last); test each against the first.
 
     Args:
         values: trial number -> objective on each replicate, (S,); not finite where the training diverged.
@@ -128,9 +127,9 @@ class PairedTest:
 
 
 def paired_test(first: Sequence[float], other: Sequence[float]) -> PairedTest:
-    """Student's t-test of paired values, (S,) each with S at least 2.
+    """Run Student's t-test of paired values, (S,) each with S at least 2.
 
-    Differences that are all alike leave no variance to compare with: p is then 1 for no difference, 0 for any.
+    If all differences are equal, there is no variance to compare with: p is then 1 for no difference, 0 for any.
     """
     from scipy import stats  # slow to import
 
@@ -145,7 +144,7 @@ def paired_test(first: Sequence[float], other: Sequence[float]) -> PairedTest:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjustment (Holm 1979), in the order given.
+    """Adjust p-values by Holm's step-down procedure (Holm 1979); the order stays.
 
     >>> holm([0.01, 0.04, 0.03])
     [0.03, 0.06, 0.06]

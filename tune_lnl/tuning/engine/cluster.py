@@ -86,9 +86,9 @@ def ask_nodes(
     task = ray.remote(num_cpus=0, max_retries=0)(function)
     asked = {
         task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
-            json.dumps(asdict(what))
+            json.dumps(asdict(asked_there))
         ): node
-        for node, what in questions.items()
+        for node, asked_there in questions.items()
     }
     began = time.monotonic()
     ready: list[Any] = []
@@ -131,7 +131,7 @@ class Cluster:
         self._warned = False
 
     def machine(self) -> Machine:
-        """Return what there is to share out."""
+        """Return the CPUs and GPUs of all nodes."""
         return Machine.of(self.nodes())
 
     def admit(self, plan: Plan) -> JoinedCluster:

@@ -1,4 +1,4 @@
-"""``--dry-run``: what would be run and what it would cost, measured on a few real batches, with nothing written."""
+"""``--dry-run``: describe a search and its cost, measured on a few real batches, with nothing written."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ def _init(target: str) -> Any:
                     logging_level=logging.ERROR,
                 )
         except Exception as error:
-            # Ray has no common type for what can go wrong here.
+            # Ray has no common type for the errors here.
             printed.seek(0)
             text = printed.read().decode(errors="replace")
             raise InputError(f"--address {target}: {_why_not(error, text)}") from error
@@ -100,7 +100,7 @@ def _init(target: str) -> Any:
 
 
 def _why_not(error: Exception, printed: str) -> str:
-    """Return the reason for an error of ``ray.init``, and what to do.
+    """Return the reason for an error of ``ray.init``, and the next step.
 
     Args:
         printed: by Ray while it tried.

@@ -1,4 +1,4 @@
-"""What a session reports to the views and files of a run. The engine knows none of them."""
+"""The interface by which a session notifies the views and files of a run; the engine knows none of them."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ class Output(Protocol):
         """Print a line unless ``--quiet`` was given."""
 
     def take_table_down(self) -> None:
-        """Erase what is redrawn on the terminal; the process is about to end."""
+        """Erase the live table from the terminal; the process is about to end."""
 
 
 class QuietOutput:

@@ -1,4 +1,4 @@
-"""Whether a node of a cluster can run the jobs of a search: what is asked there, and what the answer means.
+"""Check whether a node of a cluster can run the jobs of a search: the questions, and the meaning of the answers.
 
 Runs on the node itself, as a Ray task. Questions and answers are JSON: neither side unpickles anything.
 """
@@ -47,7 +47,7 @@ class MarkerFile:
 
 @dataclass(frozen=True)
 class NodeQuestion:
-    """What a node is asked."""
+    """A question to a node."""
 
     marker: str
     """Path of the marker file."""

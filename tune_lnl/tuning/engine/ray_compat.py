@@ -148,7 +148,7 @@ def no_node_here(error: BaseException) -> bool:
 
 
 def why_not_joined(error: BaseException) -> str:
-    """Return the reason why ``ray.init`` could not join a cluster, and what to do about it."""
+    """Return the reason why ``ray.init`` could not join a cluster, and the next step."""
     lines = [line.strip() for line in _texts(error).splitlines() if line.strip()]
     if VERSION_MISMATCH in _texts(error).lower():
         found = " ".join(line for line in lines if line.startswith(("Ray:", "Python:")))
