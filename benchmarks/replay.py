@@ -1,13 +1,13 @@
-"""Searches replayed on recorded curves: how far from the best recorded config each engine ends up, for the same epochs.
+"""Replay searches on recorded curves: how far each engine's answer is from the best recorded config, at equal cost.
 
     python benchmarks/replay.py [--curves FILE.parquet] [--seeds 30] [--output FILE.json]    (also FILE.md: the table)
 
-Nothing is trained. The curves are those of ``benchmarks/record_curves.py``. What a sampler proposes is moved to the
-nearest recorded config that this search has not used (Euclidean, every axis scaled to [0, 1], logarithmic where the
-range is), and the sampler is told the settings it was moved to: a search over a finite set, the same for everybody. A
-search that has used all may use all once more.
-Two workers run in step, an epoch at a time; every epoch costs the same; the budget counts the epochs of both. Nobody
-gets the space's start points. All are told the same objective after every epoch, the mean of the last ten.
+Nothing is trained. The curves are those of ``benchmarks/record_curves.py``. Each proposal is moved to the nearest
+recorded config that this search has not used (Euclidean, every axis scaled to [0, 1], logarithmic where the range is),
+and the sampler learns from the settings it was moved to: all engines search the same finite set. A search that has used
+all configs may use all once more.
+Two workers run in step, an epoch at a time; every epoch costs the same; the budget counts the epochs of both. No
+engine gets the space's start points. All get the same objective after every epoch, the mean of the last ten.
 
 random, tpe
     Optuna's samplers at their defaults; every trial runs to its end.
@@ -59,7 +59,7 @@ BUDGETS = (10, 20, 40)
 """Epochs to spend, in full trials' worth."""
 WORKERS = 2
 TRIALS = 64
-"""What the engines are told about the number of trials: what the larger spaces have as their budget."""
+"""The number of trials that the engines are set up for: the budget of the larger spaces."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -113,7 +113,7 @@ def load_pool(path: Path, space: SearchSpace) -> Pool:
 
 
 class FromPool(optuna.samplers.BaseSampler):
-    """Moves what ``inner`` proposes to the nearest recorded config that is unused, and remembers which it was."""
+    """Moves each proposal of ``inner`` to the nearest unused recorded config, and keeps its index."""
 
     def __init__(self, inner: optuna.samplers.BaseSampler, pool: Pool) -> None:
         self.inner = inner
@@ -153,15 +153,15 @@ class Engine(ABC):
 
     @abstractmethod
     def start(self) -> int:
-        """The number of the next trial; its config is ``sampler.configs[number]``."""
+        """Start the next trial and return its number; its config is ``sampler.configs[number]``."""
 
     @abstractmethod
     def report(self, number: int, epoch: int, value: float) -> bool:
-        """Hear of an epoch (0-based); does the trial go on? Ends it where it does not."""
+        """Record an epoch (0-based); return whether the trial continues, and end it where it does not."""
 
     @abstractmethod
     def answer(self) -> int | None:
-        """The trial the search would return if it ended now."""
+        """Return the trial that would be the answer if the search ended now."""
 
 
 class StudyEngine(Engine):
@@ -234,7 +234,7 @@ class StockEngine(Engine):
 
 
 def answers(engine: Engine, budgets: Sequence[int]) -> Iterator[int | None]:
-    """The trial that ``engine`` would return after each of ``budgets`` (epochs, ascending)."""
+    """Yield the trial that ``engine`` would return after each of ``budgets`` (epochs, ascending)."""
     running: list[tuple[int, int] | None] = [None] * WORKERS
     spent = 0
     for budget in budgets:
@@ -277,7 +277,7 @@ CONTENDERS: dict[str, Contender] = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the searches of one contender came to; arrays are (seeds, budgets)."""
+    """The results of one contender's searches; arrays are (seeds, budgets)."""
 
     objective: np.ndarray
     """Regret in points of validation accuracy."""
@@ -301,14 +301,14 @@ def play(pool: Pool, contender: Contender, seeds: Sequence[int]) -> Outcome:
 
 
 def mean_and_interval(values: np.ndarray) -> dict[str, float]:
-    """Mean with its 95% percentile bootstrap interval; ``values`` is (seeds,)."""
+    """Return the mean with its 95% percentile bootstrap interval; ``values`` is (seeds,)."""
     means = np.random.default_rng(0).choice(values, (10_000, len(values))).mean(axis=1)
     low, high = np.percentile(means, (2.5, 97.5))
     return {"mean": round(float(values.mean()), 3), "low": round(float(low), 3), "high": round(float(high), 3)}
 
 
 def table(outcomes: Mapping[str, Outcome]) -> list[dict[str, Any]]:
-    """A row per contender and budget: both regrets, and their differences to stock, paired by seed."""
+    """Return a row per contender and budget: both regrets, and their differences to stock, paired by seed."""
     rows = []
     for name, outcome in outcomes.items():
         for column, budget in enumerate(BUDGETS):
@@ -334,7 +334,7 @@ def lines(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def summary(about: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """The table with what it takes to read it, as Markdown."""
+    """Yield the table and its legend, as Markdown."""
     packages = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
     yield f"# Searches replayed on {about['configs']} recorded curves of {about['space']}"
     yield ""

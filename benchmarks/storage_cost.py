@@ -1,10 +1,10 @@
-"""What a study costs where it is kept: asking for a trial, reporting an epoch, ending it, in a journal or a database.
+"""Measure the calls of a study: asking for a trial, reporting an epoch, ending it, in a journal or a database.
 
     TUNE_LNL_STORAGE_PASSWORD=... python benchmarks/storage_cost.py [--storage URL]... [--trials 10 500] [--output FILE]
 
 No trial is trained and no Ray runs: one study, TPE over four ranges, the default stopping rule asked after every epoch,
 one trial after the other. First with a journal file, then in every database that is given; they share the password.
-The medians are over the last ten trials of each count, so that they tell what a study of that size costs.
+The medians are over the last ten trials of each count, so they belong to a study of that size.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ LAST = 10
 
 
 def measure(place: StudyPlace, counts: list[int]) -> dict[str, dict[str, float]]:
-    """Milliseconds of each kind of call, in a study of each size."""
+    """Return the milliseconds of each kind of call, in a study of each size."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "space.yaml"
         budget = {"trials": max(counts), "sampler": "tpe", "pruner": "asha"}
@@ -89,7 +89,7 @@ def main(argv: list[str] | None = None) -> int:
         ]
         for number, place in enumerate(places):
             kind = "journal" if number == 0 else arguments.storage[number - 1].partition("://")[0]
-            # Of two databases of one kind the second is told apart by its place.
+            # A second database gets a name of its own.
             name = kind if kind not in found else f"{kind} {number}"
             try:
                 found[name] = measure(place, arguments.trials)

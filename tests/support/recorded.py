@@ -1,4 +1,4 @@
-"""Runs on disk whose studies are made as a search makes them: asked, reported, judged and told, without training."""
+"""Runs on disk whose studies are made by the calls of a search, without training."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tune_lnl.tuning.study.trials import ENDED
 
 
 def begin(plan: Plan) -> SearchStudy:
-    """What a driver does first."""
+    """Write run.yaml and open the study, as a driver does first."""
     plan.files.root.mkdir(parents=True, exist_ok=True)
     replace_text(plan.files.settings, dump_yaml(plan.settings()))
     warm_start = plan.warm_start

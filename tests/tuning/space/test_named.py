@@ -38,7 +38,7 @@ def test_a_path_is_taken_as_it_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         ("act_digit8no", r"unknown search space 'act_digit8no'; did you mean 'act_digits8no'\?.*path of a YAML file"),
         ("zzz", r"unknown search space 'zzz'; valid: act_cifar100nc, "),
@@ -46,8 +46,8 @@ def test_a_path_is_taken_as_it_is(tmp_path: Path) -> None:
         ("folder/absent", r"no search space file at 'folder/absent'"),
     ],
 )
-def test_unknown_names_are_told(name: str, told: str) -> None:
-    with pytest.raises(InputError, match=told):
+def test_unknown_names_are_told(name: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         find_space(name)
 
 

@@ -28,7 +28,7 @@ def test_what_a_range_holds(spec: dict[str, Any], inside: list[Any], outside: li
 
 
 @pytest.mark.parametrize(
-    ("spec", "told"),
+    ("spec", "message"),
     [
         (0.1, r"search\.x is a range such as .*got 0\.1; a single value belongs under fixed:"),
         ({"low": 0, "high": 1}, r"search\.x\.type is unknown: None; valid: choice"),
@@ -51,6 +51,6 @@ def test_what_a_range_holds(spec: dict[str, Any], inside: list[Any], outside: li
         ({"type": "choice", "choices": [[1], [2]]}, r"search\.x\.choices"),
     ],
 )
-def test_what_is_refused(spec: Any, told: str) -> None:
-    with pytest.raises(InputError, match=told):
+def test_what_is_refused(spec: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         parse_parameter(spec, "search.x")

@@ -74,7 +74,7 @@ class TestConditions:
         assert load_space(path, "sym80", overrides=["tau=0.05"]).base["fixed"]["tau"] == 0.05
 
     @pytest.mark.parametrize(
-        ("conditions", "wanted", "told"),
+        ("conditions", "wanted", "message"),
         [
             (CONDITIONS, "sym8", r"unknown condition 'sym8'; did you mean 'sym80'\? valid: clean, sym80"),
             (None, "sym80", r"unknown condition 'sym80'; this space has none"),
@@ -84,9 +84,9 @@ class TestConditions:
             ({"a": {"dataset.nose": "none"}}, None, r"tiny\.yaml.*'nose'; did you mean 'noise'"),
         ],
     )
-    def test_refused(self, tmp_path: Path, conditions: Any, wanted: str | None, told: str) -> None:
+    def test_refused(self, tmp_path: Path, conditions: Any, wanted: str | None, message: str) -> None:
         path = str(write_space(tmp_path, {"conditions": conditions}))
-        with pytest.raises(InputError, match=told) as raised:
+        with pytest.raises(InputError, match=message) as raised:
             load_space(path, wanted)
         assert "--set" not in str(raised.value)
 
@@ -129,7 +129,7 @@ class TestOverrides:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"serach": {}}, r"tiny\.yaml: unknown section 'serach'; did you mean 'search'"),
         ({"method": "atc"}, r"unknown method 'atc'; did you mean 'act'"),
@@ -164,9 +164,9 @@ class TestOverrides:
         ({"start": [{"warmup_epochs": 1.0}]}, r"start point 1: warmup_epochs = 1\.0 is outside"),
     ],
 )
-def test_what_is_refused(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
+def test_what_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     path = str(write_space(tmp_path, changes))
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         load_space(path)
 
 

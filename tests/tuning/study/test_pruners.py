@@ -172,7 +172,7 @@ class TestRungPruner:
 
 
 @pytest.mark.parametrize(
-    ("pruner", "told", "rungs_there"),
+    ("pruner", "message", "rungs_there"),
     [
         ("asha", "after epochs 3 and 4", True),
         ("median", "after every epoch from 3 on", True),
@@ -180,8 +180,8 @@ class TestRungPruner:
         ("none", "never", False),
     ],
 )
-def test_when_trials_are_compared_is_told(pruner: str, told: str, rungs_there: bool, tmp_path: Path) -> None:
+def test_when_trials_are_compared_is_told(pruner: str, message: str, rungs_there: bool, tmp_path: Path) -> None:
     assert {"asha", "median", "hyperband", "none"} == set(PRUNERS)
     space = tiny_space(tmp_path, budget={"trials": 2, "sampler": "random", "pruner": pruner})
-    assert comparisons(space) == told
+    assert comparisons(space) == message
     assert bool(rungs_of(space)) == rungs_there
