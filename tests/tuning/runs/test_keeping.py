@@ -1,4 +1,4 @@
-"""What of a run's checkpoints stays."""
+"""Which checkpoints and networks of a run are kept."""
 
 from __future__ import annotations
 

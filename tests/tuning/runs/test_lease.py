@@ -27,7 +27,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
 
 
 def silent(files: RunFolder, machine: str) -> None:
-    """What a driver has left that was killed with its machine."""
+    """Write the heartbeat of a driver that was killed with its machine."""
     files.root.mkdir(parents=True)
     files.heartbeat.write_text(json.dumps({"machine": machine, "pid": 7, "key": "k", "beat": 3}))
 
