@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -300,8 +300,11 @@ def own_node_is_alive() -> bool:
     answer: list[bool] = []
 
     def ask() -> None:
-        own = ray.get_runtime_context().get_node_id()
-        answer.append(any(info["NodeID"] == own and info["Alive"] for info in ray.nodes()))  # type: ignore[no-untyped-call]
+        # An error is no answer, too: the head is away, or this process is just leaving the cluster.
+        with suppress(Exception):
+            own = ray.get_runtime_context().get_node_id()
+            known = ray.nodes()  # type: ignore[no-untyped-call]
+            answer.append(any(info["NodeID"] == own and info["Alive"] for info in known))
 
     asking = threading.Thread(target=ask, daemon=True)
     asking.start()
