@@ -62,7 +62,7 @@ def find_dataset_folder(
 
 
 def _is_filled_folder_called(folder: str) -> Callable[[Path], bool]:
-    return lambda place: place.resolve().name == folder and any(place.iterdir())
+    return lambda found: found.resolve().name == folder and any(found.iterdir())
 
 
 @contextmanager

@@ -354,8 +354,8 @@ def _inverse_maps(
 def _pixels(images: Tensor, row: Tensor, column: Tensor) -> Tensor:
     """images[:, :, row, column] with a row and a column int64 (b, H, W) of each image's own."""
     batch, channels, height, width = images.shape
-    place = (row * width + column).view(batch, 1, height * width).expand(-1, channels, -1)
-    return images.reshape(batch, channels, height * width).gather(2, place).view_as(images)
+    index = (row * width + column).view(batch, 1, height * width).expand(-1, channels, -1)
+    return images.reshape(batch, channels, height * width).gather(2, index).view_as(images)
 
 
 def _cubic(values: list[Tensor], part: Tensor) -> Tensor:
@@ -367,7 +367,7 @@ def _cubic(values: list[Tensor], part: Tensor) -> Tensor:
 def apply_in_place(images: Tensor, kinds: Tensor, magnitudes: Tensor, operations: Sequence[Operation]) -> None:
     """Replace each image uint8 (B, C, H, W) by what the operation of its kind makes of it.
 
-    kinds int64 (B,), a place in `operations`, or beyond its end for an image that stays; magnitudes float64 (B,). Both
+    kinds int64 (B,), an index in `operations`, or beyond its end for an unchanged image; magnitudes float64 (B,). Both
     are on the CPU.
     """
     # Grouping on the CPU and sending the order across once spares a GPU a wait for every kind of operation.

@@ -24,7 +24,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tune_lnl.datasets.base import Images, Labels, Source, fingerprint_of
-from tune_lnl.datasets.pictures.listing import ListBuilder, in_order
+from tune_lnl.datasets.pictures.listing import ListBuilder, in_order, is_leftover
 from tune_lnl.errors import CorruptDataError, InputError
 
 SIDE = 32
@@ -107,8 +107,8 @@ class Form(ABC):
         """Return the expected files, for messages."""
 
     @abstractmethod
-    def is_in(self, place: Path, spec: CifarSpec, own_folder: bool) -> bool:
-        """Return whether the folder `place` holds this form, complete or not.
+    def is_in(self, root: Path, spec: CifarSpec, own_folder: bool) -> bool:
+        """Return whether the folder `root` holds this form, complete or not.
 
         `own_folder`: the folder has the dataset's name. Otherwise its content must distinguish the two CIFARs.
         """
@@ -130,8 +130,8 @@ class Archive(Form):
     def describe(self, spec: CifarSpec) -> str:
         return spec.archive
 
-    def is_in(self, place: Path, spec: CifarSpec, own_folder: bool) -> bool:
-        return (place / spec.archive).is_file()
+    def is_in(self, root: Path, spec: CifarSpec, own_folder: bool) -> bool:
+        return (root / spec.archive).is_file()
 
     def files(self, root: Path, spec: CifarSpec) -> list[Path]:
         return _within(root, [root / spec.archive])
@@ -152,8 +152,8 @@ class OfficialFolder(Form):
     def describe(self, spec: CifarSpec) -> str:
         return f"{spec.folder}/"
 
-    def is_in(self, place: Path, spec: CifarSpec, own_folder: bool) -> bool:
-        return self._folder(place, spec) is not None
+    def is_in(self, root: Path, spec: CifarSpec, own_folder: bool) -> bool:
+        return self._folder(root, spec) is not None
 
     def files(self, root: Path, spec: CifarSpec) -> list[Path]:
         folder = self._folder(root, spec)
@@ -168,11 +168,11 @@ class OfficialFolder(Form):
         by_name = {file.name: file for file in files}
         return _read_batches(spec, files[0].parent, lambda batch: _read_limited(by_name[batch]))
 
-    def _folder(self, place: Path, spec: CifarSpec) -> Path | None:
-        if (place / spec.folder).is_dir():
-            return place / spec.folder
-        is_it = any((place / batch).is_file() for split in spec.batches for batch in split)
-        return place if is_it else None
+    def _folder(self, root: Path, spec: CifarSpec) -> Path | None:
+        if (root / spec.folder).is_dir():
+            return root / spec.folder
+        is_it = any((root / batch).is_file() for split in spec.batches for batch in split)
+        return root if is_it else None
 
 
 class Parquet(Form):
@@ -183,8 +183,8 @@ class Parquet(Form):
     def describe(self, spec: CifarSpec) -> str:
         return f"train-*-of-*.parquet with a column {spec.label_column}"
 
-    def is_in(self, place: Path, spec: CifarSpec, own_folder: bool) -> bool:
-        shards = [shard for split in SPLITS for shard in _shards(place, split)]
+    def is_in(self, root: Path, spec: CifarSpec, own_folder: bool) -> bool:
+        shards = [shard for split in SPLITS for shard in _shards(root, split)]
         return bool(shards) and (own_folder or not _lacks_column(shards[0], spec.label_column))
 
     def files(self, root: Path, spec: CifarSpec) -> list[Path]:
@@ -208,11 +208,14 @@ class ClassFolders(Form):
     def describe(self, spec: CifarSpec) -> str:
         return f"train/<class>/*.png and test/<class>/*.png with {len(spec.classes)} classes"
 
-    def is_in(self, place: Path, spec: CifarSpec, own_folder: bool) -> bool:
-        present = [(place / split).is_dir() for split in SPLITS]
+    def is_in(self, root: Path, spec: CifarSpec, own_folder: bool) -> bool:
+        present = [(root / split).is_dir() for split in SPLITS]
         if own_folder:
             return any(present)
-        return all(present) and sum(path.is_dir() for path in (place / "train").iterdir()) == len(spec.classes)
+        if not all(present):
+            return False
+        names = [path.name for path in (root / "train").iterdir() if path.is_dir()]
+        return sum(not is_leftover(name) for name in names) == len(spec.classes)
 
     def files(self, root: Path, spec: CifarSpec) -> list[Path]:
         for split in SPLITS:
@@ -235,13 +238,13 @@ class ClassFolders(Form):
         return files
 
     def read(self, root: Path, files: Sequence[Path], spec: CifarSpec) -> Source:
-        places = [file.relative_to(root).parts[:2] for file in files]
-        class_names = tuple(in_order({name for _, name in places}))
+        folders = [file.relative_to(root).parts[:2] for file in files]
+        class_names = tuple(in_order({name for _, name in folders}))
         label_of = {name: label for label, name in enumerate(class_names)}
         splits = []
         for split in SPLITS:
-            images = [(str(file), file) for file, place in zip(files, places, strict=True) if place[0] == split]
-            labels = np.array([label_of[name] for part, name in places if part == split], dtype=np.int64)
+            images = [(str(file), file) for file, (part, _) in zip(files, folders, strict=True) if part == split]
+            labels = np.array([label_of[name] for part, name in folders if part == split], dtype=np.int64)
             splits.append((_decode(images), labels))
         return _source(splits, class_names)
 
@@ -252,9 +255,9 @@ FORMS: tuple[Form, ...] = (Archive(), OfficialFolder(), Parquet(), ClassFolders(
 _GET_AGAIN = "get the data again, or point --data-dir at a complete copy"
 
 
-def form_in(place: Path, spec: CifarSpec, own_folder: bool) -> Form | None:
-    """Return the form of the data in the folder `place`, or None."""
-    return next((form for form in FORMS if form.is_in(place, spec, own_folder)), None)
+def form_in(root: Path, spec: CifarSpec, own_folder: bool) -> Form | None:
+    """Return the form of the data in the folder `root`, or None."""
+    return next((form for form in FORMS if form.is_in(root, spec, own_folder)), None)
 
 
 def published_archive(spec: CifarSpec) -> tuple[str, str]:
@@ -332,9 +335,9 @@ def _read_batches(spec: CifarSpec, source: Path, content_of: Callable[[str], byt
 # ---- parquet -------------------------------------------------------------------------------------------------------
 
 
-def _shards(place: Path, split: str) -> list[Path]:
-    names = sorted(path.name for path in place.iterdir() if path.is_file())
-    return [place / name for name in names if (match := SHARD_NAME.fullmatch(name)) and match["split"] == split]
+def _shards(root: Path, split: str) -> list[Path]:
+    names = sorted(path.name for path in root.iterdir() if path.is_file())
+    return [root / name for name in names if (match := SHARD_NAME.fullmatch(name)) and match["split"] == split]
 
 
 def _complete_shards(root: Path, split: str) -> list[Path]:

@@ -178,8 +178,8 @@ def _has_image(folder: Path) -> bool:
     """Return whether there is an image in or below the folder. Raises InputError if a folder cannot be read."""
 
     def refuse(error: OSError) -> None:
-        place = shown(str(error.filename))
-        raise InputError(f"{place} cannot be read: {error.strerror}\ncheck its permissions") from error
+        unread = shown(str(error.filename))
+        raise InputError(f"{unread} cannot be read: {error.strerror}\ncheck its permissions") from error
 
     for _, folders, files in os.walk(folder, onerror=refuse):
         if any(is_image_name(file) and not is_leftover(file) for file in files):

@@ -180,11 +180,11 @@ def backdrop(number: int) -> Plane:
     shade = 0.75 + 0.25 * patches + 0.2 * dice.plane(*y.shape)
     joints = (x % camera.tile < 2) | (y % camera.tile == 0)
     wall = np.asarray(camera.wall) * np.where(joints, 0.55, 1.0)[..., None]
-    place = np.clip(
+    scene = np.clip(
         np.where((y < camera.horizon)[..., None], wall, np.asarray(camera.floor)) * shade[..., None], 0.0, 1.0
     )
-    place.flags.writeable = False
-    return place
+    scene.flags.writeable = False
+    return scene
 
 
 def picture(identity: int | None, number: int, index: int, careless: bool = False) -> NDArray[np.uint8]:
