@@ -232,7 +232,7 @@ class JoinedCluster(Runner):
             try:
                 yield
             finally:
-                watch.end()
+                watch.stop()
 
     def look(self, output: Callable[[str], None]) -> None:
         """Remove nodes that have left, and admit those that have joined if they can run jobs."""
@@ -256,7 +256,7 @@ class JoinedCluster(Runner):
 
 
 class NodeWatch(threading.Thread):
-    """A thread that looks every few seconds who has joined and left, until :meth:`end`."""
+    """A thread that looks every few seconds who has joined and left, until :meth:`stop`."""
 
     def __init__(self, runner: JoinedCluster, leaving: threading.Event, output: Callable[[str], None]) -> None:
         super().__init__(name="nodes", daemon=True)
@@ -274,7 +274,7 @@ class NodeWatch(threading.Thread):
                 if not self._over.is_set():
                     logger.warning("the cluster's nodes cannot be asked: %s", error)
 
-    def end(self) -> None:
+    def stop(self) -> None:
         """Stop, even in the middle of a question: a question to Ray after leaving would end the process."""
         self._over.set()
         self._leaving.set()

@@ -21,7 +21,7 @@ STORAGE_EVERY = 60
 
 
 class Watchdog(threading.Thread):
-    """A thread that checks Ray and the disk until :meth:`end`.
+    """A thread that checks Ray and the disk until :meth:`stop`.
 
     Args:
         session: stopped when the budget is exceeded.
@@ -66,7 +66,7 @@ class Watchdog(threading.Thread):
             logger.warning("%s", error)  # a worker or the driver that needs the storage stops the search
             return 0
 
-    def end(self) -> None:
+    def stop(self) -> None:
         """Stop checking, before Ray is shut down on purpose."""
         self._over.set()
         self.join(timeout=5 * INTERVAL)

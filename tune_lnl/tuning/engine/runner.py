@@ -149,7 +149,7 @@ def _watched(plan: Plan, session: Session, runner: Runner, output: Output) -> It
     try:
         yield
     finally:
-        watchdog.end()
+        watchdog.stop()
 
 
 @contextmanager
