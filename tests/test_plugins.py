@@ -138,7 +138,7 @@ def test_a_name_that_two_packages_offer_is_refused_with_both(site: Path) -> None
     with pytest.raises(InputError) as raised:
         training_type("gce")
     assert str(raised.value).splitlines()[0] == (
-        "method 'gce' is offered more than once, by another 1.0 (another:Mine) and by "
+        "method 'gce' is registered more than once, by another 1.0 (another:Mine) and by "
         "lnl-example 0.1 (lnl_example.gce:GceTraining)"
     )
     assert get_dataset("gratings").name == "gratings"
@@ -147,10 +147,10 @@ def test_a_name_that_two_packages_offer_is_refused_with_both(site: Path) -> None
 def test_a_built_in_name_is_nobody_elses(site: Path) -> None:
     install(site, "greedy", "greedy", "", {METHODS: {"act": "greedy:Act"}, DATASETS: {"cifar10n": "greedy:Data"}})
     with pytest.raises(
-        InputError, match=r"'act' is offered more than once, by tune_lnl \(.*:ActTraining\) and by greedy"
+        InputError, match=r"'act' is registered more than once, by tune_lnl \(.*:ActTraining\) and by greedy"
     ):
         training_type("act")
-    with pytest.raises(InputError, match=r"'cifar10n' is offered more than once, by tune_lnl .* and by greedy 1\.0"):
+    with pytest.raises(InputError, match=r"'cifar10n' is registered more than once, by tune_lnl .* and by greedy 1\.0"):
         get_dataset("cifar10n")
     assert method_names().count("act") == 1
 

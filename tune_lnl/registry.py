@@ -1,7 +1,7 @@
-"""Names that stand for classes: the built-in ones, and those that installed packages add by entry point.
+"""Registered names and their classes: the built-in ones, and those that installed packages add by entry point.
 
-A package is asked for its names alone; what stands behind one is imported when somebody asks for it, so that a broken
-package is in nobody's way but its own. A name that is offered twice belongs to nobody.
+Listing the names imports nothing. The class of a name is imported when it is looked up, so that a broken package breaks
+only its own names. Two packages that register the same name are both refused.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class Registered:
 
 
 @dataclass(frozen=True)
-class Offer:
-    """A name that somebody offers.
+class Provider:
+    """A package that registers a name.
 
     Attributes:
-        location: ``module:attribute`` of what it stands for.
+        location: ``module:attribute`` of its class.
         package: name and version of the installed package, or ``tune_lnl``.
     """
 
@@ -49,7 +49,7 @@ class Names:
     """The names of one kind.
 
     Attributes:
-        kind: what they are called in messages, e.g. "method".
+        kind: the word for them in messages, e.g. "method".
         group: the entry point group that packages add to.
         built_in: the names of this package.
     """
@@ -59,26 +59,26 @@ class Names:
     built_in: Mapping[str, Registered]
 
     def all(self) -> list[str]:
-        """Sorted; nothing is imported."""
+        """Return all names, sorted. Import nothing."""
         return sorted({*self.built_in, *(name for name, _ in _installed(self.group, tuple(sys.path)))})
 
-    def offers(self, name: str) -> list[Offer]:
-        """Who offers the name; the built-in one first."""
-        own = [Offer(self.built_in[name].implementation, BUILT_IN)] if name in self.built_in else []
-        return own + [offer for offered, offer in _installed(self.group, tuple(sys.path)) if offered == name]
+    def providers(self, name: str) -> list[Provider]:
+        """Return the providers of a name; the built-in one first."""
+        own = [Provider(self.built_in[name].implementation, BUILT_IN)] if name in self.built_in else []
+        return own + [provider for provided, provider in _installed(self.group, tuple(sys.path)) if provided == name]
 
     def load(self, name: str) -> object:
         """Import and return what the name stands for.
 
         Raises:
-            InputError: nobody registers the name (with the nearest one), more than one package do, or its package
+            InputError: no package registers the name (with the nearest one), more than one do, or its package
                 cannot be imported.
         """
-        offer = self._only_offer(name)
+        provider = self._only(name)
         try:
-            return _imported(offer.location)
+            return _imported(provider.location)
         except Exception as error:
-            if offer.package == BUILT_IN:
+            if provider.package == BUILT_IN:
                 raise
             # Importing another package's module can raise anything.
             reason = first_line(error)
@@ -98,27 +98,27 @@ class Names:
         Raises:
             InputError: as :meth:`load`.
         """
-        if self._only_offer(name).package == BUILT_IN:
+        if self._only(name).package == BUILT_IN:
             settings = self.built_in[name].settings
             if settings is not None:
                 return _imported(settings)
         return getattr(self.load(name), attribute, None)
 
-    def _only_offer(self, name: str) -> Offer:
-        offers = self.offers(name)
-        if not offers:
+    def _only(self, name: str) -> Provider:
+        providers = self.providers(name)
+        if not providers:
             raise InputError(f"unknown {self.kind} {name!r}; {nearest(name, self.all())}")
-        if len(offers) > 1:
+        if len(providers) > 1:
             raise InputError(
-                f"{self.kind} {name!r} is offered more than once, by {' and by '.join(map(_told, offers))}\n"
+                f"{self.kind} {name!r} is registered more than once, by {' and by '.join(map(_described, providers))}\n"
                 "uninstall one of the packages, or ask its author for another name"
             )
-        return offers[0]
+        return providers[0]
 
     def unusable(self, name: str, what: str) -> InputError:
-        """The sentence for a package whose ``name`` cannot be used."""
+        """Return the error for a package whose ``name`` cannot be used."""
         return InputError(
-            f"{self.kind} {name!r} of {_told(self.offers(name)[0])} {what}\n"
+            f"{self.kind} {name!r} of {_described(self.providers(name)[0])} {what}\n"
             "repair or uninstall the package that provides it"
         )
 
@@ -131,15 +131,20 @@ def _imported(location: str) -> object:
     return found
 
 
-def _told(offer: Offer) -> str:
-    return f"{offer.package} ({offer.location})"
+def _described(provider: Provider) -> str:
+    return f"{provider.package} ({provider.location})"
 
 
 @cache
-def _installed(group: str, _path: tuple[str, ...]) -> tuple[tuple[str, Offer], ...]:
-    """Every (name, offer) of installed packages, sorted. Collecting takes milliseconds, and a search asks often."""
-    # The same package can be found twice, as by an editable installation in a folder of the path.
-    found = {(point.name, Offer(point.value.replace(" ", ""), _package(point))) for point in entry_points(group=group)}
+def _installed(group: str, _path: tuple[str, ...]) -> tuple[tuple[str, Provider], ...]:
+    """Return every (name, provider) of installed packages, sorted.
+
+    Cached: collecting takes milliseconds, and a search looks names up often.
+    """
+    # The same package can be found twice, for example as an editable installation in a folder of the path.
+    found = {
+        (point.name, Provider(point.value.replace(" ", ""), _package(point))) for point in entry_points(group=group)
+    }
     return tuple(sorted(found, key=lambda pair: (pair[0], pair[1].package, pair[1].location)))
 
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from tune_lnl.config.act import ActSettings
 from tune_lnl.config.core import CoreSettings
-from tune_lnl.config.epochs import scale_count, scale_epochs
+from tune_lnl.config.epochs import scale_epochs
+from tune_lnl.config.lr_plans import scale_count
 from tune_lnl.config.overrides import apply_overrides
 from tune_lnl.config.yaml import read_mapping
 from tune_lnl.errors import InputError

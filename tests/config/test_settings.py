@@ -162,37 +162,19 @@ def test_what_has_no_default_is_required(name: str) -> None:
     ("name", "value", "rule"),
     [
         ("epochs", 0, "greater than or equal to 1"),
-        ("batch_size", 1, "greater than or equal to 2"),
-        ("lr", 0.0, "greater than 0"),
-        ("lr", -1.0, "greater than 0"),
         ("lr", math.inf, "finite"),
-        ("lr", math.nan, "finite|greater than 0"),
         ("lr", "0.01", "valid number"),
-        ("lr1", 0.0, "greater than 0"),
-        ("tau", -0.1, "greater than or equal to 0"),
-        ("momentum", 1.0, "less than 1"),
-        ("weight_decay", -1e-4, "greater than or equal to 0"),
-        ("warmup_lr", 0.0, "greater than 0 or null, got 0"),
-        ("warmup_epochs", -1, "greater than or equal to 0"),
-        ("warmup_epochs", 1.0, "valid integer"),
+        ("warmup_lr", 0.0, "greater than 0 or null"),
         ("warmup_epochs", True, "valid integer"),
         ("label_smoothing", 1.0, "less than 1"),
-        ("consistency_weight", 1.5, "less than or equal to 1"),
-        ("label_ema", 1.0, "less than 1"),
         ("penalty", "soft", "'exact', 'code' or 'none'"),
-        ("selection_rule", "ntm", "'agree' or 'rtm'"),
         ("selection", 1, "valid boolean"),
-        ("tie_lr", "true", "valid boolean"),
-        ("precision", "fp8", "'fp32', 'bf16' or 'fp16'"),
-        ("optimizer", "lion", "'sgd' or 'adam'"),
-        ("seed", -1, "greater than or equal to 0"),
-        ("threads", 0, "greater than or equal to 1"),
     ],
 )
 def test_a_value_out_of_range_is_told_with_rule_and_value(name: str, value: Any, rule: str) -> None:
     said = refusal(sections("act", **{name: value})).splitlines()[0]
     assert said.startswith(f"my.yaml: {name} must be")
-    assert any(part in said for part in rule.split("|"))
+    assert rule in said
     assert said.endswith(f", got {value!r}")
 
 
@@ -200,13 +182,8 @@ def test_a_value_out_of_range_is_told_with_rule_and_value(name: str, value: Any,
     ("section", "name", "value"),
     [
         ("validation", "fraction", 0.95),
-        ("validation", "fraction", -0.1),
-        ("validation", "labels", "true"),
-        ("validation", "seed", 2**32),
-        ("objective", "average_last", 0),
         ("objective", "metric", "test_accuracy"),
         ("dataset", "subset", 0.0),
-        ("dataset", "closed_ratio", 1.0),
     ],
 )
 def test_sections_refuse_values_out_of_range(section: str, name: str, value: Any) -> None:
@@ -224,12 +201,7 @@ def test_at_most_three_complaints_at_a_time() -> None:
     ("decay", "said"),
     [
         ("cosin:20", "did you mean 'cosine:'"),
-        ("cosine:x", "epochs are whole numbers, got 'x'"),
-        ({"shape": "cosin", "end": 0.1}, "did you mean 'cosine'"),
         ({"shape": "cosine", "ends": 0.1}, "did you mean 'end'"),
-        ({"shape": "cosine"}, "the end of a cosine lr plan must be a share of lr from 0 to 1, got None"),
-        ({"shape": "linear", "end": 1.5}, "got 1.5"),
-        ({"shape": "constant", "end": 0.1}, "a constant lr plan stays at lr"),
         (3, "an lr plan is a plan string or {shape, end}, got 3"),
     ],
 )
@@ -296,7 +268,7 @@ def test_lr1_and_the_asymmetry_exclude_each_other() -> None:
     assert refusal(values) == "my.yaml: give lr1 or lr_asymmetry, not both (got 0.1 and 3.0)"
 
 
-@pytest.mark.parametrize("asymmetry", [0, -1, math.nan, math.inf, True, "8", [8]])
+@pytest.mark.parametrize("asymmetry", [0, math.inf, True, "8"])
 def test_the_asymmetry_is_a_number_above_zero(asymmetry: Any) -> None:
     said = refusal(sections("act", lr_asymmetry=asymmetry))
     assert said == (f"my.yaml: lr_asymmetry is a number above 0 that multiplies lr, got {asymmetry!r} with lr 0.05")

@@ -3,36 +3,19 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 from tune_lnl.metrics.selection import (
-    SelectionCounts,
     SelectionQuality,
-    count_selection,
     selection_percentages,
     selection_quality,
 )
 
 
-def mask(*values: int) -> torch.Tensor:
-    return torch.tensor(values, dtype=torch.bool)
-
-
 def test_quality_by_hand() -> None:
-    counts = count_selection(selected=mask(1, 1, 1, 0, 0, 1), clean=mask(1, 0, 1, 1, 1, 1))
-    assert counts == SelectionCounts(selected=4, clean=5, selected_and_clean=3)
-    quality = counts.quality()
+    quality = selection_quality(selected=4, clean=5, selected_and_clean=3)
     assert quality.precision == pytest.approx(3 / 4)
     assert quality.recall == pytest.approx(3 / 5)
     assert quality.f1 == pytest.approx(2 * 0.75 * 0.6 / (0.75 + 0.6))
-
-
-def test_batches_add_up() -> None:
-    selected, clean = mask(1, 0, 1, 1, 0, 0, 1), mask(1, 1, 0, 1, 0, 1, 0)
-    total = SelectionCounts()
-    for part in (slice(0, 1), slice(1, 4), slice(4, 7)):
-        total = total + count_selection(selected[part], clean[part])
-    assert total == count_selection(selected, clean)
 
 
 def test_everything_selected_and_clean() -> None:
@@ -48,7 +31,7 @@ def test_nothing_clean_has_no_recall() -> None:
 
 
 def test_nothing_at_all() -> None:
-    assert SelectionCounts().quality() == SelectionQuality(None, None, None)
+    assert selection_quality(0, 0, 0) == SelectionQuality(None, None, None)
 
 
 def test_only_noisy_ones_selected() -> None:
@@ -59,15 +42,6 @@ def test_only_noisy_ones_selected() -> None:
 def test_impossible_counts_are_refused(counts: tuple[int, int, int]) -> None:
     with pytest.raises(ValueError, match="selected_and_clean"):
         selection_quality(*counts)
-
-
-@pytest.mark.parametrize(
-    ("selected", "clean"),
-    [(mask(1, 0), mask(1)), (torch.tensor([1, 0]), mask(1, 0)), (mask(1, 0), torch.tensor([1.0, 0.0]))],
-)
-def test_other_shapes_and_dtypes_are_refused(selected: torch.Tensor, clean: torch.Tensor) -> None:
-    with pytest.raises(ValueError, match="boolean masks of one shape"):
-        count_selection(selected, clean)
 
 
 def test_percentages_leave_out_what_is_not_defined() -> None:

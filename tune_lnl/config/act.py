@@ -13,11 +13,11 @@ from tune_lnl.config.classifier import ClassifierSettings, DecayShape, plan_spec
 from tune_lnl.config.lr_plans import lr_plan, reads_warmup_lr
 
 LR1_CAP = 0.5
-"""Above it SGD with momentum 0.9 leaves the region where this network trains at all."""
+"""Above this lr, SGD with momentum 0.9 no longer trains this network."""
 
 
 class ActSettings(ClassifierSettings):
-    """Settings of ACT. Defaults follow the paper; the comments name what the released scripts do instead."""
+    """Settings of ACT. Defaults follow the paper; descriptions name where the released scripts differ."""
 
     removed: ClassVar[Mapping[str, RemovedSetting]] = {"label_ema_classes": RemovedSetting(None, "0.1.0")}
     knobs: ClassVar[dict[str, Knob]] = {
@@ -29,7 +29,7 @@ class ActSettings(ClassifierSettings):
         None, json_schema_extra=LR_PLAN, description="plan of lr1; null: as lr_decay (web scripts: baseline)"
     )
     warmup_lr1: float | None = Field(None, gt=0.0, description="lr1 during warm-up; null: as warmup_lr")
-    tie_lr: bool = Field(False, description="lr1 := lr, what the released main.py does whatever it is asked for")
+    tie_lr: bool = Field(False, description="lr1 := lr, as the released main.py always does")
     tau: float = Field(0.025, ge=0.0, description="mining is on while (a1 - a0) / a0 < tau on the batch (paper: 0.025)")
     selection: bool = Field(True, description="train the RTM on agreed samples only (module ASS)")
     mining: bool = Field(True, description="add samples that only the NTM fits (module ASM)")

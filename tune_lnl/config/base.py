@@ -1,4 +1,4 @@
-"""What every method's settings have in common, and how plain values become settings.
+"""The settings that all methods share, and the validation of plain values.
 
 A setting has a range, a default, a description and, where it is published, its source.
 """
@@ -22,10 +22,10 @@ STAGE: dict[str, Any] = EPOCHS | {"stage": True}
 """Marks the length of a stage that leaves at least one epoch for the one before it."""
 
 LR_PLAN: dict[str, Any] = {"unit": "lr plan"}
-"""Marks a field that holds an lr plan, whose epochs scale as well."""
+"""Marks a field that holds an lr plan, whose epochs ``--epochs N`` scales."""
 
 SHORTHAND = "shorthand"
-"""Marks a group of settings that may be written as the value of one of its keys."""
+"""Marks a group of settings that may be written as the value of one key: ``model: cnn7`` for ``{name: cnn7}``."""
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,13 @@ class Settings(BaseModel):
 
     removed: ClassVar[Mapping[str, RemovedSetting]] = {}
 
-    # Strict: `tie_lr: 1` or `lr: "0.01"` is more likely a slip than a wish, and what derives one setting from another
-    # (lr1, the scaling of epochs) reads the values as written.
+    # Strict: `tie_lr: 1` or `lr: "0.01"` is more likely a mistake than intended, and the code that derives settings
+    # from others (lr1, the scaling of epochs) reads the values as written.
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class HeldOut(Settings):
-    """The part of the training set that trials are judged on."""
+    """The held-out part of the training set, on which trials are scored."""
 
     fraction: float = Field(
         0.1,
@@ -61,7 +61,7 @@ class HeldOut(Settings):
 
 
 class ValidationSettings(HeldOut):
-    """Of images with one class each."""
+    """The held-out part of a training set of images with one class each."""
 
     labels: Literal["noisy", "clean"] = Field(
         "noisy",
@@ -71,7 +71,7 @@ class ValidationSettings(HeldOut):
 
 
 class ObjectiveSettings(Settings):
-    """What the searcher maximises or minimises. Which metrics there are is the method's to say."""
+    """The metric that a search maximises or minimises. The method decides which metrics exist."""
 
     metric: str = Field("val_accuracy", description="of the reported network, on the held-out split")
     mode: Literal["max", "min"] = Field("max", description="direction")
@@ -85,7 +85,7 @@ class ObjectiveSettings(Settings):
 
 @dataclass(frozen=True)
 class Knob:
-    """A name that a search may turn, from which settings are derived (``lr_asymmetry`` gives ``lr1``)."""
+    """A name that a search may vary and from which a setting is derived (``lr_asymmetry`` gives ``lr1``)."""
 
     decides: str
     description: str
@@ -93,16 +93,16 @@ class Knob:
 
 
 class MethodSettings(Settings):
-    """What every method has: length, randomness, and how it computes."""
+    """Settings of every method: length, randomness, arithmetic."""
 
     knobs: ClassVar[dict[str, Knob]] = {}
     task: ClassVar[str] = "classification"
     """The kind of dataset it trains on (:attr:`tune_lnl.datasets.base.Dataset.task`)."""
     Validation: ClassVar[type[HeldOut]] = ValidationSettings
     objectives: ClassVar[Mapping[str, Literal["max", "min"]]] = {"val_accuracy": "max", "val_loss": "min"}
-    """Metrics a search may be for, with their direction; the first is the default."""
+    """Metrics that can be the objective, with their direction; the first is the default."""
     test_metrics: ClassVar[tuple[str, ...]] = ("test_accuracy",)
-    """What ``train`` reports of the test set; the first stands for the run."""
+    """Test metrics that ``train`` reports; the first is the main one."""
 
     epochs: int = Field(ge=1, json_schema_extra=EPOCHS, description="length of a full trial, epochs")
     seed: int = Field(0, ge=0, description="training seed: initial weights, data order, augmentation, dropout")
@@ -113,11 +113,11 @@ class MethodSettings(Settings):
     )
 
     def warmup_length(self) -> int:
-        """Epochs before the method's main phase; no trial may be stopped inside them."""
+        """Return the number of epochs before the method's main phase; no trial may be stopped inside them."""
         return 0
 
     def plans(self) -> dict[str, list[float]]:
-        """The learning rate of every epoch, ``epochs`` values, by the name of the setting that leads it.
+        """Return the learning rate of every epoch, ``epochs`` values, by the name of its setting.
 
         Raises:
             ValueError: the published plan does not suit this lr or length.
@@ -125,22 +125,22 @@ class MethodSettings(Settings):
         return {}
 
     def dead(self) -> dict[str, str]:
-        """Settings that this configuration does not read, with the reason; a search over them is refused."""
+        """Return the settings that this configuration does not read, with the reason; a search over them is refused."""
         return {}
 
     def derived(self) -> dict[str, Any]:
-        """Knobs worth showing beside the setting they decide; may be given along with it where they agree."""
+        """Return knobs that exports show with the setting they decide. Both may be given if they agree."""
         return {}
 
 
 class GradientSettings(MethodSettings):
-    """What every method that trains by gradient steps has."""
+    """Settings of every method that trains by gradient steps."""
 
     batch_size: int = Field(128, ge=2, description="images per step")
 
 
 class ModelChoice(Settings):
-    """Which network, and what it starts from."""
+    """The network and its initial weights."""
 
     name: str | None = Field(None, description="network; null takes the dataset's own (CIFAR: cnn7)")
     weights: str | None = Field(
@@ -150,7 +150,7 @@ class ModelChoice(Settings):
 
 
 def section_mapping(sections: Mapping[str, Any], name: str, source: str) -> dict[str, Any]:
-    """The section as a mapping; a missing or empty one is empty."""
+    """Return a section as a new mapping; a missing or empty one is empty."""
     value = sections.get(name)
     if value is None:
         return {}
@@ -167,7 +167,7 @@ def required_name(values: Mapping[str, Any], key: str, source: str) -> str:
 
 
 def check_keys(values: Mapping[str, Any], valid: Iterable[str], source: str, noun: str = "key") -> None:
-    """Refuse keys that nothing reads."""
+    """Refuse keys that are not among the valid ones."""
     known = list(valid)
     for key in values:
         if key not in known:
@@ -191,7 +191,7 @@ def without_removed(model: type[BaseModel], values: Mapping[str, Any], source: s
 
 
 def validated(model: type[S], values: Mapping[str, Any], source: str) -> S:
-    """A group of settings from plain values.
+    """Return a group of settings from plain values.
 
     Raises:
         InputError: an unknown key (with the nearest), or a value that breaks a rule; at most three at a time.
@@ -206,7 +206,7 @@ def validated(model: type[S], values: Mapping[str, Any], source: str) -> S:
 
 
 def _explain(item: Mapping[str, Any], source: str, model: type[BaseModel]) -> str:
-    """One pydantic complaint as: place, rule, value received."""
+    """Write one pydantic error as: place, rule, value received."""
     place = ".".join(str(part) for part in item["loc"])
     where = f"{source}: {place}" if place else source
     message = str(item["msg"]).removeprefix("Value error, ").replace("Input should be", "must be")

@@ -21,7 +21,7 @@ class DecayShape(Settings):
 
 
 class ClassifierSettings(GradientSettings):
-    """What the image classification methods share (published script, argument defaults and paper values)."""
+    """Settings that the image classification methods share (published script, argument defaults and paper values)."""
 
     model: ModelChoice = Field(
         ModelChoice(), json_schema_extra={SHORTHAND: "name"}, description="{name, weights}, or the name alone"
@@ -46,13 +46,13 @@ class ClassifierSettings(GradientSettings):
 
     @field_serializer("model")
     def _as_short_as_it_can_be(self, model: ModelChoice) -> str | dict[str, str | None] | None:
-        # So that a config of a network without weights reads, and compares, as it always did.
+        # A config without weights is written, and compares, as it was before there were weights.
         return model.name if model.weights is None else model.model_dump()
 
     @field_validator("lr_decay", "lr1_decay", mode="before", check_fields=False)
     @classmethod
     def _plan_is_known(cls, value: Any) -> Any:
-        # Before pydantic tries one form after the other and complains about each.
+        # Otherwise pydantic tries one form after the other and reports an error for each.
         if value is not None and not isinstance(value, DecayShape):
             parse_plan(value)
         return value
@@ -84,7 +84,7 @@ class ClassifierSettings(GradientSettings):
         return dead
 
     def dead_delay(self) -> dict[str, str]:
-        """``warmup_epochs``, where a method that only delays its lr decay by them does not even do that."""
+        """Return ``warmup_epochs`` if it does nothing in a method that only delays its lr decay by it."""
         if not reads_warmup_lr(plan_spec(self.lr_decay)):
             return {"warmup_epochs": f"the plan {self.lr_decay!r} ignores the warm-up"}
         if self.warmup_lr is None and isinstance(self.lr_decay, DecayShape) and self.lr_decay.shape == "constant":
@@ -96,7 +96,7 @@ class ClassifierSettings(GradientSettings):
 
 
 def plan_spec(decay: str | DecayShape) -> str | Mapping[str, Any]:
-    """The form :func:`tune_lnl.config.lr_plans.lr_plan` takes."""
+    """Return the decay in the form that :func:`tune_lnl.config.lr_plans.lr_plan` takes."""
     return decay if isinstance(decay, str) else decay.model_dump(exclude_none=True)
 
 

@@ -12,7 +12,7 @@ from tune_lnl.config.reid import MilestoneSettings
 
 
 class SelfRefineSettings(MilestoneSettings):
-    """Settings of ``self_refine``: SELF to the end, one network."""
+    """Settings of ``self_refine``: the SELF stage alone, one network."""
 
     refine_weight_from: Literal["given", "refined"] = Field(
         "given",
@@ -21,7 +21,7 @@ class SelfRefineSettings(MilestoneSettings):
     )
 
     def self_length(self) -> int:
-        """Epochs of the SELF stage."""
+        """Return the number of epochs of the SELF stage."""
         return self.epochs
 
     def dead(self) -> dict[str, str]:
@@ -32,7 +32,7 @@ class SelfRefineSettings(MilestoneSettings):
 
 
 class CoreSettings(SelfRefineSettings):
-    """Settings of CORE. Given labels are used in the SELF stage alone; the co-refining stage never reads them."""
+    """Settings of CORE. Only the SELF stage reads the given labels."""
 
     knobs: ClassVar[dict[str, Knob]] = {
         "self_epochs": Knob("refine_epochs", "epochs of the large-lr SELF stage, the rest", counts_epochs=True)

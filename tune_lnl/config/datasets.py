@@ -14,7 +14,7 @@ MIN_SIDE, MAX_SIDE = 16, 1024
 
 
 class DatasetOptions(Settings):
-    """What every dataset understands."""
+    """Options of every dataset."""
 
     task: ClassVar[str] = "classification"
     """What a method must be for to train on it: "classification" or "re-identification"."""

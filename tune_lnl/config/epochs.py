@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping
 from typing import Any, TypeGuard
 
 from tune_lnl.config.base import EPOCHS, LR_PLAN, STAGE, MethodSettings, ObjectiveSettings, section_mapping
-from tune_lnl.config.lr_plans import scale_plan
+from tune_lnl.config.lr_plans import scale_count, scale_plan
 from tune_lnl.errors import InputError
 
 
@@ -61,12 +60,6 @@ def scale_epochs(
             for point in points:
                 point.pop(name, None)
     return changed
-
-
-def scale_count(count: int, factor: float) -> int:
-    """Return ``count * factor`` rounded half up, at least 1; 0 (none at all) stays 0."""
-    # Rounding away the last digits first keeps 45 * (70 / 100) a tie, as it is on paper.
-    return 0 if count == 0 else max(1, math.floor(round(count * factor, 9) + 0.5))
 
 
 class _Scaling:

@@ -63,7 +63,7 @@ class Plan(Protocol):
     """A plan that has been read and found well-formed."""
 
     def values(self, lr: float, epochs: int, warmup_epochs: int, warmup_lr: float) -> list[float]:
-        """The learning rate of each of ``epochs`` epochs."""
+        """Return the learning rate of each of ``epochs`` epochs."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ _NAMED: dict[str, Plan] = {
 
 
 def lr_plan(spec: PlanSpec, lr: float, epochs: int, warmup_epochs: int, warmup_lr: float | None) -> list[float]:
-    """The learning rate of every epoch, a list of exactly ``epochs`` values.
+    """Return the learning rate of every epoch, a list of exactly ``epochs`` values.
 
     All are finite and above 0, except that a plan whose own end is 0 may finish there.
 
@@ -204,7 +204,7 @@ def lr_plan(spec: PlanSpec, lr: float, epochs: int, warmup_epochs: int, warmup_l
 
 
 def parse_plan(spec: PlanSpec) -> Plan:
-    """Reads a plan without needing a learning rate, so that a bad one is refused before anything starts.
+    """Read a plan. It needs no learning rate, so that a bad plan is refused before anything starts.
 
     Raises:
         InputError: the plan is not one of the valid forms, which the message lists, or a number in it is out of range.
@@ -216,8 +216,14 @@ def parse_plan(spec: PlanSpec) -> Plan:
     raise InputError(f"an lr plan is a plan string or {{shape, end}}, got {spec!r}\n{_written_out()}")
 
 
+def scale_count(count: int, factor: float) -> int:
+    """Return ``count * factor`` rounded half up, at least 1; 0 (none at all) stays 0."""
+    # Rounding away the last digits first keeps 45 * (70 / 100) a tie, as it is on paper.
+    return 0 if count == 0 else max(1, math.floor(round(count * factor, 9) + 0.5))
+
+
 def scale_plan(spec: PlanSpec, factor: float) -> PlanSpec:
-    """The same plan for a run ``factor`` times as long.
+    """Return the same plan for a run ``factor`` times as long.
 
     The epochs inside a plan string (milestones, start, stop) are multiplied and rounded half up, to at least 1; a 0
     stays 0. Learning rates, factors and the ignored item of ``linear:s,x,stop`` stay as written. Plain names, whose
@@ -234,12 +240,12 @@ def scale_plan(spec: PlanSpec, factor: float) -> PlanSpec:
     name, _, text = spec.partition(":")
     items = [item.strip() for item in text.split(",")]
     epochs_at = range(len(plan.milestones)) if isinstance(plan, StepPlan) else (0, 2)
-    scaled = [_scaled_epoch(int(float(item)), factor) if at in epochs_at else item for at, item in enumerate(items)]
+    scaled = [str(scale_count(int(float(item)), factor)) if at in epochs_at else item for at, item in enumerate(items)]
     return f"{name}:{','.join(scaled)}"
 
 
 def reads_warmup_lr(spec: PlanSpec) -> bool:
-    """Whether the plan trains its warm-up at ``warmup_lr``; False for ``baseline`` alone.
+    """Return whether the plan trains its warm-up at ``warmup_lr``; False for ``baseline`` alone.
 
     Raises:
         InputError: the plan cannot be read.
@@ -251,7 +257,7 @@ def reads_warmup_lr(spec: PlanSpec) -> bool:
 def _with_head(
     lr: float, epochs: int, warmup_epochs: int, warmup_lr: float, begin: int, decay: Callable[[int], float]
 ) -> list[float]:
-    """The warm-up, lr until epoch ``begin``, and from there the i-th value of ``decay``."""
+    """Return the warm-up, then lr until epoch ``begin``, then the values of ``decay``."""
 
     def value(epoch: int) -> float:
         if epoch < warmup_epochs:
@@ -262,7 +268,7 @@ def _with_head(
 
 
 def _cosine(start: float, length: int, end: float) -> Callable[[int], float]:
-    """The released code's cosine over ``length`` epochs: ``start`` at i = 0, above ``end`` at the last i."""
+    """Return the released code's cosine over ``length`` epochs: ``start`` at i = 0, above ``end`` at the last i."""
     if not end < start:
         raise InputError(
             f"plan ends must lie below their start: this cosine goes from {start:g} to {end:g}\n"
@@ -272,7 +278,7 @@ def _cosine(start: float, length: int, end: float) -> Callable[[int], float]:
 
 
 def _line(start: float, length: int, end: float) -> Callable[[int], float]:
-    """``length`` evenly spaced values, both ends included; of one value, the start."""
+    """Return ``length`` evenly spaced values, both ends included; a single value is the start."""
     last = length - 1
     return lambda i: start if i == 0 else end if i == last else start + i * ((end - start) / last)
 
@@ -296,7 +302,7 @@ def _parse_string(spec: str) -> Plan:
 
 
 class _BadItemError(Exception):
-    """What is wrong with one item of a plan string."""
+    """One item of a plan string is not valid."""
 
 
 def _read_step(name: str, items: list[str]) -> StepPlan:
@@ -377,11 +383,6 @@ def _parse_mapping(spec: Mapping[str, object]) -> ShapedPlan:
 
 def _written_out() -> str:
     return f"written out: {', '.join(_FORMS.values())}, {{shape: {'|'.join(SHAPES)}, end: SHARE}}"
-
-
-def _scaled_epoch(epoch: int, factor: float) -> str:
-    # Rounding away the last digits first keeps 45 * (7 / 90) a tie, as it is on paper.
-    return str(max(1, math.floor(round(epoch * factor, 9) + 0.5)) if epoch else 0)
 
 
 def _require_lr(name: str, value: float) -> None:

@@ -11,9 +11,9 @@ from tune_lnl.config.base import EPOCHS, SHORTHAND, GradientSettings, HeldOut, M
 
 
 class IdentityValidation(HeldOut):
-    """Persons held out: their images make the validation query and gallery, judged by their own identities.
+    """The held-out persons: their images are the validation query and gallery, scored by their own identities.
 
-    How they are ranked is how the test set is ranked, too.
+    ``ap`` and ``rerank`` hold for the test set too.
     """
 
     ap: Literal["simple", "market"] = Field(
@@ -24,7 +24,7 @@ class IdentityValidation(HeldOut):
 
 
 class ReidSettings(GradientSettings):
-    """What the re-ID methods share (CORE, released train_core.py; paper values where they differ)."""
+    """Settings that the re-ID methods share (CORE, released train_core.py; paper values where they differ)."""
 
     task: ClassVar[str] = "re-identification"
     Validation: ClassVar[type[HeldOut]] = IdentityValidation
@@ -53,12 +53,12 @@ class ReidSettings(GradientSettings):
         return {"lr": [self.lr * factor for factor in factors], "head_lr": [head * factor for factor in factors]}
 
     def lr_factor_at(self, epoch: int) -> float:
-        """What the learning rates are multiplied by in ``epoch`` (0-based)."""
+        """Return the factor of the learning rates in ``epoch`` (0-based)."""
         raise NotImplementedError
 
 
 class MilestoneSettings(ReidSettings):
-    """With an lr that drops at given epochs."""
+    """Settings of methods whose lr drops at given epochs."""
 
     lr_milestones: list[int] | None = Field(
         None,
@@ -80,7 +80,7 @@ class MilestoneSettings(ReidSettings):
         return float(self.lr_drop ** sum(milestone <= epoch for milestone in milestones))
 
     def large_lr_epochs(self) -> int:
-        """Length of the first stage, which trains at the full lr."""
+        """Return the length of the first stage, which trains at the full lr."""
         return max(1, self.epochs // 3)
 
     def dead(self) -> dict[str, str]:

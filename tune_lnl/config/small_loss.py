@@ -8,11 +8,11 @@ from tune_lnl.config.base import EPOCHS
 from tune_lnl.config.classifier import ClassifierSettings
 
 BETA1 = 0.9
-"""Of adam, where nothing else is asked for."""
+"""Default beta1 of adam."""
 
 
 def remember_rate(epoch: int, forget_rate: float, num_gradual: int, exponent: float = 1.0) -> float:
-    """R(T), the share of every batch that is trained on in an epoch, in (0, 1].
+    """Return R(T), the share of every batch that is trained on in an epoch, in (0, 1].
 
     Args:
         epoch: counted from 0, so that T is ``epoch + 1``.
@@ -32,7 +32,10 @@ def remember_rate(epoch: int, forget_rate: float, num_gradual: int, exponent: fl
 
 
 class SmallLossSettings(ClassifierSettings):
-    """Settings of both; names and defaults as in the released codes. ``warmup_epochs`` only delays the lr decay."""
+    """Settings of both methods; names and defaults as in the released codes.
+
+    ``warmup_epochs`` only delays the lr decay.
+    """
 
     forget_rate: float = Field(
         0.2,
@@ -54,20 +57,20 @@ class SmallLossSettings(ClassifierSettings):
     )
 
     def warmup_length(self) -> int:
-        """Until the share that is left out has grown to its full, or the lr decay begins."""
+        """Return the later of two epochs: the left-out share is full, or the lr decay begins."""
         return max(super().warmup_length(), min(self.num_gradual, self.epochs - 1))
 
     def remember_rate(self, epoch: int) -> float:
-        """Share of every batch that is trained on in an epoch (0-based)."""
+        """Return the share of every batch that is trained on in an epoch (0-based)."""
         return remember_rate(epoch, self.forget_rate, self.num_gradual, self.exponent)
 
     def decay_start(self) -> int | None:
-        """The last epoch (0-based) before the lr first falls; ``None`` where it never does."""
+        """Return the last epoch (0-based) before the lr first falls; ``None`` if it never does."""
         lr = self.plans()["lr"]
         return next((epoch for epoch in range(self.warmup_epochs, self.epochs - 1) if lr[epoch + 1] < lr[epoch]), None)
 
     def beta1(self, epoch: int) -> float:
-        """Of adam in an epoch (0-based)."""
+        """Return beta1 of adam in an epoch (0-based)."""
         start = self.decay_start()
         late = self.late_beta1 is not None and start is not None and epoch >= start
         return self.late_beta1 if late and self.late_beta1 is not None else BETA1

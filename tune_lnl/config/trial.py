@@ -59,10 +59,10 @@ class TrialConfig(Generic[S, D, V]):
     objective: ObjectiveSettings
     settings: S
     fold: Fold | None = None
-    """Held out instead of the share ``validation.fraction``; no setting, made where labels are judged."""
+    """Held out instead of the share ``validation.fraction``. It is no setting: the evaluation of labels sets it."""
 
     def sections(self) -> dict[str, Any]:
-        """Nested plain values, as written to YAML; reads back through :func:`build_config`."""
+        """Return nested plain values, as written to YAML; :func:`build_config` reads them back."""
         return {
             "method": self.method,
             "dataset": self.dataset.model_dump(mode="json"),
@@ -72,7 +72,7 @@ class TrialConfig(Generic[S, D, V]):
         }
 
     def flat(self) -> dict[str, Any]:
-        """Flat and complete, in published names: ``dataset.name``, ``validation.fraction``, ``lr``, ``lr1``, ..."""
+        """Return one complete mapping in published names: ``dataset.name``, ``validation.fraction``, ``lr``, ..."""
         sections = self.sections()
         flat: dict[str, Any] = {"method": self.method}
         for section in ("dataset", "validation", "objective"):
@@ -121,7 +121,7 @@ def build_config(sections: Mapping[str, Any], source: str) -> TrialConfig:
 
 
 def default_objective(settings: type[MethodSettings], sections: Mapping[str, Any], source: str) -> dict[str, str]:
-    """The method's own metric, or the direction of the one that is given."""
+    """Return the default metric of the method, or the given one, with its direction."""
     given = section_mapping(sections, "objective", source).get("metric")
     metric = given if isinstance(given, str) else next(iter(settings.objectives))
     return {"metric": metric, "mode": settings.objectives.get(metric, "max")}
@@ -137,7 +137,7 @@ def _check_relations(config: TrialConfig, source: str) -> None:
         )
     if mode != objectives[metric]:
         raise InputError(
-            f"{source}: objective: {metric} is to be {objectives[metric]}imised, got mode {mode!r}; "
+            f"{source}: objective: {metric} must be {objectives[metric]}imised, got mode {mode!r}; "
             f"set mode: {objectives[metric]}"
         )
     average, epochs = config.objective.average_last, config.settings.epochs

@@ -31,7 +31,7 @@ def list_datasets(data_dir: Path | None) -> list[str]:
             rows.append((name, dataset.availability(data_dir, cache_dir()), dataset.description))
         else:
             # Not imported for a list: a broken package must not hide the others.
-            packages = " and ".join(offer.package for offer in DATASET_NAMES.offers(name))
+            packages = " and ".join(provider.package for provider in DATASET_NAMES.providers(name))
             rows.append((name, "plug-in", f"of {packages}"))
     width = max(len(name) for name, _, _ in rows)
     return [f"{name:<{width}}  {state:<8}  {description}" for name, state, description in rows]

@@ -14,17 +14,17 @@ from tune_lnl.errors import InputError, nearest
 
 
 def get_dataset(name: str) -> Dataset[Any]:
-    """The dataset registered under `name`.
+    """Return the dataset registered under `name`.
 
     Raises:
-        InputError: an unknown name (with the nearest ones), a name that two packages offer, or an installed package
+        InputError: an unknown name (with the nearest ones), a name that two packages register, or an installed package
             whose dataset cannot be used.
     """
     found = DATASET_NAMES.load(name)
     if not (isinstance(found, type) and issubclass(found, Dataset)):
         raise DATASET_NAMES.unusable(name, "must be a tune_lnl.datasets.base.Dataset")
     if found.name != name:
-        # Its packed images and the settings of a run go by its own name.
+        # Its packed images and the settings of a run are stored under its own name.
         raise DATASET_NAMES.unusable(name, f"calls itself {found.name!r}; both names must be the same")
     try:
         return found()
@@ -47,7 +47,7 @@ def get_class_dataset(name: str) -> ClassDataset[Any]:
 
 
 def parse_options(settings: Mapping[str, object]) -> DatasetOptions:
-    """Checked options from the mapping under `dataset:`; its `name` decides which options there are.
+    """Return validated options from the mapping under `dataset:`. Its `name` decides which options exist.
 
     Raises:
         InputError: no name, an unknown dataset, an unknown key (with the nearest ones) or a value out of range.
@@ -63,7 +63,7 @@ def parse_options(settings: Mapping[str, object]) -> DatasetOptions:
 
 
 def _explain(error: ValidationError, options_class: type[DatasetOptions]) -> list[str]:
-    """One line per offending key."""
+    """Return one line per wrong key."""
     lines: dict[str, str] = {}
     for problem in error.errors(include_url=False):
         key = str(problem["loc"][0]) if problem["loc"] else ""

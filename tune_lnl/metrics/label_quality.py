@@ -1,7 +1,7 @@
-"""How well a verdict on given labels finds the wrong ones, where the true labels are known. Fractions in [0, 1].
+"""Quality of verdicts on given labels, where the true labels are known. Fractions in [0, 1].
 
-A sample is found where its verdict is not "keep"; what is to be found are the samples whose true label is not the given
-one, open-set samples among them. A ratio over nothing is None, never 0 or NaN, as in :mod:`tune_lnl.metrics.selection`.
+A sample is found if its verdict is not "keep". It is wrong if its true label is not the given one; open-set samples are
+wrong. A ratio over nothing is None, never 0 or NaN, as in :mod:`tune_lnl.metrics.selection`.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from tune_lnl.metrics.selection import selection_quality
 
 @dataclass(frozen=True)
 class LabelQuality:
-    """Of one verdict on one training set.
+    """The quality of one verdict on one training set.
 
     Attributes:
-        found, wrong, found_and_wrong: how many samples.
+        found, wrong, found_and_wrong: numbers of samples.
         precision: share of the found samples whose label is wrong.
         recall: share of the wrong labels that were found.
         f1: harmonic mean of the two.
         auroc: probability that a wrong label has a higher score than a right one, ties counted half.
         given_accuracy: share of given labels that are true, open-set samples left out.
-        corrected_accuracy: the same of the corrected labels.
+        corrected_accuracy: share of corrected labels that are true, open-set samples left out.
     """
 
     found: int
@@ -47,13 +47,13 @@ def label_quality(
     score: NDArray[np.float64],
     num_classes: int,
 ) -> LabelQuality:
-    """The quality of a verdict on n samples.
+    """Return the quality of a verdict on n samples.
 
     Args:
         true: (n,) true classes; num_classes and above for open-set samples.
         given, corrected: (n,) in 0..num_classes - 1.
-        found: (n,) whether the label was called wrong.
-        score: (n,) how wrong it looked; any scale.
+        found: (n,) whether the verdict calls the label wrong.
+        score: (n,) larger for labels that are more likely wrong; any scale.
         num_classes: closed classes.
 
     Raises:
@@ -80,8 +80,12 @@ def label_quality(
 
 
 def auroc(score: NDArray[np.float64], positive: NDArray[np.bool_]) -> float | None:
-    """Area under the ROC curve, ties counted half; None without both kinds. ValueError for a score that is NaN."""
-    # Here, because it takes half a second to import.
+    """Return the area under the ROC curve, ties counted half; None if all samples are of one kind.
+
+    Raises:
+        ValueError: a score is NaN.
+    """
+    # Imported here because it takes half a second.
     from sklearn.metrics import roc_auc_score
 
     if np.isnan(score).any():

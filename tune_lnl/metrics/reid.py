@@ -2,7 +2,7 @@
 
 The rules are those of Market-1501 (Zheng et al., ICCV 2015), as in the released CORE code (repository
 mangye16/ReID-Label-Noise, eval_lib/eval.pyx). For each query, gallery images of the same person from the same camera
-are dropped, since they show nearly the same picture; all others are kept. A query that none of them matches is skipped.
+are dropped, since they are nearly the same picture. A query without a match among the others is skipped.
 
 - CMC at k: share of queries with a match among the first k kept images.
 - AP, "simple": mean over a query's matches of the precision at that match, ``(i + 1) / (r_i + 1)`` for the i-th match
@@ -12,7 +12,7 @@ are dropped, since they show nearly the same picture; all others are kept. A que
 - mAP: mean of AP over the queries that have a match.
 
 Images at equal distance rank in gallery order. Junk (-1 in Market-1501) is no identity: drop it before ranking.
-Distractors (identity 0) stay in; they match no query and only take up ranks.
+Keep distractors (identity 0): they match no query and only take up ranks.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ AveragePrecision = Literal["simple", "market"]
 NO_HIT = np.iinfo(np.int64).max
 """First hit of a query without a match: after every rank."""
 ROWS = 256
-"""Rows of a distance matrix that are worked on at once."""
+"""Rows of a distance matrix in one block."""
 
 
 @dataclass(frozen=True)
 class RankedQueries:
-    """How each query came out, in the order given.
+    """The result of each query, in the given order.
 
     Attributes:
         average_precision: AP in (0, 1], float64 (Q,); NaN for a query without a match.
@@ -62,7 +62,7 @@ def rank_metrics(
     max_rank: int = 10,
     ap: AveragePrecision = "simple",
 ) -> tuple[npt.NDArray[np.float64], float]:
-    """CMC and mAP of a ranking.
+    """Return CMC and mAP of a ranking.
 
     Args:
         distances: (Q, G), smaller is closer; any real numbers, infinity included, but not NaN.
@@ -71,7 +71,7 @@ def rank_metrics(
         query_cameras: (Q,).
         gallery_cameras: (G,).
         max_rank: length of the CMC, at least 1. Beyond the number of gallery images it keeps its last value.
-        ap: convention of the average precision, see the head of this module.
+        ap: convention of the average precision, see the docstring of this module.
 
     Returns:
         CMC at 1..max_rank, float64 (max_rank,), and mAP.
@@ -96,9 +96,9 @@ def rank_each(
     gallery_cameras: IntArray,
     ap: AveragePrecision = "simple",
 ) -> RankedQueries:
-    """AP and first hit of every query; arguments and errors as for :func:`rank_metrics`.
+    """Return AP and first hit of every query; arguments and errors as for :func:`rank_metrics`.
 
-    The distances are read query by query and never copied as a whole.
+    The distances are read query by query, without a copy of the whole matrix.
     """
     distances = np.asarray(distances)
     sides = [np.asarray(each) for each in (query_ids, gallery_ids, query_cameras, gallery_cameras)]
@@ -127,18 +127,20 @@ def rank_each(
 
 
 def mean_ap_standard_error(average_precision: FloatArray, query_ids: IntArray) -> float:
-    """Standard error of the mean over queries, clustered by identity: the queries of one person resemble each other.
+    """Return the standard error of the mean over queries, clustered by identity.
+
+    The queries of one person are correlated.
 
     With n queries of K persons, mean m, and S_k the sum over person k's queries of ``(a - m)``:
-    ``sqrt(K / (K - 1) * Σ_k S_k²) / n``, the usual cluster-robust variance of a mean. For one query a person it is the
-    ordinary ``s / sqrt(n)``. Serves any per-query score: AP, or 0 and 1 for a hit at rank k.
+    ``sqrt(K / (K - 1) * Σ_k S_k²) / n``, the usual cluster-robust variance of a mean. With one query per person
+    it is the ordinary ``s / sqrt(n)``. Any score per query will do: AP, or 0 and 1 for a hit at rank k.
 
     Args:
         average_precision: scores of the valid queries, (n,), n at least 1.
         query_ids: their identities, (n,).
 
     Returns:
-        at least 0; NaN for a single person, who tells nothing about other persons.
+        at least 0; NaN for a single person.
 
     Raises:
         ValueError: no queries, shapes that do not fit, or NaN among the scores.
@@ -156,10 +158,10 @@ def mean_ap_standard_error(average_precision: FloatArray, query_ids: IntArray) -
 
 
 def cosine_distances(query: FloatArray, gallery: FloatArray) -> npt.NDArray[np.float32]:
-    """Minus the cosine of the angle between features, float32 (Q, G) in [-1, 1] but for rounding; smaller is closer.
+    """Return minus the cosine between features, float32 (Q, G) in [-1, 1] up to rounding; smaller is closer.
 
     The published distance (released eval_utils.py, lines 127-149); without the usual 1 added, which would round away
-    differences between dissimilar images. Features are normalised here; one of all zeros is at 0 from everything.
+    differences between dissimilar images. Features are normalised here; a feature of zeros is at 0 from every other.
 
     Args:
         query: (Q, D), finite.
@@ -176,7 +178,7 @@ def cosine_distances(query: FloatArray, gallery: FloatArray) -> npt.NDArray[np.f
 def reranked_distances(
     query: FloatArray, gallery: FloatArray, k1: int = 20, k2: int = 6, lambda_value: float = 0.3
 ) -> npt.NDArray[np.float32]:
-    """Distances after k-reciprocal re-ranking (Zhong et al., CVPR 2017), float32 (Q, G) in [0, 1]; smaller is closer.
+    """Return distances after k-reciprocal re-ranking (Zhong et al., CVPR 2017), float32 (Q, G) in [0, 1].
 
     With N(p, k) the image p itself and its k nearest among queries and gallery together:
 
@@ -191,13 +193,13 @@ def reranked_distances(
     of p, which brings it to the range of d_J, and k1/2 is rounded, halves to even. Unlike there, the bound of 2/3 is
     included and V is not scaled to sum 1, as the paper has it.
 
-    Neighbours are kept as short lists and V as a sparse matrix, so beside the result and the normalised features memory
-    grows with (Q + G) k1 k2, not with (Q + G)².
+    Neighbours are short lists and V is sparse. So memory, without the result and the normalised features, grows with
+    (Q + G) k1 k2 instead of (Q + G)².
 
     Args:
         query: (Q, D), finite.
         gallery: (G, D), finite.
-        k1: neighbours that are looked at, at least 1.
+        k1: number of neighbours, at least 1.
         k2: images averaged by the local query expansion, at least 1; 1 switches it off.
         lambda_value: λ in [0, 1], share of the original distance.
 
@@ -234,9 +236,9 @@ def _require_fitting(distances: FloatArray, *sides: IntArray) -> None:
 
 
 def _match_ranks(row: FloatArray, matches: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-    """Ranks from 0 of the matches in the stable order of ``row``, ascending.
+    """Return the ranks from 0 of the matches in the stable order of ``row``, ascending.
 
-    Sorting the values alone is several times faster than a stable argsort, and enough where no match ties.
+    Sorting the values alone is several times faster than a stable argsort, and suffices if no match ties.
     """
     if not matches.any():
         return np.empty(0, dtype=np.int64)
@@ -266,7 +268,7 @@ def _normalised_pair(query: FloatArray, gallery: FloatArray) -> tuple[npt.NDArra
 
 
 def _normalised(features: FloatArray) -> npt.NDArray[np.float32]:
-    """A float32 copy with rows of length 1, or 0 where they were 0; lengths in float64, which does not overflow."""
+    """Return a float32 copy with rows of length 1; rows of zeros stay. Lengths in float64 do not overflow."""
     normalised = np.array(features, dtype=np.float32)
     lengths = np.sqrt(np.einsum("nd,nd->n", normalised, normalised, dtype=np.float64))
     if not np.isfinite(lengths).all():
@@ -276,7 +278,7 @@ def _normalised(features: FloatArray) -> npt.NDArray[np.float32]:
 
 
 def _squared_distances(first: npt.NDArray[np.float32], second: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """|a - b|² = 2 - 2 cos of normalised features, (A, B), rounding below 0 cut off."""
+    """Return |a - b|² = 2 - 2 cos of normalised features, (A, B); rounding below 0 is cut off."""
     distances: npt.NDArray[np.float32] = first @ second.T
     distances *= -2.0
     distances += 2.0
@@ -292,7 +294,7 @@ def _blocks(count: int) -> Iterator[slice]:
 
 
 def _nearest(images: npt.NDArray[np.float32], count: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """Each image itself and its ``count`` nearest, nearest first (N, count + 1), and its largest distance (N,)."""
+    """Return each image with its ``count`` nearest, nearest first (N, count + 1), and its largest distance (N,)."""
     total = len(images)
     length = min(count + 1, total)
     neighbours, farthest = np.empty((total, length), dtype=np.int64), np.empty(total, dtype=np.float32)
@@ -310,7 +312,7 @@ def _nearest(images: npt.NDArray[np.float32], count: int) -> tuple[npt.NDArray[n
 def _encode(
     images: npt.NDArray[np.float32], neighbours: npt.NDArray[np.int64], farthest: npt.NDArray[np.float32], k1: int
 ) -> Any:
-    """V before the local query expansion, sparse (N, N) float32."""
+    """Return V before the local query expansion, sparse (N, N) float32."""
     reciprocal = _reciprocal(neighbours, k1)
     halves = _reciprocal(neighbours, round(k1 / 2))
     half_sizes = np.asarray(halves.sum(axis=1)).ravel()
@@ -329,7 +331,7 @@ def _encode(
 
 
 def _reciprocal(neighbours: npt.NDArray[np.int64], k: int) -> Any:
-    """R(p, k) of every image p as a sparse indicator matrix (N, N)."""
+    """Return R(p, k) of every image p as a sparse indicator matrix (N, N)."""
     near = neighbours[:, : k + 1]
     mutual = np.zeros(near.shape, dtype=bool)
     for block in _blocks(len(near)):
@@ -339,7 +341,7 @@ def _reciprocal(neighbours: npt.NDArray[np.int64], k: int) -> Any:
 
 
 def _indicator(columns: npt.NDArray[np.int64], chosen: npt.NDArray[np.bool_]) -> Any:
-    """Sparse (N, N) with 1 at the chosen ``columns`` (N, k) of each row."""
+    """Return a sparse matrix (N, N) with 1 at the chosen ``columns`` (N, k) of each row."""
     total = len(columns)
     ends = np.concatenate([[0], np.cumsum(chosen.sum(axis=1))])
     ones = np.ones(int(ends[-1]), dtype=np.float32)
@@ -351,7 +353,7 @@ def _indicator(columns: npt.NDArray[np.int64], chosen: npt.NDArray[np.bool_]) ->
 def _pair_distances(
     images: npt.NDArray[np.float32], rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.float32]:
-    """Squared distances of images ``rows[i]`` and ``columns[i]``."""
+    """Return the squared distances of images ``rows[i]`` and ``columns[i]``."""
     cosines = np.empty(len(rows), dtype=np.float32)
     for block in _blocks(len(rows)):
         cosines[block] = np.einsum("nd,nd->n", images[rows[block]], images[columns[block]])
@@ -359,7 +361,7 @@ def _pair_distances(
 
 
 def _jaccard_distances(query: Any, gallery: Any) -> npt.NDArray[np.float32]:
-    """1 - Σ min / Σ max of every pair of rows, (Q, G); two empty rows would be 0 / 0, but each image encodes itself."""
+    """Return 1 - Σ min / Σ max of every pair of rows, (Q, G). No row is empty, because each image encodes itself."""
     by_column = gallery.tocsc()
     query_sums, gallery_sums = (np.asarray(side.sum(axis=1), dtype=np.float64).ravel() for side in (query, gallery))
     distances = np.empty((query.shape[0], gallery.shape[0]), dtype=np.float32)

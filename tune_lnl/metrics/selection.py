@@ -1,4 +1,4 @@
-"""How well the selected samples agree with the clean ones (true label == given label). Fractions in [0, 1].
+"""Agreement of the selected samples with the clean ones (true label == given label). Fractions in [0, 1].
 
 precision = |selected and clean| / |selected|, recall = |selected and clean| / |clean|, F1 is their harmonic mean.
 A ratio over nothing is None, never 0 or NaN: with nothing selected there is no precision, with nothing clean no
@@ -8,9 +8,6 @@ recall, and without either there is no F1.
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -22,42 +19,12 @@ class SelectionQuality:
     f1: float | None
 
 
-@dataclass(frozen=True)
-class SelectionCounts:
-    """Whole numbers that add up over batches: start from ``SelectionCounts()`` and add."""
-
-    selected: int = 0
-    clean: int = 0
-    selected_and_clean: int = 0
-
-    def __add__(self, other: SelectionCounts) -> SelectionCounts:
-        return SelectionCounts(
-            self.selected + other.selected,
-            self.clean + other.clean,
-            self.selected_and_clean + other.selected_and_clean,
-        )
-
-    def quality(self) -> SelectionQuality:
-        """What the counts so far say."""
-        return selection_quality(self.selected, self.clean, self.selected_and_clean)
-
-
-def count_selection(selected: Tensor, clean: Tensor) -> SelectionCounts:
-    """The counts of one batch, from two boolean masks of one shape. ValueError for other dtypes or shapes."""
-    if selected.dtype != torch.bool or clean.dtype != torch.bool or selected.shape != clean.shape:
-        raise ValueError(
-            "selected and clean must be boolean masks of one shape, got "
-            f"{selected.dtype} {tuple(selected.shape)} and {clean.dtype} {tuple(clean.shape)}"
-        )
-    return SelectionCounts(
-        selected=int(selected.sum().item()),
-        clean=int(clean.sum().item()),
-        selected_and_clean=int((selected & clean).sum().item()),
-    )
-
-
 def selection_quality(selected: int, clean: int, selected_and_clean: int) -> SelectionQuality:
-    """Precision, recall and F1 from accumulated counts. ValueError for counts that no two sets can have."""
+    """Return precision, recall and F1 from numbers of samples.
+
+    Raises:
+        ValueError: no two sets have such sizes.
+    """
     if not 0 <= selected_and_clean <= min(selected, clean):
         raise ValueError(
             "selected_and_clean must lie from 0 to the smaller of selected and clean, got "
@@ -71,7 +38,7 @@ def selection_quality(selected: int, clean: int, selected_and_clean: int) -> Sel
 
 
 def selection_percentages(selected: int, clean: int, selected_and_clean: int) -> dict[str, float]:
-    """An epoch's ``selection_precision``, ``selection_recall`` and ``selection_f1`` in percent, those that are defined.
+    """Return ``selection_precision``, ``selection_recall`` and ``selection_f1`` in percent, without undefined ones.
 
     Raises:
         ValueError: see :func:`selection_quality`.

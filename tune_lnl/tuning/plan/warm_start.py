@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tune_lnl.config.base import EPOCHS
-from tune_lnl.config.epochs import scale_count
+from tune_lnl.config.lr_plans import scale_count
 from tune_lnl.config.registry import settings_type
 from tune_lnl.config.yaml import read_mapping
 from tune_lnl.errors import InputError
