@@ -33,10 +33,10 @@ def duration(seconds: float) -> str:
 def counted(number: int, noun: str) -> str:
     """Write a number with its noun.
 
-    >>> counted(1, "trial"), counted(12, "trial")
-    ('1 trial', '12 trials')
+    >>> counted(1, "trial"), counted(1200, "image")
+    ('1 trial', '1,200 images')
     """
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def state_counts(counts: Mapping[str, int], taken_over: int = 0) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from tune_lnl.reporting.drawing import Figure
 from tune_lnl.reporting.markup import Table
 from tune_lnl.reporting.run_data import RunView, Trial
+from tune_lnl.wording import counted
 
 MEANING: Mapping[str, str] = {
     "diverged": "a metric or a weight stopped being finite: it says something about the settings",
@@ -42,7 +43,7 @@ def _takeaway(counts: Mapping[str, int]) -> str:
         return "No trial failed."
     total = sum(counts.values())
     sentence = ", ".join(f"{count} {name}" for name, count in counts.items())
-    return f"{total} trial{'s' if total != 1 else ''} failed: {sentence}."
+    return f"{counted(total, 'trial')} failed: {sentence}."
 
 
 def _table(failed: Mapping[str, list[Trial]], order: list[str], view: RunView) -> Table:

@@ -9,7 +9,7 @@ from tune_lnl.reporting.intervals import Z95
 from tune_lnl.reporting.markup import Html, Table, folded
 from tune_lnl.reporting.run_data import RunView, Trial
 from tune_lnl.reporting.scales import Linear, Whole, setting
-from tune_lnl.wording import STATES
+from tune_lnl.wording import STATES, counted
 
 MANY = 60
 """Number of trials above which intervals and ends of warm-up are left out: they would hide the rest."""
@@ -80,11 +80,6 @@ def _history_takeaway(view: RunView) -> str:
     return sentence + (
         f", after {counted(improvements, 'improvement')}." if improvements else ": none was better than the first."
     )
-
-
-def counted(count: int, noun: str) -> str:
-    """``1 trial``, ``2 trials``."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def best_so_far(view: RunView) -> list[tuple[int, float]]:

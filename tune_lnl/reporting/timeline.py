@@ -9,7 +9,7 @@ from tune_lnl.reporting.drawing import Drawing, Figure, Key, Size, box, line, te
 from tune_lnl.reporting.markup import Html, Table, folded
 from tune_lnl.reporting.run_data import RunView, Trial
 from tune_lnl.reporting.scales import Linear
-from tune_lnl.wording import STATES, duration
+from tune_lnl.wording import STATES, counted, duration
 
 LANE = 30.0
 KEYS = (
@@ -106,7 +106,7 @@ def _workers(view: RunView, bars: Sequence[Bar]) -> int:
 def _takeaway(bars: Sequence[Bar], usage: Usage, workers: int) -> str:
     if not bars or not usage.seconds:
         return "No trial of this run has begun."
-    sentence = f"{len(bars)} trials on {workers} worker{'s' if workers != 1 else ''} in {duration(usage.seconds)}"
+    sentence = f"{counted(len(bars), 'trial')} on {counted(workers, 'worker')} in {duration(usage.seconds)}"
     if usage.utilisation is not None:
         sentence += f", {100 * usage.utilisation:.0f}% utilisation"
     if usage.overhead is not None:

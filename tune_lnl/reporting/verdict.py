@@ -8,7 +8,6 @@ from typing import Any
 
 from tune_lnl.metrics.classification import mean_and_std
 from tune_lnl.reporting.drawing import CHARACTER, Axis, Chart, Drawing, Figure, Key, Size, text
-from tune_lnl.reporting.history import counted
 from tune_lnl.reporting.intervals import Estimate, difference
 from tune_lnl.reporting.markup import Table, folded
 from tune_lnl.reporting.published import PLAIN, Noise, PublishedResult, published_results
@@ -16,6 +15,7 @@ from tune_lnl.reporting.run_data import RunView, Trial
 from tune_lnl.reporting.scales import Blank, Linear, setting, shortened
 from tune_lnl.reporting.trainings import PLAIN_TRAINED, Recorded
 from tune_lnl.tuning.runs.confirmation import Confirmation
+from tune_lnl.wording import counted
 
 ROW = 42.0
 

@@ -28,6 +28,7 @@ from tune_lnl.object_storage import local_file
 from tune_lnl.training.classification import evaluation_batch
 from tune_lnl.training.devices import choose_device
 from tune_lnl.training.model_file import ImageClassifier, load_classifier
+from tune_lnl.wording import counted
 
 SUFFIXES = (".csv", ".parquet")
 NAMED_FILES = 20
@@ -122,15 +123,11 @@ def _predict_all(
     if unreadable > NAMED_FILES:
         note(f"... and {unreadable - NAMED_FILES:,} more")
     note(
-        f"{_counted(readable, 'image')} predicted"
-        + (f", {_counted(unreadable, 'file')} could not be read" if unreadable else "")
+        f"{counted(readable, 'image')} predicted"
+        + (f", {counted(unreadable, 'file')} could not be read" if unreadable else "")
         + ("" if output is None else f"; written to {output}")
     )
     return 0 if readable else 1
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 # ---- from Python
