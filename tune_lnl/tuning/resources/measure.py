@@ -233,7 +233,7 @@ class ProbeGroup:
 
     def __exit__(self, *raised: object) -> None:
         for probe in self._probes:
-            probe.end()
+            probe.stop()
 
     def start(self, trials: int) -> tuple[int, int] | None:
         """Have this many probes ready.

@@ -75,7 +75,7 @@ class Answer:
 
 
 class Probe:
-    """A probe as its owner sees it: start it, ask for readings, end it."""
+    """A probe as its owner sees it: start it, ask for readings, stop it."""
 
     def __init__(self, task: Task) -> None:
         self._connection, theirs = SPAWN.Pipe()
@@ -112,7 +112,7 @@ class Probe:
             raise ProbeError(f"a measured trial failed: {answer.message}")
         return answer
 
-    def end(self) -> None:
+    def stop(self) -> None:
         self._connection.close()
         self._process.kill()
         self._process.join()
