@@ -1,3 +1,5 @@
+"""`python -m tune_lnl.data` on datasets of arrays."""
+
 from __future__ import annotations
 
 import os

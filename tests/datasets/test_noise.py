@@ -1,3 +1,5 @@
+"""Label noise: transition matrices, the draws as distributions, and identity noise."""
+
 from __future__ import annotations
 
 import random

@@ -1,3 +1,5 @@
+"""The search for data: data dir, environment, cache."""
+
 from __future__ import annotations
 
 from pathlib import Path

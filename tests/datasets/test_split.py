@@ -1,3 +1,5 @@
+"""Validation splits, subsets and folds: stratified, seeded, disjoint."""
+
 from __future__ import annotations
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""What every registered model promises, and how lookups fail."""
+"""The contract of registered models, and failing lookups."""
 
 from __future__ import annotations
 

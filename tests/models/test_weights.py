@@ -1,4 +1,4 @@
-"""Weights to start from: choices, the cache, a download from a server of our own, and files that cannot be used."""
+"""Initial weights: choices, the cache, a download from a local server, and files that cannot be used."""
 
 from __future__ import annotations
 

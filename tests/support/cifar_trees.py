@@ -1,4 +1,4 @@
-"""Small CIFAR data in every published layout, for tests; and where the real one is."""
+"""Small CIFAR data in every published layout, for tests."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class TinyCifar:
 
 
 def tiny_cifar(dataset: type[Cifar], monkeypatch: pytest.MonkeyPatch) -> TinyCifar:
-    """Make `dataset` expect a few images per class (only tests can: it is no setting) and draw such images."""
+    """Make `dataset` expect a few images per class (there is no such setting), and draw these images."""
     owner = Cifar100NC if issubclass(dataset, Cifar100NC) else Cifar10N
     classes = len(owner.spec.classes)
     spec = replace(owner.spec, counts=(TRAIN_PER_CLASS * classes, TEST_PER_CLASS * classes))
@@ -58,7 +58,7 @@ def _split(stream: np.random.Generator, classes: int, per_class: int) -> Split:
 
 
 def write_layout(layout: str, root: Path, tiny: TinyCifar, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Write `tiny` in one of LAYOUTS into `root` and return it; the official ones become torchvision's checksums."""
+    """Write `tiny` in one of LAYOUTS into `root` and return it; set torchvision's checksums for the official ones."""
     root.mkdir(parents=True, exist_ok=True)
     if layout == "archive":
         write_archive(root, tiny.spec, official_batches(tiny), monkeypatch)
@@ -72,7 +72,7 @@ def write_layout(layout: str, root: Path, tiny: TinyCifar, monkeypatch: pytest.M
 
 
 def official_batches(tiny: TinyCifar) -> dict[str, bytes]:
-    """Pickled batches by name, as in the official archive: uint8 (N, 3072), channels first, and a list of labels."""
+    """Return pickled batches by name, as in the official archive: uint8 (N, 3072), channels first, and labels."""
     batches: dict[str, bytes] = {}
     for names, split in zip(tiny.spec.batches, (tiny.train, tiny.test), strict=True):
         for name, rows in zip(names, np.array_split(np.arange(len(split.labels)), len(names)), strict=True):
@@ -83,7 +83,7 @@ def official_batches(tiny: TinyCifar) -> dict[str, bytes]:
 
 
 def write_archive(root: Path, spec: CifarSpec, batches: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An archive of `batches`, its checksum published; those of the batches are only where all of them are in it."""
+    """Write an archive of `batches` and set its checksum; set those of the batches if all of them are in it."""
     path = root / spec.archive
     with tarfile.open(path, "w:gz") as tar:
         for name, content in batches.items():
@@ -108,7 +108,7 @@ def write_official_folder(
 
 
 def publish(spec: CifarSpec, batches: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let torchvision's constants say that these batches are the published ones."""
+    """Set torchvision's checksums to those of these batches."""
     published = getattr(torchvision.datasets, spec.torchvision_class)
     for attribute, names in zip(("train_list", "test_list"), spec.batches, strict=True):
         monkeypatch.setattr(published, attribute, [[name, md5(batches[name])] for name in names])
@@ -152,7 +152,7 @@ def md5(content: bytes) -> str:
 
 
 def stored_meta(cache: Path) -> dict[str, object]:
-    """meta.json of the only store in the cache."""
+    """Return meta.json of the only store in the cache."""
     (path,) = (cache / "packed").glob("*/meta.json")
     meta: dict[str, object] = json.loads(path.read_text())
     return meta

@@ -1,4 +1,4 @@
-"""Small datasets of image files in every published layout, and files that are odd in every way."""
+"""Small datasets of image files in every published layout, with odd and broken files."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from tune_lnl.datasets.pictures.clothing import CLASSES
 from tune_lnl.datasets.pictures.web import WebImages
 
 SIDE = 24
-"""Shorter side of the images in these trees: small, so that packing takes no time."""
+"""Shorter side of the images in these trees: small, so that packing is fast."""
 RESOLUTION = 16
-"""For `dataset.resolution` in these tests."""
+"""The value of `dataset.resolution` in these tests."""
 DISHES = [f"dish_{number:03d}" for number in range(101)]
 
 
 def write_image(path: Path, seed: int, width: int = SIDE, height: int = SIDE, label: int = 0) -> Path:
-    """A random image, brighter for a higher label; its suffix gives the format."""
+    """Write a random image, brighter for a higher label; its suffix gives the format."""
     path.parent.mkdir(parents=True, exist_ok=True)
     stream = np.random.RandomState([seed, label])
     base = 40 + 10 * (label % 16)
@@ -39,7 +39,7 @@ def write_class_folders(
 
 
 def write_web(data_dir: Path, dataset: type[WebImages], train: int = 2, test: int = 1) -> Path:
-    """`data_dir`/web-.../{train,val}/<class>/*.jpg."""
+    """Write `data_dir`/web-.../{train,val}/<class>/*.jpg."""
     root = data_dir / dataset.folder
     classes = [f"class_{number:03d}" for number in range(dataset.num_source_classes)]
     write_class_folders(root / "train", classes, train)
@@ -48,7 +48,7 @@ def write_web(data_dir: Path, dataset: type[WebImages], train: int = 2, test: in
 
 
 def write_food(data_dir: Path, layout: str, train: int = 2, test: int = 1) -> Path:
-    """Food-101N in `data_dir`/food-101n; Food-101 inside ("nested") or beside it ("flat")."""
+    """Write Food-101N into `data_dir`/food-101n; Food-101 inside it ("nested") or next to it ("flat")."""
     root = data_dir / "food-101n"
     write_class_folders(root / "images", DISHES, train)
     keys = [f"{dish}/{number:03d}.jpg" for dish in DISHES for number in range(train)]
@@ -65,7 +65,7 @@ def write_food(data_dir: Path, layout: str, train: int = 2, test: int = 1) -> Pa
 
 
 def write_clothing(data_dir: Path, lists: str = "") -> Path:
-    """Five images per class to train on, two to test on; `lists` is the folder of the lists inside the root."""
+    """Write five training and two test images per class; `lists` is the folder of the lists inside the root."""
     root = data_dir / "clothing1m"
     noisy: list[str] = []
     clean: list[str] = []
@@ -113,7 +113,7 @@ def write_odd_files(folder: Path) -> dict[str, str]:
 
 
 def write_broken_files(folder: Path) -> list[str]:
-    """Files that are images by their names and cannot be used."""
+    """Write files that are images by their names but cannot be used."""
     folder.mkdir(parents=True, exist_ok=True)
     whole = write_image(folder / "truncated.jpg", 1, 200, 200)
     content = whole.read_bytes()

@@ -13,7 +13,7 @@ from tune_lnl.datasets.reid.layouts import OFFICIAL_FOLDERS
 from tune_lnl.datasets.reid.sets import Cuhk03, DukeMTMC, Market1501, ReidFolders
 
 HEIGHT = 16
-"""Of the network's input in these tests: small, so that packing takes no time."""
+"""Height of the network's input in these tests: small, so that packing is fast."""
 
 TRAIN = [2, 7, 10, 11, 23, 40]
 TEST = [1, 3, 4]
@@ -67,7 +67,7 @@ OFFICIAL = {
 
 
 def train_shots(identities: Iterable[int] = TRAIN, frames: int = FRAMES) -> list[Shot]:
-    """The identity of the k-th person is seen by 2 or 3 cameras, `frames` times by each."""
+    """Return shots of each identity by 2 or 3 cameras in turn, `frames` by each."""
     return [
         Shot(identity, camera, frame)
         for position, identity in enumerate(identities)
@@ -93,7 +93,7 @@ def write_image(path: Path, seed: int, size: tuple[int, int] = (12, 24)) -> Path
 
 
 def write_official(root: Path, name: Name, train: list[Shot] | None = None) -> Path:
-    """The three splits right in `root`; returns it."""
+    """Write the three splits into `root` and return it."""
     splits = {"train": train_shots() if train is None else train, "query": query_shots(), "gallery": gallery_shots()}
     for split, shots in splits.items():
         for seed, shot in enumerate(shots):
@@ -102,7 +102,7 @@ def write_official(root: Path, name: Name, train: list[Shot] | None = None) -> P
 
 
 def write_reorganised(root: Path, name: Name, training: str = "train", train: list[Shot] | None = None) -> Path:
-    """The same images with a folder per identity."""
+    """Write the same images with a folder per identity."""
     splits = {training: train_shots() if train is None else train, "query": query_shots(), "gallery": gallery_shots()}
     for split, shots in splits.items():
         for seed, shot in enumerate(shots):

@@ -1,3 +1,5 @@
+"""The built-in digits."""
+
 from __future__ import annotations
 
 from pathlib import Path

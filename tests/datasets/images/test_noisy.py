@@ -1,3 +1,5 @@
+"""Classes, noise and subset of a classification dataset, in this order."""
+
 from __future__ import annotations
 
 from dataclasses import replace

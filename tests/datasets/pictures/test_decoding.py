@@ -1,4 +1,4 @@
-"""Odd and broken files, and sizes as torchvision makes them."""
+"""Odd and broken files, and torchvision's sizes."""
 
 from __future__ import annotations
 

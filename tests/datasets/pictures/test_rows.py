@@ -1,4 +1,4 @@
-"""Packed and unpacked images are the same; what is kept, what is rebuilt, and what it takes in memory."""
+"""Packed and decoded images are equal; stores are kept, rebuilt and bounded in memory."""
 
 from __future__ import annotations
 

@@ -1,3 +1,5 @@
+"""Layouts and file names of person datasets, and hostile or damaged files in them."""
+
 from __future__ import annotations
 
 import os

@@ -26,7 +26,7 @@ from tune_lnl.datasets.reid.layouts import MARKET_NAMES, OFFICIAL_FOLDERS
 from tune_lnl.datasets.reid.sets import ReidDataset
 from tune_lnl.errors import InputError
 
-FOLDER = "sprites-v2"
+FOLDER = "sprites-v3"
 """Raise the number whenever a pixel or a name changes, so that drawings of two versions never mix."""
 HEIGHT, WIDTH = 72, 36
 NUM_IDENTITIES = 150
@@ -55,8 +55,7 @@ PATTERNS = ("plain", "plain", "stripes", "band", "halves", "logo", "open", "prin
 class Camera(NamedTuple):
     """The attributes of a camera, the same in all its images. Views by initial: front, back, left, right.
 
-    `light` is per colour channel; `slope`: light gained from left to right; `tile` (of the wall) and
-    `horizon` (lower end of the wall) are in pixels.
+    `light` is per colour channel; `slope`: light gained from left to right; `tile`: the wall pattern, in pixels.
     """
 
     views: str
@@ -67,18 +66,17 @@ class Camera(NamedTuple):
     blur: float
     noise: float
     tile: int
-    horizon: int
     wall: Colour
     floor: Colour
 
 
 CAMERAS = (
-    Camera("FFL", (1.05, 1.05, 1.05), 0.00, 0.1, 1.00, 0.1, 0.03, 4, 46, (0.30, 0.46, 0.24), (0.62, 0.60, 0.55)),
-    Camera("BBR", (1.00, 0.82, 0.56), 0.00, -0.3, 0.94, 0.3, 0.05, 6, 46, (0.60, 0.36, 0.28), (0.50, 0.46, 0.42)),
-    Camera("LLF", (0.68, 0.89, 1.19), 0.15, 0.2, 0.90, 0.2, 0.04, 18, 60, (0.52, 0.62, 0.70), (0.66, 0.68, 0.70)),
-    Camera("RRB", (0.54, 0.66, 0.52), 0.00, 0.4, 1.06, 0.5, 0.07, 9, 54, (0.66, 0.70, 0.64), (0.40, 0.42, 0.40)),
-    Camera("FRB", (1.32, 1.25, 1.18), 0.25, 0.0, 0.86, 0.3, 0.03, 36, 26, (0.72, 0.72, 0.72), (0.42, 0.42, 0.44)),
-    Camera("BLF", (0.86, 0.60, 0.79), 0.05, -0.2, 1.00, 0.6, 0.06, 12, 56, (0.56, 0.50, 0.60), (0.36, 0.30, 0.34)),
+    Camera("FFL", (1.05, 1.05, 1.05), 0.00, 0.1, 1.00, 0.1, 0.03, 4, (0.30, 0.46, 0.24), (0.62, 0.60, 0.55)),
+    Camera("BBR", (1.00, 0.82, 0.56), 0.00, -0.3, 0.94, 0.3, 0.05, 6, (0.60, 0.36, 0.28), (0.50, 0.46, 0.42)),
+    Camera("LLF", (0.68, 0.89, 1.19), 0.15, 0.2, 0.90, 0.2, 0.04, 18, (0.52, 0.62, 0.70), (0.66, 0.68, 0.70)),
+    Camera("RRB", (0.54, 0.66, 0.52), 0.00, 0.4, 1.06, 0.5, 0.07, 9, (0.66, 0.70, 0.64), (0.40, 0.42, 0.40)),
+    Camera("FRB", (1.32, 1.25, 1.18), 0.25, 0.0, 0.86, 0.3, 0.03, 36, (0.72, 0.72, 0.72), (0.42, 0.42, 0.44)),
+    Camera("BLF", (0.86, 0.60, 0.79), 0.05, -0.2, 1.00, 0.6, 0.06, 12, (0.56, 0.50, 0.60), (0.36, 0.30, 0.34)),
 )
 
 
@@ -179,10 +177,8 @@ def backdrop(number: int) -> Plane:
     patches = dice.plane(HEIGHT // 4, (WIDTH + MARGIN) // 4).repeat(4, axis=0).repeat(4, axis=1)
     shade = 0.75 + 0.25 * patches + 0.2 * dice.plane(*y.shape)
     joints = (x % camera.tile < 2) | (y % camera.tile == 0)
-    wall = np.asarray(camera.wall) * np.where(joints, 0.55, 1.0)[..., None]
-    scene = np.clip(
-        np.where((y < camera.horizon)[..., None], wall, np.asarray(camera.floor)) * shade[..., None], 0.0, 1.0
-    )
+    wall = np.asarray(camera.wall) * np.where(joints, 0.65, 1.0)[..., None]
+    scene = np.clip(np.where((y < 50)[..., None], wall, np.asarray(camera.floor)) * shade[..., None], 0.0, 1.0)
     scene.flags.writeable = False
     return scene
 
@@ -207,13 +203,13 @@ def picture(identity: int | None, number: int, index: int, careless: bool = Fals
     elif accident < 0.24:  # a pole stands in front
         start = dice.below(WIDTH - 5)
         seen[:, start : start + 5] = 0.6 * np.asarray(camera.floor)
-    light = dice.between(0.84, 1.16) * (1.0 + camera.slope * ((np.arange(WIDTH) + 0.5) / WIDTH - 0.5))
+    light = dice.between(0.88, 1.12) * (1.0 + camera.slope * ((np.arange(WIDTH) + 0.5) / WIDTH - 0.5))
     seen = seen * light[None, :, None] * np.asarray(camera.light)
     seen += camera.haze * (0.7 - seen)
     wide = np.pad(seen, ((1, 1), (1, 1), (0, 0)), mode="edge")
     rows = (wide[:-2] + wide[1:-1] + wide[2:]) / 3.0
     seen += camera.blur * dice.between(0.3, 1.2) * ((rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]) / 3.0 - seen)
-    seen += 2.3 * camera.noise * (dice.plane(HEIGHT, WIDTH, 3) + dice.plane(HEIGHT, WIDTH, 3) - 1.0)
+    seen += 2.0 * camera.noise * (dice.plane(HEIGHT, WIDTH, 3) + dice.plane(HEIGHT, WIDTH, 3) - 1.0)
     return np.asarray(np.floor(np.clip(seen, 0.0, 1.0) * 255.0 + 0.5), dtype=np.uint8)
 
 
@@ -277,8 +273,8 @@ class Sprites(ReidDataset):
     schemes = (MARKET_NAMES,)
     image_shape = (64, 32, 3)
     # Of the training images' pixels, scaled to [0, 1].
-    mean = (0.4444, 0.4178, 0.4135)
-    std = (0.2133, 0.2008, 0.2478)
+    mean = (0.4582, 0.4308, 0.4229)
+    std = (0.2212, 0.2094, 0.2550)
     default_model = "reid_small"
 
     def root_folder(self, data_dir: Path | None, cache_dir: Path, options: ReidOptions) -> Path:
