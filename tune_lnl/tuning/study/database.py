@@ -283,8 +283,7 @@ class StudyDatabase:
             "tcp_keepalives_interval": SILENT_SECONDS // 6,
             "tcp_keepalives_count": 3,
             "lock_timeout": TABLES_SECONDS * 1000,
-            "default_transaction_read_only": "on" if read_only else "off",
-        }
+        } | ({"default_transaction_read_only": "on"} if read_only else {})
         given = self.url.query.get("options", "")
         arguments: dict[str, Any] = {
             "connect_timeout": CONNECT_SECONDS,
