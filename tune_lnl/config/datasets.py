@@ -242,6 +242,11 @@ class ReidOptions(DatasetOptions):
         "only: a person under two identities may be on both sides, so that the score can reward remembering",
     )
 
+    @property
+    def boxes_folder(self) -> str | None:
+        """The folder between the root and the official splits that an option chooses, or None."""
+        return None
+
     @field_validator("identities")
     @classmethod
     def _no_noise_on_given_identities(cls, identities: str, info: ValidationInfo) -> str:
@@ -256,3 +261,7 @@ class Cuhk03Options(ReidOptions):
     boxes: Literal["detected", "labeled"] = Field(
         default="detected", description="detected or labeled: boxes of a detector, or drawn by people"
     )
+
+    @property
+    def boxes_folder(self) -> str:
+        return self.boxes

@@ -6,17 +6,16 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from tune_lnl.config.datasets import PictureOptions
 from tune_lnl.datasets.base import NoisyData
 from tune_lnl.datasets.description import Description, share
 from tune_lnl.datasets.estimate import estimate_noise
-from tune_lnl.datasets.pictures.noisy import PictureDataset, Pictures, noisy_pictures
+from tune_lnl.datasets.pictures.noisy import P, PictureDataset, Pictures, noisy_pictures
 from tune_lnl.errors import shown
 
 DUPLICATES_NAMED = 5
 
 
-def describe_pictures(dataset: PictureDataset, options: PictureOptions, pictures: Pictures) -> Description:
+def describe_pictures(dataset: PictureDataset[P], options: P, pictures: Pictures) -> Description:
     """Return files, sizes, labels, duplicates, fingerprints, and the noise as known and as estimated."""
     data = noisy_pictures(options, pictures)
     rows = (

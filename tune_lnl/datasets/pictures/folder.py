@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from tune_lnl.config.datasets import DatasetOptions, FolderOptions, PictureOptions
+from tune_lnl.config.datasets import DatasetOptions, FolderOptions
 from tune_lnl.datasets.pictures.decoding import WorkingSize
 from tune_lnl.datasets.pictures.listing import (
     UNKNOWN,
@@ -78,7 +78,7 @@ def default_model(resolution: int, images: int) -> str:
     return "resnet50" if resolution > RESOLUTIONS[-2] and images >= MANY_IMAGES else "resnet18"
 
 
-class ImageFolder(PictureDataset):
+class ImageFolder(PictureDataset[FolderOptions]):
     """Images of the user, in any folder."""
 
     name = "folder"
@@ -87,9 +87,8 @@ class ImageFolder(PictureDataset):
     Options: ClassVar[type[DatasetOptions]] = FolderOptions
     image_shape = (224, 224, 3)
 
-    def list_files(self, data_dir: Path | None, cache_dir: Path, options: PictureOptions) -> PictureList:
+    def list_files(self, data_dir: Path | None, cache_dir: Path, options: FolderOptions) -> PictureList:
         del data_dir, cache_dir
-        assert isinstance(options, FolderOptions), "its own options"
         root = _existing(options.root)
         if root.is_file():
             return require_training_images(_TableReader(root, options.on_error).read(), "rows with a path and a label")
@@ -97,7 +96,7 @@ class ImageFolder(PictureDataset):
             _class_folders(root, options), "<class>/<image> or train/<class>/<image>, with jpg, png and the like"
         )
 
-    def working_size(self, options: PictureOptions, seen: Survey) -> WorkingSize:
+    def working_size(self, options: FolderOptions, seen: Survey) -> WorkingSize:
         crop = options.resolution
         if crop is None:
             crop = sensible_defaults(seen.training, seen.short_side).resolution

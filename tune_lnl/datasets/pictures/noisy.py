@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import TypeVar
 
 from tune_lnl.config.datasets import DatasetOptions, PictureOptions, PublishedOptions
 from tune_lnl.datasets.base import ClassDataset, Labels, NoisyData, TrainingForm, labels_fingerprint
@@ -34,7 +35,10 @@ class Pictures:
     form: TrainingForm
 
 
-class PictureDataset(ClassDataset[PictureOptions]):
+P = TypeVar("P", bound=PictureOptions, default=PictureOptions)
+
+
+class PictureDataset(ClassDataset[P]):
     """A dataset of image files of any size, one class each. A subclass lists them and chooses the working size."""
 
     # ACT, released utils/builder.py: ImageNet statistics.
@@ -43,7 +47,7 @@ class PictureDataset(ClassDataset[PictureOptions]):
     default_model = "resnet50"
 
     @abstractmethod
-    def list_files(self, data_dir: Path | None, cache_dir: Path, options: PictureOptions) -> PictureList:
+    def list_files(self, data_dir: Path | None, cache_dir: Path, options: P) -> PictureList:
         """List the files by their names and labels, without opening any.
 
         Raises:
@@ -52,7 +56,7 @@ class PictureDataset(ClassDataset[PictureOptions]):
         """
 
     @abstractmethod
-    def working_size(self, options: PictureOptions, seen: Survey) -> WorkingSize:
+    def working_size(self, options: P, seen: Survey) -> WorkingSize:
         """Return the size to which images are resized and cropped."""
 
     def form_of(self, size: WorkingSize, seen: Survey) -> TrainingForm:
@@ -67,7 +71,7 @@ class PictureDataset(ClassDataset[PictureOptions]):
         del size, seen
         return self.default_model
 
-    def read(self, data_dir: Path | None, cache_dir: Path, options: PictureOptions) -> Pictures:
+    def read(self, data_dir: Path | None, cache_dir: Path, options: P) -> Pictures:
         """List the files, decode each once (on first use), and pack them into `cache_dir` where they fit.
 
         Raises:
@@ -84,16 +88,16 @@ class PictureDataset(ClassDataset[PictureOptions]):
         del pictures
         return []
 
-    def load(self, options: PictureOptions, data_dir: Path | None) -> NoisyData:
+    def load(self, options: P, data_dir: Path | None) -> NoisyData:
         return noisy_pictures(options, self.read(data_dir, default_cache_dir(), options))
 
-    def describe(self, options: PictureOptions, data_dir: Path | None) -> Description:
+    def describe(self, options: P, data_dir: Path | None) -> Description:
         # It needs the classes of this module, so it is imported where it is called.
         from tune_lnl.datasets.pictures.describe import describe_pictures
 
         return describe_pictures(self, options, self.read(data_dir, default_cache_dir(), options))
 
-    def pack(self, options: PictureOptions, data_dir: Path | None) -> Packed:
+    def pack(self, options: P, data_dir: Path | None) -> Packed:
         done = self.read(data_dir, default_cache_dir(), options).examined
         return Packed(done.store.folder, done.store.nbytes(), bool(done.packed))
 

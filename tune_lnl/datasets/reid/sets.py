@@ -115,10 +115,6 @@ class ReidDataset(Dataset[ReidOptions]):
             InputError: it does not exist; the message names the expected files and their origin.
         """
 
-    def boxes_folder(self, options: ReidOptions) -> str | None:
-        """Return the folder between the root and the official splits that an option chooses, or None."""
-        return None
-
     def input_size(self, options: ReidOptions) -> tuple[int, int]:
         """Return (height, width) of the network's input in pixels."""
         if options.height is None:
@@ -133,7 +129,7 @@ class ReidDataset(Dataset[ReidOptions]):
         """
         root = self.root_folder(data_dir, cache_dir, options)
         with read_errors_named(root):
-            layout = find_layout(root, self.inner_folders, self.boxes_folder(options), partial=True)
+            layout = find_layout(root, self.inner_folders, options.boxes_folder, partial=True)
             if layout is None:
                 raise CorruptDataError(f"{root} must hold {self._expected_folders(options)}\nget the dataset again")
             return read_layout(root, layout, self.schemes, options.split, options.on_error)
@@ -173,7 +169,7 @@ class ReidDataset(Dataset[ReidOptions]):
         return Packed.around(self.load_source(data_dir, default_cache_dir(), options).train.images)
 
     def _expected_folders(self, options: ReidOptions) -> str:
-        boxes = self.boxes_folder(options)
+        boxes = options.boxes_folder
         inside = "" if boxes is None else f"{boxes}/"
         official = ", ".join(inside + folder for folder in OFFICIAL_FOLDERS.values())
         return f"{official}, or train, query, gallery with a folder per identity"
@@ -188,7 +184,7 @@ class ReidFolders(ReidDataset):
     """The page or people that provide it."""
 
     def root_folder(self, data_dir: Path | None, cache_dir: Path, options: ReidOptions) -> Path:
-        found = self._find(data_dir, cache_dir, self.boxes_folder(options))
+        found = self._find(data_dir, cache_dir, options.boxes_folder)
         if found is None:
             searched = " and ".join(str(folder) for folder in searched_folders(self.folder, data_dir, cache_dir))
             raise InputError(
@@ -200,12 +196,7 @@ class ReidFolders(ReidDataset):
         return found
 
     def is_present(self, data_dir: Path | None, cache_dir: Path) -> bool:
-        return self._find(data_dir, cache_dir, self.boxes_folder(self._default_options())) is not None
-
-    def _default_options(self) -> ReidOptions:
-        options = self.Options(name=self.name)
-        assert isinstance(options, ReidOptions), "a person dataset has such options"
-        return options
+        return self._find(data_dir, cache_dir, boxes=None) is not None
 
     def _find(self, data_dir: Path | None, cache_dir: Path, boxes: str | None) -> Path | None:
         def holds_data(folder: Path) -> bool:
@@ -252,10 +243,6 @@ class Cuhk03(ReidFolders):
     Options: ClassVar[type[DatasetOptions]] = Cuhk03Options
     schemes = (CUHK03_NP_NAMES, CUHK03_OLD_NAMES)
     inner_folders = ("cuhk03-np",)
-
-    def boxes_folder(self, options: ReidOptions) -> str | None:
-        assert isinstance(options, Cuhk03Options), "its own options"
-        return options.boxes
 
     def is_present(self, data_dir: Path | None, cache_dir: Path) -> bool:
         return any(self._find(data_dir, cache_dir, boxes) is not None for boxes in ("detected", "labeled"))
