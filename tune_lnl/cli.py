@@ -49,7 +49,12 @@ class Parser(argparse.ArgumentParser):
     def add_search_options(self) -> None:
         """Add every option of a search, as text; :func:`search_options` reads what was parsed."""
         for name, flag in FLAGS.items():
-            if flag.switches:
+            if len(flag.switches) == 2 and {switch.value for switch in flag.switches} == {True, False}:
+                # Not exclusive: of --dashboard and --no-dashboard the last one counts.
+                self.add_argument(
+                    flag.switches[0].word, dest=name, action=argparse.BooleanOptionalAction, help=flag.switches[0].help
+                )
+            elif flag.switches:
                 one_of = self.add_mutually_exclusive_group()
                 for switch in flag.switches:
                     action = one_of.add_argument(

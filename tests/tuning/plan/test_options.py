@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tune_lnl.cli import search_options
 from tune_lnl.errors import InputError
 from tune_lnl.search import parser
 from tune_lnl.tuning.plan.options import (
@@ -107,6 +108,14 @@ class TestTheCommandThatAsksForTheSame:
         read = vars(parser().parse_args(command_line("x", options)[3:]))
         again = SearchOptions.of("x", command="", **{name: read[name] for name in options})
         assert again == SearchOptions.of("x", command="", **options)
+
+
+def test_of_yes_and_no_the_last_one_counts() -> None:
+    words = ["x", "--no-dashboard", "--dashboard"]
+    assert search_options(parser().parse_args(words)).dashboard
+    assert not search_options(parser().parse_args([*words, "--no-dashboard"])).dashboard
+    with pytest.raises(SystemExit):
+        parser().parse_args(["x", "--quiet", "--verbose"])
 
 
 def refused(read: Callable[[str], object], text: str) -> str:

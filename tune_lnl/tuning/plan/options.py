@@ -423,8 +423,8 @@ class SearchOptions:
     dashboard: bool = field(
         default=True,
         metadata=_switches(
-            Switch("--dashboard", True, "start Ray's dashboard and the study's (default)"),
-            Switch("--no-dashboard", False, "start no dashboard"),
+            Switch("--dashboard", True, "start Ray's dashboard and the study's, or none (default: start them)"),
+            Switch("--no-dashboard", False, "start none"),
         ),
     )
     address: str | None = field(
