@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -61,7 +62,8 @@ def test_killed_and_resumed_on_another_machine(
     second = driver_on("second", space, url, "--storage", database_url)
     second.start("--resume")
     assert second.finish() == 0, second.text
-    assert "kept 1, continued" in second.text or "kept 2, continued" in second.text
+    # The end of the first trial may not have reached the study: its model is uploaded before it is reported.
+    assert re.search(r"kept [012], continued [12]", second.text), second.text
     run = load_run("toy", url)
     check_complete(run, TRIALS, EPOCHS)
     attempts = [report["attempt"] for number in range(TRIALS) for report in run.epoch_reports(number)]
