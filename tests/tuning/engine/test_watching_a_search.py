@@ -23,6 +23,12 @@ from tune_lnl.tuning.monitor.prometheus import OF_A_STATE, OF_THE_RUN
 PATIENCE = 240.0
 
 
+@pytest.fixture(autouse=True)
+def _toy_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading a run needs its method here, too."""
+    monkeypatch.syspath_prepend(str(TOY))
+
+
 def free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
