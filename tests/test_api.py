@@ -49,7 +49,7 @@ class TestRun:
     def test_run_yaml_holds_a_command_that_can_be_typed(self, run: Run) -> None:
         command = shlex.split(read_mapping(run.files.settings)["command"])
         read = parser().parse_args(command[3:])
-        assert (read.space, read.name, read.trials, read.epochs) == ("act_digits8no", "mine", "3", 4)
+        assert (read.space, read.name, read.trials, read.epochs) == ("act_digits8no", "mine", "3", "4")
         assert read.overrides == ["dataset.subset=0.1"]
 
     def test_frames_hold_what_the_rows_hold(self, run: Run) -> None:
