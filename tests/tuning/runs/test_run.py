@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from tiny_search import EPOCHS, curve, record_run, tiny_plan, tiny_space
 
+from tune_lnl.config.yaml import dump_yaml, load_yaml
 from tune_lnl.errors import InputError
 from tune_lnl.training.run import append_report
 from tune_lnl.tuning.runs.run import Run, find_run, load_run, read_epochs, space_from_settings
@@ -68,6 +69,12 @@ class TestReading:
         run = Run(tiny_plan(tmp_path).files, settings, space_from_settings(settings, "run.yaml"), study.trials)
         assert (run.metric, run.mode) == ("val_loss", "min")
         assert [row.number for row in run.rows()] == [1, 0, 2]
+
+    def test_without_the_plugin_of_its_method(self, run: Run) -> None:
+        settings = load_yaml(run.files.settings.read_text(), "run.yaml")
+        settings["space"]["method"] = "not_installed"
+        run.files.write(run.files.settings, dump_yaml(settings))
+        assert [row.number for row in load_run(run.files.root).rows()] == [row.number for row in run.rows()]
 
 
 class TestFinding:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tune_lnl.config.base import without_removed
-from tune_lnl.config.registry import settings_type
+from tune_lnl.config.registry import METHOD_NAMES, settings_type
 from tune_lnl.config.trial import TrialConfig
 from tune_lnl.config.yaml import read_mapping
 from tune_lnl.errors import InputError, nearest
@@ -258,17 +258,17 @@ def space_from_settings(settings: Mapping[str, Any], source: str) -> SearchSpace
     """
     stored = settings["space"]
     base = {key: stored[key] for key in ("method", "dataset", "validation", "objective", "fixed")}
-    known = settings_type(base["method"])
+    fixed, search = base["fixed"], stored["search"]
+    if base["method"] in METHOD_NAMES.all():  # the rows of a run are read without the plugin of its method, too
+        known = settings_type(base["method"])
+        fixed, search = without_removed(known, fixed, source), without_removed(known, search, source)
     return SearchSpace(
         name=settings["space_name"],
         source=source,
         description=stored["description"],
         condition=settings["condition"],
-        base={**base, "fixed": without_removed(known, base["fixed"], source)},
-        parameters={
-            name: parse_parameter(spec, f"{source}: {name}")
-            for name, spec in without_removed(known, stored["search"], source).items()
-        },
+        base={**base, "fixed": fixed},
+        parameters={name: parse_parameter(spec, f"{source}: {name}") for name, spec in search.items()},
         start=stored["start"],
         budget=Budget.model_validate(stored["budget"]),
     )
