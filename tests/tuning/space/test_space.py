@@ -153,7 +153,7 @@ class TestOverrides:
         ({"fixed": {"epochs": EPOCHS, "lr_decay": "cosin:1"}}, r"unknown lr plan 'cosin:1'"),
         ({"fixed": {"epochs": 2}}, r"every range at its high end: warmup_epochs must be below epochs, got 2 with"),
         ({"objective": {"average_last": 7}}, r"average_last must not exceed epochs, got 7 with epochs 6"),
-        ({"objective": {"mode": "min"}}, r"val_accuracy is to be maximised, got mode 'min'; set mode: max"),
+        ({"objective": {"mode": "min"}}, r"val_accuracy must be maximised, got mode 'min'; set mode: max"),
         ({"validation": {"fraction": 0}}, r"validation\.fraction is above 0 in a search, got 0"),
         ({"budget": {"trials": 0}}, r"tiny\.yaml: budget: trials must be greater than or equal to 1, got 0"),
         ({"budget": {"trials": 3, "pruner": "ahsa"}}, r"tiny\.yaml: budget: pruner must be 'asha'.*got 'ahsa'"),
