@@ -51,12 +51,12 @@ test-gpu: $(STAMP)  ## the tests that need a CUDA device
 # Both make an environment of several GB anew. A bound of pyproject.toml is a version that test-lowest was run with.
 test-lowest:  ## the fast tests and a search with the lowest versions that pyproject.toml allows
 	$(PYTHON) -m venv --clear .venv-lowest
-	.venv-lowest/bin/python -m pip install -q --disable-pip-version-check -c constraints-lowest.txt -e '.[dev,cmaes,tensorboard]'
+	.venv-lowest/bin/python -m pip install -q --disable-pip-version-check -c constraints-lowest.txt -e '.[dev]'
 	$(call tested,.venv-lowest)
 
 test-newest:  ## the same with the newest versions that pyproject.toml allows
 	$(PYTHON) -m venv --clear .venv-newest
-	.venv-newest/bin/python -m pip install -q --disable-pip-version-check --upgrade -e '.[dev,cmaes,tensorboard]'
+	.venv-newest/bin/python -m pip install -q --disable-pip-version-check --upgrade -e '.[dev]'
 	$(call tested,.venv-newest)
 
 define tested
