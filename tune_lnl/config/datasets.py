@@ -1,4 +1,4 @@
-"""Options of datasets, as they stand under `dataset:` in a search space."""
+"""Options of datasets: the keys under `dataset:` in a search space."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class DatasetOptions(Settings):
     """Options of every dataset."""
 
     task: ClassVar[str] = "classification"
-    """What a method must be for to train on it: "classification" or "re-identification"."""
+    """Task of the methods that can train on it: "classification" or "re-identification"."""
 
     name: str = Field(description="registered name of the dataset, as `python -m tune_lnl.data list` prints it")
     subset: float = Field(
@@ -33,12 +33,12 @@ class DatasetOptions(Settings):
 
 
 class NoiseFile(Settings):
-    """Labels that someone else drew or people gave, one per training sample, in the dataset's own order."""
+    """Labels from a file, drawn elsewhere or given by people: one per training sample, in the dataset's own order."""
 
     file: str = Field(min_length=1, description="path of a npy, npz, parquet, csv or published CIFAR-N .pt file")
     column: str | None = Field(
         default=None,
-        description="column, array or key that holds the labels; may be left out where only one can be meant",
+        description="column, array or key that holds the labels; optional where the file holds only one candidate",
     )
 
 
@@ -49,7 +49,7 @@ class NoisyLabelOptions(DatasetOptions):
         default="symmetric",
         description="symmetric, asymmetric or none: noise of the closed classes (ACT, released data/noisy_cifar.py); "
         "none ignores closed_ratio, and open-set samples still get random closed labels; "
-        "or {file, column}: labels drawn or given elsewhere",
+        "or {file, column}: labels from a file",
     )
     closed_ratio: float = Field(
         default=0.2,
@@ -79,7 +79,7 @@ class DigitsOptions(NoisyLabelOptions):
 
 @dataclass(frozen=True)
 class DrawnNoise:
-    """Label noise that is drawn."""
+    """Label noise that is drawn at random."""
 
     kind: Literal["symmetric", "asymmetric", "instance"]
     closed_ratio: float
@@ -99,8 +99,8 @@ class PictureOptions(DatasetOptions):
     )
     on_error: Literal["skip", "fail"] = Field(
         default="skip",
-        description="skip or fail: what to do about a file that cannot be used (truncated, no image, not labelled); "
-        "skipped ones are counted and named by `python -m tune_lnl.data check`",
+        description="skip or fail: how to treat a file that cannot be used (truncated, no image, not labelled); "
+        "skipped files are counted and named by `python -m tune_lnl.data check`",
     )
     cache_budget: float = Field(
         default=20.0,
@@ -111,21 +111,21 @@ class PictureOptions(DatasetOptions):
 
     @property
     def label_file(self) -> NoiseFile | None:
-        """Labels from a file instead of those that come with the images."""
+        """Labels from a file that replace those of the dataset; None where there is no file."""
         return None
 
     @property
     def drawn_noise(self) -> DrawnNoise | None:
-        """Noise that is drawn on top of the labels; None where they stay as they come."""
+        """Noise that is drawn on top of the labels; None where the labels are used unchanged."""
         return None
 
 
 class PublishedOptions(PictureOptions):
-    """Options of a published dataset, whose labels are noisy as they come."""
+    """Options of a published dataset, whose labels are noisy already."""
 
     noise: Literal["none"] | NoiseFile = Field(
         default="none",
-        description="none: the labels as they come, with the noise that is in them; or {file, column}: other labels, "
+        description="none: the labels of the dataset, with their own noise; or {file, column}: labels from a file, "
         "one class number per readable training image in sorted order",
     )
 
@@ -135,7 +135,7 @@ class PublishedOptions(PictureOptions):
 
 
 class FolderOptions(PictureOptions):
-    """Options of a folder of your own: where it is, and noise put into it for a study."""
+    """Options of a folder of your own: its path, and noise added for a study."""
 
     root: str | None = Field(
         default=None,
@@ -151,15 +151,15 @@ class FolderOptions(PictureOptions):
     )
     noise: Literal["none", "symmetric", "asymmetric", "instance"] | NoiseFile = Field(
         default="none",
-        description="none: the labels as they come; symmetric, asymmetric (every class to the next one, also called "
-        "pair flip) or instance (to a class that the image's pixels suggest): noise put in for a study, which takes "
-        "the labels that are there for true; or {file, column}: other labels, one class number per readable training "
+        description="none: the labels unchanged; symmetric, asymmetric (every class to the next one, also called pair "
+        "flip) or instance (to a class that the image's pixels suggest): noise added for a study, which treats the "
+        "existing labels as true; or {file, column}: labels from a file, one class number per readable training "
         "image in sorted order",
     )
     closed_ratio: float = Field(
-        default=0.2, ge=0, lt=1, description="share of labels that noise put in changes, in [0, 1); none ignores it"
+        default=0.2, ge=0, lt=1, description="share of labels that the added noise changes, in [0, 1); none ignores it"
     )
-    noise_seed: int = Field(default=0, ge=0, lt=2**32, description="seed of that noise, 0 to 2**32 - 1")
+    noise_seed: int = Field(default=0, ge=0, lt=2**32, description="seed of the added noise, 0 to 2**32 - 1")
 
     @property
     def label_file(self) -> NoiseFile | None:
@@ -187,7 +187,7 @@ class ReidOptions(DatasetOptions):
         default="random",
         description="random, patterned or none: identity noise of the training images (CORE, released utils.py): "
         "another identity at random, or the one that a clean-trained network finds most likely besides the true one; "
-        "or {file, column}: identity numbers drawn or given elsewhere, one per training image in sorted file order",
+        "or {file, column}: identity numbers from a file, one per training image in sorted file order",
     )
     noise_ratio: float = Field(
         default=0.2,
@@ -217,8 +217,8 @@ class ReidOptions(DatasetOptions):
     )
     on_error: Literal["fail", "skip"] = Field(
         default="fail",
-        description="fail or skip: what to do about an image that cannot be read or whose name is not of the published "
-        "form; skipped ones are counted and named by `python -m tune_lnl.data check`",
+        description="fail or skip: how to treat an image that cannot be read or whose name does not have the published "
+        "form; skipped images are counted and named by `python -m tune_lnl.data check`",
     )
     subset: float = Field(
         default=1.0,
@@ -237,9 +237,9 @@ class ReidOptions(DatasetOptions):
     )
     identities: Literal["true", "given"] = Field(
         default="true",
-        description="whether the file names carry true identities, or only given ones, as people or a tracker assigned "
-        "them; given needs noise none, and then the validation identities are disjoint from the training ones as given "
-        "only: a person under two identities may be on both sides, so that the score can reward remembering",
+        description="true: the file names carry true identities; given: identities as people or a tracker assigned "
+        "them. given needs noise none. The validation identities are then disjoint from the training ones by the given "
+        "identity only: a person under two identities may be on both sides, and the score can reward memorising",
     )
 
     @property
@@ -251,7 +251,7 @@ class ReidOptions(DatasetOptions):
     @classmethod
     def _no_noise_on_given_identities(cls, identities: str, info: ValidationInfo) -> str:
         if identities == "given" and info.data.get("noise", "none") != "none":
-            raise ValueError("identities that are only given get no noise on top: set dataset.noise=none")
+            raise ValueError("given identities get no added noise: set dataset.noise=none")
         return identities
 
 
