@@ -212,6 +212,27 @@ def test_a_training_that_was_cut_short_continues_from_its_last_epoch(
     assert not list(plan.files.confirm.glob("001-1*.pt"))
 
 
+def test_a_winner_that_was_cut_short_on_all_the_data_continues_from_its_last_epoch(
+    plan: Plan, run: Run, here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = TrialRun.step
+
+    def killed(job: TrialRun) -> dict[str, Any]:
+        reply = step(job)
+        if (plan.files.confirm / "001-all.log").exists() and reply["epoch"] == 1:
+            raise KeyboardInterrupt
+        return reply
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TrialRun, "step", killed)
+        with pytest.raises(KeyboardInterrupt):
+            here.confirm(ConfirmRequest(1, 2), run)
+    assert (plan.files.confirm / "001-all.1.pt").exists()
+    here.epochs.clear()
+    here.confirmed(ConfirmRequest(1, 2), run)
+    assert here.epochs == [("001-all", 2)]
+
+
 def test_a_training_whose_end_was_not_recorded_is_not_repeated(
     plan: Plan, run: Run, here: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -79,8 +79,8 @@ def confirm(
         row = next(row for row in rows if row.number == found.winner)
         last = Replicate(f"{row.number:03d}-all", final_config(run.config(row)), scores_test=True)
         # Only one model is kept, so only the training that gave it counts as done.
-        others = [path for path in run.files.listed("confirm") if "-all." in path.name and path.stem != last.name]
-        run.files.delete(*others)
+        paths = {path: path.name.partition(".")[0] for path in run.files.listed("confirm")}
+        run.files.delete(*(path for path, name in paths.items() if name.endswith("-all") and name != last.name))
         return last
 
     replicates = Replicates(
