@@ -214,6 +214,7 @@ def _search(
             where = location(plan.files.root / "trials")
             console(f"stopped: {BUGS_TO_STOP} trials in a row ended with a bug; tracebacks in {where}")
         case "object storage away":
+            plan.files.sync(plan.files.settings)  # raises, with the reason, if the driver cannot write there either
             where = location(plan.files.root)
             console(f"stopped: workers could not write to {where}; continue with:\n  {plan.resume_command()}")
         case "disk full":

@@ -18,8 +18,10 @@ import pyarrow.parquet as pq
 import pytest
 import toy_runs
 from optuna.trial import TrialState
+from stored_runs import in_storage
 from toy_runs import TOY, InThisProcess, local_session, open_run, run_locally, toy_plan, worker, write_toy
 
+from tune_lnl.object_storage import ObjectFolder, StorageError
 from tune_lnl.training.checkpoint import load_checkpoint, save_checkpoint
 from tune_lnl.training.loop import Surroundings
 from tune_lnl.training.registry import start_training
@@ -315,6 +317,25 @@ def test_a_full_disk_under_the_driver(prepare: Prepare, monkeypatch: pytest.Monk
     assert run_plan(plan, True, Console(write=said.append), InThisProcess()) == "done"
     assert [t.state.name for t in read_trials(plan.files.study)] == ["COMPLETE"]
     assert not plan.files.ray_folder.exists()
+
+
+def test_an_object_storage_that_is_away_gives_its_reason_once(
+    prepare: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNE_LNL_CACHE", str(tmp_path / "cache"))
+    plan = in_storage(prepare("none"), (tmp_path / "storage").as_uri())
+    said: list[str] = []
+
+    def away(*_: Any) -> None:
+        raise StorageError("the storage is away")
+
+    with monkeypatch.context() as patched:
+        outage = InThisProcess(before=lambda session: patched.setattr(ObjectFolder, "put", away))
+        assert run_plan(plan, False, Console(write=said.append), outage) == "failed"
+    stopped = [line for line in said if line.startswith("stopped: ")]
+    assert len(stopped) == 1, stopped
+    assert stopped[0].startswith("stopped: the storage is away\nfiles not yet uploaded are kept in")
+    assert run_plan(plan, True, Console(write=said.append), InThisProcess()) == "done"
 
 
 def test_the_disk_budget_stops_resumably(prepare: Prepare) -> None:
