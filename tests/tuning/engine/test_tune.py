@@ -232,6 +232,10 @@ class TestScheduler:
         assert session == ScriptedSession()
         assert "pruner" in hooks.debug_string()
 
+    def test_reports_are_not_buffered(self) -> None:
+        """Whatever ``TUNE_RESULT_BUFFER_LENGTH`` is: a worker would train on after the end of its trial."""
+        assert not scheduler(ScriptedSession()).supports_buffered_results
+
 
 @pytest.fixture
 def full_disk() -> ScriptedSession:

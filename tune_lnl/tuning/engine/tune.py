@@ -167,6 +167,14 @@ class StudyScheduler(_NotPickled, TrialScheduler):
         self._waiting: list[Trial] = []
         self._next_look = 0.0
 
+    @property
+    def supports_buffered_results(self) -> bool:
+        """Return ``False``: workers would train on while reports wait, past the end of their job.
+
+        Tune asks where ``TUNE_RESULT_BUFFER_LENGTH`` is set.
+        """
+        return False
+
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         goes_on = False
         with _unwritable_study_stops(self._session):
