@@ -29,7 +29,7 @@ def read_token(environment: Mapping[str, str] = os.environ) -> str | None:
 
 
 def ray_dashboard_line(url: str | None, environment: Mapping[str, str] = os.environ) -> str:
-    """Return the line that tells where Ray's dashboard is and how to sign in, or that there is none.
+    """Return a line with the address of Ray's dashboard and how to sign in, or that it was not started.
 
     Args:
         url: host and port, as ``ray.init`` gives it; empty if the dashboard did not start.

@@ -1,4 +1,4 @@
-"""A joined Ray cluster: its nodes, which of them train jobs, and who joins and leaves."""
+"""A joined Ray cluster: its nodes, those of them that train jobs, and the changes of both while a search runs."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ CONNECT_SECONDS = 4.0
 ANSWER_SECONDS = 240.0
 """Seconds within which a node must have started a process and answered; importing torch alone can take a minute."""
 LOOK_SECONDS = 2.0
-"""Seconds between looks at who has joined and left."""
+"""Seconds between looks at the list of nodes."""
 LOST_AFTER = 20.0
 """Seconds without the cluster's head after which it counts as lost; a head that restarts is back before."""
 
@@ -69,7 +69,8 @@ def nodes_now() -> list[Node]:
 
 
 Ask = Callable[[Callable[[str], str], Mapping[str, NodeQuestion], float | None], dict[str, Answer]]
-"""Runs a function on nodes, given by id with a question each, within so many seconds; returns their answers by id."""
+"""Runs a function on nodes and returns their answers by id. Arguments: the function, a question per node id, a limit in
+seconds."""
 
 
 def ask_nodes(
@@ -256,7 +257,7 @@ class JoinedCluster(Runner):
 
 
 class NodeWatch(threading.Thread):
-    """A thread that looks every few seconds who has joined and left, until :meth:`stop`."""
+    """A thread that calls :meth:`JoinedCluster.look` every few seconds, until :meth:`stop`."""
 
     def __init__(self, runner: JoinedCluster, leaving: threading.Event, output: Callable[[str], None]) -> None:
         super().__init__(name="nodes", daemon=True)

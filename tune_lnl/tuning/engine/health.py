@@ -1,4 +1,4 @@
-"""Checks beside Ray's loop: is Ray still alive, and does the run stay within its disk budget?"""
+"""Checks in a thread of their own: whether Ray is alive, and whether the run stays within its disk budget."""
 
 from __future__ import annotations
 

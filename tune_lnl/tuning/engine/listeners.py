@@ -25,7 +25,7 @@ TABLE_INTERVAL = 2.0
 
 
 class StopFlag(Listener):
-    """Writes the file that tells workers to end at their next batch."""
+    """Writes the stop flag; workers that find it end at their next batch."""
 
     def __init__(self, files: RunFolder) -> None:
         self._files = files

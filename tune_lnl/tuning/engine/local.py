@@ -1,4 +1,4 @@
-"""A Ray on this machine for one run alone, gone with it."""
+"""A Ray that is started on this machine for one run and shut down with it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ VITAL = ("gcs_server", "raylet")
 
 
 class LocalRay(Runner):
-    """See the module.
+    """The runner on this machine alone.
 
     Args:
         at_once: jobs that may run at once.
