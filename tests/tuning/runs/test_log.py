@@ -39,7 +39,7 @@ def test_the_whole_log(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().out == "hello from trial 2\n"
 
 
-@pytest.mark.parametrize("number", ["6", "-1", "best", "1.0", "²", ""])
+@pytest.mark.parametrize("number", ["6", "-1", "best", "1.0", "²", "", "9" * 5000])
 def test_numbers_that_there_are_not(run: Run, capsys: pytest.CaptureFixture[str], number: str) -> None:
     assert logs([str(run.files.root), "--", number]) == 2
     assert f"has no trial {number!r}; its trials are 0 to 4" in capsys.readouterr().err

@@ -7,6 +7,7 @@ mistyped flag is refused at once.
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,10 +20,13 @@ from tune_lnl.errors import InputError, nearest
 Verbosity = Literal["quiet", "normal", "verbose"]
 
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
-SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kMGT]?B)", re.IGNORECASE)
+DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?", re.ASCII)
+SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kMGT]?B)", re.IGNORECASE | re.ASCII)
 SIZE_UNITS = {"B": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
-CONFIRM = re.compile(r"(\d+)x(\d+)")
+CONFIRM = re.compile(r"(\d{1,9})x(\d{1,9})", re.ASCII)
+DIGITS = re.compile(r"\d+", re.ASCII)
+MOST_COUNT = 10**9
+"""Of trials, epochs and trials at once; larger numbers overflow where the cost of a search is computed."""
 MOST_SEED = 2**31 - 1
 """The seeds of trainings and samplers have 32 bits."""
 
@@ -102,7 +106,7 @@ def read_seconds(text: str, word: str = "--time-budget") -> float:
     match = DURATION.fullmatch(text.strip())
     parts = [float(part) if part else 0.0 for part in match.groups()] if match else [0.0]
     seconds = sum(part * unit for part, unit in zip(parts, (3600.0, 60.0, 1.0), strict=False))
-    if seconds <= 0:
+    if not 0 < seconds < math.inf:
         raise InputError(f"{word} is a duration such as 2h, 90m or 1h30m, got {text!r}")
     return seconds
 
@@ -115,7 +119,7 @@ def read_bytes(text: str, word: str = "--disk-budget") -> int:
     """
     match = SIZE.fullmatch(text.strip())
     size = float(match[1]) * SIZE_UNITS[match[2].upper()] if match else 0.0
-    if size < 1:
+    if not 1 <= size < math.inf:
         raise InputError(f"{word} is a size such as 20GB or 500MB, got {text!r}")
     return int(size)
 
@@ -134,14 +138,18 @@ def read_run_name(text: str, word: str = "--name") -> str:
 
 
 def read_count(text: str, word: str) -> int:
-    """Read a whole number of at least 1.
+    """Read a whole number from 1 to :data:`MOST_COUNT`.
 
     Raises:
         InputError: any other text.
     """
-    if not text.isdecimal() or int(text) < 1:
+    digits = text.lstrip("0")
+    if not DIGITS.fullmatch(digits):
         raise InputError(f"{word} is a whole number of at least 1, got {text!r}")
-    return int(text)
+    # By its length first: Python refuses to convert thousands of digits.
+    if len(digits) > len(str(MOST_COUNT)) or int(digits) > MOST_COUNT:
+        raise InputError(f"{word} is at most {MOST_COUNT}, got a number of {len(digits)} digits; give a smaller one")
+    return int(digits)
 
 
 def read_seed(text: str, word: str = "--seed") -> int:
@@ -150,7 +158,7 @@ def read_seed(text: str, word: str = "--seed") -> int:
     Raises:
         InputError: any other text.
     """
-    if not text.isdecimal() or int(text) > MOST_SEED:
+    if not DIGITS.fullmatch(text) or len(text) > len(str(MOST_SEED)) or int(text) > MOST_SEED:
         raise InputError(f"{word} is a whole number from 0 to {MOST_SEED}, got {text}")
     return int(text)
 

@@ -29,7 +29,7 @@ def trial_log(run: str, number: str, results_dir: ResultsDir, follow: bool) -> I
         InputError: no such run or trial, with those that there are. Before the first piece.
     """
     files = RunFolder.at(find_run(run, results_dir))
-    known = number.isascii() and number.isdecimal()
+    known = number.isascii() and number.isdecimal() and len(number) < 10  # Python refuses to convert 5,000 digits
     if known:
         _fetch_log(files, int(number))
     if known and not follow and files.log(int(number)).exists():
