@@ -118,6 +118,15 @@ def test_a_figure_that_only_some_seeds_have_is_kept_with_its_number(order: int) 
     assert summarise(runs)["test_oracle"]["n"] == 2
 
 
+@pytest.mark.parametrize("second", ["lost", None])
+def test_figures_of_seeds_of_which_one_diverged_have_no_mean_and_no_deviation(second: str | None) -> None:
+    runs = [result([60.0, 50.0], divergence="lost"), result([64.0, 70.0], seed=1, divergence=second)]
+    summary = summarise(runs)
+    assert math.isnan(summary["test_last10"]["mean"])
+    assert math.isnan(summary["test_last10"]["std"])
+    assert summary["test_oracle"] == {"mean": 65.0, "n": 2, "std": pytest.approx(math.sqrt(50))}
+
+
 # ---- configs
 
 

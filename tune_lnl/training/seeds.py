@@ -209,13 +209,17 @@ def best_seed(results: Sequence[SeedResult]) -> SeedResult | None:
 
 
 def summarise(results: Sequence[SeedResult]) -> dict[str, dict[str, float]]:
-    """Return mean and (sample) standard deviation over the seeds of every figure; one seed has no deviation."""
+    """Return mean and (sample) standard deviation over the seeds of every figure; one seed has no deviation.
+
+    Both are NaN where a seed's figure is.
+    """
     summary: dict[str, dict[str, float]] = {}
     for name in dict.fromkeys(name for result in results for name in result.figures):
         values = [result.figures[name] for result in results if name in result.figures]
         summary[name] = {"mean": statistics.fmean(values), "n": len(values)}
         if len(values) > 1:
-            summary[name]["std"] = statistics.stdev(values)
+            # Python 3.11's stdev raises AttributeError for NaN.
+            summary[name]["std"] = statistics.stdev(values) if all(map(math.isfinite, values)) else math.nan
     return summary
 
 
