@@ -21,6 +21,7 @@ from tune_lnl.config.yaml import dump_yaml, load_yaml
 from tune_lnl.train import main
 from tune_lnl.training.devices import choose_device
 from tune_lnl.training.run import TrainingFiles, TrainingRun
+from tune_lnl.training.standard import StandardTraining
 
 SPACE = Path(__file__).parents[1] / "search_spaces" / "act_digits8no.yaml"
 
@@ -235,6 +236,30 @@ def test_other_seeds_or_a_training_in_progress_are_not_continued(capsys: pytest.
         assert "is in use by another process" in refusal([mine, "--output", "out"], capsys)
     told = refusal([mine, "--output", "out", "--seeds", "1,2"], capsys)
     assert "holds an unfinished training with seed-0, which --seeds does not name" in told
+
+
+def test_a_training_that_ends_elsewhere_during_the_preparation_is_not_overwritten(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = config_file(method="standard", epochs=2, warmup_epochs=0)
+    own_prepare = StandardTraining.prepare
+
+    def prepare_while_another_trains(*arguments: Any) -> dict[str, str]:
+        monkeypatch.setattr(StandardTraining, "prepare", own_prepare)
+        assert main([mine, "--seeds", "7", *output]) == 0
+        return own_prepare(*arguments)
+
+    output: list[str] = []
+    monkeypatch.setattr(StandardTraining, "prepare", prepare_while_another_trains)
+    assert main([mine]) == 0
+    assert Path("results/train/mine/seed-7").is_dir()
+    assert Path("results/train/mine-2/summary.json").is_file()
+
+    output = ["--output", "out"]
+    monkeypatch.setattr(StandardTraining, "prepare", prepare_while_another_trains)
+    assert main([mine, *output]) == 2
+    assert "exists already and is not empty" in capsys.readouterr().err
+    assert [path.name for path in Path("out").glob("seed-*")] == ["seed-7"]
 
 
 @pytest.mark.slow

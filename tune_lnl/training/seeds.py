@@ -269,6 +269,8 @@ def train(
     check_precision(trial.settings.precision, surroundings.device)
     folder = _output_folder(output, config, trial, numbers)
     training_type(trial.method).prepare(trial, surroundings)
+    # Once more: packing can take long, and another process may have begun or finished a training there meanwhile.
+    folder = _output_folder(output, config, trial, numbers)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / LOCK, timeout=0):
