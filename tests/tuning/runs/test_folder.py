@@ -171,6 +171,20 @@ def folders(tmp_path: Path) -> list[RunFolder]:
     return [RunFolder(tmp_path / "local"), SyncedRunFolder(tmp_path / "copy", remote)]
 
 
+def test_the_size_of_a_run_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Away:
+        def get_file_info(self, selector: object) -> None:
+            raise OSError("no answer")
+
+    def waited(seconds: float) -> None:
+        pytest.fail(f"waits {seconds} s for a storage that is away")
+
+    monkeypatch.setattr(ObjectFolder, "_system", Away())
+    monkeypatch.setattr("tune_lnl.object_storage.time.sleep", waited)
+    with pytest.raises(StorageError, match="no answer"):
+        folders(tmp_path)[1].bytes_used()
+
+
 def test_writing_listing_and_deleting_are_the_same_wherever_the_run_lies(tmp_path: Path) -> None:
     for files in folders(tmp_path):
         files.write(files.model(3), "a network")

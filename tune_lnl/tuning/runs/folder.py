@@ -145,8 +145,12 @@ class SyncedRunFolder(RunFolder):
         return sorted({*super().listed(folder), *there})
 
     def bytes_used(self) -> int:
-        """Return the size in the storage or in the working copy, whichever is larger."""
-        return max(sum(stored.size for stored in self.remote.list().values()), super().bytes_used())
+        """Return the size in the storage or in the working copy, whichever is larger.
+
+        Raises:
+            StorageError: it failed once. The watchdog calls this, and must not wait: it also checks Ray.
+        """
+        return max(sum(stored.size for stored in self.remote.list(patience=0.0).values()), super().bytes_used())
 
     def _key(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix()
