@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -36,6 +37,24 @@ def test_it_joins_no_cluster_that_happens_to_be_known(tmp_path: Path, monkeypatc
         pass
     assert asked["address"] == "local"
     assert (asked["num_cpus"], asked["num_gpus"]) == (2, 0)
+
+
+def test_ray_is_shut_down_where_its_first_line_cannot_be_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``run_search`` in a process that goes on would find it running the next time."""
+    shut_down: list[bool] = []
+    monkeypatch.setattr(ray, "init", lambda **options: SimpleNamespace(dashboard_url=""))
+    monkeypatch.setattr(ray, "shutdown", lambda: shut_down.append(True))
+
+    def closed(line: str) -> None:
+        raise BrokenPipeError
+
+    plan = tiny_plan(tmp_path, dashboard=True)
+    plan.files.root.mkdir(parents=True)
+    with pytest.raises(BrokenPipeError), LocalRay(2).started(plan, tmp_path, Console(write=closed)):
+        pass
+    assert shut_down == [True]
 
 
 def test_a_killed_raylet_is_noticed_before_anybody_collects_it(tmp_path: Path) -> None:

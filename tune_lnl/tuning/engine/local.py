@@ -56,10 +56,10 @@ class LocalRay(Runner):
                     log_to_driver=False,
                     logging_level=logging.WARNING,
                 )
-            if plan.options.dashboard:
-                output.tell(ray_dashboard_line(context.dashboard_url))
-            self._vital = vital_children()
             try:
+                if plan.options.dashboard:
+                    output.tell(ray_dashboard_line(context.dashboard_url))
+                self._vital = vital_children()
                 yield
             finally:
                 self._vital = ()
