@@ -169,8 +169,8 @@ class Driver:
 
         plan = plan_of(self.scenario, self.folder, resume=True) if resume else self.plan
         with ExitStack() as stack:
+            self._watch(stack)  # before functions of partial arguments stand in for the classes
             self._simulate(stack)
-            self._watch(stack)
             self.clock.work()
             try:
                 return driver.run_plan(

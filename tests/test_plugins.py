@@ -219,5 +219,5 @@ def test_the_contract_tests_hold_for_plug_ins(tmp_path: Path) -> None:
     tests = ("tests/training/test_method_contract.py", "tests/datasets/test_dataset_contract.py")
     done = run(site, "pytest", "-vv", "-p", "no:cacheprovider", *tests, "-k", "gce or gratings", cwd=ROOT)
     assert done.returncode == 0, done.stdout[-4000:]
-    for file, name in zip(tests, ("gce", "gratings"), strict=True):
-        assert len(re.findall(rf"{file}::\S*\b{name}\b\S* PASSED", done.stdout)) > 10, done.stdout
+    for file, name, least in zip(tests, ("gce", "gratings"), (15, 4), strict=True):
+        assert len(re.findall(rf"{file}::\S*\b{name}\b\S* PASSED", done.stdout)) >= least, done.stdout

@@ -304,7 +304,9 @@ class Driver:
         return [process.command for process in alive]
 
     def close(self) -> None:
-        """At the end of a test, whatever became of it."""
+        """End what still runs, and delete Ray's folders; a test may have ended before it started anything."""
+        if not self.starts:
+            return
         for process in self.family():
             process.kill()
         self.process.wait()
