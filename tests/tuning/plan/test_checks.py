@@ -182,6 +182,16 @@ class TestTheRunFolder:
         conditions = ["--conditions", "all"] if "asym40" in name else []
         assert "is a file; choose another --name" in refused("tiny.yaml", *conditions)
 
+    def test_a_name_too_long_for_the_file_system(self, refused: Refused) -> None:
+        assert "--name has at most 255 characters, got 256; give a shorter one" in refused("x", "--name", "n" * 256)
+
+    @pytest.mark.parametrize("flags", [[], ["--conditions", "all"], ["--resume"]])
+    def test_a_folder_too_long_for_the_file_system(self, refused: Refused, flags: Sequence[str]) -> None:
+        said = refused("act_digits8no", "--results-dir", "n" * 300, *flags)
+        assert "File name too long" in said
+        assert "choose another --name or --results-dir" in said
+        assert "File name too long" in refused("--runs", "--results-dir", "n" * 300)
+
     @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write anywhere")
     def test_a_folder_that_cannot_be_written_to(self, tmp_path: Path, refused: Refused) -> None:
         (tmp_path / "results").mkdir(mode=0o500)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,8 @@ from tiny_search import EPOCHS, curve, record_run, tiny_plan, tiny_space
 from tune_lnl.config.yaml import dump_yaml, load_yaml
 from tune_lnl.errors import InputError
 from tune_lnl.training.run import append_report
-from tune_lnl.tuning.runs.run import Run, find_run, load_run, read_epochs, space_from_settings
+from tune_lnl.tuning.plan.warm_start import find_other_run
+from tune_lnl.tuning.runs.run import Run, find_run, load_run, read_epochs, run_folders, space_from_settings
 from tune_lnl.tuning.study.study import SearchStudy
 
 
@@ -90,6 +93,11 @@ class TestFinding:
             find_run("tinny", tmp_path / "results")
         with pytest.raises(InputError, match="there are no runs yet"):
             find_run("tiny", tmp_path / "absent")
+
+    @pytest.mark.parametrize("read", [find_run, run_folders, partial(find_other_run, condition="sym20")])
+    def test_a_name_too_long_for_the_file_system(self, tmp_path: Path, read: Callable[..., object]) -> None:
+        with pytest.raises(InputError, match="cannot be read: File name too long; give another name or path"):
+            read("n" * 300, tmp_path)
 
     def test_a_run_per_condition(self, tmp_path: Path) -> None:
         for name in ("asym40", "sym20"):

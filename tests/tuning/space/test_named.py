@@ -42,6 +42,7 @@ def test_a_path_is_taken_as_it_is(tmp_path: Path) -> None:
     [
         ("act_digit8no", r"unknown search space 'act_digit8no'; did you mean 'act_digits8no'\?.*path of a YAML file"),
         ("zzz", r"unknown search space 'zzz'; valid: act_cifar100nc, "),
+        ("n" * 300, r"unknown search space 'n+'; valid: act_cifar100nc, "),
         ("absent.yaml", r"no search space file at 'absent\.yaml'; named spaces: act_cifar100nc, "),
         ("folder/absent", r"no search space file at 'folder/absent'"),
     ],

@@ -90,10 +90,16 @@ def check_folder(options: SearchOptions) -> None:
             )
         return
     root = (Path(options.results_dir) / name).resolve()
-    if options.all_conditions:
-        _check_conditions_folder(root, options.resume)
-    else:
-        _check_run_folder(root, name, options.resume)
+    try:
+        if options.all_conditions:
+            _check_conditions_folder(root, options.resume)
+        else:
+            _check_run_folder(root, name, options.resume)
+    except OSError as error:  # a folder whose name is too long, or that may not be read
+        raise InputError(
+            f"the folder of the run cannot be used: {error.strerror}: {str(root)!r}; choose another --name or "
+            "--results-dir"
+        ) from None
 
 
 def _check_conditions_folder(root: Path, resume: bool, named: Callable[[Path], object] = str) -> None:

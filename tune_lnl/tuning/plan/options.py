@@ -27,6 +27,8 @@ CONFIRM = re.compile(r"(\d{1,9})x(\d{1,9})", re.ASCII)
 DIGITS = re.compile(r"\d+", re.ASCII)
 MOST_COUNT = 10**9
 """Of trials, epochs and trials at once; larger numbers overflow where the cost of a search is computed."""
+MOST_NAME = 255
+"""Characters in the name of a folder."""
 MOST_SEED = 2**31 - 1
 """The seeds of trainings and samplers have 32 bits."""
 
@@ -128,12 +130,14 @@ def read_run_name(text: str, word: str = "--name") -> str:
     """Read the name of a run, which is also the name of a folder.
 
     Raises:
-        InputError: a name that could leave its folder, or would be hidden there.
+        InputError: a name that could leave its folder, would be hidden there, or is too long.
     """
     if not RUN_NAME.fullmatch(text):
         raise InputError(
             f"{word} is made of letters, digits, '.', '_' and '-' and begins with a letter or digit, got {text!r}"
         )
+    if len(text) > MOST_NAME:
+        raise InputError(f"{word} has at most {MOST_NAME} characters, got {len(text)}; give a shorter one")
     return text
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,10 +67,11 @@ def find_other_run(name: ResultsDir, results_dir: ResultsDir, condition: str | N
     """
     name, results_dir = split_run(name, results_dir)
     for root in _folders(name, bring_here(results_dir, name)):
-        if condition is not None and not RunFolder(root).settings.is_file():
-            inside = root / condition
-            if RunFolder(inside).settings.is_file():
-                return load_run(inside)
+        with suppress(OSError):  # load_run names it
+            if condition is not None and not RunFolder(root).settings.is_file():
+                inside = root / condition
+                if RunFolder(inside).settings.is_file():
+                    return load_run(inside)
     try:
         return load_run(name, results_dir)
     except InputError as error:

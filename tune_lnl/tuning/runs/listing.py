@@ -41,7 +41,11 @@ def list_runs(place: ResultsDir) -> list[str]:
         InputError: ``place`` is a file, or a storage that does not answer.
     """
     results_dir = bring_here(place, None)
-    if results_dir.exists() and not results_dir.is_dir():
+    try:
+        is_file = results_dir.exists() and not results_dir.is_dir()
+    except OSError as error:
+        raise InputError(f"--results-dir {str(place)!r} cannot be read: {error.strerror}; give another") from None
+    if is_file:
         raise InputError(f"--results-dir {str(results_dir)!r} is a file; give the folder that holds the runs")
     lines = list(run_lines(results_dir))
     if not lines:

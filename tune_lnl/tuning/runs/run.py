@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from html import escape
@@ -186,9 +187,12 @@ def find_run(run: ResultsDir, results_dir: ResultsDir) -> Path:
     run, results_dir = split_run(run, results_dir)
     folder = bring_here(results_dir, run)
     for root in (folder / run, Path(run)):
-        if RunFiles(root).settings.is_file():
-            return root
-        inner = sorted(path.parent.name for path in root.glob("*/run.yaml")) if root.is_dir() else []
+        try:
+            if RunFiles(root).settings.is_file():
+                return root
+            inner = sorted(path.parent.name for path in root.glob("*/run.yaml")) if root.is_dir() else []
+        except OSError as error:  # the name is too long for a file system, or a folder may not be read
+            raise InputError(f"run {str(run)!r} cannot be read: {error.strerror}; give another name or path") from None
         if inner:
             raise InputError(
                 f"{run} holds one run per condition; name one of: {', '.join(f'{run}/{i}' for i in inner)}"
@@ -209,8 +213,9 @@ def conditions_folder(run: ResultsDir, results_dir: ResultsDir) -> Path | None:
     except InputError:
         run, results_dir = split_run(run, results_dir)
         for root in (local_folder(results_dir) / run, Path(run)):
-            if not RunFiles(root).settings.is_file() and any(root.glob("*/run.yaml")):
-                return root
+            with suppress(OSError):  # find_run has named it
+                if not RunFiles(root).settings.is_file() and any(root.glob("*/run.yaml")):
+                    return root
         raise
     return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 
@@ -35,8 +36,9 @@ def find_space(name: str) -> Path:
     if name in known:
         return known[name]
     path = Path(name)
-    if path.is_file():
-        return path
+    with suppress(OSError):  # too long a name for a file, or one in a folder that may not be read
+        if path.is_file():
+            return path
     if path.suffix in {".yaml", ".yml"} or len(path.parts) > 1:
         raise InputError(f"no search space file at {name!r}; named spaces: {', '.join(known)}")
     raise InputError(f"unknown search space {name!r}; {nearest(name, known)}; or give the path of a YAML file")
