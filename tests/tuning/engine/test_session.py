@@ -26,13 +26,9 @@ class Recorder(Listener):
     """Keeps what a session tells its listeners."""
 
     def __init__(self) -> None:
-        self.started: list[int] = []
         self.epochs: list[tuple[int, int, float]] = []
         self.ended: list[int] = []
         self.stops: list[StopReason] = []
-
-    def on_start(self, number: int) -> None:
-        self.started.append(number)
 
     def on_epoch(self, report: WorkerReport) -> None:
         self.epochs.append((report.number, report.epoch, report.measured().get("seconds", 0.0)))
@@ -114,7 +110,6 @@ def test_who_watches_hears_every_epoch_once_and_what_runs(begin: Begin) -> None:
     assert not search.session.heard(stale)
     search.fails(second, DATA_ERROR)
     assert search.heard.epochs == [(first.number, 0, 1.5)]
-    assert search.heard.started == [first.number, second.number]
     assert search.session.running() == [first.number]
 
 

@@ -11,9 +11,6 @@ class Listener:
     Exceptions are not caught: a full disk under a listener ends the session as one under the study does.
     """
 
-    def on_start(self, number: int) -> None:
-        """Handle the start of a job; no worker has it yet."""
-
     def on_epoch(self, report: WorkerReport) -> None:
         """Handle the value of an epoch, after the ledger has recorded it."""
 

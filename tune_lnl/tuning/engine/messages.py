@@ -104,10 +104,6 @@ class WorkerReport:
     result: str = ""
     """JSON, with the last epoch of a replicate: ``fingerprints`` of its data and the ``reports`` of all its epochs."""
 
-    def to_result(self) -> dict[str, Any]:
-        """Return the report as Ray Tune takes it from ``Trainable.step``."""
-        return asdict(self)
-
     @classmethod
     def from_result(cls, result: Mapping[str, Any]) -> WorkerReport:
         """Read a report from a result of Ray Tune, which adds fields of its own."""

@@ -173,8 +173,6 @@ class Session:
 
     def _start(self, suggestion: Suggestion, alone: bool = False) -> Suggestion:
         self._running[suggestion.number] = Running(suggestion.attempt, self._clock(), alone)
-        for listener in self.listeners:
-            listener.on_start(suggestion.number)
         return suggestion
 
     def _left(self) -> int:
