@@ -7,7 +7,7 @@ import sys
 
 from tune_lnl.cli import Parser, guarded, search_options
 from tune_lnl.tuning.plan.checks import check_folder
-from tune_lnl.tuning.plan.options import refuse_removed
+from tune_lnl.tuning.plan.options import FLAGS, refuse_removed
 
 
 def parser() -> Parser:
@@ -32,7 +32,8 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.runs:
         from tune_lnl.tuning.runs.listing import list_runs
 
-        print("\n".join(list_runs(arguments.results_dir or "results")))
+        place = "results" if arguments.results_dir is None else arguments.results_dir
+        print("\n".join(list_runs(FLAGS["results_dir"].value_of(place))))
         return 0
     if arguments.space is None:
         parser().error("SPACE is required; --list shows the named ones")

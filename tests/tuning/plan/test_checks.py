@@ -182,6 +182,10 @@ class TestTheRunFolder:
         conditions = ["--conditions", "all"] if "asym40" in name else []
         assert "is a file; choose another --name" in refused("tiny.yaml", *conditions)
 
+    @pytest.mark.parametrize("asked", ["act_digits8no", "--runs"])
+    def test_an_empty_name(self, refused: Refused, asked: str) -> None:
+        assert "--results-dir needs a value, got ''" in refused(asked, "--results-dir", "")
+
     def test_a_name_too_long_for_the_file_system(self, refused: Refused) -> None:
         assert "--name has at most 255 characters, got 256; give a shorter one" in refused("x", "--name", "n" * 256)
 

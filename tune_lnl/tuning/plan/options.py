@@ -222,6 +222,8 @@ class Flag:
         Raises:
             InputError: the option has no such value.
         """
+        if given == "":  # a variable of the shell that is not set; a folder "" would be the working directory
+            raise InputError(f"{self.word} needs a value, got ''; give one, or leave {self.word} out")
         if self.repeated:
             return tuple(self.read(str(each), self.word) for each in given)
         if self.choices:
