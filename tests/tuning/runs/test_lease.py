@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from tune_lnl.errors import InputError
 from tune_lnl.tuning.runs import lease as driving
@@ -153,3 +154,14 @@ def test_a_run_of_another_user(files: RunFolder, monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr(driving, "FileLock", Refused)
         assert FolderLease(files, "run").is_held()
         monkeypatch.undo()
+
+
+def test_a_command_that_asks_at_the_same_time_is_no_driver(files: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driving, "ASK_SECONDS", 30.0)
+    files.root.mkdir(parents=True, exist_ok=True)
+    other = FileLock(files.lock, thread_local=False)
+    other.acquire()
+    end = threading.Timer(0.05, other.release)
+    end.start()
+    assert not FolderLease(files, "run").is_held()
+    end.join()

@@ -34,8 +34,10 @@ FRESH = 60.0
 """For the list of runs, which cannot wait: a heartbeat file younger than this many seconds is a living driver's."""
 LOCK_SECONDS = 0.3
 """To wait for the lock: a command that asks whether the run is driven holds it for a moment."""
+ASK_SECONDS = 0.1
+"""To wait before the lock counts as a driver's: another command that asks the same holds it for a moment."""
 COPY_SECONDS = 10.0
-"""The same for a run in object storage: a command that reads it holds the lock while it updates the working copy."""
+"""As LOCK_SECONDS, for a run in object storage: a command that reads it holds the lock while it downloads."""
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -167,7 +169,7 @@ def _is_locked(path: Path) -> bool | None:
     if not path.exists():
         return False
     try:
-        with FileLock(path, timeout=0):
+        with FileLock(path, timeout=ASK_SECONDS).acquire(poll_interval=0.01):
             return False
     except Timeout:
         return True
