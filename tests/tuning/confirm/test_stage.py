@@ -297,6 +297,26 @@ def test_a_failure_that_says_nothing_about_the_settings_is_told(
     assert _results(plan) == {}
 
 
+def test_a_failure_after_an_interruption_is_an_interruption(
+    plan: Plan, run: Run, here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sessions: list[Session] = []
+    train = here.train
+
+    def noted(session: Session, job_of: JobOf) -> None:
+        sessions.append(session)
+        train(session, job_of)
+
+    def broken(*arguments: Any) -> Any:
+        sessions[0].stop("interrupted")
+        raise ZeroDivisionError("no")
+
+    monkeypatch.setattr(here, "train", noted)
+    monkeypatch.setattr(worker, "start_training", broken)
+    assert here.confirm(ConfirmRequest(1, 2), run) == "interrupted"
+    assert _results(plan) == {}
+
+
 def test_divergence_is_a_result(plan: Plan, run: Run, here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     started = start_training
 

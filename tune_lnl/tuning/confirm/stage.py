@@ -106,7 +106,8 @@ def confirm(
     if replicates.total():
         output.tell(f"confirming: {replicates.total()} trainings to do, {len(replicates.results)} done")
         train(session, replicates.job)
-    if replicates.error is not None:
+    # After an interruption a failed training is repeated when the run is resumed: its error may be due to the stop.
+    if replicates.error is not None and session.stop_reason in (None, "failing"):
         raise ConfirmError(replicates.error)
     if session.stop_reason is not None:
         return session.stop_reason
