@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from plain_space import RANGE, SPACE
 
 from tune_lnl.config.act import ActSettings
 from tune_lnl.config.classifier import StandardSettings
@@ -15,18 +16,6 @@ from tune_lnl.config.overrides import apply_overrides, dataset_section, parse_ov
 from tune_lnl.errors import InputError
 
 CIFAR = Path(__file__).parents[2] / "search_spaces" / "act_cifar80no.yaml"
-
-RANGE = {"type": "uniform", "low": 0.0, "high": 1.0}
-SPACE: dict[str, Any] = {
-    "method": "act",
-    "dataset": {"name": "digits8no"},
-    "fixed": {"epochs": 100, "weight_decay": 5e-4, "tau": 0.025},
-    "search": {"lr": RANGE, "lr_asymmetry": RANGE, "warmup_epochs": {"type": "int", "low": 10, "high": 40, "step": 10}},
-    "start": [
-        {"lr": 0.01, "lr_asymmetry": 8, "warmup_epochs": 30},
-        {"lr": 0.02, "lr_asymmetry": 1, "warmup_epochs": 20},
-    ],
-}
 
 
 def put(overrides: dict[str, Any], space: dict[str, Any] = SPACE) -> dict[str, Any]:
