@@ -258,6 +258,19 @@ def test_scores_do_not_depend_on_the_evaluation_batch(monkeypatch: pytest.Monkey
     assert training.evaluate(0) == pytest.approx(whole, rel=1e-5)
 
 
+def test_a_checkpoint_without_predictions_gives_none_only_within_the_last_epochs() -> None:
+    for stop, kept in ((2, True), (3, False)):
+        training = start(tiny("standard"))
+        for _ in range(stop):
+            training.run_epoch()
+        state = training.state_dict()
+        del state["heldout"]  # as earlier versions wrote it
+        again = start(tiny("standard"))
+        again.load_state_dict(state)
+        finish(again)
+        assert (again.heldout_predictions() is not None) == kept
+
+
 def test_scoring_changes_nothing() -> None:
     training = start(tiny("act"), test_from=0)
     training.run_epoch()

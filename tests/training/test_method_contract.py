@@ -20,6 +20,7 @@ from tune_lnl.datasets.registry import get_dataset
 from tune_lnl.errors import InputError
 from tune_lnl.models.registry import build_model
 from tune_lnl.training.checkpoint import load_checkpoint, save_checkpoint
+from tune_lnl.training.classification import ClassifierTraining
 from tune_lnl.training.loop import Report, Training
 from tune_lnl.training.registry import training_type
 
@@ -113,6 +114,43 @@ def test_a_run_goes_on_from_its_checkpoint_number_for_number(method: str, stop: 
     assert second.epoch == stop
     assert without_times([*behind, *finish(second)]) == whole_run(method)[0]
     assert same_weights(weights(second), whole_run(method)[1])
+
+
+@pytest.mark.parametrize("stop", [1, EPOCHS - 1], ids=["before the last epochs", "within them"])
+def test_heldout_predictions_are_the_mean_of_the_last_epochs_however_the_run_got_there(
+    method: str, stop: int, tmp_path: Path
+) -> None:
+    if is_reid(method):
+        assert start(tiny(method)).heldout_predictions() is None
+        return
+    training = start(tiny(method))
+    assert isinstance(training, ClassifierTraining)
+    reports, expected = [], []
+    while not training.finished:
+        assert training.heldout_predictions() is None
+        reports.append(training.run_epoch())
+        if training.epoch == stop:
+            save_checkpoint(tmp_path / "c.pt", training, reports)
+        images = training.data.noisy.train_images[training.data.noisy.rows[training.data.validation]]
+        pixels = training.normalised(torch.from_numpy(images).permute(0, 3, 1, 2))
+        with torch.no_grad():
+            # `networks` lists the reported one first.
+            expected.append(torch.stack([network.eval()(pixels) for network in training.networks.values()]).softmax(2))
+    found = training.heldout_predictions()
+    assert found is not None
+    assert next(iter(training.networks)) == ""
+    np.testing.assert_allclose(found.probabilities, torch.stack(expected[-2:]).mean(0).numpy(), rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(found.index, training.data.validation)
+    np.testing.assert_array_equal(found.given, training.data.noisy.given_labels[found.index])
+    assert training.data.noisy.open_set is not None
+    assert training.data.noisy.open_set[found.index].any()
+
+    second = start(tiny(method))
+    load_checkpoint(tmp_path / "c.pt", second)
+    finish(second)
+    again = second.heldout_predictions()
+    assert again is not None
+    np.testing.assert_array_equal(again.probabilities, found.probabilities)
 
 
 def test_state_loads_with_weights_only(method: str, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
@@ -32,7 +32,7 @@ from tune_lnl.errors import InputError
 from tune_lnl.metrics.classification import standard_error
 from tune_lnl.models.registry import build_model
 from tune_lnl.models.weights import default_weights, weights_file, weights_fingerprint
-from tune_lnl.training.loop import Report, Surroundings
+from tune_lnl.training.loop import HeldOutPredictions, Report, Surroundings
 from tune_lnl.training.model_file import FORMAT, preprocessing_of
 from tune_lnl.training.networks import NetworkTraining
 from tune_lnl.training.randomness import stream, stream_seed
@@ -107,6 +107,33 @@ class ClassifierData:
         return self.noisy.fingerprints | {"split": split.hexdigest()}
 
 
+class HeldOutSums:
+    """Sums over the last epochs of the class probabilities of the held-out images, on the device.
+
+    Attributes:
+        epochs: that were added.
+        sums: float32 (M, C) by the suffix of the network; empty before the first epoch.
+    """
+
+    def __init__(self) -> None:
+        self.epochs = 0
+        self.sums: dict[str, Tensor] = {}
+
+    def add(self, logits: Mapping[str, Tensor]) -> None:
+        """Add one epoch's predictions, given as logits (M, C) of each network."""
+        for suffix, own in logits.items():
+            probabilities = own.softmax(dim=1)
+            self.sums[suffix] = self.sums[suffix] + probabilities if self.epochs else probabilities
+        self.epochs += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"epochs": self.epochs, "sums": dict(self.sums)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.epochs = int(state["epochs"])
+        self.sums = dict(state["sums"])
+
+
 def model_choice(config: ClassifierConfig, noisy: NoisyData) -> tuple[str, Path | None]:
     """Return (name of the network asked for or the dataset's own, file of the weights it starts from or None).
 
@@ -131,6 +158,7 @@ class ClassifierTraining(NetworkTraining[Batch, S, DatasetOptions, ValidationSet
         clean = self.data.clean
         self.clean = None if clean is None else torch.from_numpy(clean).to(self.device)
         self._resident = self._resident_images()
+        self._heldout = HeldOutSums()
 
     def _resident_images(self) -> Tensor | None:
         """Return the training images, uint8 (N, H, W, C), on a GPU if they fit there for good; else ``None``."""
@@ -222,17 +250,28 @@ class ClassifierTraining(NetworkTraining[Batch, S, DatasetOptions, ValidationSet
         # Of a fold only the predictions in the last epochs are used.
         if len(self.data.validation) and self.config.fold is None:
             rows = noisy.rows[self.data.validation]
-            report |= self._score_all("val", noisy.train_images, rows, self.data.validation_labels)
+            kept = self._heldout if epoch >= self.settings.epochs - self.config.objective.average_last else None
+            report |= self._score_all("val", noisy.train_images, rows, self.data.validation_labels, kept)
         test_from = self.surroundings.test_from
         # A user's folder may have no test set; there are no test metrics then.
         if test_from is not None and epoch >= test_from and len(noisy.test_rows):
             report |= self._score_all("test", noisy.test_images, noisy.test_rows, noisy.test_labels)
         return report
 
-    def _score_all(self, split: str, images: ImageRows, rows: np.ndarray, labels: np.ndarray) -> Report:
+    def _score_all(
+        self,
+        split: str,
+        images: ImageRows,
+        rows: np.ndarray,
+        labels: np.ndarray,
+        kept: HeldOutSums | None = None,
+    ) -> Report:
+        """Score each network; add the predictions to ``kept`` once all are scored."""
         report: Report = {}
+        found: dict[str, list[Tensor]] = {}
         for suffix, network in self.networks.items():
-            correct, loss, loss_error = self._score(network, images, rows, labels)
+            logits = None if kept is None else found.setdefault(suffix, [])
+            correct, loss, loss_error = self._score(network, images, rows, labels, logits)
             # The argmax of NaN is a class: a network that has diverged would score like one that always guesses it.
             accuracy = correct / len(labels) if math.isfinite(loss) else math.nan
             report[f"{split}_accuracy{suffix}"] = 100.0 * accuracy
@@ -241,13 +280,23 @@ class ClassifierTraining(NetworkTraining[Batch, S, DatasetOptions, ValidationSet
                 accuracy_error = standard_error(accuracy, len(labels)) if math.isfinite(accuracy) else math.nan
                 report[f"{split}_accuracy_standard_error"] = 100.0 * accuracy_error
                 report[f"{split}_loss_standard_error"] = loss_error
+        if kept is not None:
+            kept.add({suffix: torch.cat(parts) for suffix, parts in found.items()})
         return report
 
     @torch.inference_mode()
     def _score(
-        self, network: nn.Module, images: ImageRows, rows: np.ndarray, labels: np.ndarray
+        self,
+        network: nn.Module,
+        images: ImageRows,
+        rows: np.ndarray,
+        labels: np.ndarray,
+        kept: list[Tensor] | None = None,
     ) -> tuple[int, float, float]:
-        """Return the correct predictions, the mean cross-entropy and its standard error over the given rows."""
+        """Return the correct predictions, the mean cross-entropy and its standard error over the given rows.
+
+        ``kept`` receives the logits.
+        """
         network.eval()
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
         losses = []
@@ -259,11 +308,28 @@ class ClassifierTraining(NetworkTraining[Batch, S, DatasetOptions, ValidationSet
             with self.autocast():
                 logits = network(self.normalised(self.images(images, rows[part])))
             logits = logits.float()
+            if kept is not None:
+                kept.append(logits)
             correct += (logits.argmax(dim=1) == target).sum()
             losses.append(F.cross_entropy(logits, target, reduction="none"))
         every = torch.cat(losses).double()
         error = float(every.std(correction=1)) / math.sqrt(len(rows)) if len(rows) > 1 else math.nan
         return int(correct), float(every.mean()), error
+
+    def heldout_predictions(self) -> HeldOutPredictions | None:
+        if not self.finished or self._heldout.epochs != self.config.objective.average_last:
+            return None
+        held_out = self.data.validation
+        mean = torch.stack([self._heldout.sums[suffix] for suffix in self.networks]) / self._heldout.epochs
+        return HeldOutPredictions(mean.cpu().numpy(), held_out, self.data.noisy.given_labels[held_out])
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"heldout": self._heldout.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        # Checkpoints of earlier versions have none: the epochs before them are then missing from the mean.
+        self._heldout.load_state_dict(state.get("heldout", {"epochs": 0, "sums": {}}))
 
     @torch.inference_mode()
     def probabilities(self, samples: np.ndarray) -> dict[str, np.ndarray]:

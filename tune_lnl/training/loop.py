@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic
 
+import numpy as np
 import torch
 
 from tune_lnl.config.base import MethodSettings
@@ -36,6 +37,22 @@ class Surroundings:
     """First epoch (0-based) in which the test set is scored; ``None``: never."""
     between_batches: Callable[[], None] = lambda: None
     """Called before every batch; raises to stop the training there."""
+
+
+@dataclass(frozen=True)
+class HeldOutPredictions:
+    """The predictions of a finished training for its held-out images, open-set ones included.
+
+    Attributes:
+        probabilities: float32 (networks, M, C), the mean over the last ``objective.average_last`` epochs of each
+            network's class probabilities; the reported network first; C closed classes; rows sum to 1.
+        index: int64 (M,), positions in the training set (:class:`tune_lnl.datasets.base.NoisyData`), ascending.
+        given: int64 (M,), given labels.
+    """
+
+    probabilities: np.ndarray
+    index: np.ndarray
+    given: np.ndarray
 
 
 class Training(ABC, Generic[S, D, V]):
@@ -127,6 +144,14 @@ class Training(ABC, Generic[S, D, V]):
     @abstractmethod
     def model_file(self) -> dict[str, Any]:
         """Return the reported network and what its use needs: weights, classes, preprocessing, config."""
+
+    def heldout_predictions(self) -> HeldOutPredictions | None:
+        """Return the predictions of a finished training for its held-out images.
+
+        ``None`` before the last epoch, without a held-out part, for a training continued from a checkpoint of an
+        earlier version that was written within the last epochs, and for methods without classes (re-ID).
+        """
+        return None
 
     @property
     @abstractmethod
