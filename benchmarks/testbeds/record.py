@@ -186,7 +186,7 @@ class Recording:
         trials = {number: read(self.path(number, 0)) for number, _ in self.trials()}
         again = {pair: read(self.path(*pair)) for pair in replicates}
         space, first = space_of(self.name), trials[0]
-        arrays = {
+        arrays: dict[str, Any] = {
             f"param_{name}": np.array([params[name] for params in params_of(self.name)]) for name in space.parameters
         }
         for key in ("objective", "standard_error", "test_accuracy", "probabilities", "seconds"):

@@ -11,7 +11,13 @@ from torch import nn
 from tune_lnl.errors import InputError
 from tune_lnl.models.registry import MODELS, build_model, model_names
 
-IMAGE_SHAPES = {"cnn7": (32, 32, 3), "cnn_digits": (8, 8, 1), "resnet18": (64, 64, 3), "resnet50": (64, 64, 3)}
+IMAGE_SHAPES = {
+    "cnn7": (32, 32, 3),
+    "cnn7_narrow": (32, 32, 3),
+    "cnn_digits": (8, 8, 1),
+    "resnet18": (64, 64, 3),
+    "resnet50": (64, 64, 3),
+}
 
 
 def seeded_model(name: str, seed: int = 0, num_classes: int = 10) -> nn.Module:

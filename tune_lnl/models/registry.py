@@ -13,6 +13,7 @@ from tune_lnl.models.weights import HasBackbone, load_backbone
 
 MODELS: dict[str, str] = {
     "cnn7": "tune_lnl.models.cnn7:build",
+    "cnn7_narrow": "tune_lnl.models.cnn7:build_narrow",
     "cnn_digits": "tune_lnl.models.cnn_digits:build",
     "resnet18": "tune_lnl.models.resnet:build_resnet18",
     "resnet50": "tune_lnl.models.resnet:build_resnet50",
