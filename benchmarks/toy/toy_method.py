@@ -19,12 +19,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 
 from tune_lnl.config.base import MethodSettings
 from tune_lnl.config.trial import TrialConfig
 from tune_lnl.errors import InputError
+from tune_lnl.training.heldout import HeldOutPredictions, heldout_bytes
 from tune_lnl.training.loop import Report, Surroundings, Training
 
 Fault = Literal[
@@ -135,6 +137,15 @@ class ToyTraining(Training[ToySettings]):
 
     def model_file(self) -> dict[str, Any]:
         return {"weight": self.weight, "config": self.config.flat()}
+
+    def heldout_predictions(self) -> HeldOutPredictions:
+        """Return the state as the probability of the first of two classes, for three images."""
+        state = np.clip(float(self.weight), 0.0, 1.0)
+        probabilities = np.tile(np.array([state, 1.0 - state], dtype=np.float32), (1, 3, 1))
+        return HeldOutPredictions(probabilities, np.arange(3), np.zeros(3, dtype=np.int64))
+
+    def heldout_bytes(self) -> int:
+        return heldout_bytes(1, 3, 2)
 
     # ---- misbehaving
 

@@ -413,7 +413,7 @@ def local_session(plan: Plan, study: SearchStudy, concurrent: int = 2, **options
         jobs=plan.space.budget.trials - study.count(*ENDED),
         epochs=plan.space.epochs,
         concurrent=concurrent,
-        listeners=[StopFlag(plan.files), Checkpoints(plan.files, study)],
+        listeners=[StopFlag(plan.files), Checkpoints(plan.files, study, plan.heldout_room)],
         **options,
     )
 

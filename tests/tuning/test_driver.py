@@ -85,6 +85,8 @@ class TestOneSearch:
             folder = root / "trials" / f"{trial.number:03d}"
             assert "val_accuracy=" in (folder / "log.txt").read_text()
             assert len(read_epochs(folder / "epochs.jsonl")) == len(trial.intermediate_values)
+        complete = [trial.number for trial in study_of(root).trials if trial.state == TrialState.COMPLETE]
+        assert sorted(path.name for path in (root / "heldout").iterdir()) == [f"{n:03d}.npz" for n in complete]
         best = study_of(root).best_trial.number
         assert (root / "checkpoints" / f"{best:03d}-model.pt").is_file()
 
@@ -159,6 +161,22 @@ class TestOneSearch:
         assert (run.best.number, run.best.value) == (plain.best_trial.number, plain.best_value)
         exported = json.loads(export_run(run, TRIALS, "json").text)["trials"]
         assert [row.number for row in run.rows()] == [trial["number"] for trial in exported]
+
+    def test_predictions_of_the_best_trial_give_its_value(self, root: Path) -> None:
+        run = load_run("act_digits8no")
+        assert run.best is not None
+        number = run.best.number
+        probabilities, stored = run.heldout(number), run.heldout_predictions(number)
+        assert probabilities.shape == (len(stored.given), 8)
+        assert probabilities.dtype == np.float32
+        np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
+        last = run.epoch_reports(number)[-10:]
+        shown = np.mean([report["val_accuracy"] for report in last])
+        assert 100 * (probabilities.argmax(axis=1) == stored.given).mean() == pytest.approx(shown, abs=10)
+        pruned = next(trial.number for trial in study_of(root).trials if trial.state == TrialState.PRUNED)
+        for other in (pruned, TRIALS):
+            with pytest.raises(KeyError, match="complete trials"):
+                run.heldout(other)
 
     def test_it_is_not_overwritten(self, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
         before = (root / "study.log").read_bytes()

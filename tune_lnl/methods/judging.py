@@ -47,7 +47,7 @@ PLAUSIBLE_ERRORS = 2.0
 """h of (1): paired standard errors below the highest agreement at which a trial is still likely enough."""
 RANDOM_SHARE = 0.2
 """Share of (3) that is drawn from all images alike."""
-PRIOR_ANSWERS = 15.0
+PRIOR_ANSWERS = 30.0
 """n_0 of (4)."""
 NONE_OF_THEM = -1
 """True class of an image that shows none of the closed classes."""

@@ -32,7 +32,8 @@ from tune_lnl.errors import InputError
 from tune_lnl.metrics.classification import standard_error
 from tune_lnl.models.registry import build_model
 from tune_lnl.models.weights import default_weights, weights_file, weights_fingerprint
-from tune_lnl.training.loop import HeldOutPredictions, Report, Surroundings
+from tune_lnl.training.heldout import HeldOutPredictions, heldout_bytes
+from tune_lnl.training.loop import Report, Surroundings
 from tune_lnl.training.model_file import FORMAT, preprocessing_of
 from tune_lnl.training.networks import NetworkTraining
 from tune_lnl.training.randomness import stream, stream_seed
@@ -322,6 +323,10 @@ class ClassifierTraining(NetworkTraining[Batch, S, DatasetOptions, ValidationSet
         held_out = self.data.validation
         mean = torch.stack([self._heldout.sums[suffix] for suffix in self.networks]) / self._heldout.epochs
         return HeldOutPredictions(mean.cpu().numpy(), held_out, self.data.noisy.given_labels[held_out])
+
+    def heldout_bytes(self) -> int:
+        images = len(self.data.validation)
+        return heldout_bytes(len(self.networks), images, self.data.noisy.num_classes) if images else 0
 
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {"heldout": self._heldout.state_dict()}

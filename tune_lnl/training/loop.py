@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic
 
-import numpy as np
 import torch
 
 from tune_lnl.config.base import MethodSettings
 from tune_lnl.config.trial import D, S, TrialConfig, V
 from tune_lnl.errors import InputError
 from tune_lnl.torch_compat import cpu_has_bf16
+from tune_lnl.training.heldout import HeldOutPredictions
 from tune_lnl.training.randomness import stream_seed
 
 Report = dict[str, float]
@@ -37,22 +37,6 @@ class Surroundings:
     """First epoch (0-based) in which the test set is scored; ``None``: never."""
     between_batches: Callable[[], None] = lambda: None
     """Called before every batch; raises to stop the training there."""
-
-
-@dataclass(frozen=True)
-class HeldOutPredictions:
-    """The predictions of a finished training for its held-out images, open-set ones included.
-
-    Attributes:
-        probabilities: float32 (networks, M, C), the mean over the last ``objective.average_last`` epochs of each
-            network's class probabilities; the reported network first; C closed classes; rows sum to 1.
-        index: int64 (M,), positions in the training set (:class:`tune_lnl.datasets.base.NoisyData`), ascending.
-        given: int64 (M,), given labels.
-    """
-
-    probabilities: np.ndarray
-    index: np.ndarray
-    given: np.ndarray
 
 
 class Training(ABC, Generic[S, D, V]):
@@ -152,6 +136,10 @@ class Training(ABC, Generic[S, D, V]):
         earlier version that was written within the last epochs, and for methods without classes (re-ID).
         """
         return None
+
+    def heldout_bytes(self) -> int:
+        """Return the size of the file of these predictions, at most; 0 where there will be none."""
+        return 0
 
     @property
     @abstractmethod

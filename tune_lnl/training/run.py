@@ -1,9 +1,9 @@
 """The only loop that drives a training: search trials, confirmations, ``train``, label folds and patterned noise.
 
 Per epoch, in this order: train and score, append the report to the epochs file, stop where the training diverged, write
-the model after the last epoch, write the checkpoint. So an epoch that a checkpoint contains is also in the epochs file,
-a checkpoint of the last epoch implies a model file, and a diverged training leaves neither a model nor a checkpoint of
-its lost state.
+the model and the held-out predictions after the last epoch, write the checkpoint. So an epoch that a checkpoint
+contains is also in the epochs file, a checkpoint of the last epoch implies these two files, and a diverged training
+leaves neither of them nor a checkpoint of its lost state.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from torch import Tensor
 from tune_lnl.files import replace_text
 from tune_lnl.training.checkpoint import DamagedCheckpointError, load_checkpoint, save_checkpoint, write_whole
 from tune_lnl.training.failures import DivergedError
+from tune_lnl.training.heldout import write_heldout
 from tune_lnl.training.loop import Report, Training
 
 logger = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ class TrainingFiles:
         epochs: one line of JSON per epoch.
         columns: further columns of these lines.
         model: the reported network, written after the last epoch.
+        heldout: the predictions for the held-out images, likewise; of trainings that have some.
     """
 
     checkpoint: Path | None = None
@@ -62,6 +64,7 @@ class TrainingFiles:
     epochs: Path | None = None
     columns: Mapping[str, Any] = field(default_factory=dict)
     model: Path | None = None
+    heldout: Path | None = None
 
 
 def run_training(
@@ -158,6 +161,9 @@ class TrainingRun:
             self._on_epoch(report)
             if training.finished and files.model is not None:
                 write_whole(files.model, training.model_file())
+            predictions = None if files.heldout is None else training.heldout_predictions()
+            if files.heldout is not None and predictions is not None:
+                write_heldout(files.heldout, predictions)
             if files.checkpoint is not None:
                 save_checkpoint(files.checkpoint, training, self.reports, self._gathered)
                 self._on_saved()

@@ -35,7 +35,7 @@ from tune_lnl.tuning.plan.warm_start import first_trials
 from tune_lnl.tuning.resources.divide import Machine
 from tune_lnl.tuning.resources.measure import measure_sharing
 from tune_lnl.tuning.runs.confirmation import Confirmation
-from tune_lnl.tuning.runs.keeping import tidy
+from tune_lnl.tuning.runs.keeping import tidy, tidy_heldout
 from tune_lnl.tuning.runs.lease import FolderLease, holding
 from tune_lnl.tuning.runs.location import location
 from tune_lnl.tuning.runs.run import Run, read_settings
@@ -149,6 +149,7 @@ def _search_and_confirm(plan: Plan, resume: bool, console: Console, runner: Runn
     if left > 0:
         outcome = _search(plan, study, left, progress, deadline, console, runner)
     tidy(plan.files, study.trials, study.mode)
+    tidy_heldout(plan.files, study.trials, study.mode, plan.heldout_room)
     Tables(plan, study).write()
     plan.files.sync(plan.files.driver_log)
     progress.end(outcome)
@@ -183,7 +184,13 @@ def _search(
         epochs=plan.space.epochs,
         concurrent=runner.room,
         deadline=deadline,
-        listeners=[StopFlag(plan.files), state, progress, Checkpoints(plan.files, study), Tables(plan, study)],
+        listeners=[
+            StopFlag(plan.files),
+            state,
+            progress,
+            Checkpoints(plan.files, study, plan.heldout_room),
+            Tables(plan, study),
+        ],
     )
 
     @contextmanager

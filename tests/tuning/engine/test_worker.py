@@ -25,6 +25,7 @@ from tune_lnl.errors import InputError
 from tune_lnl.training import classification
 from tune_lnl.training.act import ActTraining
 from tune_lnl.training.failures import OUT_OF_MEMORY
+from tune_lnl.training.heldout import read_heldout
 from tune_lnl.training.loop import Surroundings, Training
 from tune_lnl.training.registry import start_training
 from tune_lnl.tuning.engine import worker
@@ -104,8 +105,10 @@ class TestAnEpoch:
         run.step()
         assert [path.name for path in run.files.checkpoints_of(7)] == ["007.1.pt"]
         assert not run.files.model(7).exists()
+        assert not run.files.heldout(7).exists()
         for _ in range(EPOCHS - 1):
             run.step()
+        assert read_heldout(run.files.heldout(7)).probabilities.shape[::2] == (2, 8)
         model = torch.load(run.files.model(7), weights_only=True)
         assert model["model"] == "cnn_digits"
         assert model["config"]["lr1"] == pytest.approx(0.04)
@@ -201,6 +204,7 @@ class TestContinuing:
         assert [reply["history"] for reply in replies[1:]] == [()] * (EPOCHS - done - 1)
         assert [reply["epoch"] for reply in replies] == list(range(done, EPOCHS))
         assert without_times(read_epochs(after.files.epochs(7))) == without_times(read_epochs(whole.files.epochs(7)))
+        assert after.files.heldout(7).read_bytes() == whole.files.heldout(7).read_bytes()
         assert [path.name for path in after.files.checkpoints_of(7)] == ["007.2.pt"]
 
     def test_a_finished_one_says_its_last_word_again(self, trial: Trial, whole: TrialRun) -> None:

@@ -65,12 +65,15 @@ def test_the_files_are_those_of_a_local_run(
     assert {key for key in stored if key.startswith("checkpoints/")} == models
     trials = {f"trials/{number:03d}/{name}" for number in range(TRIALS) for name in ("log.txt", "epochs.jsonl")}
     tables = {"run.yaml", "study.log", "trials.parquet", "epochs.parquet", "best.yaml"}
-    assert stored - models == trials | tables
+    heldout = {f"heldout/{number:03d}.npz" for number in range(TRIALS)}
+    assert stored - models == trials | tables | heldout
     assert list((tmp_path / "one" / "work").iterdir()) == [], "workers left files behind"
 
     # Every command reads it, on another machine.
     monkeypatch.setenv("TUNE_LNL_CACHE", str(tmp_path / "two"))
-    check_complete(load_run("toy", url), TRIALS, EPOCHS)
+    run = load_run("toy", url)
+    check_complete(run, TRIALS, EPOCHS)
+    assert run.heldout(3).shape == (3, 2)
     assert export.main(["toy", "--results-dir", url, "--format", "json"]) == 0
     assert json.loads(capsys.readouterr().out)["run"] == "toy"
     assert export.main([str(ObjectFolder.of(url) / "toy")]) == 0

@@ -8,7 +8,7 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from tune_lnl.tuning.runs.folder import RunFolder
-from tune_lnl.tuning.runs.keeping import KEPT_MODELS, tidy
+from tune_lnl.tuning.runs.keeping import KEPT_MODELS, tidy, tidy_heldout
 
 COMPLETE, PRUNED, FAIL, RUNNING = TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING
 
@@ -53,3 +53,15 @@ def test_trial_by_trial_it_is_the_same_as_at_once(files: RunFolder) -> None:
         files.model(trial.number).touch()
         tidy(files, trials[: trial.number + 1], "max")
     assert left(files) == {"001-model.pt", "004-model.pt", "006-model.pt"}
+
+
+def test_predictions_of_the_worst_go_where_the_disk_budget_has_no_room(files: RunFolder) -> None:
+    trials = trials_of((COMPLETE, 50.0), (COMPLETE, 50.0), (COMPLETE, 70.0), (FAIL, None), (RUNNING, None))
+    for trial in trials:
+        files.heldout(trial.number).parent.mkdir(exist_ok=True)
+        files.heldout(trial.number).touch()
+        files.model(trial.number).touch()
+    for room, kept in ((3, {0, 1, 2, 3, 4}), (2, {0, 2, 4}), (0, {4})):
+        tidy_heldout(files, trials, "max", room)
+        assert {files.number_of(path) for path in files.listed("heldout")} == kept
+    assert len(left(files)) == len(trials), "networks are not touched for predictions"

@@ -72,6 +72,7 @@ def test_killed_and_resumed_on_another_machine(
     assert max(attempts) == 2, "no trial was continued"
     stored = second.objects.list()
     assert sum(key.startswith("checkpoints/") for key in stored) == 3
+    assert [run.heldout(number).shape for number in range(TRIALS)] == [(3, 2)] * TRIALS
     assert {"trials.parquet", "epochs.parquet", "best.yaml", "report.html", "search.log"} <= set(stored)
     assert "study.log" not in stored
     assert list((second.cache / "work").iterdir()) == []

@@ -44,6 +44,13 @@ def test_it_is_listed_exported_and_reported(results: Path, capsys: pytest.Captur
     assert read_config(results / "old" / "best.yaml", [], None) == load_run("old", results).space.config(best["params"])
 
 
+def test_it_has_no_predictions(results: Path) -> None:
+    run = load_run("old", results)
+    assert run.best is not None
+    with pytest.raises(KeyError, match=r"version 0\.1\.0"):
+        run.heldout(run.best.number)
+
+
 def test_it_is_resumed(results: Path) -> None:
     options = SearchOptions.of(
         "act_digits8no",

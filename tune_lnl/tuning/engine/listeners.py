@@ -11,7 +11,7 @@ from tune_lnl.tuning.engine.messages import StopReason
 from tune_lnl.tuning.plan.plan import Plan
 from tune_lnl.tuning.runs.best import write_best
 from tune_lnl.tuning.runs.folder import RunFolder
-from tune_lnl.tuning.runs.keeping import tidy
+from tune_lnl.tuning.runs.keeping import tidy, tidy_heldout
 from tune_lnl.tuning.runs.run import Run
 from tune_lnl.tuning.runs.snapshot import write_snapshot
 from tune_lnl.tuning.runs.tables import write_tables
@@ -37,14 +37,18 @@ class StopFlag(Listener):
 
 
 class Checkpoints(Listener):
-    """Deletes the checkpoints of ended trials, and models that are no longer among the best."""
+    """Deletes the checkpoints of ended trials, models that are no longer among the best, and predictions for which the
+    disk budget has no room."""
 
-    def __init__(self, files: RunFolder, study: SearchStudy) -> None:
+    def __init__(self, files: RunFolder, study: SearchStudy, heldout_room: int) -> None:
         self._files = files
         self._study = study
+        self._heldout_room = heldout_room
 
     def on_end(self, number: int) -> None:
-        tidy(self._files, self._study.trials, self._study.mode)
+        trials = self._study.trials
+        tidy(self._files, trials, self._study.mode)
+        tidy_heldout(self._files, trials, self._study.mode, self._heldout_room)
 
 
 class Tables(Listener):

@@ -167,7 +167,8 @@ class TrialRun:
 
         def to_storage() -> None:
             # The checkpoint last: it implies that the other files are there.
-            written = [path for path in (files.epochs, self._log, files.model, files.checkpoint) if path is not None]
+            kinds = (files.epochs, self._log, files.model, files.heldout, files.checkpoint)
+            written = [path for path in kinds if path is not None]
             self.files.sync(*written)
             self.files.delete(*(path for path in files.earlier if path.exists()))
 
@@ -192,9 +193,8 @@ class TrialRun:
         # Checkpoints of later attempts are not touched: this process may have outlived its driver.
         attempts = [files.checkpoint(job.number, attempt) for attempt in range(job.attempt, 0, -1)]
         columns = {"attempt": job.attempt}
-        return TrainingFiles(
-            attempts[0], tuple(attempts[1:]), files.epochs(job.number), columns, files.model(job.number)
-        )
+        model, heldout = files.model(job.number), files.heldout(job.number)
+        return TrainingFiles(attempts[0], tuple(attempts[1:]), files.epochs(job.number), columns, model, heldout)
 
 
 @contextlib.contextmanager

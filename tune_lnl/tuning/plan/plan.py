@@ -69,6 +69,11 @@ class Plan:
     def rungs(self) -> list[int]:
         return rungs_of(self.space)
 
+    @property
+    def heldout_room(self) -> int:
+        """Return the number of complete trials whose held-out predictions fit into the disk budget."""
+        return self.disk_need.heldout_room(self.options.disk_budget)
+
     def resume_command(self) -> str:
         return resume_command(self.options.command, self.space.budget.trials)
 
@@ -79,6 +84,11 @@ class Plan:
         if budget.sampler in LEARN_FROM_COMPLETE and budget.pruner != "none":
             remarks.append(
                 f"sampler {budget.sampler} learns from complete trials only; with pruner {budget.pruner} they are few"
+            )
+        if self.disk_need.sizes.heldout and self.heldout_room < budget.trials:
+            remarks.append(
+                f"held-out predictions ({self.disk_need.sizes.heldout / 1e6:.1f} MB a trial) are kept of the best "
+                f"{self.heldout_room} complete trials: --disk-budget has no room for more"
             )
         if self.warm_start is not None and self.warm_start.sentence:
             remarks.append(self.warm_start.sentence)

@@ -21,6 +21,7 @@ from tune_lnl.config.registry import settings_type
 from tune_lnl.config.yaml import read_mapping
 from tune_lnl.errors import InputError
 from tune_lnl.tuning.runs.folder import RunFolder
+from tune_lnl.tuning.runs.layout import HELDOUT
 from tune_lnl.tuning.runs.location import ResultsDir, bring_here, local_folder, location, split_run
 from tune_lnl.tuning.runs.rows import TrialRow, describe_states
 from tune_lnl.tuning.runs.run import Run, load_run
@@ -281,10 +282,11 @@ def _copy_files(other: Run, theirs: int, files: RunFolder, ours: int) -> None:
     files.write(
         files.log(ours), f"taken over from run {other.name}, trial {theirs}; its log: {other.files.log(theirs)}\n"
     )
-    other.files.fetch(f"checkpoints/{other.files.model(theirs).name}")
+    other.files.fetch(f"checkpoints/{other.files.model(theirs).name}", f"{HELDOUT}/{other.files.heldout(theirs).name}")
     for source, target in (
         (other.files.epochs(theirs), files.epochs(ours)),
         (other.files.model(theirs), files.model(ours)),
+        (other.files.heldout(theirs), files.heldout(ours)),
     ):
         if source.exists():
             with files.writing(target) as new:

@@ -24,6 +24,8 @@ class Sizes:
 
     checkpoint: int
     model: int
+    heldout: int = 0
+    """Held-out predictions; 0: there are none."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,15 @@ class DiskNeed:
     def total(self) -> int:
         # Twice: a checkpoint is written while the one that it replaces still exists.
         return 2 * self.concurrent * self.sizes.checkpoint + self.models * self.sizes.model + self.records
+
+    def heldout_room(self, budget: int) -> int:
+        """Return the number of trials whose held-out predictions fit into the rest of ``budget`` bytes.
+
+        One more is written before the worst is deleted, by each of the trials that run at once.
+        """
+        if not self.sizes.heldout:
+            return 0
+        return max(0, (budget - self.total) // self.sizes.heldout - self.concurrent)
 
     def __str__(self) -> str:
         return (
@@ -59,7 +70,7 @@ def measure_sizes(config: TrialConfig, data_dir: Path | None) -> Sizes:
     training = start_training(replace(config, settings=settings), Surroundings(data_dir=data_dir, device="cpu"))
     # One step: before it the optimizers have no momentum to store.
     training.seconds_per_epoch(0, 0)
-    return Sizes(_bytes_of(training.state_dict()), _bytes_of(training.model_file()))
+    return Sizes(_bytes_of(training.state_dict()), _bytes_of(training.model_file()), training.heldout_bytes())
 
 
 def _bytes_of(content: object) -> int:

@@ -1,4 +1,5 @@
-"""Which files stay under ``checkpoints/``: the states of unfinished trials and the networks of the best few."""
+"""Which files stay: the states of unfinished trials, the networks of the best few, and held-out predictions while there
+is room."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tune_lnl.tuning.runs.folder import RunFolder
-from tune_lnl.tuning.runs.layout import RunFiles
+from tune_lnl.tuning.runs.layout import HELDOUT, RunFiles
 from tune_lnl.tuning.study.trials import FrozenTrial, ranked
 
 KEPT_MODELS = 3
@@ -30,9 +31,25 @@ def tidy(files: RunFolder, trials: Sequence[FrozenTrial], mode: str) -> None:
     files.delete(*(ended.keys() - {files.model(number) for number in best}))
 
 
+def tidy_heldout(files: RunFolder, trials: Sequence[FrozenTrial], mode: str, room: int) -> None:
+    """Delete the held-out predictions of all but the best ``room`` COMPLETE trials.
+
+    Args:
+        trials: those of the study, by number.
+        room: from :meth:`tune_lnl.tuning.resources.disk.DiskNeed.heldout_room`.
+    """
+    if sum(trial.state.name == "COMPLETE" for trial in trials) <= room:
+        return
+    owners = {path: files.number_of(path) for path in files.listed(HELDOUT)}
+    ended = {path: n for path, n in owners.items() if n < len(trials) and trials[n].state.is_finished()}
+    complete = [trial for trial in ranked(trials, mode) if trial.state.name == "COMPLETE"]
+    best = {trial.number for trial in complete[:room]}
+    files.delete(*(path for path, number in ended.items() if number not in best))
+
+
 def remove_half_written(files: RunFiles) -> None:
     """Delete the temporary files of killed processes; only the driver of the run may call this."""
-    for folder in (files.checkpoints, files.confirm):
+    for folder in (files.checkpoints, files.confirm, files.root / HELDOUT):
         for path in folder.glob(".*"):
             path.unlink(missing_ok=True)
     for path in (path for kind in ("parquet", "yaml", "json") for path in files.root.glob(f".*.{kind}.*")):

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 STUDY_FILE = "study.log"
+HELDOUT = "heldout"
+"""The folder of the held-out predictions."""
 
 _NUMBER = re.compile(r"(\d+)[.-]")
 
@@ -102,8 +104,12 @@ class RunFiles:
     def checkpoints(self) -> Path:
         return self.root / "checkpoints"
 
+    def heldout(self, number: int) -> Path:
+        """Return the path of the held-out predictions of a COMPLETE trial."""
+        return self.root / HELDOUT / f"{number:03d}.npz"
+
     def number_of(self, path: Path) -> int:
-        """Return the number of the trial whose checkpoint or model this is."""
+        """Return the number of the trial whose checkpoint, model or predictions this is."""
         found = _NUMBER.match(path.name)
         assert found is not None, f"{path} is not a file of a trial"
         return int(found[1])

@@ -108,7 +108,7 @@ def bring_here(results_dir: ResultsDir, run: ResultsDir | None, *, to_write: boo
 def _update_run(objects: ObjectFolder, files: RunFiles, known: dict[str, Stored], *, with_epochs: bool) -> None:
     def is_small(key: str) -> bool:
         return (
-            ("/" not in key and key.endswith(".yaml"))
+            ("/" not in key and key.endswith((".yaml", ".csv")))
             or (key.startswith("confirm/") and key.endswith(".json"))
             or (with_epochs and key.startswith("trials/") and key.endswith("/epochs.jsonl"))
         )

@@ -14,6 +14,7 @@ from functools import cached_property
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 from tune_lnl.config.base import without_removed
 from tune_lnl.config.registry import METHOD_NAMES, settings_type
@@ -22,7 +23,7 @@ from tune_lnl.config.yaml import read_mapping
 from tune_lnl.errors import InputError, nearest
 from tune_lnl.tuning.runs.confirmation import Confirmation, read_confirmation
 from tune_lnl.tuning.runs.folder import RunFolder
-from tune_lnl.tuning.runs.layout import RunFiles
+from tune_lnl.tuning.runs.layout import HELDOUT, RunFiles
 from tune_lnl.tuning.runs.location import ResultsDir, bring_here, join_tail, local_folder, split_run
 from tune_lnl.tuning.runs.rows import TrialRow, describe_states
 from tune_lnl.tuning.runs.snapshot import read_snapshot
@@ -31,8 +32,11 @@ from tune_lnl.tuning.space.space import Budget, SearchSpace
 from tune_lnl.wording import STATES, settings_text
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from pandas import DataFrame
 
+    from tune_lnl.training.heldout import HeldOutPredictions
     from tune_lnl.tuning.study.place import StudyPlace
     from tune_lnl.tuning.study.trials import FrozenTrial
 
@@ -65,6 +69,11 @@ class Run:
     @property
     def metric(self) -> str:
         return str(self.space.base["objective"]["metric"])
+
+    @property
+    def task(self) -> str:
+        """``classification`` or ``re-identification``."""
+        return settings_type(str(self.space.base["method"])).task
 
     @property
     def mode(self) -> str:
@@ -106,6 +115,48 @@ class Run:
     def epoch_reports(self, number: int) -> list[dict[str, Any]]:
         """Return a trial's metrics per epoch, as far as they are written."""
         return read_epochs(self.files.epochs(number))
+
+    def heldout(self, number: int) -> NDArray[np.float32]:
+        """Return the class probabilities that a trial's reported network gives the held-out images.
+
+        Returns:
+            float32 (M, C), the mean over the last ``average_last`` epochs; rows sum to 1. M held-out images, open-set
+            ones included, in the order of ``index`` in ``heldout/NNN.npz``; C closed classes.
+
+        Raises:
+            KeyError: there are none: no such trial, a trial that is not complete, a method without classes (re-ID), a
+                run of an earlier version, or no room for them within ``--disk-budget``.
+        """
+        reported: NDArray[np.float32] = self.heldout_predictions(number).probabilities[0]
+        return reported
+
+    def heldout_predictions(self, number: int) -> HeldOutPredictions:
+        """Return the content of ``heldout/NNN.npz``; raises as :meth:`heldout`."""
+        from tune_lnl.training.heldout import read_heldout  # numpy
+
+        row = next((row for row in self.rows() if row.number == number), None)
+        if row is None or row.state != "COMPLETE":
+            state = "no such trial" if row is None else STATES[row.state]
+            raise KeyError(f"run {self.name} keeps held-out predictions of complete trials, and {number} is: {state}")
+        path = self.files.heldout(number)
+        if not path.exists():
+            self.files.fetch(f"{HELDOUT}/{path.name}")
+        try:
+            return read_heldout(path)
+        except FileNotFoundError:
+            raise KeyError(self._why_no_heldout(number)) from None
+        except (OSError, ValueError, KeyError, BadZipFile) as error:
+            raise KeyError(f"{path} is damaged ({error}); delete it") from None
+
+    def _why_no_heldout(self, number: int) -> str:
+        none = f"run {self.name} has no held-out predictions of trial {number}"
+        if self.task != "classification":
+            return f"{none}: method {self.space.base['method']} is for {self.task}, which has no class probabilities"
+        version = self.settings["versions"].get("tune_lnl", "unknown")
+        return (
+            f"{none}, which version {version} of tune_lnl or an earlier one trained: version 0.1.0 kept none at first, "
+            "and --disk-budget drops those of the worst trials"
+        )
 
     def trials_frame(self) -> DataFrame:
         """Return a pandas row per trial, its number the index: the columns of trials.parquet.
