@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from tune_lnl.config.trial import TrialConfig
+from tune_lnl.tuning.runs.answer import Answer
 from tune_lnl.tuning.runs.location import ResultsDir
 from tune_lnl.tuning.runs.rows import TrialRow
 from tune_lnl.tuning.runs.run import Run, load_run, run_folders
@@ -121,9 +122,16 @@ class RunView:
         by_number = {trial.number: trial for trial in self.trials}
         return [by_number[row.number] for row in self.run.rows() if row.state == "COMPLETE"]
 
+    @cached_property
+    def answer(self) -> Answer | None:
+        """The trial that every view shows as the best, and the evidence that chose it."""
+        return self.run.answer
+
     @property
     def best(self) -> Trial | None:
-        return self.complete[0] if self.complete else None
+        """The trial of the answer."""
+        answer = self.answer
+        return None if answer is None else next(trial for trial in self.complete if trial.number == answer.number)
 
     @cached_property
     def start(self) -> Trial | None:

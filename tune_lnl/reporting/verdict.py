@@ -86,9 +86,12 @@ def _validation_takeaway(view: RunView) -> str:
     best, start = view.best, view.start
     if best is None or best.value is None:
         return "No trial has run to its full length with a finite value yet, so there is no best config."
-    sentence = (
-        f"Trial {best.number} is the best: {view.run.metric} {Estimate.measured(best.value, best.row.standard_error)}"
-    )
+    value = f"{view.run.metric} {Estimate.measured(best.value, best.row.standard_error)}"
+    answer = view.answer
+    if answer is not None and answer.by != "objective":
+        # How it compares is in the figure of what chose it; its one training in the search decided nothing.
+        return f"Trial {best.number} is the answer, {answer.words}; its training in the search gave {value}."
+    sentence = f"Trial {best.number} is the best: {value}"
     if start is None or start.value is None:
         return f"{sentence}. There is no published setting among the trials to compare it with."
     if start is best:

@@ -131,9 +131,8 @@ def _compare(
     }
     config = run.config(rows[0])
     seeds = tuple(replicate_seeds(replicate_config(config, index)) for index in range(request.replicates))
-    assert run.best is not None
     candidates = tuple(rank_candidates(values, run.mode))
-    return Confirmation(str(request), run.metric, run.mode, seeds, candidates, run.best.number)
+    return Confirmation(str(request), run.metric, run.mode, seeds, candidates, rows[0].number)
 
 
 def _name(row: TrialRow, index: int) -> str:

@@ -9,11 +9,12 @@ from tune_lnl.tuning.engine.listener import Listener
 from tune_lnl.tuning.engine.messages import WorkerReport
 from tune_lnl.tuning.monitor.console import Console
 from tune_lnl.tuning.plan.plan import Plan
+from tune_lnl.tuning.runs.answer import find_answer
 from tune_lnl.tuning.runs.location import location
 from tune_lnl.tuning.runs.rows import TrialRow, describe_states
 from tune_lnl.tuning.study.pruners import comparisons
 from tune_lnl.tuning.study.study import SearchStudy
-from tune_lnl.tuning.study.trials import ATTEMPTS, ENDED, TrialState, best_trial
+from tune_lnl.tuning.study.trials import ATTEMPTS, ENDED, TrialState, ranked
 from tune_lnl.wording import STATES, duration, settings_text
 
 
@@ -68,12 +69,13 @@ class Progress(Listener):
         console, trials = self._console, self._study.trials
         rows = [TrialRow.of(trial) for trial in trials]
         console(f"{describe_states(rows)} in {duration(time.monotonic() - self._began)}")
-        best = best_trial(trials, self._study.mode)
+        answer = find_answer(self._plan.files, [TrialRow.of(trial) for trial in ranked(trials, self._study.mode)])
         failed = [row for row in rows if row.state == "FAIL"]
-        if best is not None:
-            row = TrialRow.of(best)
+        if answer is not None:
+            row = next(row for row in rows if row.number == answer.number)
             config = location(self._plan.files.best)
-            console(f"best: trial {row.number}, {self._metric} {row.value_text}, {settings_text(row.params)}")
+            why = "" if answer.by == "objective" else f" ({answer.words})"
+            console(f"best: trial {row.number}, {self._metric} {row.value_text}, {settings_text(row.params)}{why}")
             console(f"  config: {config}")
             console(f"  train it again: python -m tune_lnl.train {shlex.quote(config)}")
         elif failed:

@@ -12,7 +12,7 @@ from tune_lnl.tuning.runs.run import Run
 
 
 def write_best(run: Run) -> bool:
-    """Write ``best.yaml``, the config that alone reproduces the best trial; return whether there is a best trial."""
+    """Write ``best.yaml``, the config that alone reproduces the answer; return whether there is one."""
     best = run.best
     if best is None:
         return False
@@ -24,8 +24,10 @@ def config_yaml(run: Run, row: TrialRow) -> str:
     """Return the complete config of a trial as YAML that ``tune_lnl.train`` runs, with its origin."""
     config = run.config(row)
     judged_on = describe_held_out(config.validation)
+    answer = run.answer
+    chosen = f"# The answer: {answer.words}.\n" if answer is not None and answer.number == row.number else ""
     header = (
-        f"# Trial {row.number} of run {run.name}: {run.metric} {row.value_text} on {judged_on}.\n"
+        f"# Trial {row.number} of run {run.name}: {run.metric} {row.value_text} on {judged_on}.\n{chosen}"
         "# Train it: python -m tune_lnl.train THIS_FILE\n"
     )
     return header + dump_yaml(config.sections() | {PROVENANCE: provenance(run, row)})

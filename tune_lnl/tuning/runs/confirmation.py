@@ -55,6 +55,8 @@ class Confirmation:
     """The trial that best.yaml holds."""
     test: Mapping[str, Any] | None = None
     """The winner, trained on all the data: ``mean`` of the test metric (percent, last ``epochs`` epochs), ``std``."""
+    probability: float | None = None
+    """That the winner has the best mean of all that were compared; ``None`` in files of earlier versions."""
 
     @property
     def winner(self) -> int | None:
@@ -73,6 +75,7 @@ class Confirmation:
             "mode": self.mode,
             "comparison": f"paired t-test of the first against each other, two-sided, Holm-adjusted, alpha {ALPHA}",
             "winner": self.winner,
+            "probability": self.probability,
             "best_of_study": self.best_of_study,
             "conclusion": self.conclusion(),
             "table": [_candidate_dict(candidate) for candidate in self.candidates],
@@ -89,6 +92,7 @@ class Confirmation:
             replicates=tuple(content["replicates"]),
             candidates=tuple(_candidate_from(row) for row in content["table"]),
             best_of_study=content["best_of_study"],
+            probability=content.get("probability"),
             test=content["test"],
         )
 

@@ -32,7 +32,7 @@ class Export:
 
 
 def export_run(run: Run, top: int, form: str) -> Export:
-    """Return the first ``top`` trials in the one order of every view.
+    """Return the first ``top`` trials in the one order of every view; a single config is that of the answer.
 
     Args:
         form: one of :data:`FORMATS`.
@@ -45,6 +45,8 @@ def export_run(run: Run, top: int, form: str) -> Export:
     rows = run.rows()[:top]
     if form in ("yaml", "args"):
         rows = [row for row in rows if row.state == "COMPLETE"]
+        if top == 1 and run.best is not None:
+            rows = [run.best]  # as in best.yaml: whoever takes one config takes the answer
         if not rows:
             raise InputError(
                 f"run {run.name} has no complete trial to export yet; look at all of them with "
@@ -84,6 +86,7 @@ def _json(run: Run, rows: list[TrialRow]) -> Export:
         "space": run.space.name,
         "metric": run.metric,
         "mode": run.mode,
+        "answer": None if run.answer is None else run.answer.to_dict(),
         "trials": [_record(run, row) for row in rows],
     }
     return Export(json.dumps(content, indent=2, allow_nan=False) + "\n")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tune_lnl.errors import InputError, first_line, shown
+from tune_lnl.tuning.runs.answer import find_answer
 from tune_lnl.tuning.runs.folder import RunFolder
 from tune_lnl.tuning.runs.lease import FolderLease
 from tune_lnl.tuning.runs.location import ResultsDir, bring_here
@@ -86,7 +87,8 @@ def _line(files: RunFolder, name: str) -> RunLine:
         driven = driven or study_place(files, settings).is_held()
     if rows is None:
         rows = load_run(files.root).rows()
-    best = next((row for row in rows if row.state == "COMPLETE"), None)
+    answer = find_answer(files, rows)
+    best = None if answer is None else next(row for row in rows if row.number == answer.number)
     written = next(path for path in (files.study, files.trials_table, files.settings) if path.exists())
     return RunLine(
         name,

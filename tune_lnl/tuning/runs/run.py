@@ -21,6 +21,7 @@ from tune_lnl.config.registry import METHOD_NAMES, settings_type
 from tune_lnl.config.trial import TrialConfig
 from tune_lnl.config.yaml import read_mapping
 from tune_lnl.errors import InputError, nearest
+from tune_lnl.tuning.runs.answer import Answer, find_answer
 from tune_lnl.tuning.runs.confirmation import Confirmation, read_confirmation
 from tune_lnl.tuning.runs.folder import RunFolder
 from tune_lnl.tuning.runs.layout import HELDOUT, RunFiles
@@ -100,8 +101,14 @@ class Run:
 
     @property
     def best(self) -> TrialRow | None:
-        """The best COMPLETE trial."""
-        return self._rows[0] if self._rows and self._rows[0].state == "COMPLETE" else None
+        """The trial of the answer; ``None`` while no trial is complete."""
+        answer = self.answer
+        return None if answer is None else next(row for row in self._rows if row.number == answer.number)
+
+    @property
+    def answer(self) -> Answer | None:
+        """The trial that every view shows as the best, and the evidence that chose it."""
+        return find_answer(self.files, self._rows)
 
     @property
     def confirmation(self) -> Confirmation | None:

@@ -1,0 +1,77 @@
+"""The answer of a run, and that every view gives the same one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tiny_search import record_run
+
+from tune_lnl.config.yaml import dump_yaml, load_yaml
+from tune_lnl.reporting.run_data import view_run
+from tune_lnl.reporting.verdict import validation_figure
+from tune_lnl.tuning.runs.answer import Answer
+from tune_lnl.tuning.runs.best import write_best
+from tune_lnl.tuning.runs.confirmation import Candidate, Confirmation
+from tune_lnl.tuning.runs.export import export_run
+from tune_lnl.tuning.runs.listing import list_runs
+from tune_lnl.tuning.runs.run import Run, load_run
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Two complete trials, 0 the better, of six."""
+    return record_run(tmp_path)
+
+
+def confirm(run: Run, winner: int, probability: float | None) -> Run:
+    """Write a confirmation in which ``winner`` comes first."""
+    means = {winner: 58.0, 1 - winner if winner < 2 else 0: 57.0}
+    candidates = tuple(
+        Candidate(rank=place + 1, number=number, values=(mean, mean + 1), mean=mean + 0.5, std=0.7)
+        for place, (number, mean) in enumerate(means.items())
+    )
+    found = Confirmation(
+        "2x2", run.metric, run.mode, ({"seed": 1}, {"seed": 2}), candidates, 0, probability=probability
+    )
+    run.files.write(run.files.confirmation, dump_yaml(found.to_dict()))
+    return load_run(run.files.root)
+
+
+def test_without_more_evidence_the_objective_decides(run: Run) -> None:
+    assert run.answer == Answer(0, "objective", None)
+    assert json.loads(export_run(run, 1, "json").text)["answer"] == {
+        "number": 0,
+        "by": "objective",
+        "probability": None,
+    }
+
+
+def test_every_view_shows_the_trial_that_is_best_over_replicates(run: Run, tmp_path: Path) -> None:
+    run = confirm(run, 1, 0.75)
+    content = json.loads(export_run(run, 1000, "json").text)
+    assert content["answer"] == {"number": 1, "by": "replicates", "probability": 0.75}
+    assert [trial["number"] for trial in content["trials"]][:2] == [0, 1], "listed by objective all the same"
+    write_best(run)
+    best = run.files.best.read_text()
+    assert load_yaml(best, "best.yaml")["provenance"]["trial"] == 1
+    assert "best over its replicates, with probability 0.75" in best
+    assert export_run(run, 1, "yaml").text == best
+    assert "(trial 1)" in list_runs(tmp_path / "results")[1]
+    view = view_run(run)
+    assert view.best is not None
+    assert view.best.number == 1
+    assert "trial 1 is the answer" in validation_figure(view, []).takeaway.lower()
+
+
+def test_a_trial_that_is_not_complete_cannot_be_the_answer(run: Run) -> None:
+    assert confirm(run, 4, None).answer == Answer(0, "objective", None)
+
+
+def test_a_confirmation_of_an_earlier_version_has_no_probability(run: Run) -> None:
+    confirm(run, 1, 0.5)
+    content = load_yaml(run.files.confirmation.read_text(), "confirm.yaml")
+    del content["probability"]
+    run.files.confirmation.write_text(dump_yaml(content))
+    assert load_run(run.files.root).answer == Answer(1, "replicates", None)
