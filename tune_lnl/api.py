@@ -44,7 +44,12 @@ def run_search(space: str | Path, *, quiet: bool = False, **options: Any) -> Run
     if code == EXIT_CODES["interrupted"]:
         raise KeyboardInterrupt
     name = run_name(asked)
-    run = load_run(name, asked.results_dir)
+    try:
+        run = load_run(name, asked.results_dir)
+    except InputError as error:
+        if code:  # it ended before there was a run
+            raise RuntimeError(f"search {name!r} did not run to its end: {error}") from None
+        raise
     if code:
         outcome = "ran and no trial completed" if run.best is None else "did not run to its end"
         raise RuntimeError(f"search {name!r} {outcome}; see {location(run.files.root)}")

@@ -20,7 +20,8 @@ from tune_lnl.tuning.engine.messages import Job, StopReason
 from tune_lnl.tuning.engine.node_probing import measure_on_nodes
 from tune_lnl.tuning.engine.runner import Runner, carry_out, set_ray_environment, trial_job
 from tune_lnl.tuning.engine.session import BUGS_TO_STOP, Session
-from tune_lnl.tuning.engine.temporary import clear_leftovers
+from tune_lnl.tuning.engine.start import RayStartError, StartCutError
+from tune_lnl.tuning.engine.temporary import clear_leftovers, place_for_ray
 from tune_lnl.tuning.engine.tune import JobOf
 from tune_lnl.tuning.monitor.console import Console
 from tune_lnl.tuning.monitor.dashboards import study_dashboard
@@ -59,23 +60,28 @@ def search(options: SearchOptions, console: Console) -> int:
     """
     studies = check_search(options)  # a mistyped option is refused before a cluster is asked for anything
     if options.address is None:
+        place_for_ray()
         here = Machine.here()
         plans = [plan_study(study, here, lambda question: measure_sharing(question, console.tell)) for study in studies]
-        return _run_all(options, [(plan, LocalRay(plan.resources.concurrent)) for plan in plans], console)
+        return _run_all([(plan, LocalRay(plan.resources.concurrent)) for plan in plans], console)
     set_ray_environment()
-    with joined(options.address, console) as cluster:
-        machine = cluster.machine()
-        plans = [
-            plan_study(study, machine, lambda question: measure_on_nodes(question, machine.nodes, console.tell))
-            for study in studies
-        ]
-        return _run_all(options, [(plan, cluster.admit(plan)) for plan in plans], console)
+    try:
+        with joined(options.address, console, options.time_budget) as cluster:
+            machine = cluster.machine()
+            plans = [
+                plan_study(study, machine, lambda question: measure_on_nodes(question, machine.nodes, console.tell))
+                for study in studies
+            ]
+            return _run_all([(plan, cluster.admit(plan)) for plan in plans], console)
+    except RayStartError as error:
+        console(f"stopped: {error}\nno trial was started; give the same command again")
+        return EXIT_CODES["failed"]
 
 
-def _run_all(options: SearchOptions, plans: Sequence[tuple[Plan, Runner]], console: Console) -> int:
+def _run_all(plans: Sequence[tuple[Plan, Runner]], console: Console) -> int:
     codes = []
     for plan, runner in plans:
-        outcome = run_plan(plan, options.resume, console, runner)
+        outcome = run_plan(plan, plan.options.resume, console, runner)
         codes.append(EXIT_CODES[outcome])
         if outcome == "interrupted":
             return EXIT_CODES[outcome]
@@ -111,6 +117,11 @@ def run_plan(plan: Plan, resume: bool, console: Console, runner: Runner) -> Outc
             if not is_disk_full(error):
                 raise
             console(_disk_full(plan))
+        except StartCutError as error:
+            console(f"{error}; continue with:\n  {plan.resume_command()}")
+            return "done"
+        except RayStartError as error:
+            console(f"stopped: {error}\ncontinue with:\n  {plan.resume_command()}")
         except StudyLostError as error:
             console(
                 f"stopped: {error}\nthe study there is whole; once it can be written, continue with:\n  "
@@ -138,6 +149,8 @@ def _only_writer(plan: Plan, resume: bool) -> Iterator[None]:
 def _search_and_confirm(plan: Plan, resume: bool, console: Console, runner: Runner) -> Outcome:
     """Carry out a plan in the only process that writes to the run."""
     deadline = None if plan.options.time_budget is None else time.time() + plan.options.time_budget
+    if not resume:
+        plan.files.discard_unbegun()
     plan.place.read_trials()  # a damaged study is refused before anything is written
     plan.files.write(plan.files.settings, dump_yaml(plan.settings()))
     clear_leftovers(plan.files)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from tune_lnl.tuning.engine.auth import ray_dashboard_line, read_token, token_place
+from tune_lnl.tuning.engine.auth import private_token, ray_dashboard_line, read_token, token_place
 
 
 def test_the_variable_comes_first_then_the_path_then_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,3 +52,60 @@ class TestTheDashboard:
     def test_it_did_not_start(self, url: str | None) -> None:
         assert "not started" in ray_dashboard_line(url, {})
         assert "pip install 'ray[default]'" in ray_dashboard_line(url, {})
+
+
+class TestALocalSearch:
+    """Its token is private, whoever had it readable before."""
+
+    @pytest.fixture(autouse=True)
+    def home(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        monkeypatch.setenv("HOME", str(tmp_path))
+        for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"):
+            monkeypatch.delenv(name, raising=False)
+        return tmp_path
+
+    def test_it_has_a_token_of_its_own(self, tmp_path: Path) -> None:
+        told: list[str] = []
+        with private_token(tmp_path, told.append, lambda: None):
+            own = Path(os.environ["RAY_AUTH_TOKEN_PATH"])
+            assert own.parent == tmp_path
+            assert own.stat().st_mode & 0o777 == 0o600
+            assert len(read_token() or "") == 64
+            assert os.environ["RAY_AUTH_MODE"] == "token"
+        assert "RAY_AUTH_TOKEN_PATH" not in os.environ
+        assert "RAY_AUTH_MODE" not in os.environ
+        assert not (tmp_path / ".ray").exists()
+        assert told == []
+
+    @pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o666])
+    def test_a_readable_token_is_tightened_told_and_not_used(self, tmp_path: Path, mode: int) -> None:
+        path = tmp_path / ".ray" / "auth_token"
+        path.parent.mkdir()
+        path.write_text("known to others")
+        path.chmod(mode)
+        told: list[str] = []
+        with private_token(tmp_path, told.append, lambda: None):
+            assert read_token() != "known to others"
+        assert path.stat().st_mode & 0o777 == 0o600
+        assert len(told) == 1
+        assert f"other users could read the Ray token {path} (mode {mode:03o}); it is 600 now" in told[0]
+
+    def test_one_that_the_user_names_is_used_and_tightened(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = tmp_path / "mine"
+        path.write_text("of the user")
+        path.chmod(0o644)
+        monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(path))
+        told: list[str] = []
+        with private_token(tmp_path, told.append, lambda: None):
+            assert read_token() == "of the user"
+        assert path.stat().st_mode & 0o777 == 0o600
+        assert len(told) == 1
+
+    def test_to_turn_it_off_is_warned_of(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+        told: list[str] = []
+        with private_token(tmp_path, told.append, lambda: None):
+            assert "RAY_AUTH_TOKEN_PATH" not in os.environ
+        assert "every user of this machine can run code as you" in told[0]

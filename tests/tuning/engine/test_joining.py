@@ -16,6 +16,7 @@ from ray.exceptions import AuthenticationError
 from tune_lnl.errors import InputError
 from tune_lnl.tuning.engine import joining
 from tune_lnl.tuning.engine.joining import check_reachable, head_address, joined, travelling
+from tune_lnl.tuning.engine.start import join_ray
 from tune_lnl.tuning.monitor.console import Console
 
 
@@ -76,7 +77,7 @@ def test_only_what_workers_need_travels() -> None:
 
 def test_ray_is_not_asked_before_the_address_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray's own attempt takes a minute; the refusal takes none."""
-    monkeypatch.setattr(joining, "_init", lambda target: pytest.fail("Ray was asked"))
+    monkeypatch.setattr(joining, "join_ray", lambda *arguments, **options: pytest.fail("Ray was asked"))
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{taken.getsockname()[1]}"
@@ -85,7 +86,7 @@ def test_ray_is_not_asked_before_the_address_answers(monkeypatch: pytest.MonkeyP
 
 
 def test_ray_is_not_asked_on_a_machine_without_a_node(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(joining, "_init", lambda target: pytest.fail("Ray was asked"))
+    monkeypatch.setattr(joining, "join_ray", lambda *arguments, **options: pytest.fail("Ray was asked"))
     monkeypatch.setattr(psutil, "process_iter", lambda: iter([psutil.Process()]))
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
@@ -140,5 +141,5 @@ def test_the_reason_of_a_failure(
 
     monkeypatch.setattr(ray, "init", init)
     with pytest.raises(InputError, match=told) as refused:
-        joining._init("10.0.0.1:6379")
+        join_ray(joining._why_not, address="10.0.0.1:6379")
     assert "wrong" not in str(refused.value), "no token is ever shown"

@@ -13,12 +13,13 @@ import pytest
 import ray
 from tiny_search import tiny_plan
 
-from tune_lnl.tuning.engine.local import LocalRay, is_running, vital_children
+from tune_lnl.tuning.engine.local import LocalRay, is_running
+from tune_lnl.tuning.engine.start import vital_children
 from tune_lnl.tuning.monitor.console import Console
 
 
-class Started(Exception):  # noqa: N818 (no error)
-    """Far enough."""
+class Started(BaseException):
+    """Far enough; not an error, after which a start is tried again."""
 
 
 def test_it_joins_no_cluster_that_happens_to_be_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,6 +45,30 @@ def test_a_local_ray_takes_a_temporary_folder() -> None:
     assert '"_temp_dir"' in inspect.getsource(ray.init)
 
 
+def test_a_local_ray_listens_on_loopback_alone_where_a_constant_says_so() -> None:
+    from ray._private import ray_constants
+
+    assert ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR == ray_compat.LOOPBACK_VARIABLE
+    assert "not ray_constants.ENABLE_RAY_CLUSTER" in inspect.getsource(services.get_node_ip_address)
+
+
+def test_the_longest_path_of_a_socket() -> None:
+    from ray._private.node import Node
+
+    source = inspect.getsource(Node)
+    assert '"plasma_store"' in source
+    assert "SESSION_DIR" in source or "session_" in source
+    assert ray_compat.SOCKET_IN_FOLDER == 64
+
+
+def test_ray_reads_its_token_again() -> None:
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
+
+    assert callable(AuthenticationTokenLoader.instance().reset_cache)
+    assert callable(Config.initialize)
+    ray_compat.read_environment_again()
+
+
 def test_the_variable_of_a_job() -> None:
     from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 

@@ -1,12 +1,19 @@
-"""The token that a Ray cluster asks for, searched for in Ray's own order, and the line about Ray's dashboard."""
+"""The token that a Ray asks for: that of a cluster, searched for in Ray's own order, and that of a local search.
+
+Whoever has the token of a Ray can run code on it, as the user who started it. Ray itself writes the token of a local
+start to ``~/.ray/auth_token`` with the permissions of any file: every user of the machine can read it.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import secrets
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
-TOKEN, TOKEN_PATH = "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
+TOKEN, TOKEN_PATH, MODE = "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"
 DEFAULT_PATH = "~/.ray/auth_token"
 LOOPBACK = "127.0.0.1"
 
@@ -40,3 +47,59 @@ def ray_dashboard_line(url: str | None, environment: Mapping[str, str] = os.envi
     if environment.get("RAY_AUTH_MODE", "").lower() != "token":
         return f"  Ray dashboard: http://{url}"
     return f"  Ray dashboard: http://{url} (sign in with the token in {token_place(environment)})"
+
+
+@contextmanager
+def private_token(folder: Path, tell: Callable[[str], None], reread: Callable[[], None]) -> Iterator[None]:
+    """Make a Ray that starts meanwhile ask for a token that no other user of the machine can read.
+
+    A token that the user has named in a variable is used; otherwise the Ray gets one of its own, which lies in
+    ``folder`` and ends with it. Token files that others can read are made private, and the user is told.
+
+    Args:
+        folder: private to this user.
+        tell: prints a warning.
+        reread: makes Ray read its variables again.
+    """
+    for path in {token_place(), DEFAULT_PATH}:
+        make_private(Path(path).expanduser(), tell)
+    before = {name: os.environ.get(name) for name in (TOKEN_PATH, MODE)}
+    if os.environ.get(MODE, "").lower() == "disabled":
+        tell(
+            f"warning: {MODE}=disabled: every user of this machine can run code as you while this search runs; unset it"
+        )
+    else:
+        os.environ[MODE] = "token"
+        if not os.environ.get(TOKEN) and not os.environ.get(TOKEN_PATH):
+            own = folder / "token"
+            own.touch(mode=0o600, exist_ok=False)
+            own.write_text(secrets.token_hex(32), encoding="ascii")
+            os.environ[TOKEN_PATH] = str(own)
+    reread()
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        reread()
+
+
+def make_private(path: Path, tell: Callable[[str], None]) -> None:
+    """Take a token file's permissions away from other users; tell where there were any, or they cannot be changed."""
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+        if not path.is_file() or not mode & 0o077:
+            return
+        path.chmod(0o600)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        tell(f"warning: whether other users can read the Ray token {path} cannot be seen or changed: {error.strerror}")
+        return
+    tell(
+        f"warning: other users could read the Ray token {path} (mode {mode:03o}); it is 600 now. Where it opens a "
+        "cluster, make a new one: ray get-auth-token --generate"
+    )

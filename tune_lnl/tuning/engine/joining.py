@@ -7,11 +7,8 @@ import logging
 import os
 import secrets
 import socket
-import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import psutil
 import ray
@@ -32,6 +29,7 @@ from tune_lnl.tuning.engine.ray_compat import (
     why_not_joined,
 )
 from tune_lnl.tuning.engine.runner import keeping_sigterm
+from tune_lnl.tuning.engine.start import join_ray, limited_start
 
 DEFAULT_PORT = 6379
 """Ray's own."""
@@ -46,16 +44,18 @@ ELSEWHERE = (
 
 
 @contextmanager
-def joined(address: str, output: Output) -> Iterator[Cluster]:
+def joined(address: str, output: Output, seconds: float | None = None) -> Iterator[Cluster]:
     """Be part of a cluster while the context lasts.
 
     The cluster belongs to somebody else: the search starts and stops nothing in it but its own tasks and actors.
 
     Args:
         address: ``host:port`` of its head, or ``auto``: that of ``RAY_ADDRESS``, or the cluster of this machine.
+        seconds: time budget of the search; joining is given up when it is used up.
 
     Raises:
         InputError: there is none, or it cannot be joined from here.
+        RayStartError: joining took too long.
     """
     target = head_address(address, os.environ, cluster_of_this_machine)
     check_reachable(target)
@@ -66,37 +66,24 @@ def joined(address: str, output: Output) -> Iterator[Cluster]:
         raise InputError(f"--address {target}: no node of a Ray cluster runs on this machine; {ELSEWHERE}")
     if not os.environ.get(AUTH_VARIABLE) and read_token() is not None:
         use_token()  # Ray does the same by itself, but only for address="auto"
-    with keeping_sigterm():
-        context = _init(target)
+
+    def leave(code: int, message: str) -> None:
+        output(message)
+        os._exit(code)
+
+    with keeping_sigterm(), limited_start(seconds, leave, f"the same command (--address {target})"):
+        context = join_ray(
+            _why_not,
+            address=target,
+            namespace=f"tune_lnl-{secrets.token_hex(4)}",
+            runtime_env={"env_vars": travelling(os.environ)},
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
     try:
         yield Cluster(target, context.dashboard_url or "", output)
     finally:
         ray.shutdown()
-
-
-def _init(target: str) -> Any:
-    loggers = [logging.getLogger(name) for name in ("ray", "ray.tune")]
-    levels = [each.level for each in loggers]
-    for each in loggers:
-        each.setLevel(logging.ERROR)
-    with tempfile.TemporaryFile() as printed:
-        try:
-            with _stderr_to(printed.fileno()):  # Ray repeats once a second that it cannot connect
-                return ray.init(
-                    address=target,
-                    namespace=f"tune_lnl-{secrets.token_hex(4)}",
-                    runtime_env={"env_vars": travelling(os.environ)},
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                )
-        except Exception as error:
-            # Ray has no common type for the errors here.
-            printed.seek(0)
-            text = printed.read().decode(errors="replace")
-            raise InputError(f"--address {target}: {_why_not(error, text)}") from error
-        finally:
-            for each, level in zip(loggers, levels, strict=True):
-                each.setLevel(level)
 
 
 def _why_not(error: Exception, printed: str) -> str:
@@ -115,19 +102,6 @@ def _why_not(error: Exception, printed: str) -> str:
     if no_node_here(error):
         return f"no node of that cluster runs on this machine; {ELSEWHERE}"
     return why_not_joined(error)
-
-
-@contextmanager
-def _stderr_to(target: int) -> Iterator[None]:
-    """Redirect this process's standard error, for messages that Ray prints past Python."""
-    sys.stderr.flush()
-    saved = os.dup(2)
-    os.dup2(target, 2)
-    try:
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
 
 
 def head_address(address: str, environment: Mapping[str, str], here: Callable[[], str | None]) -> str:

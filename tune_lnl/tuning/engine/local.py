@@ -10,14 +10,13 @@ from pathlib import Path
 import psutil
 import ray
 
-from tune_lnl.tuning.engine.auth import LOOPBACK, ray_dashboard_line
+from tune_lnl.tuning.engine.auth import LOOPBACK, private_token, ray_dashboard_line
 from tune_lnl.tuning.engine.messages import Output
-from tune_lnl.tuning.engine.ray_compat import start_local
+from tune_lnl.tuning.engine.ray_compat import read_environment_again
 from tune_lnl.tuning.engine.runner import Runner, keeping_sigterm, logging_to_run
+from tune_lnl.tuning.engine.start import start_ray, vital_children
+from tune_lnl.tuning.engine.temporary import RAY
 from tune_lnl.tuning.plan.plan import Plan
-
-VITAL = ("gcs_server", "raylet")
-"""Ray's processes without which a driver waits forever."""
 
 
 class LocalRay(Runner):
@@ -44,10 +43,12 @@ class LocalRay(Runner):
 
     @contextmanager
     def started(self, plan: Plan, folder: Path, output: Output) -> Iterator[None]:
-        with logging_to_run(plan.files):
+        with logging_to_run(plan.files), private_token(folder, output, read_environment_again):
             with keeping_sigterm():
-                context = start_local(
-                    folder / "ray",
+                context = start_ray(
+                    folder / RAY,
+                    plan.files.driver_log,
+                    output.tell,
                     num_cpus=plan.machine.cpus,
                     num_gpus=plan.machine.gpus,
                     # Not True: a dashboard that cannot start would then end the search.
@@ -64,11 +65,6 @@ class LocalRay(Runner):
             finally:
                 self._vital = ()
                 ray.shutdown()
-
-
-def vital_children() -> list[psutil.Process]:
-    """Return the processes of :data:`VITAL` that this process has started."""
-    return [child for child in psutil.Process().children() if child.name() in VITAL]
 
 
 def is_running(process: psutil.Process) -> bool:

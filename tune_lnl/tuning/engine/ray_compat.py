@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private import ray_constants
 from ray.tune.experiment import Trial
 from ray.tune.progress_reporter import TrialProgressCallback
 
@@ -21,6 +23,10 @@ JOB_CONFIG_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 AUTH_VARIABLE = "RAY_AUTH_MODE"
 NODE_DIED = "node has died"
 """In the message of an ``ActorDiedError`` whose node went down; the exception has no attribute for it."""
+LOOPBACK_VARIABLE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""0: a Ray that starts listens on 127.0.0.1 alone. Ray documents it for Windows and macOS."""
+SOCKET_IN_FOLDER = len("/session_2000-01-01_00-00-00_000000_4194304/sockets/plasma_store")
+"""Characters that Ray appends to its temporary folder for the longest path of a socket."""
 VERSION_MISMATCH = "version mismatch"
 TOKEN_REFUSED = "unauthenticated"
 NO_NODE_HERE = ("no node info found", "raylet")
@@ -92,7 +98,29 @@ def start_local(folder: Path, **options: Any) -> Any:
 
     ``_temp_dir`` is documented for ``ray start --temp-dir`` and, with its underscore, for ``ray.init``.
     """
-    return ray.init(address="local", _temp_dir=str(folder), **options)
+    with _on_loopback():
+        return ray.init(address="local", _temp_dir=str(folder), **options)
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Make a Ray that starts meanwhile listen on 127.0.0.1 alone.
+
+    Ray does so by itself on macOS and Windows; elsewhere all its ports but that of the dashboard are open on every
+    interface, and ``ray.init`` replaces a loopback address that it is given by one of the network. The variable is for
+    the processes that Ray starts; the constant was read from it when this process imported Ray.
+    """
+    before = ray_constants.ENABLE_RAY_CLUSTER, os.environ.get(LOOPBACK_VARIABLE)
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    os.environ[LOOPBACK_VARIABLE] = "0"
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before[0]
+        if before[1] is None:
+            del os.environ[LOOPBACK_VARIABLE]
+        else:
+            os.environ[LOOPBACK_VARIABLE] = before[1]
 
 
 def cluster_of_this_machine() -> str | None:
@@ -116,6 +144,14 @@ def use_token() -> None:
     from ray._raylet import Config  # type: ignore[attr-defined]
 
     os.environ[AUTH_VARIABLE] = "token"
+    Config.initialize("")
+
+
+def read_environment_again() -> None:
+    """Make Ray read its variables and its token again; it caches both, for the whole life of a process."""
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
+
+    AuthenticationTokenLoader.instance().reset_cache()
     Config.initialize("")
 
 

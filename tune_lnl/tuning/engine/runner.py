@@ -8,14 +8,15 @@ import signal
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 from tune_lnl.files import is_disk_full
 from tune_lnl.tuning.engine.health import Watchdog
 from tune_lnl.tuning.engine.messages import Job, Output
 from tune_lnl.tuning.engine.session import Session
-from tune_lnl.tuning.engine.signals import leave_at_once, stopped_by_signals
+from tune_lnl.tuning.engine.signals import in_interactive_session, leave_at_once, stopped_by_signals
+from tune_lnl.tuning.engine.start import limited_start
 from tune_lnl.tuning.engine.temporary import clear_leftovers, new_ray_folder
 from tune_lnl.tuning.engine.tune import JobOf, train
 from tune_lnl.tuning.engine.worker import TrialWorker
@@ -106,16 +107,24 @@ def carry_out(
     Args:
         job_of: gives the job of a suggestion.
         view: entered once Ray runs.
+
+    Raises:
+        RayStartError: Ray did not start; every job of the session waits again.
     """
     set_ray_environment()
     try:
         folder = new_ray_folder(plan.files)
-        with (
-            stopped_by_signals(plan, session, output),
-            runner.started(plan, folder, output),
-            _watched(plan, session, runner, output),
-            view or nullcontext(),
-        ):
+        with ExitStack() as running:
+            running.enter_context(stopped_by_signals(plan, session, output))
+
+            def leave(code: int, message: str) -> None:
+                if not in_interactive_session():
+                    leave_at_once(plan, session, code, message, output)
+
+            with limited_start(session.seconds_left(), leave, plan.resume_command()):
+                running.enter_context(runner.started(plan, folder, output))
+            running.enter_context(_watched(plan, session, runner, output))
+            running.enter_context(view or nullcontext())
             runner.train(plan, session, job_of, folder)
     except (KeyboardInterrupt, SystemExit):
         # A signal while Ray was starting: it handles SIGTERM in its own way there.

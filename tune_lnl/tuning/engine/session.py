@@ -144,6 +144,10 @@ class Session:
             self.stop("time budget")
         return self.stop_reason is not None
 
+    def seconds_left(self) -> float | None:
+        """Return the rest of the time budget; ``None``: there is none."""
+        return None if self._deadline is None else max(0.0, self._deadline - self._clock())
+
     def stop(self, reason: StopReason) -> None:
         """Start no more jobs; running ones end at their next batch. The first reason counts. Any thread may call."""
         if self.stop_reason is None:

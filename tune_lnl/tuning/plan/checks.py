@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from tune_lnl.errors import InputError, nearest
 from tune_lnl.object_storage import ObjectFolder, is_url
 from tune_lnl.tuning.plan.options import SearchOptions, read_run_name, read_seed
+from tune_lnl.tuning.runs.layout import RunFiles
 from tune_lnl.tuning.space.named import find_space
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def _check_run_folder(root: Path, run: str, resume: bool, named: Callable[[Path]
         raise InputError(f"{existing} is a file; choose another --name or --results-dir")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise InputError(f"{existing} cannot be written to; choose another --results-dir")
-    if root.exists() and any(root.iterdir()) and not resume:
+    if root.exists() and any(root.iterdir()) and not resume and not RunFiles(root).is_unbegun():
         raise InputError(
             f"run {run!r} exists already in {named(root)}; continue it with --resume or give another --name"
         )
@@ -166,6 +167,8 @@ def _check_study(options: SearchOptions, condition: str | None) -> AskedStudy:
     files = RunFolder.at((bring_here(options.results_dir, run, to_write=True) / run).resolve())
     if options.all_conditions:
         _check_conditions_folder(files.root.parent, options.resume, location)
+    if not options.resume and files.is_unbegun() and read_settings(files.settings).get("storage") is not None:
+        options = replace(options, resume=True)  # its study in the database is that of this run
     resumed = options.resume and not (options.all_conditions and not files.root.exists())
     _check_run_folder(files.root, run, resumed, location)
     begun = options.resume and files.settings.exists()

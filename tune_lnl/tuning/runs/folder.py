@@ -82,6 +82,11 @@ class RunFolder(RunFiles):
         for path in paths:
             path.unlink(missing_ok=True)
 
+    def discard_unbegun(self) -> None:
+        """Delete the study and the tables of a search that ended before its first trial began; no other run's."""
+        if self.is_unbegun():
+            self.delete(self.study, self.trials_table, self.epochs_table, self.snapshot)
+
     # ---- reading
 
     def fetch(self, *patterns: str) -> None:

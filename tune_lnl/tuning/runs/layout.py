@@ -68,6 +68,23 @@ class RunFiles:
         """Lists the folders of Ray's temporary files, so that a later start removes those of a killed search."""
         return self.root / ".ray-folder"
 
+    def is_unbegun(self) -> bool:
+        """Return whether this is the folder of a run none of whose trials has begun, and holds nothing else.
+
+        Such a folder is left by a search that ended while Ray was starting.
+        """
+        if not self.settings.is_file() or not (self.study.exists() or self.lock.exists()):
+            return False
+        names = {path.name for path in (self.settings, self.study, self.driver_log, self.trials_table)}
+        names |= {self.epochs_table.name, "report.html"}
+        for path in self.root.iterdir():
+            if path.is_dir():
+                if any(inner.is_file() for inner in path.rglob("*")):
+                    return False
+            elif not path.name.startswith((".", f"{STUDY_FILE}.lock")) and path.name not in names:
+                return False
+        return True
+
     def trial(self, number: int) -> Path:
         return self.root / "trials" / f"{number:03d}"
 
