@@ -1,0 +1,130 @@
+"""Scoring trials by the consensus of the others: what can be said about true accuracy without any true label.
+
+T trials, M held-out images, C closed classes. p_t[i][k] is the mean probability that trial t gives class k for image i,
+y_i the given label, a_t the share of images whose most likely class by p_t is y_i: the noisy accuracy.
+
+**1. Consensus.** Trial s weighs v_s = 1 / (1 + exp(-2 z_s)), with z_s its standardised score: in the first round the
+noisy accuracy, in the second the score of the first. The prediction of the other trials is
+
+    E_t[i] = sum over s != t of v_s p_s[i] / sum over s != t of v_s.                                               (1)
+
+Left out, a trial cannot vote for itself.
+
+**2. Score.** The noise matrix N (N[k, j]: share of class k that is labelled j) and the exponent b are fitted to the
+given labels and the mean of all trials (:func:`tune_lnl.methods.label_verdicts.fit_noise_model`). r_i is then the
+probability of each class given E_t[i] and y_i, and
+
+    score_t = 1 / M sum_i sum_k r_i[k] p_t[i][k].                                                                  (2)
+
+**3. Guard.** Where the trials err together, the consensus is wrong with them and prefers those that are wrong in the
+same way. That shows in two things. A class that most trials file under another one is missing from the consensus: the
+distribution of its classes is far from that of the given labels,
+
+    d = 1/2 sum_k |share of k among argmax E - share of k among y| > LARGEST_SHIFT.                                 (3)
+
+And where most labels of a class are wrong, nothing at hand can correct it: the mean of N's diagonal is below one half.
+In both cases the score is the noisy accuracy a_t, exactly. Likewise for fewer than FEWEST_TRIALS trials.
+
+Measured in docs/choosing_without_the_test_set.md. LARGEST_SHIFT was set on recorded searches whose truth is known.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tune_lnl.methods.label_verdicts import NoiseModel, fit_noise_model, label_posterior, sharpened
+
+ROUNDS = 2
+LARGEST_SHIFT = 0.2
+LEAST_RIGHT = 0.5
+FEWEST_TRIALS = 4
+
+
+def denoised_scores(probabilities: NDArray[Any], given: NDArray[Any]) -> NDArray[np.float64]:
+    """Return score_t of (2), or the noisy accuracy where the guard finds that trials err together.
+
+    Args:
+        probabilities: (T, M, C), mean held-out class probabilities of T trials; rows sum to 1.
+        given: int (M,), given labels in 0..C-1.
+
+    Returns:
+        float64 (T,), fractions; higher is better.
+
+    Raises:
+        ValueError: shapes do not fit.
+    """
+    found = consensus(probabilities, given)
+    return found.scores if found.trusted else found.agreement
+
+
+@dataclass(frozen=True)
+class Consensus:
+    """The scores by the consensus, and what the guard looks at.
+
+    Attributes:
+        agreement: float64 (T,), noisy accuracy a_t.
+        scores: float64 (T,), (2); equal to ``agreement`` for fewer than FEWEST_TRIALS trials.
+        shift: d of (3).
+        right: mean of N's diagonal.
+        trusted: what the guard says.
+    """
+
+    agreement: NDArray[np.float64]
+    scores: NDArray[np.float64]
+    shift: float
+    right: float
+    trusted: bool
+
+
+def consensus(probabilities: NDArray[Any], given: NDArray[Any]) -> Consensus:
+    """Return the scores of (2) and the guard's evidence; arguments and errors as :func:`denoised_scores`."""
+    predicted, labels = np.asarray(probabilities, dtype=np.float64), np.asarray(given, dtype=np.int64)
+    if predicted.ndim != 3 or 0 in predicted.shape or labels.shape != predicted.shape[1:2]:
+        raise ValueError(f"need probabilities (T, M, C) and labels (M,), got {predicted.shape} and {labels.shape}")
+    classes = predicted.shape[2]
+    if labels.min() < 0 or labels.max() >= classes:
+        raise ValueError(f"given labels have to be classes in 0..{classes - 1}")
+    agreement: NDArray[np.float64] = (predicted.argmax(axis=2) == labels).mean(axis=1)
+    if len(predicted) < FEWEST_TRIALS:
+        return Consensus(agreement, agreement, np.nan, np.nan, trusted=False)
+    scores = agreement
+    for _ in range(ROUNDS):
+        weights = _weights(scores)
+        mean = np.tensordot(weights, predicted, 1) / weights.sum()
+        model = fit_noise_model(mean, labels)
+        scores = np.array(
+            [
+                _score(own, weight, mean, weights.sum(), labels, model)
+                for own, weight in zip(predicted, weights, strict=True)
+            ]
+        )
+    shares = np.bincount(mean.argmax(axis=1), minlength=classes) - np.bincount(labels, minlength=classes)
+    shift, right = float(np.abs(shares).sum() / 2 / len(labels)), float(np.diag(model.matrix).mean())
+    return Consensus(agreement, scores, shift, right, trusted=shift <= LARGEST_SHIFT and right >= LEAST_RIGHT)
+
+
+def _weights(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return v of (1); equal scores weigh the same."""
+    deviation = scores.std()
+    standardised = (scores - scores.mean()) / deviation if deviation > 0 else np.zeros(len(scores))
+    weights: NDArray[np.float64] = 1.0 / (1.0 + np.exp(-2.0 * standardised))
+    return weights
+
+
+def _score(
+    own: NDArray[np.float64],
+    weight: float,
+    mean: NDArray[np.float64],
+    total: float,
+    labels: NDArray[np.int64],
+    model: NoiseModel,
+) -> float:
+    """Return (2) of one trial."""
+    others = np.maximum(mean * total - weight * own, 0.0)
+    others /= others.sum(axis=1, keepdims=True)
+    posterior = label_posterior(sharpened(others, model.exponent), labels, model.matrix)
+    return float((posterior * own).sum(axis=1).mean())
