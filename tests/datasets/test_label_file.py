@@ -14,7 +14,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from tune_lnl.datasets.label_file import given_labels, read_label_file
+from tune_lnl.datasets.label_file import given_labels, picture_labels, read_label_file
 from tune_lnl.errors import InputError
 
 LABELS = np.array([3, 1, 4, 1, 5])
@@ -183,3 +183,46 @@ def test_pt_tensors_and_other_content(tmp_path: Path) -> None:
     torch.save([1, 2], tmp_path / "b.pt")
     with pytest.raises(InputError, match="dict of label arrays, got list"):
         read_label_file(tmp_path / "b.pt")
+
+
+# ---- labels of image files
+
+
+NAMES = ["cat/1.png", "cat/2.png", "dog/1.png"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("t.csv", "path,label\ndog/1.png,1\ncat/2.png,1\ncat/1.png,0\n"),
+        ("t.csv", "label;path\ndog;dog\\1.png\ndog;./cat/2.png\ncat;cat/1.png\n"),
+        ("t.csv", "label\ncat\ndog\ndog\n"),
+        ("t.csv", "label\n0\n1\n1\n"),
+    ],
+)
+def test_labels_of_images_by_path_or_in_order_as_names_or_numbers(name: str, content: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(content)
+    assert picture_labels(tmp_path / name, None, ["cat", "dog"], NAMES).tolist() == [0, 1, 1]
+
+
+def test_class_names_in_an_array(tmp_path: Path) -> None:
+    np.save(tmp_path / "names.npy", np.array(["dog", "cat", "dog"]))
+    assert picture_labels(tmp_path / "names.npy", None, ["cat", "dog"], NAMES).tolist() == [1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("path,label\ncat/1.png,0\ncat/2.png,1\n", r"no label for 1 of 3 training images, the first is dog/1\.png"),
+        ("path,label\ncat/1.png,0\ncat/1.png,1\n", r"cat/1\.png is listed twice"),
+        ("label\n0\n1\n", "must hold one label per readable training image: 3, got 2"),
+        ("label\n0\n1\n2\n", r"must be in 0\.\.1 \(2 classes\), got 2\nclass 0 is cat, class 1 is dog"),
+        ("label\ncat\ncta\ndog\n", "must be class names, got cta in row 1\ndid you mean 'cat'"),
+        ("label\n0\n1\n\n", "must hold one label per readable training image|whole numbers from 0 up"),
+        ("label,other\n0,0\n1,1\n1,1\n", "holds 2 columns: label, other\nname the one"),
+    ],
+)
+def test_labels_of_images_that_are_refused(content: str, told: str, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(content)
+    with pytest.raises(InputError, match=told):
+        picture_labels(tmp_path / "t.csv", None, ["cat", "dog"], NAMES)

@@ -136,9 +136,10 @@ def test_folders_are_walked_in_order_and_files_taken_as_given(tmp_path: Path) ->
     assert names == ["a.png", "b/1.JPG", "b/2.png", "b/c/0.png", "b/notes.txt"]
 
 
-def test_a_link_that_leaves_the_folder_is_refused(tmp_path: Path) -> None:
+def test_a_link_that_leaves_the_folder_is_left_out_and_named(tmp_path: Path) -> None:
     (tmp_path / "outside.png").touch()
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "link.png").symlink_to(tmp_path / "outside.png")
-    with pytest.raises(InputError, match="outside"):
-        list(image_files([tmp_path / "in"]))
+    notes: list[str] = []
+    assert list(image_files([tmp_path / "in"], notes.append)) == []
+    assert notes == [f"{tmp_path / 'in' / 'link.png'}: it is a link to a file outside"]

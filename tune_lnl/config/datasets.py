@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -230,6 +231,12 @@ class ReidOptions(DatasetOptions):
     classes: int | None = Field(
         default=None, ge=2, description="keep the first N training identities, N >= 2; null keeps all"
     )
+    pattern: str | None = Field(
+        default=None,
+        description="regular expression of your own file names, without the ending, with the groups identity and "
+        "camera (numbers), for example (?P<camera>[0-9]+)_person(?P<identity>[0-9]+)_.*; null: the published form. "
+        "Identity -1 is junk, 0 a distractor",
+    )
     patterned_labels: str | None = Field(
         default=None,
         description="path of the saved predictions of a clean-trained network, for patterned noise; "
@@ -246,6 +253,20 @@ class ReidOptions(DatasetOptions):
     def boxes_folder(self) -> str | None:
         """The folder between the root and the official splits that an option chooses, or None."""
         return None
+
+    @field_validator("pattern")
+    @classmethod
+    def _has_groups(cls, pattern: str | None) -> str | None:
+        if pattern is None:
+            return None
+        try:
+            groups = re.compile(pattern, re.ASCII).groupindex
+        except re.error as error:
+            raise ValueError(f"must be a regular expression: {error}") from error
+        missing = [name for name in ("identity", "camera") if name not in groups]
+        if missing:
+            raise ValueError(f"must have a group (?P<{missing[0]}>[0-9]+)")
+        return pattern
 
     @field_validator("identities")
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tune_lnl.datasets.paths import cache_dir
+from tune_lnl.errors import shown
+
+CLASSES_NAMED = 20
+CLASSES_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -66,3 +71,11 @@ def changed(found: str, recorded: str) -> str:
         f"the packed pixels or labels have changed since they were packed: sha256 {found}, recorded "
         f"{recorded}\ndelete {cache_dir() / 'packed'}; it is packed again when needed"
     )
+
+
+def class_names_row(names: Sequence[str]) -> tuple[str, str]:
+    """Return the row of the class names: all of them up to CLASSES_NAMED, else the first ones and the last."""
+    told = [shown(name) for name in names]
+    if len(told) > CLASSES_NAMED:
+        told = [*told[:CLASSES_SHOWN], "...", told[-1]]
+    return "class names", ", ".join(told)

@@ -2,13 +2,17 @@
 
 Formats: npy, npz (column = array name), parquet, csv, and the published CIFAR-N files (Wei et al. 2022:
 CIFAR-10_human.pt, CIFAR-100_human.pt). No file can run code when it is read.
+
+For image files a label is a class number or a class name, and a table may have a column `path`: its rows are then
+matched with the images by that path, in any order. Otherwise row k is the k-th readable training image.
 """
 
 from __future__ import annotations
 
+import codecs
 import csv
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tune_lnl.datasets.base import Labels
-from tune_lnl.errors import InputError, first_line, nearest
+from tune_lnl.errors import InputError, first_line, nearest, shown
 
 CLEAN_COLUMNS = ("clean_label", "true_label")
+PATH_COLUMN = "path"
+DELIMITERS = (",", ";", "\t")
 FORMATS = (".npy", ".npz", ".parquet", ".csv", ".pt")
 # A million labels take 8 MB; a file that unpacks to more than this is no label file.
 MAX_UNPACKED_BYTES = 2**30
@@ -66,6 +72,78 @@ def given_labels(path: str | Path, column: str | None, true_labels: Labels) -> L
     return labels
 
 
+def picture_labels(
+    path: str | Path, column: str | None, class_names: Sequence[str], image_names: Sequence[str]
+) -> Labels:
+    """Return the labels in a file for a list of image files: int64 (N,).
+
+    Args:
+        path, column: as for :func:`read_label_file`.
+        class_names: the names of the closed classes, by class number.
+        image_names: (N,) paths of the readable training images, relative to the dataset's folder, with slashes.
+
+    Raises:
+        InputError: as for :func:`read_label_file`; also labels that are no class, another number of labels, and with a
+            column `path` an image without a row or with two.
+    """
+    file = _existing(path)
+    columns = _columns(file)
+    values = columns[_chosen(file, columns, column, without=(PATH_COLUMN,))]()
+    if PATH_COLUMN in columns:
+        rows = _rows_of_images([str(name) for name in columns[PATH_COLUMN]()], image_names, file)
+        if len(rows) and max(rows) >= len(values):
+            raise InputError(f"{file}: path and labels must have the same length\nwrite the file again")
+        values = values[rows]
+    elif len(values) != len(image_names):
+        raise InputError(
+            f"{file} must hold one label per readable training image: {len(image_names):,}, got {len(values):,}\n"
+            "`python -m tune_lnl.data check` names the unreadable ones; a table with the columns path and label is "
+            "matched by path, in any order"
+        )
+    return _class_numbers(values, class_names, file)
+
+
+def _rows_of_images(paths: Sequence[str], image_names: Sequence[str], file: Path) -> list[int]:
+    """Return the row of each image."""
+    row_of: dict[str, int] = {}
+    for row, given in enumerate(paths):
+        name = given.strip().replace("\\", "/").removeprefix("./")
+        if name in row_of:
+            raise InputError(f"{file}: {shown(name)} is listed twice\nkeep one row for each image")
+        row_of[name] = row
+    missing = [name for name in image_names if name not in row_of]
+    if missing:
+        raise InputError(
+            f"{file} has no label for {len(missing):,} of {len(image_names):,} training images, the first is "
+            f"{shown(missing[0])}\ngive every image a row; paths are relative to the dataset's folder"
+        )
+    return [row_of[name] for name in image_names]
+
+
+def _class_numbers(values: NDArray[Any], class_names: Sequence[str], file: Path) -> Labels:
+    """Return class numbers for labels that are class numbers or class names."""
+    if values.ndim == 1 and values.dtype.kind in "OUST":
+        # One gap in a column of numbers makes text of them all.
+        texts = ["" if value is None or value != value else str(value).strip() for value in values.tolist()]
+        number_of = {name: number for number, name in enumerate(class_names)}
+        if all(text in number_of for text in texts):
+            return np.array([number_of[text] for text in texts], dtype=np.int64)
+        wrong, text = next((row, text) for row, text in enumerate(texts) if text not in number_of)
+        if any(text in number_of for text in texts):
+            raise InputError(
+                f"{file}: labels must be class names, got {shown(text) or 'nothing'} in row {wrong}\n"
+                f"{nearest(text, class_names)}"
+            )
+    labels = _whole_numbers(values, file)
+    if labels.max(initial=0) >= len(class_names):
+        raise InputError(
+            f"{file}: labels must be in 0..{len(class_names) - 1} ({len(class_names)} classes), got {labels.max()}\n"
+            f"class 0 is {shown(class_names[0])}, class {len(class_names) - 1} is {shown(class_names[-1])}; "
+            "class names can be given instead of numbers, as text"
+        )
+    return labels
+
+
 def _require_same_order(clean: Labels, true_labels: Labels, file: Path, name: str) -> None:
     different = int(np.count_nonzero(clean != true_labels))
     if different:
@@ -94,12 +172,12 @@ def _columns(file: Path) -> Columns:
     return readers[file.suffix.lower()](file)
 
 
-def _chosen(file: Path, columns: Columns, column: str | None) -> str:
+def _chosen(file: Path, columns: Columns, column: str | None, without: tuple[str, ...] = ()) -> str:
     if column is not None:
         if column not in columns:
             raise InputError(f"{file} has no column {column!r}\n{nearest(column, columns)}")
         return column
-    candidates = [name for name in columns if name not in CLEAN_COLUMNS]
+    candidates = [name for name in columns if name not in (*CLEAN_COLUMNS, *without)]
     if len(candidates) != 1:
         raise InputError(
             f"{file} holds {len(columns)} columns: {', '.join(columns) or 'none'}\n"
@@ -188,17 +266,38 @@ def _csv(file: Path) -> Columns:
     import pyarrow.csv as pv
 
     try:
-        with file.open(newline="", encoding="utf-8-sig") as lines:
-            header = next(csv.reader(lines), [])
+        delimiter, encoding = table_form(file)
+        with file.open(newline="", encoding=encoding) as lines:
+            header = next(csv.reader(lines, delimiter=delimiter), [])
         if not header or len(set(header)) != len(header):
             raise InputError(f"{file} must start with a line of distinct column names, got {header}\nadd a header")
         # A bare list of numbers is a common export: its first line is a label, not a name.
         headless = all(name.strip().isdecimal() for name in header)
-        table = pv.read_csv(file, read_options=pv.ReadOptions(autogenerate_column_names=headless))
-    except (pa.ArrowException, OSError, UnicodeDecodeError, csv.Error) as error:
+        table = pv.read_csv(
+            file,
+            read_options=pv.ReadOptions(
+                autogenerate_column_names=headless, encoding="utf8" if encoding == "utf-8-sig" else encoding
+            ),
+            parse_options=pv.ParseOptions(delimiter=delimiter),
+        )
+    except (pa.ArrowException, OSError, UnicodeError, csv.Error) as error:
         raise InputError(f"{file} cannot be read as csv: {error}\nwrite it again, with a header") from error
     read: Callable[[str], NDArray[Any]] = lambda name: np.asarray(table.column(name).to_numpy())  # noqa: E731
     return {name: _bound(read, name) for name in table.column_names}
+
+
+def table_form(file: Path) -> tuple[str, str]:
+    """Return the delimiter and the encoding of a text table: by its ending, its byte order mark, and its first line.
+
+    Spreadsheet programs write semicolons in many countries, and UTF-16 as "Unicode text".
+    """
+    with file.open("rb") as content:
+        start = content.read(65536)
+    encoding = "utf-16" if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    if file.suffix.lower() == ".tsv":
+        return "\t", encoding
+    first = start.decode(encoding, "replace").split("\n", 1)[0]
+    return max(DELIMITERS, key=first.count), encoding
 
 
 def _pt(file: Path) -> Columns:

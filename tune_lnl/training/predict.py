@@ -106,7 +106,7 @@ def _predict_all(
     batch_size: int | None,
     note: Callable[[str], None],
 ) -> int:
-    files = image_files(paths)
+    files = image_files(paths, note)
     first = next(files, None)
     if first is None:
         raise InputError(f"no image files in {', '.join(shown(str(path)) for path in paths)}")
@@ -133,18 +133,26 @@ def _predict_all(
 # ---- from Python
 
 
-def image_files(paths: Iterable[Path]) -> Iterator[Path]:
+def image_files(paths: Iterable[Path], note: Callable[[str], None] | None = None) -> Iterator[Path]:
     """Yield the given files, and the images in and below given folders, in a fixed order.
 
+    Args:
+        paths: files and folders.
+        note: called with a line for each link or file in a folder that is left out, as it leads out of the folder.
+
     Raises:
-        InputError: a folder that cannot be read, or holds a link that leads out of it.
+        InputError: a folder that cannot be read.
     """
     for path in paths:
         if not path.is_dir():
             yield path
             continue
-        for name, _ in ListBuilder(path, "predict", "skip").images_in(""):
+        builder = ListBuilder(path, "predict", "skip")
+        for name, _ in builder.images_in(""):
             yield path / name
+        for name, reason in builder.skipped.items():
+            if note is not None:
+                note(f"{shown(str(path / name))}: {reason}")
 
 
 def predictions(

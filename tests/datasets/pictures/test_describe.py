@@ -52,7 +52,7 @@ def test_check_of_a_folder(capsys: pytest.CaptureFixture[str], place: Path) -> N
         "1 with one training image, never in validation: rare", "no test set: there will be no test scores",
         "1 files repeat another byte by byte; 1 training images have several labels, 0 are in the test set",
         "several labels    a/copy.jpg = b/000.jpg",
-        "noise             requested unknown, measured unknown", "too few images per class to estimate it",
+        "noise             not known: there are no true labels", "too few images per class to estimate it",
         "resolution 32, model cnn7, --epochs 100", "source sha256", "labels sha256",
     ):  # fmt: skip
         assert told in out, told
@@ -60,6 +60,50 @@ def test_check_of_a_folder(capsys: pytest.CaptureFixture[str], place: Path) -> N
     assert code == 1
     assert "FAULT: " in out
     assert "on_error=skip" in out
+
+
+def test_check_names_the_classes(capsys: pytest.CaptureFixture[str], place: Path) -> None:
+    classes = [f"c{number:02d}" for number in range(21)]
+    write_class_folders(place / "few", classes[:20], 1)
+    _, out, _ = run(capsys, "check", "folder", "--set", f"dataset.root={place / 'few'}")
+    assert f"class names       {', '.join(classes[:20])}\n" in out
+    write_class_folders(place / "many", classes, 1)
+    _, out, _ = run(capsys, "check", "folder", "--set", f"dataset.root={place / 'many'}")
+    assert "class names       c00, c01, c02, c03, c04, ..., c20\n" in out
+
+
+def test_check_compares_a_label_file_with_the_folders(capsys: pytest.CaptureFixture[str], place: Path) -> None:
+    write_class_folders(place / "mine", ["a", "b"], 4)
+    np.save(place / "labels.npy", [0, 0, 0, 1, 1, 1, 1, 1])
+    settings = ["--set", f"dataset.root={place / 'mine'}", "--set", f"dataset.noise={{file: {place / 'labels.npy'}}}"]
+    code, out, _ = run(capsys, "check", "folder", *settings)
+    assert (code, "labels changed    12.50%: 1 of 8 labels of the file differ" in out) == (0, True)
+
+
+def test_check_finds_test_images_in_the_training_set(capsys: pytest.CaptureFixture[str], place: Path) -> None:
+    """A copy is a fault; an image saved again smaller is a near-duplicate; two images of one class are neither."""
+    root = place / "mine"
+    for split, count in (("train", 6), ("test", 3)):
+        for label, name in enumerate("ab"):
+            for number in range(count):
+                path = root / split / name / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                blocks = np.random.RandomState([number, label, count]).randint(0, 255, (6, 6, 3)).astype(np.uint8)
+                Image.fromarray(blocks).resize((48, 48), Image.Resampling.BICUBIC).save(path)
+    check = ("check", "folder", "--set", f"dataset.root={root}")
+    code, out, _ = run(capsys, *check)
+    assert (code, "near-duplicates   0 test images look like a training image" in out) == (0, True)
+    with Image.open(root / "train" / "a" / "2.png") as image:
+        image.resize((40, 40)).save(root / "test" / "a" / "again.jpg", quality=70)
+    code, out, _ = run(capsys, *check)
+    assert code == 0
+    assert "near-duplicates   1 test images look like a training image" in out
+    assert "near-duplicates   test/a/again.jpg ~ train/a/2.png" in out
+    (root / "test" / "b" / "copy.png").write_bytes((root / "train" / "b" / "0.png").read_bytes())
+    code, out, _ = run(capsys, *check)
+    assert code == 1
+    assert "FAULT: 1 of 8 test images are in the training set, too, byte by byte" in out
+    assert "the first is test/b/copy.png = train/b/0.png" in out
 
 
 def test_check_estimates_the_noise(capsys: pytest.CaptureFixture[str], place: Path) -> None:

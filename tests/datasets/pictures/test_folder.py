@@ -84,12 +84,154 @@ def test_a_test_folder_is_the_test_set(root: Path) -> None:
 
 def test_train_and_test_folders(root: Path) -> None:
     write_class_folders(root / "train", CLASSES, 2)
-    write_class_folders(root / "val", CLASSES, 1)
+    write_class_folders(root / "holdout", CLASSES, 1)
     found = listed(root)
     assert (found.training, len(found)) == (6, 6)
-    assert any("not read: val; one of them can be the test set" in note for note in found.notes)
-    found = listed(root, test_folder="val")
+    assert any("not read: holdout; one of them can be the test set" in note for note in found.notes)
+    found = listed(root, test_folder="holdout")
     assert (found.training, len(found)) == (6, 9)
+
+
+@pytest.mark.parametrize(
+    ("training", "test", "unread"),
+    [
+        ("Train", "Test", None),
+        ("TRAINING", "testing", None),
+        ("train", "val", None),
+        ("train", "Validation", None),
+        ("train", "test", "val"),
+    ],
+)
+def test_splits_are_known_in_any_case_and_by_their_common_names(
+    training: str, test: str, unread: str | None, root: Path
+) -> None:
+    write_class_folders(root / training, CLASSES, 2)
+    write_class_folders(root / test, CLASSES, 1)
+    if unread is not None:
+        write_class_folders(root / unread, CLASSES, 3)
+    found = listed(root)
+    assert (found.class_names, found.training, len(found)) == (tuple(CLASSES), 6, 9)
+    assert any("that are not read" in note for note in found.notes) == (unread is not None)
+
+
+def test_a_validation_folder_beside_class_folders_is_the_test_set(root: Path) -> None:
+    write_class_folders(root, CLASSES, 2)
+    write_class_folders(root / "val", CLASSES, 1)
+    found = listed(root)
+    assert (found.class_names, found.training, len(found)) == (tuple(CLASSES), 6, 9)
+
+
+def test_two_folders_of_one_split_are_refused(root: Path) -> None:
+    write_class_folders(root / "train", CLASSES, 1)
+    write_class_folders(root / "Train", CLASSES, 1)
+    with pytest.raises(InputError, match=r"which is the training set\?\nrename all but one"):
+        listed(root)
+
+
+@pytest.mark.parametrize("parts", [("2021", "2022"), ("fold_a", "fold_b", "fold_c")])
+def test_folders_that_all_hold_the_same_folders_are_refused(parts: Sequence[str], root: Path) -> None:
+    for part in parts:
+        write_class_folders(root / part, CLASSES, 1)
+    with pytest.raises(InputError, match=r"all hold the same folders .*\n.*train and test"):
+        listed(root)
+
+
+def test_a_folder_that_holds_only_the_folder_of_the_classes(root: Path) -> None:
+    write_class_folders(root / "photos", CLASSES, 1)
+    with pytest.raises(InputError, match=r"give dataset\.root=.*photos"):
+        listed(root)
+
+
+def test_classes_named_by_numbers_are_in_the_order_of_their_values(root: Path) -> None:
+    write_class_folders(root, [str(number) for number in range(11)], 1)
+    found = listed(root)
+    assert found.class_names == tuple(str(number) for number in range(11))
+    assert names(found)[:3] == ["0/000.jpg", "1/000.jpg", "10/000.jpg"]
+    assert found.labels.tolist() == [0, 1, 10, 2, 3, 4, 5, 6, 7, 8, 9]
+
+
+def test_names_in_two_unicode_forms_are_one_class(root: Path) -> None:
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    write_class_folders(root / "train", [composed, "tea"], 2)
+    write_class_folders(root / "train", [decomposed], 3)
+    write_class_folders(root / "test", [decomposed], 1)
+    found = listed(root)
+    assert found.class_names == (composed, "tea")
+    assert (found.training, len(found)) == (7, 8)
+    assert any("2 folders are one class" in note for note in found.notes)
+
+
+def test_a_class_whose_name_is_no_utf8_has_a_name_that_can_be_written(root: Path) -> None:
+    write_class_folders(root, ["a", "b"], 2)
+    try:
+        os.rename(os.fsencode(root / "b"), os.fsencode(root) + b"/caf\xe9")  # noqa: PTH104
+    except OSError:
+        pytest.skip("this file system only takes UTF-8")
+    found = listed(root)
+    assert found.class_names == ("a", "caf\\xe9")
+    assert (root / found.names[2]).is_file()
+
+
+def test_a_class_has_an_image_that_can_be_read(root: Path) -> None:
+    write_class_folders(root / "train", ["a", "b", "c"], 3)
+    write_class_folders(root / "test", ["a", "b", "c"], 1)
+    for number in range(3):
+        (root / "train" / "b" / f"{number:03d}.jpg").write_bytes(b"no image")
+    data = load(root)
+    assert data.class_names == ("a", "c")
+    assert data.given_labels.tolist() == [0] * 3 + [1] * 3
+    assert data.test_labels.tolist() == [0, 1]
+    pictures = ImageFolder().read(None, root.parent / "cache", options(root))
+    assert any("left out: b (4 files)" in note for note in pictures.listed.notes)
+
+
+def test_a_single_readable_class_is_refused(root: Path) -> None:
+    write_class_folders(root, ["a"], 2)
+    (root / "b").mkdir()
+    (root / "b" / "x.jpg").write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"readable training images of one class only \(a\)"):
+        load(root)
+
+
+def test_classes_that_look_alike_or_missing_are_noted(root: Path) -> None:
+    write_class_folders(root, ["cat", "Cat ", "None"], 1)
+    notes = listed(root).notes
+    assert any("look alike: 'Cat ', 'cat'" in note for note in notes)
+    assert any("named like a missing label: None" in note for note in notes)
+
+
+@pytest.mark.parametrize("ending", [".jfif", ".JPE", ".avif", ".jp2", ".tga", ".PNG", ".webp"])
+def test_endings_that_pillow_reads_are_images(ending: str, root: Path) -> None:
+    write_class_folders(root, ["a", "b"], 1)
+    (root / "a" / f"x{ending}").write_bytes((root / "a" / "000.jpg").read_bytes())
+    assert len(listed(root)) == 3
+
+
+def test_links_inside_are_followed_and_no_folder_is_read_twice(root: Path) -> None:
+    write_class_folders(root, ["a", "b"], 2)
+    write_image(root / "shared" / "s.jpg", 0)
+    for target, link in (("shared", "a/more"), ("shared", "a/again"), (".", "b/loop"), ("b", "b/self")):
+        (root / link).symlink_to(root / target)
+    (root / "b" / "x.jpg").symlink_to(root / "b" / "x.jpg")
+    found = listed(root)
+    assert names(found) == ["a/000.jpg", "a/001.jpg", "a/again/s.jpg", "b/000.jpg", "b/001.jpg", "shared/s.jpg"]
+    assert set(found.skipped) == {"b/loop", "b/self", "b/x.jpg"}
+
+
+def test_links_that_lead_out_are_left_out_and_named(root: Path) -> None:
+    write_class_folders(root, ["a", "b"], 1)
+    outside = root.parent / "outside"
+    write_class_folders(outside, ["c"], 1)
+    (root / "c").symlink_to(outside / "c")
+    (root / "a" / "x.jpg").symlink_to(outside / "c" / "000.jpg")
+    found = listed(root)
+    assert found.class_names == ("a", "b")
+    assert found.skipped == {"c": "it is a link to a folder outside", "a/x.jpg": "it is a link to a file outside"}
+    for name in ("a", "b"):
+        (root / name / "000.jpg").unlink()
+        (root / name / "000.jpg").symlink_to(outside / "c" / "000.jpg")
+    with pytest.raises(InputError, match=r"no training image; 4 files were skipped; the first is c: it is a link"):
+        listed(root)
 
 
 def test_a_class_may_be_called_test(root: Path) -> None:
@@ -308,21 +450,82 @@ def test_other_forms_of_a_table(suffix: str, images: Path) -> None:
     [
         ("path,class", ("imgs/0.jpg", "a"), r"must have columns path and label, each once, got path, class"),
         ("path,label,label", ("imgs/0.jpg", "a", "a"), "each once"),
-        ("path,label", ("../outside.jpg", "a"), "is outside .*only files inside are read"),
-        ("path,label", ("/etc/hostname", "a"), "is outside .*only files inside are read"),
-        ("path,label", ("imgs/link.jpg", "a"), "through a link; only files inside are read"),
-        ("path,label,split", ("imgs/0.jpg", "a", "val"), "row 3 of labels.csv: split must be train or test, got val"),
+        ("path,label,split", ("imgs/0.jpg", "a", "x"), "row 3 of labels.csv: split must be train or test, got x"),
         ("path,label,split", ("imgs/0.jpg", "new", "test"), "the test set has class new, which no training row has"),
         ("path,label", ("imgs/1.jpg", "b"), r"imgs/1\.jpg is listed twice, under different labels"),
     ],
 )
 def test_tables_that_are_refused(header: str, row: Sequence[str], told: str, images: Path) -> None:
-    write_image(images.parent / "outside.jpg", 0)
-    (images / "imgs" / "link.jpg").symlink_to(images.parent / "outside.jpg")
     width = header.count(",") + 1
     rows = [("imgs/1.jpg", "a", "train")[:width], ("imgs/2.jpg", "b", "train")[:width], row]
     with pytest.raises(InputError, match=told):
         listed(table(images, rows, header))
+
+
+def test_files_outside_are_left_out_and_named(images: Path) -> None:
+    write_image(images.parent / "outside.jpg", 0)
+    (images / "imgs" / "link.jpg").symlink_to(images.parent / "outside.jpg")
+    rows = [("imgs/1.jpg", "a"), ("imgs/2.jpg", "b")]
+    rows += [(name, "a") for name in ("../outside.jpg", "/etc/hostname", "imgs/link.jpg")]
+    found = listed(table(images, rows))
+    assert len(found) == 2
+    assert list(found.skipped) == ["../outside.jpg", "/etc/hostname", "imgs/link.jpg"]
+    assert all("outside the folder" in reason for reason in found.skipped.values())
+
+
+@pytest.mark.parametrize(
+    ("encoding", "delimiter", "header"),
+    [("utf-8-sig", ",", "Path,LABEL"), ("utf-16", ",", "path,label"), ("utf-8", ";", "path;label")],
+)
+def test_tables_as_spreadsheet_programs_write_them(encoding: str, delimiter: str, header: str, images: Path) -> None:
+    rows = [header, *(delimiter.join((f"imgs/{number}.jpg", "ab"[number % 2])) for number in range(6))]
+    (images / "t.csv").write_bytes("\r\n".join(rows).encode(encoding))
+    found = listed(images / "t.csv")
+    assert (found.class_names, len(found)) == (("a", "b"), 6)
+
+
+def test_whole_numbers_of_any_spelling_are_one_class(images: Path) -> None:
+    labels = ("1", "1.0", '"1"', "2.", "2", "")
+    found = listed(table(images, [(f"imgs/{number}.jpg", label) for number, label in enumerate(labels)]))
+    assert (found.class_names, found.labels.tolist()) == (("1", "2"), [0, 0, 0, 1, 1])
+    pq.write_table(
+        pa.table({"path": [f"imgs/{number}.jpg" for number in range(3)], "label": [1.0, None, 2.0]}),
+        images / "t.parquet",
+    )
+    assert listed(images / "t.parquet").class_names == ("1", "2")
+
+
+def test_a_missing_true_label_is_noted(images: Path) -> None:
+    rows = [(f"imgs/{number}.jpg", "ab"[number % 2], "" if number == 4 else "a") for number in range(6)]
+    found = listed(table(images, rows, "path,label,true_label"))
+    assert found.true_labels is None
+    assert any("1 training rows have no true_label" in note for note in found.notes)
+
+
+def test_paths_of_windows(images: Path) -> None:
+    rows = [(f"imgs\\{number}.jpg", "ab"[number % 2]) for number in range(6)]
+    found = listed(table(images, rows))
+    assert names(found) == [f"imgs/{number}.jpg" for number in range(6)]
+    assert any("6 paths have backslashes" in note for note in found.notes)
+    with pytest.raises(InputError, match=r"6 files were skipped; the first is D:\\x\\0\.jpg: it cannot be read"):
+        listed(table(images, [(f"D:\\x\\{number}.jpg", "a") for number in range(6)]))
+
+
+def test_splits_of_a_table_in_any_case(images: Path) -> None:
+    splits = ("Train", "TRAINING", "train", "", "Val", "validation")
+    rows = [(f"imgs/{number}.jpg", "ab"[number % 2], split) for number, split in enumerate(splits)]
+    found = listed(table(images, rows, "path,label,split"))
+    assert (found.training, len(found)) == (4, 5)
+    assert found.notes == (
+        "the test set are the 1 rows of split val",
+        "rows of a split that is not read, next to val: validation 1",
+    )
+
+
+def test_a_label_that_is_a_list_is_refused(images: Path) -> None:
+    pq.write_table(pa.table({"path": ["imgs/0.jpg"], "label": [["a"]]}), images / "t.parquet")
+    with pytest.raises(InputError, match=r"row 1 of t\.parquet: a label must be text or a whole number, got list"):
+        listed(images / "t.parquet")
 
 
 def test_rows_that_cannot_be_used_are_skipped_or_told(images: Path) -> None:

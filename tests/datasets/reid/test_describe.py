@@ -136,3 +136,10 @@ def test_bad_input(capsys: pytest.CaptureFixture[str], root: Path, settings: lis
     assert (code, out) == (2, "")
     assert told in err
     assert "Traceback" not in err
+
+
+def test_check_finds_a_training_set_of_one_camera(capsys: pytest.CaptureFixture[str], root: Path) -> None:
+    write_official(root, market_name, [shot for shot in train_shots() if shot.camera == train_shots()[0].camera])
+    code, out, _ = run(capsys, "check", "market1501", "--data-dir", root.parent, *SMALL)
+    assert code == 1
+    assert "FAULT: no training identity is seen by two cameras" in out

@@ -8,7 +8,7 @@ import numpy as np
 
 from tune_lnl.config.datasets import NoisyLabelOptions
 from tune_lnl.datasets.base import ImageDataset, NoisyData, Source, fingerprint_of
-from tune_lnl.datasets.description import Description, changed, share, spread
+from tune_lnl.datasets.description import Description, changed, class_names_row, share, spread
 from tune_lnl.datasets.paths import cache_dir
 
 
@@ -29,6 +29,7 @@ def _rows(
         ("source", f"{len(source.train_labels):,} training and {len(source.test_labels):,} test images"),
         ("image", f"{height}x{width}, {channels} channel{'s' if channels > 1 else ''}"),
         ("classes", f"{data.num_classes} closed, {total - data.num_classes} open"),
+        class_names_row(data.class_names),
         ("training", f"{len(data.rows):,} samples; {spread(data.given_labels, data.num_classes)} per given label"),
         ("test", f"{len(data.test_rows):,} samples; {spread(data.test_labels, data.num_classes)} per class"),
         ("closed-set noise", f"requested {share(data.requested_noise)}, measured {share(data.measured_noise)}"),

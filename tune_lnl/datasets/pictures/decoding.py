@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import warnings
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,13 +23,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tune_lnl.datasets.base import Images
+from tune_lnl.datasets.formats import FORMATS
 from tune_lnl.errors import first_line
 
 if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 MAX_FILE_BYTES = 2**28
 """Larger files are refused: they are no photographs."""
 MAX_ASPECT = 3.0
@@ -115,7 +116,7 @@ def dimensions(path: Path) -> tuple[int, int] | None:
     from PIL import Image
 
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(path, formats=_decoders()) as image:
             return image.width, image.height
     except (MemoryError, KeyboardInterrupt):
         raise
@@ -151,20 +152,26 @@ def _read(path: Path) -> bytes:
 
 
 @cache
-def _keep_images_in_one_block() -> None:
-    """Make Pillow allocate each image as one block, also above 16 MB: :func:`_planes` reads a single block."""
+def _decoders() -> tuple[str, ...]:
+    """Prepare Pillow, and return the formats of FORMATS that it was built with.
+
+    Pillow is made to allocate each image as one block, also above 16 MB, because :func:`_planes` reads a single block.
+    Its warnings about odd metadata are not printed: they name no file, and such images are read.
+    """
     from PIL import Image
 
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+    Image.init()
     core: Any = vars(Image)["core"]  # documented, but not exported
     if hasattr(core, "set_use_block_allocator"):  # Pillow 11.2
         core.set_use_block_allocator(1)
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def _open(data: bytes) -> Image.Image:
     from PIL import Image
 
-    _keep_images_in_one_block()
-    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    image = Image.open(io.BytesIO(data), formats=_decoders())
     pixels = image.width * image.height
     if Image.MAX_IMAGE_PIXELS is not None and pixels > Image.MAX_IMAGE_PIXELS:
         raise UnreadableImageError(

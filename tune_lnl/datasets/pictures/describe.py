@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
+from tune_lnl.config.datasets import PictureOptions
 from tune_lnl.datasets.base import NoisyData
-from tune_lnl.datasets.description import Description, share
+from tune_lnl.datasets.description import Description, class_names_row, share
 from tune_lnl.datasets.estimate import estimate_noise
+from tune_lnl.datasets.formats import CAMERA_ENDINGS
+from tune_lnl.datasets.pictures.listing import most_common
+from tune_lnl.datasets.pictures.near import near_duplicates
 from tune_lnl.datasets.pictures.noisy import P, PictureDataset, Pictures, noisy_pictures
 from tune_lnl.errors import shown
 
@@ -23,12 +28,15 @@ def describe_pictures(dataset: PictureDataset[P], options: P, pictures: Pictures
         *_files_found(pictures),
         *_sizes(pictures),
         *_labels_found(data, pictures),
+        *_label_file(data, pictures, options),
+        *_duplicates(pictures),
+        *_near_duplicates(pictures),
         *_noise_found(data, pictures),
         *dataset.suggestions(pictures),
         ("source sha256", data.fingerprints["source"]),
         ("labels sha256", data.fingerprints["labels"]),
     )
-    faults = []
+    faults = _exact_duplicates(pictures)
     if pictures.examined.pixels_changed():
         faults.append(f"the packed pixels have changed since they were packed\ndelete {pictures.examined.store.folder}")
     return Description(rows, tuple(faults))
@@ -45,10 +53,12 @@ def _files_found(pictures: Pictures) -> list[tuple[str, str]]:
         ("unreadable", _with_reasons(done.unreadable, done.unreadable_count)),
     ]
     if found.ignored:
-        most = sorted(found.ignored.items(), key=lambda item: (-item[1], item[0]))
-        named = ", ".join(f"{shown(suffix) or 'no suffix'} {count:,}" for suffix, count in most[:5])
-        more = ", ..." if len(most) > 5 else ""
+        named = ", ".join(f"{shown(ending) or 'no ending'} {count:,}" for ending, count in most_common(found.ignored))
+        more = ", ..." if len(found.ignored) > len(most_common(found.ignored)) else ""
         rows.append(("other files", f"{sum(found.ignored.values()):,}, no images by their names: {named}{more}"))
+        photos = sum(count for ending, count in found.ignored.items() if ending in CAMERA_ENDINGS)
+        if photos:
+            rows.append(("note", f"{photos:,} files are photographs in a form that is not read: convert them to JPEG"))
     return rows
 
 
@@ -78,6 +88,7 @@ def _labels_found(data: NoisyData, pictures: Pictures) -> list[tuple[str, str]]:
     counts = np.bincount(data.given_labels, minlength=data.num_classes)
     rows = [
         ("classes", f"{data.num_classes} closed, {len(data.class_names) - data.num_classes} open"),
+        class_names_row(data.class_names),
         ("training", f"{len(data.rows):,} samples; {counts.min():,} to {counts.max():,} per given label"),
     ]
     for number, text in ((0, "without a training image"), (1, "with one training image, never in validation")):
@@ -85,14 +96,66 @@ def _labels_found(data: NoisyData, pictures: Pictures) -> list[tuple[str, str]]:
         if names:
             rows.append(("thin classes", f"{len(names)} {text}: {', '.join(names[:5])}"))
     tested = f"{len(data.test_rows):,} samples" if len(data.test_rows) else "no test set: there will be no test scores"
-    return [*rows, ("test", tested), *_duplicates(pictures)]
+    return [*rows, ("test", tested)]
+
+
+def _label_file(data: NoisyData, pictures: Pictures, options: PictureOptions) -> list[tuple[str, str]]:
+    """Compare the labels of a file with those of the images. A file in another order changes most of them."""
+    if options.label_file is None:
+        return []
+    own = pictures.listed.labels[pictures.examined.rows[: pictures.examined.training]][data.rows]
+    changed = int(np.count_nonzero(own != data.given_labels))
+    return [
+        (
+            "labels changed",
+            f"{share(changed / len(own))}: {changed:,} of {len(own):,} labels of the file differ from the images' own",
+        )
+    ]
+
+
+def _groups(pictures: Pictures) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the group of each readable image, one group for equal files, and the sizes of the groups."""
+    keys = np.ascontiguousarray(pictures.examined.contents).view([("bytes", "V16")]).ravel()
+    _, group, sizes = np.unique(keys, return_inverse=True, return_counts=True)
+    return group, sizes
+
+
+def _exact_duplicates(pictures: Pictures) -> list[str]:
+    """Return a fault if test images are training images, byte by byte: their score says nothing about unseen images."""
+    done = pictures.examined
+    group, _ = _groups(pictures)
+    training, test = group[: done.training], group[done.training :]
+    copies = np.flatnonzero(np.isin(test, training))
+    if not len(copies):
+        return []
+    first = done.training + int(copies[0])
+    original = int(np.flatnonzero(training == group[first])[0])
+    names = pictures.listed.names
+    return [
+        f"{len(copies):,} of {len(test):,} test images are in the training set, too, byte by byte; the first is "
+        f"{shown(names[int(done.rows[first])])} = {shown(names[int(done.rows[original])])}\n"
+        "remove them from one of the two sets"
+    ]
+
+
+def _near_duplicates(pictures: Pictures) -> list[tuple[str, str]]:
+    done = pictures.examined
+    if done.training == len(done.rows):
+        return []
+    found = near_duplicates(done)
+    rows = [("near-duplicates", f"{len(found.test):,} test images look like a training image")]
+    for test, training in list(zip(found.test.tolist(), found.training.tolist(), strict=True))[:DUPLICATES_NAMED]:
+        names = (shown(pictures.listed.names[int(done.rows[position])]) for position in (test, training))
+        rows.append(("near-duplicates", " ~ ".join(names)))
+    if len(found.test) > DUPLICATES_NAMED:
+        rows.append(("near-duplicates", f"... and {len(found.test) - DUPLICATES_NAMED:,} more"))
+    return rows
 
 
 def _duplicates(pictures: Pictures) -> list[tuple[str, str]]:
     """Count files of the same bytes, in all, under several labels, and both in training and test; name the second."""
     done = pictures.examined
-    keys = np.ascontiguousarray(done.contents).view([("bytes", "V16")]).ravel()
-    _, group, sizes = np.unique(keys, return_inverse=True, return_counts=True)
+    group, sizes = _groups(pictures)
     labels = pictures.listed.labels[done.rows]
     training = np.arange(len(group)) < done.training
     pairs = np.unique(np.stack([group[training], labels[training]]), axis=1)
@@ -116,7 +179,10 @@ def _duplicates(pictures: Pictures) -> list[tuple[str, str]]:
 
 
 def _noise_found(data: NoisyData, pictures: Pictures) -> list[tuple[str, str]]:
-    rows = [("noise", f"requested {share(data.requested_noise)}, measured {share(data.measured_noise)}")]
+    if data.true_labels is None:
+        rows = [("noise", "not known: there are no true labels")]
+    else:
+        rows = [("noise", f"requested {share(data.requested_noise)}, measured {share(data.measured_noise)}")]
     if data.open_set is not None:
         rows.append(("total noise", f"measured {share(data.measured_total_noise)}"))
     verified = pictures.listed.verified

@@ -1,39 +1,54 @@
 """The user's own images: a folder with a folder per class, or a table of paths and labels.
 
-Class folders: `ROOT/<class>/...` or, if `ROOT/train/` exists and has folders, `ROOT/train/<class>/...`; images may lie
-in deeper folders. `ROOT/test/<class>/...`, if it exists, is the test set (another name: `test_folder`).
+Class folders: `ROOT/<class>/...` or `ROOT/train/<class>/...`; images may lie in deeper folders.
+`ROOT/test/<class>/...`, if it exists, is the test set. Splits are found in any case and by their common names
+(TRAIN_NAMES, TEST_NAMES).
 
 Table (csv, tsv or parquet): columns `path` (relative to the table's folder, or absolute and inside it) and `label`;
-optionally `true_label`, which makes the noise known, and `split` (`train` or `test`). A class that only occurs as a
-true label is open-set.
+optionally `true_label`, which makes the noise known, and `split`. A class that only occurs as a true label is open-set.
+
+Both forms follow the same rules: classes are text in Unicode's composed form, numbers are ordered by value, a class
+has at least one training image that can be read, and every file or name that was skipped or changed is counted and
+named.
 """
 
 from __future__ import annotations
 
 import csv
 import os
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tune_lnl.config.datasets import DatasetOptions, FolderOptions
+from tune_lnl.datasets.formats import is_image_name
+from tune_lnl.datasets.label_file import table_form
 from tune_lnl.datasets.pictures.decoding import WorkingSize
 from tune_lnl.datasets.pictures.listing import (
     UNKNOWN,
     ListBuilder,
     PictureList,
     add_class_folders,
+    class_name,
     in_order,
-    is_image_name,
     is_leftover,
+    look_alike,
     require_training_images,
 )
 from tune_lnl.datasets.pictures.noisy import PictureDataset, Pictures
 from tune_lnl.datasets.pictures.rows import Survey
 from tune_lnl.errors import InputError, shown
 
-TRAIN_FOLDER = "train"
+TRAIN_NAMES = ("train", "training", "trainset", "train_set")
+TEST_NAMES = ("test", "testing", "testset", "test_set", "val", "valid", "validation", "eval", "dev")
+"""Names of a split, in any case. The first of TEST_NAMES that is there is the test set."""
+MISSING_NAMES = frozenset(["none", "null", "nan", "na", "n/a", "<na>", "?", "unknown", "unlabeled", "unlabelled"])
+"""Labels that often stand for a missing one, in lower case."""
 TABLES = (".csv", ".tsv", ".parquet")
 NEEDED = ("path", "label")
 OPTIONAL = ("true_label", "split")
@@ -91,10 +106,16 @@ class ImageFolder(PictureDataset[FolderOptions]):
         del data_dir, cache_dir
         root = _existing(options.root)
         if root.is_file():
-            return require_training_images(_TableReader(root, options.on_error).read(), "rows with a path and a label")
-        return require_training_images(
-            _class_folders(root, options), "<class>/<image> or train/<class>/<image>, with jpg, png and the like"
-        )
+            found = _TableReader(root, options.on_error).read()
+            return require_training_images(found, "rows with a path and a label")
+        looked_for = "<class>/<image> or train/<class>/<image>, with jpg, png and the like"
+        return require_training_images(_class_folders(root, options), looked_for)
+
+    def read(self, data_dir: Path | None, cache_dir: Path, options: FolderOptions) -> Pictures:
+        """Read the images, and drop classes without a training image that can be decoded."""
+        found = super().read(data_dir, cache_dir, options)
+        readable = found.examined.rows[: found.examined.training]
+        return replace(found, listed=_without_empty_classes(found.listed, readable))
 
     def working_size(self, options: FolderOptions, seen: Survey) -> WorkingSize:
         crop = options.resolution
@@ -123,7 +144,10 @@ def _existing(root: str | None) -> Path:
         )
     path = Path(root)
     if path.is_file() and path.suffix.lower() not in TABLES:
-        raise InputError(f"dataset.root must be a folder or end in {', '.join(TABLES)}, got {shown(root)}")
+        raise InputError(
+            f"dataset.root must be a folder or end in {', '.join(TABLES)}, got {shown(root)}\n"
+            "give the folder of the images, or write a table with the columns path and label"
+        )
     if not path.is_dir() and not path.is_file():
         raise InputError(f"dataset.root: no such folder or file: {shown(root)}\ncheck the path")
     return path
@@ -135,41 +159,115 @@ def _existing(root: str | None) -> Path:
 def _class_folders(root: Path, options: FolderOptions) -> PictureList:
     builder = ListBuilder(root, "class folders", options.on_error)
     folders = builder.folders_in(root)
-    inside = TRAIN_FOLDER if TRAIN_FOLDER in folders and builder.folders_in(root / TRAIN_FOLDER) else ""
-    has_test = options.test_folder in folders and bool(builder.folders_in(root / options.test_folder))
-    classes = builder.folders_in(root / inside) if inside else folders
-    if not inside and has_test:
-        classes = [name for name in classes if name != options.test_folder]
-    unread = [name for name in folders if name not in (TRAIN_FOLDER, options.test_folder)] if inside else []
-    if unread:
-        builder.notes.append(
-            f"folders next to {TRAIN_FOLDER} that are not read: {', '.join(shown(name) for name in unread[:5])}; "
-            "one of them can be the test set: dataset.test_folder"
-        )
+    inside = _split_folder(builder, folders, TRAIN_NAMES, "training")
+    test = _test_folder(builder, folders, inside, options.test_folder)
+    _note_splits(builder, folders, inside, test)
     for stray in sorted(entry.name for entry in os.scandir(root / inside) if entry.is_file()):
         if is_image_name(stray) and not is_leftover(stray):
             builder.skip(f"{inside}/{stray}" if inside else stray, "it is in no class folder")
-    classes = _with_images(builder, root / inside, classes)
-    add_class_folders(builder, inside, classes)
+    names = [name for name in builder.folders_in(root / inside) if inside or name != test]
+    if not inside:
+        _require_classes(builder, names)
+    classes = _classes(builder, inside, names)
+    ordered = in_order(classes)
+    add_class_folders(builder, inside, ordered, classes)
     builder.begin_test()
-    if has_test:
-        strangers = sorted(set(builder.folders_in(root / options.test_folder)) - set(classes))
+    if test:
+        tested = _classes(builder, test, builder.folders_in(root / test))
+        strangers = sorted(set(tested) - set(classes))
         if strangers:
             raise InputError(
                 f"the test set has {len(strangers)} classes without a training folder, the first is "
-                f"{shown(strangers[0])}\nadd training images of these classes, or remove them from "
-                f"{shown(options.test_folder)}"
+                f"{shown(strangers[0])}\nadd training images of these classes, or remove them from {shown(test)}"
             )
-        add_class_folders(builder, options.test_folder, classes)
-    return builder.finish(classes)
+        add_class_folders(builder, test, ordered, tested)
+    _note_odd_names(builder, ordered)
+    return builder.finish(ordered)
 
 
-def _with_images(builder: ListBuilder, folder: Path, classes: Sequence[str]) -> list[str]:
-    """Return the classes that have an image; note the others."""
-    filled = [name for name in classes if _has_image(folder / name)]
-    empty = [shown(name) for name in classes if name not in set(filled)]
+def _split_folder(builder: ListBuilder, folders: Sequence[str], names: Sequence[str], split: str) -> str:
+    """Return the folder of a split, "" if there is none. Raises InputError if two folders have its name."""
+    for name in names:
+        same = [folder for folder in folders if folder.casefold() == name and builder.folders_in(builder.root / folder)]
+        if len(same) > 1:
+            raise InputError(
+                f"{shown(str(builder.root))} has {' and '.join(same)}: which is the {split} set?\nrename all but one"
+            )
+        if same:
+            return same[0]
+    return ""
+
+
+def _test_folder(builder: ListBuilder, folders: Sequence[str], training: str, name: str) -> str:
+    """Return the folder of the test set, "" if there is none: `name` (dataset.test_folder), else one of TEST_NAMES."""
+    if name not in TEST_NAMES:
+        return name if name in folders and builder.folders_in(builder.root / name) else ""
+    # Without a training folder, the test set stands beside class folders, and holds folders of the same names.
+    inner = {folder: {class_name(inside) for inside in builder.folders_in(builder.root / folder)} for folder in folders}
+    classes = {class_name(folder) for folder in folders}
+    possible = [
+        folder for folder in folders if training or folder.casefold() == "test" or inner[folder] & (classes - {folder})
+    ]
+    return _split_folder(builder, possible, (name, *TEST_NAMES), "test")
+
+
+def _note_splits(builder: ListBuilder, folders: Sequence[str], training: str, test: str) -> None:
+    if training and training != "train":
+        builder.notes.append(f"the training set is the folder {shown(training)}")
+    if test and test != "test":
+        builder.notes.append(f"the test set is the folder {shown(test)}")
+    unread = [name for name in folders if training and name not in (training, test)]
+    if unread:
+        builder.notes.append(
+            f"folders next to {shown(training)} that are not read: {', '.join(shown(name) for name in unread[:5])}"
+            f"{', ...' if len(unread) > 5 else ''}"
+            + ("" if test else "; one of them can be the test set: dataset.test_folder")
+        )
+
+
+def _require_classes(builder: ListBuilder, folders: Sequence[str]) -> None:
+    """Raise InputError where the folders look like splits or years of one set of classes, not like classes."""
+    inner = [
+        {name for name in builder.folders_in(builder.root / folder) if _has_image(builder.root / folder / name)}
+        for folder in folders
+    ]
+    shared = set.intersection(*inner) if inner else set()
+    flat = any(
+        is_image_name(entry.name) and not is_leftover(entry.name)
+        for folder in folders
+        for entry in os.scandir(builder.root / folder)
+    )
+    if len(shared) < 2 or flat:
+        return
+    root, some = shown(str(builder.root)), ", ".join(shown(name) for name in sorted(shared)[:3])
+    if len(folders) == 1:
+        inside = shown(str(builder.root / folders[0]))
+        raise InputError(f"{root} holds one folder, and that holds the classes ({some})\ngive dataset.root={inside}")
+    raise InputError(
+        f"the folders {', '.join(shown(name) for name in folders[:5])} in {root} all hold the same folders ({some}), "
+        "so it is not clear which are the classes\n"
+        "name the parts train and test, or give dataset.root one of them, or a table with the columns path and label"
+    )
+
+
+def _classes(builder: ListBuilder, inside: str, folders: Sequence[str]) -> dict[str, list[str]]:
+    """Return the folders of each class that has an image; note the others."""
+    filled: dict[str, list[str]] = {}
+    empty = []
+    for name in folders:
+        if _has_image(builder.root / inside / name):
+            filled.setdefault(class_name(name), []).append(name)
+        else:
+            empty.append(f"{inside}/{name}" if inside else name)
     if empty:
-        builder.notes.append(f"{len(empty)} folders without an image are no classes: {', '.join(empty[:5])}")
+        named = ", ".join(shown(name) for name in empty[:5])
+        more = ", ..." if len(empty) > 5 else ""
+        builder.notes.append(f"{len(empty)} folders without an image are no classes: {named}{more}")
+    for name, own in filled.items():
+        if len(own) > 1:
+            builder.notes.append(f"{len(own)} folders are one class, {shown(name)}: their names differ in Unicode form")
+        elif not own[0].isascii() and "\\x" in name:
+            builder.notes.append(f"a folder's name is no UTF-8; its class is written {shown(name)}")
     return filled
 
 
@@ -184,7 +282,64 @@ def _has_image(folder: Path) -> bool:
         if any(is_image_name(file) and not is_leftover(file) for file in files):
             return True
         folders[:] = [name for name in folders if not is_leftover(name)]
+        if any(os.path.islink(os.path.join(folder, name)) for name in folders):  # noqa: PTH114, PTH118
+            return True
     return False
+
+
+# ---- both forms
+
+
+def _note_odd_names(builder: ListBuilder, classes: Sequence[str]) -> None:
+    for group in look_alike(classes)[:5]:
+        builder.notes.append(f"classes whose names look alike: {', '.join(repr(shown(name)) for name in group)}")
+    missing = [name for name in classes if name.casefold() in MISSING_NAMES]
+    if missing:
+        builder.notes.append(
+            f"classes named like a missing label: {', '.join(shown(name) for name in missing)}; "
+            "leave the label of such images empty if nobody knows it"
+        )
+
+
+def _without_empty_classes(listed: PictureList, readable: NDArray[np.int64]) -> PictureList:
+    """Return the list without closed classes of which no training image is readable; labels are numbered anew.
+
+    Args:
+        listed: the images.
+        readable: int64 (n,): rows of the training images that can be decoded.
+
+    Raises:
+        InputError: fewer than two classes are left.
+    """
+    closed = listed.num_classes
+    counts = np.bincount(listed.labels[readable], minlength=closed)
+    if counts.all():
+        return listed
+    kept, dropped = np.flatnonzero(counts), np.flatnonzero(counts == 0)
+    if len(kept) < 2:
+        raise InputError(
+            f"{shown(str(listed.root))} has readable training images of one class only "
+            f"({shown(listed.class_names[int(kept[0])])}); a classifier needs at least two\n"
+            "`python -m tune_lnl.data check` names the files that cannot be read"
+        )
+    true = listed.true_labels
+    still_true = dropped[np.isin(dropped, [] if true is None else true[readable])]
+    order = np.concatenate([kept, still_true, np.arange(closed, len(listed.class_names))])
+    # Images of a dropped class get a number above all classes, so that they are in no set.
+    number = np.full(len(listed.class_names), len(order), dtype=np.int64)
+    number[order] = np.arange(len(order))
+    files = np.bincount(listed.labels, minlength=closed)
+    named = ", ".join(f"{shown(listed.class_names[label])} ({files[label]:,} files)" for label in dropped[:5].tolist())
+    more = ", ..." if len(dropped) > 5 else ""
+    note = f"{len(dropped)} classes without a readable training image are left out: {named}{more}"
+    return replace(
+        listed,
+        class_names=tuple(listed.class_names[label] for label in order.tolist()),
+        num_classes=len(kept),
+        labels=number[listed.labels],
+        true_labels=None if true is None else np.where(true == UNKNOWN, UNKNOWN, number[true]),
+        notes=(*listed.notes, note),
+    )
 
 
 # ---- tables
@@ -211,14 +366,21 @@ class _TableReader:
         """The closed classes."""
         self._all: dict[str, int] = {}
         """The closed classes and those that only occur as true labels."""
+        self._test_names: frozenset[str] = frozenset()
+        self._unread_names: frozenset[str] = frozenset()
+        self._backslashes = 0
 
     def read(self) -> PictureList:
         """Read the classes, then the files in a second pass, training rows before test rows."""
         closed, true = set[str](), set[str]()
-        has_test = False
+        self._choose_splits()
+        has_test = bool(self._test_names)
+        without_truth = 0
         for row in self._rows():
+            if self._is_unread(row):
+                continue
             test = self._is_test(row)
-            has_test |= test
+            without_truth += row.true_label is None and not test
             if row.label is not None and not test:
                 closed.add(row.label)
             if row.true_label is not None:
@@ -227,15 +389,46 @@ class _TableReader:
         self._labels = {name: label for label, name in enumerate(names)}
         everything = [*names, *in_order(true - closed)]
         self._all = {name: label for label, name in enumerate(everything)}
+        if true and without_truth:
+            self._builder.notes.append(
+                f"{without_truth:,} training rows have no true_label: the true labels count as unknown; "
+                "give one in every row, or leave such rows out"
+            )
+        _note_odd_names(self._builder, names)
         self._add_rows(test=False)
         self._builder.begin_test()
         if has_test:
             self._add_rows(test=True)
+        if self._backslashes:
+            self._builder.notes.append(f"{self._backslashes:,} paths have backslashes, which are read as slashes")
         return self._builder.finish(everything, len(names))
+
+    def _choose_splits(self) -> None:
+        """Find the names of the splits, and which of them is the test set."""
+        counts: dict[str, int] = {}
+        for row in self._rows():
+            split = None if row.split is None else row.split.casefold()
+            if split not in (None, *TRAIN_NAMES, *TEST_NAMES):
+                raise InputError(
+                    f"row {row.number:,} of {self._file.name}: split must be train or test, got "
+                    f"{shown(str(row.split))}\n"
+                    f"other names of the two are {', '.join((*TRAIN_NAMES[1:], *TEST_NAMES[1:]))}"
+                )
+            if split in TEST_NAMES:
+                counts[split] = counts.get(split, 0) + 1
+        first = next((name for name in TEST_NAMES if name in counts), None)
+        self._test_names = frozenset() if first is None else frozenset([first])
+        if first not in (None, "test"):
+            self._builder.notes.append(f"the test set are the {counts[str(first)]:,} rows of split {first}")
+        unread = {name: count for name, count in counts.items() if name != first}
+        if unread:
+            named = ", ".join(f"{name} {count:,}" for name, count in unread.items())
+            self._builder.notes.append(f"rows of a split that is not read, next to {first}: {named}")
+        self._unread_names = frozenset(unread)
 
     def _add_rows(self, *, test: bool) -> None:
         for row in self._rows():
-            if self._is_test(row) == test:
+            if self._is_test(row) == test and not self._is_unread(row):
                 self._add(row, test=test)
 
     def _add(self, row: _Row, *, test: bool) -> None:
@@ -265,11 +458,14 @@ class _TableReader:
         self._builder.add(name, status, number, true)
 
     def _name(self, path: str) -> str:
+        if "\\" in path and not (self._builder.root / path).exists():
+            slashed = path.replace("\\", "/")
+            if (self._builder.root / slashed).exists():
+                self._backslashes += 1
+                path = slashed
         given = Path(path)
-        if given.is_absolute():
-            if given.is_relative_to(self._builder.root):
-                return given.relative_to(self._builder.root).as_posix()
-            return path  # the builder refuses it as outside
+        if given.is_absolute() and given.is_relative_to(self._builder.root):
+            return given.relative_to(self._builder.root).as_posix()
         return Path(os.path.normpath(path)).as_posix()
 
     def _is_repeated(self, name: str, label: int, where: str) -> bool:
@@ -284,12 +480,10 @@ class _TableReader:
         return True
 
     def _is_test(self, row: _Row) -> bool:
-        if row.split not in (None, "train", "test"):
-            raise InputError(
-                f"row {row.number:,} of {self._file.name}: split must be train or test, got {shown(str(row.split))}\n"
-                "validation is split off for you; mark such rows train"
-            )
-        return row.split == "test"
+        return row.split is not None and row.split.casefold() in self._test_names
+
+    def _is_unread(self, row: _Row) -> bool:
+        return row.split is not None and row.split.casefold() in self._unread_names
 
     def _rows(self) -> Iterator[_Row]:
         number = 0
@@ -297,7 +491,14 @@ class _TableReader:
             cells = [batch.get(name) for name in (*NEEDED, *OPTIONAL)]
             for values in zip(*(column or [None] * len(batch["path"]) for column in cells), strict=True):
                 number += 1
-                path, label, true, split = (_text(value) for value in values)
+                path = _path(values[0])
+                try:
+                    label, true, split = (_text(value) for value in values[1:])
+                except TypeError as error:
+                    raise InputError(
+                        f"row {number:,} of {self._file.name}: a label must be text or a whole number, got {error}\n"
+                        "write one label in each cell"
+                    ) from error
                 yield _Row(number, path, label, true, split)
 
     def _batches(self) -> Iterator[dict[str, list[Any]]]:
@@ -305,16 +506,20 @@ class _TableReader:
 
         try:
             yield from _parquet_batches(self._file) if self._file.suffix.lower() == ".parquet" else self._csv_batches()
-        except (pa.ArrowException, UnicodeDecodeError, csv.Error) as error:
+        except UnicodeError as error:
+            raise InputError(
+                f"{self._file} cannot be read: it is not UTF-8 ({error})\nsave it again as UTF-8, with a header line"
+            ) from error
+        except (pa.ArrowException, csv.Error) as error:
             raise InputError(f"{self._file} cannot be read: {error}\nwrite it again, with a header line") from error
         except OSError as error:
             raise InputError(f"{self._file} cannot be read: {error}\ncheck its permissions") from error
 
     def _csv_batches(self) -> Iterator[dict[str, list[Any]]]:
-        delimiter = "\t" if self._file.suffix.lower() == ".tsv" else ","
-        with self._file.open(newline="", encoding="utf-8-sig") as lines:
+        delimiter, encoding = table_form(self._file)
+        with self._file.open(newline="", encoding=encoding) as lines:
             reader = csv.reader(lines, delimiter=delimiter)
-            header = [name.strip() for name in next(reader, [])]
+            header = [name.strip().casefold() for name in next(reader, [])]
             _require_columns(header, self._file)
             columns = {name: header.index(name) for name in (*NEEDED, *OPTIONAL) if name in header}
             batch: dict[str, list[Any]] = {name: [] for name in columns}
@@ -334,15 +539,18 @@ def _parquet_batches(file: Path) -> Iterator[dict[str, list[Any]]]:
 
     with pq.ParquetFile(file) as table:
         header = list(table.schema_arrow.names)
-        _require_columns(header, file)
-        wanted = [name for name in (*NEEDED, *OPTIONAL) if name in header]
-        for batch in table.iter_batches(ROWS_PER_BATCH, columns=wanted):
-            yield batch.to_pydict()
+        found = {name.strip().casefold(): name for name in header}
+        _require_columns([name.strip().casefold() for name in header], file)
+        wanted = {name: found[name] for name in (*NEEDED, *OPTIONAL) if name in found}
+        for batch in table.iter_batches(ROWS_PER_BATCH, columns=list(wanted.values())):
+            cells = batch.to_pydict()
+            yield {name: cells[column] for name, column in wanted.items()}
 
 
 def _require_columns(header: Sequence[str], file: Path) -> None:
+    """Raise InputError unless `header`, in lower case, has the needed columns, each once."""
     missing = [name for name in NEEDED if name not in header]
-    if missing or len(set(header)) != len(header):
+    if missing or any(header.count(name) > 1 for name in (*NEEDED, *OPTIONAL)):
         found = ", ".join(shown(name) for name in header) or "none"
         raise InputError(
             f"{file} must have columns {' and '.join(NEEDED)}, each once, got {found}\n"
@@ -350,11 +558,30 @@ def _require_columns(header: Sequence[str], file: Path) -> None:
         )
 
 
+def _path(value: Any) -> str | None:
+    """Return a cell as a path, None for an empty one. Spaces at its ends are not removed from bytes."""
+    if isinstance(value, bytes):
+        return os.fsdecode(value) or None
+    if value is None or value != value:
+        return None
+    return str(value).strip() or None
+
+
 def _text(value: Any) -> str | None:
-    """Return a cell as text, None for an empty one. Whole numbers of any type give the same text."""
+    """Return a cell as text, None for an empty one. Whole numbers of any type or spelling (1, 1.0) give the same text.
+
+    Raises:
+        TypeError: the cell holds a list or a mapping.
+    """
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "surrogateescape")
+    if isinstance(value, list | dict | tuple):
+        raise TypeError(type(value).__name__)
     if value is None or value != value:
         return None
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    text = str(value).strip()
+    text = class_name(str(value).replace("\0", "").strip())
+    if re.fullmatch(r"[+-]?[0-9]+\.0*", text):
+        text = str(int(text.split(".")[0]))
     return text or None

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import stat
+import unicodedata
 from array import array
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,16 +22,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tune_lnl.datasets.base import Labels
-from tune_lnl.datasets.reid.layouts import IMAGE_SUFFIXES
+from tune_lnl.datasets.formats import is_image_name
 from tune_lnl.errors import CorruptDataError, InputError, shown
 
 UNKNOWN = -1
 NAMES_PER_CHUNK = 65536
-LEFTOVERS = frozenset({"__macosx", "@eadir", "#recycle", "$recycle.bin", "lost+found", "system volume information"})
-"""Folders that operating systems, archivers and storage devices add, in lower case; they hold no data."""
+LEFTOVERS = frozenset(
+    {
+        *("__macosx", "network trash folder", "temporary items", "thevolumesettingsfolder"),  # macOS
+        *("$recycle.bin", "recycler", "recycled", "system volume information", "found.000"),  # Windows
+        *("@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "@tmp"),  # network storage
+        *("lost+found", "lost.dir", "__pycache__"),  # Linux, Android, Python
+    }
+)
+"""Folders that operating systems, archivers, storage devices and notebooks add, in lower case; they hold no data."""
+OUTSIDE = "it is outside the folder, by its name or through a link"
 NAMES_TOLD = 1000
 """Number of skipped files whose names are kept; the others are only counted."""
-IMAGE_ENDINGS = tuple(sorted(IMAGE_SUFFIXES))
 
 
 class Names(Sequence[str]):
@@ -112,8 +121,10 @@ class ListBuilder:
     on_error: str
 
     def __post_init__(self) -> None:
-        self._home = self.root.resolve()
+        self._home = Path(os.path.realpath(self.root))
         self._inside: set[Path] = set()
+        self._links: set[str] = set()
+        """Links to folders that are not followed."""
         self._chunks: list[Any] = []
         self._names: list[bytes] = []
         self._labels, self._true, self._verified = array("q"), array("q"), array("b")
@@ -195,27 +206,34 @@ class ListBuilder:
     def folders_in(self, folder: Path) -> list[str]:
         """Return the sorted names of the folders in `folder`, without hidden ones.
 
+        Links to folders inside the root are followed. Other links to folders are skipped and named.
+
         Raises:
-            InputError: a link that leaves the root, or a folder that cannot be read.
+            InputError: a folder that cannot be read.
         """
-        return sorted(entry.name for entry in self._entries(folder) if entry.is_dir(follow_symlinks=False))
+        return sorted(entry.name for entry in self._entries(folder) if self._is_folder(entry))
 
     def images_in(self, name: str) -> Iterator[tuple[str, os.stat_result]]:
         """Yield (name, status) of all image files in and below the folder `name`, in a fixed order.
 
-        Links to files inside the root are followed, links to folders are not.
+        Links inside the root are followed, but no folder is read twice. Links that lead out of the root, to nothing, or
+        to a folder that holds the link are skipped and named.
 
         Raises:
-            InputError: a link that leaves the root, or a folder that cannot be read.
+            InputError: a folder that cannot be read.
         """
         waiting = [name]
+        read = {os.path.realpath(self.root / name)}
         while waiting:
             at = waiting.pop()
             inner = []
             for entry in sorted(self._entries(self.root / at), key=lambda entry: entry.name):
                 below = f"{at}/{entry.name}" if at else entry.name
-                if entry.is_dir(follow_symlinks=False):
-                    inner.append(below)
+                if self._is_folder(entry):
+                    real = os.path.realpath(entry.path)
+                    if real not in read:
+                        read.add(real)
+                        inner.append(below)
                     continue
                 status = self._status_of(entry, below)
                 if status is not None:
@@ -223,36 +241,63 @@ class ListBuilder:
             waiting.extend(reversed(inner))
 
     def status(self, name: str) -> os.stat_result:
-        """Return the status of the file `name`, which must be inside the root.
+        """Return the status of the file `name`.
 
         Raises:
-            InputError: it is outside, by its name or through a link.
-            OSError: it does not exist, or is no file.
+            OSError: it is outside the root, by its name or through a link; it does not exist; it is no file.
         """
         if "\0" in name:
             raise FileNotFoundError("the name contains a null character")
         path = self.root / name
         if path.parent not in self._inside:
-            self._require_inside(path.parent)
+            if not self._is_inside(path.parent):
+                raise PermissionError(OUTSIDE)
             self._inside.add(path.parent)
-        if path.is_symlink():
-            self._require_inside(path)
+        if path.is_symlink() and not self._is_inside(path):
+            raise PermissionError(OUTSIDE)
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
             raise IsADirectoryError("it is not a file")
         return status
 
+    def _is_folder(self, entry: os.DirEntry[str]) -> bool:
+        """Return whether the entry is a folder to read, or a link to one inside that does not hold the link."""
+        if not entry.is_symlink():
+            return entry.is_dir(follow_symlinks=False)
+        real = Path(os.path.realpath(entry.path))
+        if not real.is_dir():
+            return False
+        name = Path(entry.path).relative_to(self.root).as_posix()
+        if not real.is_relative_to(self._home):
+            self._skip_link(name, "it is a link to a folder outside")
+            return False
+        if Path(os.path.realpath(Path(entry.path).parent)).is_relative_to(real):
+            self._skip_link(name, "it is a link to a folder that holds the link")
+            return False
+        return True
+
+    def _skip_link(self, name: str, reason: str) -> None:
+        # A layout is looked at several times; a link is counted once.
+        if name not in self._links:
+            self._links.add(name)
+            self.skip(name, reason)
+
     def _status_of(self, entry: os.DirEntry[str], name: str) -> os.stat_result | None:
+        if name in self._links:
+            return None
         if not is_image_name(entry.name):
             self.ignored[Path(entry.name).suffix.lower()] += 1
             return None
         try:
+            if entry.is_symlink() and not self._is_inside(Path(entry.path)):
+                self.skip(name, "it is a link to a file outside")
+                return None
             status = entry.stat()
         except OSError as error:
             self.skip(name, f"it is a link to nothing, or cannot be read ({error.strerror})")
             return None
         if not stat.S_ISREG(status.st_mode):
-            self.skip(name, "it is not a file; links to folders are not followed")
+            self.skip(name, "it is not a file")
             return None
         return status
 
@@ -264,28 +309,17 @@ class ListBuilder:
                         if not entry.name.startswith("."):
                             self._left_out.add(entry.name)
                         continue
-                    if entry.is_symlink():
-                        self._require_inside(Path(entry.path))
                     yield entry
         except OSError as error:
             raise InputError(f"{shown(str(folder))} cannot be read: {error.strerror}\ncheck its permissions") from error
 
-    def _require_inside(self, path: Path) -> None:
-        if not path.resolve().is_relative_to(self._home):
-            raise InputError(
-                f"{shown(str(path))} is outside {self.root}, by its name or through a link; only files inside are "
-                "read\nput the files themselves there instead"
-            )
+    def _is_inside(self, path: Path) -> bool:
+        return Path(os.path.realpath(path)).is_relative_to(self._home)
 
 
 def is_leftover(name: str) -> bool:
     """Return whether a file or folder of this name is hidden or holds no data; see LEFTOVERS."""
     return name.startswith(".") or name.lower() in LEFTOVERS
-
-
-def is_image_name(name: str) -> bool:
-    """Return whether the suffix is that of an image format."""
-    return name.lower().endswith(IMAGE_ENDINGS)
 
 
 def in_order(names: Collection[str]) -> list[str]:
@@ -295,13 +329,47 @@ def in_order(names: Collection[str]) -> list[str]:
     return sorted(names)
 
 
-def add_class_folders(builder: ListBuilder, folder: str, class_names: Sequence[str]) -> None:
-    """Add every image in `folder`/<class>; class k is `class_names[k]`. A class without a folder has no images."""
-    for label, name in enumerate(class_names):
-        inside = f"{folder}/{name}" if folder else name
+def add_class_folders(
+    builder: ListBuilder, folder: str, class_names: Sequence[str], folders: Mapping[str, Sequence[str]] | None = None
+) -> None:
+    """Add every image in the folders of each class; class k is `class_names[k]`.
+
+    Images come in the order of their folders' names as text (1, 10, 2), which label files follow, whatever the order of
+    the classes.
+
+    Args:
+        builder: collects the images.
+        folder: the folder that holds the class folders, relative to the root; "" is the root.
+        class_names: the classes; one without a folder has no images.
+        folders: the folders of a class, by its name; None: one folder of the same name.
+    """
+    label_of = {
+        own: label
+        for label, name in enumerate(class_names)
+        for own in ((name,) if folders is None else folders.get(name, ()))
+    }
+    for own, label in sorted(label_of.items()):
+        inside = f"{folder}/{own}" if folder else own
         if (builder.root / inside).is_dir():
             for image, status in builder.images_in(inside):
                 builder.add(image, status, label)
+
+
+def class_name(folder_name: str) -> str:
+    """Return the class of a folder name or a label: text in Unicode's composed form (NFC).
+
+    Bytes that are no UTF-8 are written as ``\\xe9``, so that every file and every console can hold the name.
+    """
+    text = folder_name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return unicodedata.normalize("NFC", text)
+
+
+def look_alike(names: Iterable[str]) -> list[tuple[str, ...]]:
+    """Return groups of names that differ only in case, spaces, hyphens or underscores."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(re.sub(r"[\s_-]+", "", name).casefold(), []).append(name)
+    return [tuple(group) for group in groups.values() if len(group) > 1]
 
 
 def require_training_images(found: PictureList, looked_for: str) -> PictureList:
@@ -312,10 +380,21 @@ def require_training_images(found: PictureList, looked_for: str) -> PictureList:
     """
     root = shown(str(found.root))
     if found.training == 0:
-        skipped = f"; {found.skipped_count:,} files were skipped" if found.skipped_count else ""
-        raise InputError(f"{root} has no training image{skipped}\nlooked for {looked_for}")
+        first = next((f"; the first is {shown(name)}: {shown(why)}" for name, why in found.skipped.items()), "")
+        skipped = f"; {found.skipped_count:,} files were skipped{first}" if found.skipped_count else ""
+        most = ", ".join(f"{shown(ending) or 'no ending'} {count:,}" for ending, count in most_common(found.ignored))
+        ignored = f"; {sum(found.ignored.values()):,} other files: {most}" if found.ignored else ""
+        raise InputError(f"{root} has no training image{skipped}{ignored}\nlooked for {looked_for}")
     classes = np.unique(found.labels[: found.training])
     if len(classes) < 2:
         only = shown(found.class_names[int(classes[0])])
-        raise InputError(f"{root} has training images of one class only ({only}); a classifier needs at least two")
+        raise InputError(
+            f"{root} has training images of one class only ({only}); a classifier needs at least two\n"
+            "give the folder that holds one folder for each class"
+        )
     return found
+
+
+def most_common(ignored: Mapping[str, int], listed: int = 10) -> list[tuple[str, int]]:
+    """Return the most common endings of files that are no images, with their counts."""
+    return sorted(ignored.items(), key=lambda item: (-item[1], item[0]))[:listed]

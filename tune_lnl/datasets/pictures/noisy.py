@@ -14,7 +14,7 @@ from typing_extensions import TypeVar
 from tune_lnl.config.datasets import DatasetOptions, PictureOptions, PublishedOptions
 from tune_lnl.datasets.base import ClassDataset, Labels, NoisyData, TrainingForm, labels_fingerprint
 from tune_lnl.datasets.description import Description, Packed
-from tune_lnl.datasets.label_file import read_label_file
+from tune_lnl.datasets.label_file import picture_labels
 from tune_lnl.datasets.noise import corrupt_labels, instance_noise, transition_matrix
 from tune_lnl.datasets.paths import DATA_VARIABLE, find_dataset_folder, read_errors_named, searched_folders
 from tune_lnl.datasets.paths import cache_dir as default_cache_dir
@@ -233,12 +233,8 @@ def _given_to_pictures(
     labels = pictures.listed.labels[train]
     file, drawn = options.label_file, options.drawn_noise
     if file is not None:
-        labels = read_label_file(file.file, file.column)
-        if len(labels) != len(train):
-            raise InputError(
-                f"{file.file} must hold one label per readable training image: {len(train):,}, got "
-                f"{len(labels):,}\n`python -m tune_lnl.data check {options.name}` names the unreadable ones"
-            )
+        names = pictures.listed.class_names[: pictures.listed.num_classes]
+        labels = picture_labels(file.file, file.column, names, pictures.listed.names.chosen(train))
     given = labels[kept]
     if given.max(initial=0) >= closed:
         raise InputError(

@@ -38,6 +38,7 @@ def _rows(dataset: ReidDataset, options: ReidOptions, files: ReidFiles, data: Re
         ("gallery", f"{_people(source.gallery)}; {source.distractors:,} distractors"),
         ("junk", f"{source.junk:,} images dropped"),
         ("skipped", _first(source.skipped)),
+        ("one camera", f"{_of_one_camera(source):,} training identities are seen by one camera only"),
         ("overlap", f"{_overlapping(source):,} training identities are in query or gallery, too"),
         ("training", f"{len(data.train_rows):,} images; {spread(data.given_labels, data.num_classes)} per given id"),
         ("identity noise", f"requested {share(data.requested_noise)}, measured {share(data.measured_noise)}"),
@@ -64,6 +65,11 @@ def _faults(dataset: ReidDataset, options: ReidOptions, source: ReidSource) -> l
             "no query has an image of the same identity from another camera in the gallery: nothing can be ranked\n"
             "check the cameras in the file names"
         )
+    if _of_one_camera(source) == len(np.unique(source.train.identities)):
+        faults.append(
+            "no training identity is seen by two cameras: no query can be held out, so trials cannot be compared\n"
+            "check the cameras in the file names"
+        )
     found = source_fingerprint(source)
     if found != source.fingerprint:
         faults.append(changed(found, source.fingerprint))
@@ -78,6 +84,12 @@ def _people(split: PersonImages) -> str:
 def _matchable(source: ReidSource) -> int:
     query, gallery = source.query, source.gallery
     return matchable_queries(query.identities, query.cameras, gallery.identities, gallery.cameras)
+
+
+def _of_one_camera(source: ReidSource) -> int:
+    pairs = np.unique(np.stack([source.train.identities, source.train.cameras]), axis=1)
+    _, cameras = np.unique(pairs[0], return_counts=True)
+    return int(np.count_nonzero(cameras == 1))
 
 
 def _overlapping(source: ReidSource) -> int:

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tune_lnl.datasets.formats import is_image_name
 from tune_lnl.errors import CorruptDataError, InputError, shown
 
 JUNK = -1
@@ -28,8 +29,7 @@ OFFICIAL_FOLDERS = {"train": "bounding_box_train", "query": "query", "gallery": 
 TRAINING_FOLDERS = {"train": ("train", "training"), "train_all": ("train_all",)}
 PREPARED_FOLDER = "pytorch"  # the usual preparation script puts the re-organised folders there
 
-# Files with these suffixes must have a name of the published form; Thumbs.db, .mat or a readme need not.
-IMAGE_SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm"])
+# Files with the ending of an image must have a name of the expected form; Thumbs.db, .mat or a readme need not.
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,22 @@ class NameScheme:
             return None
         groups = match.groupdict()
         if "identity" in groups:
-            return int(groups["identity"]), int(groups["camera"])
+            try:
+                return int(groups["identity"]), int(groups["camera"])
+            except (TypeError, ValueError):
+                return None  # a pattern of the user's own matched something that is no number
         # CORE, released eval_utils.py, lines 94-103: each of the five camera pairs has two views.
         return None, 2 * (int(groups["pair"]) - 1) + int(groups["view"])
 
 
 def _scheme(example: str, pattern: str) -> NameScheme:
-    return NameScheme(example, re.compile(rf"{pattern}\.(jpg|jpeg|png)", re.ASCII))
+    # Some copies of the published sets have endings in capitals.
+    return NameScheme(example, re.compile(rf"{pattern}\.(?i:jpg|jpeg|png)", re.ASCII))
+
+
+def own_names(pattern: str) -> NameScheme:
+    """Return the scheme of a user's own file names; `pattern` matches a name without its ending (dataset.pattern)."""
+    return NameScheme(f"<a name that matches {pattern}>", re.compile(rf"(?:{pattern})(\.[A-Za-z0-9]+)+", re.ASCII))
 
 
 _IDENTITY = r"(?P<identity>-1|\d{4,8})_c(?P<camera>\d{1,3})"
@@ -194,7 +203,7 @@ def read_layout(root: Path, layout: Layout, schemes: Sequence[NameScheme], train
     Raises:
         CorruptDataError: a split is missing or has no image; a name has no published form, or disagrees with its
             identity folder; a distractor outside the gallery, where identity 0 would stand for one person.
-        InputError: a link that leaves `root`, or a folder that cannot be read.
+        InputError: a split that is a link out of `root`, or a folder that cannot be read.
     """
     reader = _Reader(root.resolve(), layout, tuple(schemes), skip=on_error == "skip")
     splits = {split: reader.read(split, layout.split_folder(split, training)) for split in SPLITS}
@@ -233,7 +242,7 @@ class _Reader:
             return
         for entry in self._entries(folder):
             if not entry.is_dir():
-                if _is_image_name(entry.name):
+                if is_image_name(entry.name):
                     self._refuse(Path(entry.path), "it must be in a folder named by its identity")
             elif _IDENTITY_FOLDER.fullmatch(entry.name) is None:
                 self._refuse(Path(entry.path), "a folder must be named by an identity, like 0002")
@@ -244,7 +253,7 @@ class _Reader:
         for entry in self._entries(folder):
             if entry.is_dir():
                 self._refuse(Path(entry.path), "there must be no folder here")
-            elif _is_image_name(entry.name):
+            elif is_image_name(entry.name):
                 try:
                     file = self._image(split, entry, folder_identity)
                 except _OddFileError as odd:
@@ -288,12 +297,16 @@ class _Reader:
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
-                if entry.is_symlink():
-                    self._require_inside(Path(entry.path))
+                if entry.is_symlink() and not self._is_inside(Path(entry.path)):
+                    self._refuse(Path(entry.path), "it is a link that leaves the dataset's folder")
+                    continue
                 yield entry
 
+    def _is_inside(self, path: Path) -> bool:
+        return Path(os.path.realpath(path)).is_relative_to(self.home)
+
     def _require_inside(self, path: Path) -> None:
-        if not path.resolve().is_relative_to(self.home):
+        if not self._is_inside(path):
             raise InputError(
                 f"{shown(str(path))} is a link that leaves {self.home}; such links are not followed\n"
                 "put the files themselves there instead"
@@ -304,10 +317,7 @@ class _Reader:
         if not self.skip:
             raise CorruptDataError(
                 f"{shown(str(path))}: {rule}\n"
-                "rename or remove it, or skip and count such files: --set dataset.on_error=skip"
+                "rename or remove it, give the form of your own names as dataset.pattern, or skip and count such "
+                "files: --set dataset.on_error=skip"
             )
         self.skipped.append(name)
-
-
-def _is_image_name(name: str) -> bool:
-    return Path(name).suffix.lower() in IMAGE_SUFFIXES

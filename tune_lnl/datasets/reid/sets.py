@@ -36,6 +36,7 @@ from tune_lnl.datasets.reid.layouts import (
     PersonFile,
     ReidFiles,
     find_layout,
+    own_names,
     read_layout,
 )
 from tune_lnl.datasets.store import GrowingArray, PackedStore, Packing, SourceFiles, open_or_pack
@@ -132,7 +133,8 @@ class ReidDataset(Dataset[ReidOptions]):
             layout = find_layout(root, self.inner_folders, options.boxes_folder, partial=True)
             if layout is None:
                 raise CorruptDataError(f"{root} must hold {self._expected_folders(options)}\nget the dataset again")
-            return read_layout(root, layout, self.schemes, options.split, options.on_error)
+            schemes = self.schemes if options.pattern is None else (own_names(options.pattern),)
+            return read_layout(root, layout, schemes, options.split, options.on_error)
 
     def load_source(self, data_dir: Path | None, cache_dir: Path, options: ReidOptions) -> ReidSource:
         """Return the clean source; it is read from `data_dir` and packed into `cache_dir` on first use.
@@ -148,6 +150,8 @@ class ReidDataset(Dataset[ReidOptions]):
         inner = base.relative_to(files.root).as_posix()
         size = self.input_size(options)
         form = f"{PACKING_VERSION} {files.layout.name} {inner} {size[0]}x{size[1]}"
+        if options.pattern is not None:
+            form += f" {options.pattern}"
         everything = tuple(file.path for split in SPLITS for file in files.split(split))
         fail = options.on_error == "fail"
         store = open_or_pack(
