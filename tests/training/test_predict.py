@@ -13,7 +13,6 @@ from PIL import Image
 from tiny_runs import finish, start, tiny
 
 from tune_lnl.config.trial import build_config
-from tune_lnl.errors import InputError
 from tune_lnl.training import predict as predicting
 from tune_lnl.training.classification import ClassifierTraining
 from tune_lnl.training.loop import Surroundings
