@@ -62,6 +62,7 @@ SPACE_KEYS = {
     "validation": "see [Validation](#validation)",
     "objective": "see [Objective](#objective)",
     "fixed": "settings of the method that every trial has; `epochs` is required",
+    "presets": "named sizes, `--preset NAME`: `epochs`, `trials` and dotted settings; `quick`, `medium`, `full`",
     "conditions": "name: a mapping of dotted settings. Each is a study of its own; the first is the default",
     "search": "setting: a range of [Ranges](#ranges)",
     "start": "a list of points that are tried first, in this order; the first is the published setting",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tune_lnl.version import __version__
+
 if TYPE_CHECKING:
     from tune_lnl.api import run_search
     from tune_lnl.tuning.runs.run import load_run
 
-__version__ = "0.1.0"
 __all__ = ["__version__", "load_run", "run_search"]
 
 _HOMES = {"load_run": "tune_lnl.tuning.runs.run", "run_search": "tune_lnl.api"}

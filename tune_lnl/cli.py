@@ -7,11 +7,14 @@ import functools
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 from tune_lnl.errors import InputError
 from tune_lnl.files import is_disk_full
+from tune_lnl.steps import step
 from tune_lnl.tuning.plan.options import FLAGS, SearchOptions
+from tune_lnl.version import __version__
 
 Main = Callable[[list[str] | None], int]
 
@@ -28,7 +31,13 @@ class Parser(argparse.ArgumentParser):
         self.arguments: list[argparse.Action] = []
         self.commands: dict[str, tuple[str, Parser]] = {}
         self._inner: Any = None
+        prog = called_as(prog)
+        if "epilog" in options:  # it has lines of its own
+            options["formatter_class"] = argparse.RawDescriptionHelpFormatter
         super().__init__(prog=prog, description=description, **{**options, "allow_abbrev": False})
+        if "tune_lnl" in prog or prog.startswith("tune-lnl"):
+            version = f"tune_lnl {__version__}"
+            super().add_argument("--version", action="version", version=version, help="print the version and stop")
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message}\nsee: {self.prog} --help\n")
@@ -71,6 +80,14 @@ class Parser(argparse.ArgumentParser):
                 )
 
 
+def called_as(prog: str) -> str:
+    """Return the name of a command as the user has called it: ``tune-lnl search`` for ``python -m tune_lnl.search``."""
+    program = Path(sys.argv[0])
+    if program.name == "tune-lnl" or (program.name == "__main__.py" and program.parent.name == "tune_lnl"):
+        return prog.replace("python -m tune_lnl.", "tune-lnl ")
+    return prog
+
+
 def search_options(parsed: argparse.Namespace, command: str | None = None) -> SearchOptions:
     """Read the options of a search from what a parser with :meth:`Parser.add_search_options` has parsed.
 
@@ -79,6 +96,25 @@ def search_options(parsed: argparse.Namespace, command: str | None = None) -> Se
     """
     given = {name: getattr(parsed, name) for name in FLAGS if name != "space"}
     return SearchOptions.of(parsed.space, command=command, **given)
+
+
+def printed(line: str) -> None:
+    """Print a line at once, after what shows a step is erased."""
+    step("")
+    print(line, flush=True)
+
+
+def open_page(page: Path | str) -> None:
+    """Show a file or an address in the browser; where there is none, say where it is."""
+    import webbrowser
+
+    address = page.as_uri() if isinstance(page, Path) else page
+    try:
+        opened = webbrowser.open(address)
+    except (webbrowser.Error, OSError):
+        opened = False
+    if not opened:
+        print(f"no browser could be opened; open it yourself: {page}", file=sys.stderr)
 
 
 def guarded(main: Main) -> Callable[..., int]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from tune_lnl.cli import Parser, guarded
+from tune_lnl.cli import Parser, guarded, printed
+from tune_lnl.steps import shown_steps, step
 
 
 def parser() -> Parser:
@@ -13,7 +14,10 @@ def parser() -> Parser:
     add = p.add_command("list", "names, whether the data is here, and what it is")
     _add_data_dir(add)
     add = p.add_command("check", "counts, classes, fingerprints, measured against requested noise")
-    add.add_argument("name", metavar="NAME")
+    add.add_argument(
+        "name", metavar="NAME|PATH", nargs="?", help="a dataset, or a folder of class folders or a table of your own"
+    )
+    _add_data(add)
     _add_data_dir(add)
     add.add_argument(
         "--set",
@@ -24,7 +28,10 @@ def parser() -> Parser:
         help="a dataset setting, value in YAML; may be repeated",
     )
     add = p.add_command("prepare", "pack the dataset into the cache and say where")
-    add.add_argument("name", metavar="NAME")
+    add.add_argument(
+        "name", metavar="NAME|PATH", nargs="?", help="a dataset, or a folder of class folders or a table of your own"
+    )
+    _add_data(add)
     _add_data_dir(add)
     add.add_argument(
         "--patterned",
@@ -48,6 +55,12 @@ def parser() -> Parser:
     return p
 
 
+def _add_data(p: Parser) -> None:
+    p.add_argument(
+        "--data", metavar="PATH", help="your own images, the same as --set dataset.root=PATH; NAME is then folder"
+    )
+
+
 def _add_data_dir(p: Parser) -> None:
     p.add_argument(
         "--data-dir",
@@ -61,27 +74,31 @@ def _add_data_dir(p: Parser) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Exit code: 0 done, 1 ``check`` found faults, 2 bad input, 130 interrupted."""
     arguments = parser().parse_args(argv)
-    from tune_lnl.datasets import check  # numpy and pydantic: not needed for --help
+    if arguments.command != "list" and arguments.name is None and arguments.data is None:
+        parser().error(f"NAME or a folder is needed: data {arguments.command} ./photos; data list shows the names")
+    with shown_steps():
+        if arguments.command != "list":
+            step(f"reading {arguments.name or arguments.data or 'data'} ...")
+        from tune_lnl.datasets import check  # numpy and pydantic: not needed for --help
 
-    if arguments.command == "list":
-        print("\n".join(check.list_datasets(arguments.data_dir)))
-        return 0
-    if arguments.command == "prepare" and arguments.patterned:
-        from tune_lnl.training.patterned import save_clean_predictions
+        if arguments.command == "list":
+            print("\n".join(check.list_datasets(arguments.data_dir)))
+            return 0
+        name, settings = check.named_data(arguments.name, arguments.data, arguments.settings)
+        if arguments.command == "prepare" and arguments.patterned:
+            from tune_lnl.training.patterned import save_clean_predictions
 
-        path = save_clean_predictions(
-            arguments.name, arguments.data_dir, arguments.device, arguments.epochs, arguments.settings, print
-        )
-        print(f"predictions: {path}")
-        return 0
-    if arguments.command == "prepare":
-        print("\n".join(check.prepare_dataset(arguments.name, arguments.data_dir, arguments.settings)))
-        return 0
-    report = check.check_dataset(arguments.name, arguments.data_dir, arguments.settings)
-    for line in report.lines:
-        print(line)
-    for fault in report.faults:
-        print(f"FAULT: {fault}")
+            path = save_clean_predictions(
+                name, arguments.data_dir, arguments.device, arguments.epochs, settings, printed
+            )
+            printed(f"predictions: {path}")
+            return 0
+        if arguments.command == "prepare":
+            printed("\n".join(check.prepare_dataset(name, arguments.data_dir, settings)))
+            return 0
+        report = check.check_dataset(name, arguments.data_dir, settings)
+        for line in [*report.lines, *(f"FAULT: {fault}" for fault in report.faults)]:
+            printed(line)
     return 1 if report.faults else 0
 
 

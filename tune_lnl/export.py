@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from tune_lnl.cli import Parser, guarded
+from tune_lnl.cli import Parser, guarded, printed
+from tune_lnl.steps import shown_steps, step
 
 TRIAL_FLAGS = {"top": "--top", "format": "--format", "output": "--output"}
 LABEL_FLAGS = {
@@ -20,7 +21,9 @@ LABEL_FLAGS = {
 def parser() -> Parser:
     p = Parser(prog="python -m tune_lnl.export", description=__doc__)
     p.add_argument("run", metavar="RUN", help="name of a run, or its path")
-    p.add_argument("--top", type=int, default=1, metavar="K", help="how many trials, best first (default 1)")
+    p.add_argument(
+        "--top", type=count_or_all, default=1, metavar="K|all", help="how many trials, best first (default 1), or all"
+    )
     p.add_argument(
         "--format",
         choices=["yaml", "json", "csv", "args"],
@@ -54,6 +57,11 @@ def parser() -> Parser:
     return p
 
 
+def count_or_all(text: str) -> int | None:
+    """Read a number; ``all`` is ``None``."""
+    return None if text == "all" else int(text)
+
+
 @guarded
 def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
@@ -62,10 +70,12 @@ def main(argv: list[str] | None = None) -> int:
         unread = [flag for name, flag in TRIAL_FLAGS.items() if getattr(arguments, name) != parser().get_default(name)]
         if unread:
             parser().error(f"{', '.join(unread)} not with --labels FILE, which has its own format")
-        from tune_lnl.reporting.label_export import LabelOptions, export_labels
+        with shown_steps():
+            step(f"reading run {arguments.run} ...")
+            from tune_lnl.reporting.label_export import LabelOptions, export_labels
 
-        options = LabelOptions(arguments.run, arguments.results_dir, arguments.labels, **given)
-        return export_labels(options, lambda line: print(line, flush=True))
+            options = LabelOptions(arguments.run, arguments.results_dir, arguments.labels, **given)
+            return export_labels(options, printed)
     if given:
         parser().error(f"{', '.join(LABEL_FLAGS[name] for name in given)} only with --labels FILE")
     from tune_lnl.tuning.runs.export import export_run, save_export

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from tune_lnl.cli import Parser, guarded
+from tune_lnl.cli import Parser, guarded, open_page
+from tune_lnl.steps import shown_steps, step
 
 
 def parser() -> Parser:
@@ -27,15 +28,15 @@ def main(argv: list[str] | None = None) -> int:
 
     for run in arguments.runs:
         run_folders(run, arguments.results_dir)  # a typo is refused before torch and Optuna are imported
-    from tune_lnl.reporting.write import write_reports
+    with shown_steps():
+        step("writing the report ...")
+        from tune_lnl.reporting.write import write_reports
 
-    written = write_reports(arguments.runs, arguments.results_dir)
+        written = write_reports(arguments.runs, arguments.results_dir)
     for path in written:
         print(path)
     if arguments.open:
-        import webbrowser
-
-        webbrowser.open(written[0].as_uri())
+        open_page(written[0])
     return 0
 
 

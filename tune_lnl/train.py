@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
-from tune_lnl.cli import Parser, guarded
+from tune_lnl.cli import Parser, guarded, printed
+from tune_lnl.steps import shown_steps, step
+from tune_lnl.version import __version__
 
 
 def parser() -> Parser:
@@ -22,6 +25,7 @@ def parser() -> Parser:
         dest="overrides",
         help="override a setting by its dotted name; may be repeated",
     )
+    p.add_argument("--data", metavar="PATH", help="your own images, the same as --set dataset.root=PATH")
     p.add_argument("--data-dir", type=Path, metavar="DIR", help="where datasets lie (only read)")
     p.add_argument(
         "--output",
@@ -35,9 +39,15 @@ def parser() -> Parser:
 @guarded
 def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
-    from tune_lnl.training.seeds import train
+    given = vars(arguments)
+    root = given.pop("data")
+    if root is not None:
+        given["overrides"].insert(0, f"dataset.root={json.dumps(root)}")
+    with shown_steps():
+        step(f"tune_lnl {__version__}: starting {arguments.config} ...")
+        from tune_lnl.training.seeds import train
 
-    return train(**vars(arguments), say=lambda line: print(line, flush=True))
+        return train(**given, say=printed)
 
 
 if __name__ == "__main__":

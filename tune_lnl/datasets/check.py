@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tune_lnl.config.overrides import dataset_section, parse_overrides
-from tune_lnl.config.registry import DATASET_NAMES, DATASETS, dataset_names
+from tune_lnl.config.registry import DATASET_NAMES, DATASETS, dataset_names, dataset_options
 from tune_lnl.datasets.paths import cache_dir
 from tune_lnl.datasets.registry import get_dataset, parse_options
-from tune_lnl.errors import CorruptDataError
+from tune_lnl.errors import CorruptDataError, InputError
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,32 @@ def list_datasets(data_dir: Path | None) -> list[str]:
             rows.append((name, "plug-in", f"of {packages}"))
     width = max(len(name) for name, _, _ in rows)
     return [f"{name:<{width}}  {state:<8}  {description}" for name, state, description in rows]
+
+
+def named_data(name: str | None, path: str | None, settings: Sequence[str]) -> tuple[str, list[str]]:
+    """Return (name of the dataset, its settings) for NAME, a path in its place, or ``--data PATH``; one is given.
+
+    Raises:
+        InputError: a path, and a dataset that has no root.
+    """
+    if name is not None and path is None and name not in dataset_names() and _is_path(name):
+        name, path = None, name
+    if path is None:
+        assert name is not None
+        return name, [*settings]
+    name = name or "folder"
+    if "root" not in dataset_options(name).model_fields:
+        raise InputError(
+            f"--data PATH is for a folder of your own, and {name} has its place in --data-dir; leave one out"
+        )
+    return name, [f"dataset.root={json.dumps(path)}", *settings]
+
+
+def _is_path(text: str) -> bool:
+    try:
+        return os.sep in text or Path(text).exists()
+    except (OSError, ValueError):  # a name too long for a file, or with a zero byte
+        return False
 
 
 def check_dataset(name: str, data_dir: Path | None, settings: Sequence[str] = ()) -> CheckReport:

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from tune_lnl.datasets.base import Images
 from tune_lnl.errors import CorruptDataError, InputError
+from tune_lnl.steps import step
 
 # Part of the key: raise it when the layout changes. Stores of other versions are neither read nor removed.
 STORE_VERSION = 2
@@ -202,6 +203,7 @@ def _pack(
             if leftover.exists():
                 shutil.rmtree(leftover)
 
+    step(f"packing {dataset} ...")
     remove_leftovers()  # of a packing that was killed
     building.mkdir()
     try:

@@ -12,6 +12,7 @@ from tune_lnl.errors import InputError
 from tune_lnl.object_storage import StorageError
 from tune_lnl.reporting.page import comparison_page, run_page
 from tune_lnl.reporting.run_data import RunView, load_runs, view_run
+from tune_lnl.steps import step
 from tune_lnl.tuning.runs.folder import RunFolder
 from tune_lnl.tuning.runs.location import ResultsDir, location
 from tune_lnl.tuning.runs.run import conditions_folder
@@ -60,6 +61,7 @@ def report_after_search(run: str, results_dir: ResultsDir, say: Callable[[str], 
 
     An error is printed and not raised: the search itself is whole, and the page can be written again.
     """
+    step("writing the report ...")
     try:
         say(f"  report: {location(write_reports([run], results_dir)[0])}")
     except InputError as error:

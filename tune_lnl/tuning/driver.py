@@ -24,9 +24,10 @@ from tune_lnl.tuning.engine.start import RayStartError, StartCutError
 from tune_lnl.tuning.engine.temporary import clear_leftovers, place_for_ray
 from tune_lnl.tuning.engine.tune import JobOf
 from tune_lnl.tuning.monitor.console import Console
-from tune_lnl.tuning.monitor.dashboards import study_dashboard
+from tune_lnl.tuning.monitor.dashboards import about_run, study_dashboard
 from tune_lnl.tuning.monitor.progress import Progress
 from tune_lnl.tuning.monitor.state import SearchState
+from tune_lnl.tuning.monitor.status import status_lines
 from tune_lnl.tuning.monitor.table import table_shown
 from tune_lnl.tuning.plan.checks import check_database, check_search
 from tune_lnl.tuning.plan.options import ConfirmRequest, SearchOptions
@@ -210,11 +211,13 @@ def _search(
     def views() -> Iterator[None]:
         from tune_lnl.tuning.monitor.prometheus import MetricsExport  # Ray
 
+        about = about_run(Run(plan.files, plan.settings(), plan.space, study.trials))
         dashboard = (
-            study_dashboard(plan.files, console.tell, plan.database) if plan.options.dashboard else nullcontext()
+            study_dashboard(plan.files, console.tell, plan.database, about) if plan.options.dashboard else nullcontext()
         )
         state.begin(session.running)
-        with dashboard, table_shown(plan, state, console):
+        every = plan.options.status_every
+        with dashboard, table_shown(plan, state, console), status_lines(state, plan.space.epochs, every, console):
             session.listeners.append(MetricsExport(plan, state))
             yield
 

@@ -94,9 +94,8 @@ def test_a_terminal_gets_a_table_below_the_lines(monkeypatch: pytest.MonkeyPatch
     plain = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text)
     lines = re.split(r"[\r\n]+", plain)
     assert any(line.startswith("the table") and len(line) <= 100 for line in lines)
-    (row,) = {line for line in lines if line.startswith("a row")}
-    assert len(row) == 100
-    assert row.endswith("…")
+    assert max(map(len, (line for line in lines if "y" in line))) <= 100
+    assert "".join(line.strip() for line in lines if "y" in line).count("y") >= 150, "nothing of a row is cut"
     assert "a long line " + "x" * 150 in plain.replace("\r\n", "")
     assert plain.rstrip().endswith("afterwards")
 

@@ -22,8 +22,8 @@ from tune_lnl.tuning.runs.rows import TrialRow
 PARAMS = {"lr": 0.0123456, "lr_asymmetry": 8.0, "tau": 0.025, "warmup_epochs": 50, "label_smoothing": 0.0123}
 BEST = TrialRow(3, "COMPLETE", 71.25, 1.1, 6, PARAMS, None, None, 1, 12.0)
 COUNTS = {TrialState.COMPLETE: 7, TrialState.PRUNED: 4, TrialState.FAIL: 1}
-RUNNING = RunningTrial(12, 4, 61.204, 250.0, PARAMS)
-VIEW = View([RUNNING, RunningTrial(13)], BEST, COUNTS, 64, 0.25, 7200.0)
+RUNNING = RunningTrial(12, 4, 61.204, 250.0, PARAMS, seconds=90.0)
+VIEW = View([RUNNING, RunningTrial(13)], BEST, COUNTS, 64, 0.25, 7200.0, elapsed=2400.0)
 
 
 @pytest.fixture
@@ -46,13 +46,13 @@ def test_what_a_hundred_columns_tell(plan: Plan) -> None:
     lines = drawn(plan, VIEW)
     assert max(map(len, lines)) <= 100
     text = "\n".join(lines)
-    assert re.search(r"trial +epoch +val_accuracy +left +settings", text)
-    assert re.search(r"12 +4/6 +61\.20 +4 min +lr=0\.01235 lr_asymmetry=8 tau=0\.025 warmup_epochs=50", text)
+    assert re.search(r"trial +epoch +val_accuracy +time +left +settings", text)
+    assert re.search(r"12 +4/6 +61\.20 +90 s +4 min +lr=0\.01235 lr_asymmetry=8 tau=0\.025 warmup_epochs=50", text)
     assert re.search(r"13 +0/6 +starting +-", text)
-    assert "best: trial 3, val_accuracy 71.25 ± 1.10  lr=0.01235 lr_asymmetry=8" in text
+    assert "best so far: trial 3, val_accuracy 71.25 ± 1.10  lr=0.01235 lr_asymmetry=8" in text
     assert "2 running, 7 complete, 4 stopped early, 1 failed of 64 trials" in text
     assert "in use: CPUs 2 of 2, memory 4.5 of 23.5 GB" in text
-    assert re.search(r"█{6}░{18} 25%, about 2\.0 h left, ends \d\d:\d\d$", text)
+    assert re.search(r"█{6}░{18} 25%, 40 min so far, about 2\.0 h left, ends \d\d:\d\d$", text)
 
 
 @pytest.mark.parametrize("width", [40, 60, 80])
@@ -80,5 +80,10 @@ def test_gpus(plan: Plan) -> None:
 
 def test_no_best_yet_and_no_end_known(plan: Plan) -> None:
     text = "\n".join(drawn(plan, View([], None, {}, 64, 0.0, None)))
-    assert "best: none yet; only a trial of full length can be" in text
-    assert text.endswith(" 0%")
+    assert "best so far: none; a trial counts once it has run to its full length" in text
+    assert text.endswith(" 0%, 0 s so far")
+
+
+def test_a_range_until_a_trial_has_ended(plan: Plan) -> None:
+    text = "\n".join(drawn(plan, replace(VIEW, seconds_left=7200.0, least_seconds_left=1800.0)))
+    assert text.endswith(" 25%, 40 min so far, 30 min to 2.0 h left")

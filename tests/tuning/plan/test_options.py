@@ -99,7 +99,9 @@ class TestTheCommandThatAsksForTheSame:
             "condition": "sym20",
             "overrides": ["search.lr={type: loguniform, low: 1e-3, high: 1e-2}"],
             "results_dir": "out",
+            "data": "my photos",
             "data_dir": Path("data"),
+            "preset": "quick",
             "resume": True,
             "concurrent": 2,
             "gpus_per_trial": "auto",
@@ -115,6 +117,8 @@ class TestTheCommandThatAsksForTheSame:
             "address": "auto",
             "tensorboard": True,
             "verbosity": "verbose",
+            "status_every": "90s",
+            "on_end": "echo done",
         }
         assert options.keys() | {"space", "all_conditions"} == FLAGS.keys()
         read = vars(parser().parse_args(command_line("x", options)[3:]))

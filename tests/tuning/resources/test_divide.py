@@ -39,7 +39,7 @@ def test_shares(cpus: int, gpus: int, asked: dict[str, Any], expected: Resources
 def test_the_device_follows_the_share() -> None:
     assert plan_resources(2, 0).device == "cpu"
     assert plan_resources(2, 1).device == "cuda"
-    assert "2 at once, each 8 CPU, 0.5 GPU, 8 thread(s)" in str(plan_resources(16, 1, gpus_per_trial=0.5))
+    assert "2 at once, each 8 CPU, 0.5 GPU, 8 threads" in str(plan_resources(16, 1, gpus_per_trial=0.5))
 
 
 @pytest.mark.parametrize(

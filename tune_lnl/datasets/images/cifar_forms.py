@@ -26,6 +26,7 @@ import numpy as np
 from tune_lnl.datasets.base import Images, Labels, Source, fingerprint_of
 from tune_lnl.datasets.pictures.listing import ListBuilder, in_order, is_leftover
 from tune_lnl.errors import CorruptDataError, InputError
+from tune_lnl.steps import step
 
 SIDE = 32
 SPLITS = ("train", "test")
@@ -423,7 +424,11 @@ def _decode(rows: Iterable[tuple[str, bytes | Path]]) -> Images:
         return np.stack([_decode_image(where, encoded) for where, encoded in block])
 
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        return np.concatenate([*pool.map(decode_block, blocks()), np.empty((0, SIDE, SIDE, 3), dtype=np.uint8)])
+        decoded = [np.empty((0, SIDE, SIDE, 3), dtype=np.uint8)]
+        for images in pool.map(decode_block, blocks()):
+            decoded.append(images)
+            step(f"packing images ... {sum(map(len, decoded)):,}")
+        return np.concatenate(decoded)
 
 
 def _decode_image(where: str, encoded: bytes | Path) -> Images:

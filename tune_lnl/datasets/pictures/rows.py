@@ -37,6 +37,7 @@ from tune_lnl.datasets.pictures.decoding import (
 from tune_lnl.datasets.pictures.listing import NAMES_TOLD, Names, PictureList
 from tune_lnl.datasets.store import PackedStore, Packing, SourceFiles, open_or_pack, store_path
 from tune_lnl.errors import CorruptDataError, shown
+from tune_lnl.steps import percent, step
 
 # Part of the store's form: raise it when the decoding or the files change.
 PACKING_VERSION = 2
@@ -313,6 +314,8 @@ class _Examination:
             pool = stack.enter_context(_pool())
             pixels = stack.enter_context(self._packing.growing("pixels")) if packed else None
             for start in range(0, len(found), IMAGES_PER_BLOCK):
+                if packed:
+                    step(f"packing {self._found.root.name} ... {percent(start, len(found))}")
                 rows = range(start, min(start + IMAGES_PER_BLOCK, len(found)))
                 for row, image in zip(rows, pool.map(self._decoded, rows), strict=True):
                     if isinstance(image, str):

@@ -41,6 +41,7 @@ from tune_lnl.datasets.reid.layouts import (
 )
 from tune_lnl.datasets.store import GrowingArray, PackedStore, Packing, SourceFiles, open_or_pack
 from tune_lnl.errors import CorruptDataError, InputError, shown
+from tune_lnl.steps import percent, step
 
 # Part of the store's form: raise it when the decoding or the arrays change.
 PACKING_VERSION = 1
@@ -282,6 +283,7 @@ def _pack(packing: Packing, files: ReidFiles, size: tuple[int, int], fail: bool)
             with contextlib.ExitStack() as stack:
                 written = [stack.enter_context(packing.growing(name, (*each, 3))) for name, each in sizes.items()]
                 for start in range(0, len(listed), IMAGES_PER_BLOCK):
+                    step(f"packing the {split} split ... {percent(start, len(listed))}")
                     block = listed[start : start + IMAGES_PER_BLOCK]
                     # Pillow releases the interpreter's lock while it decodes and resizes.
                     decoded = pool.map(functools.partial(_decode, sizes=tuple(sizes.values())), block)

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from pathlib import Path
 
 from tune_lnl.files import is_disk_full
+from tune_lnl.steps import step
 from tune_lnl.tuning.engine.health import Watchdog
 from tune_lnl.tuning.engine.messages import Job, Output
 from tune_lnl.tuning.engine.session import Session
@@ -112,6 +113,7 @@ def carry_out(
         RayStartError: Ray did not start; every job of the session waits again.
     """
     set_ray_environment()
+    step("starting Ray ...")
     try:
         folder = new_ray_folder(plan.files)
         with ExitStack() as running:
@@ -125,6 +127,7 @@ def carry_out(
                 running.enter_context(runner.started(plan, folder, output))
             running.enter_context(_watched(plan, session, runner, output))
             running.enter_context(view or nullcontext())
+            step("starting the workers ...")
             runner.train(plan, session, job_of, folder)
     except (KeyboardInterrupt, SystemExit):
         # A signal while Ray was starting: it handles SIGTERM in its own way there.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+import textwrap
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +17,7 @@ from rich.constrain import Constrain
 from rich.live import Live
 from rich.text import Text
 
+from tune_lnl.steps import step
 from tune_lnl.tuning.plan.options import Verbosity
 
 WIDEST = 100
@@ -37,6 +40,7 @@ class Console:
     def __call__(self, line: str) -> None:
         """Print a line at every verbosity."""
         screen = self._screen
+        step("")
         if self._write is not None:
             self._write(line)
         elif screen is not None:
@@ -54,13 +58,45 @@ class Console:
         if self.verbosity == "verbose":
             self(line)
 
-    def row(self, line: str) -> None:
-        """Print a line as :meth:`tell` does; above a table it is cut to one row of the terminal."""
-        screen = self._screen
-        if screen is None or self.verbosity == "quiet":
-            self.tell(line)
+    def row(self, line: str, rest: str = "") -> None:
+        """Print a line as :meth:`tell` does, and ``rest`` at its end; on a terminal where that fits, else below.
+
+        Nothing is cut: on a terminal a line is broken between words. A pipe or a file gets one line.
+        """
+        if self.verbosity == "quiet":
+            return
+        whole = f"{line}  {rest}".rstrip()
+        width = self.width
+        if width is None or len(whole) <= width:
+            self(whole)
+            return
+        for part, indent in ((line, "    "), (rest, "      ")):
+            first = "" if part is line else indent
+            for each in textwrap.wrap(part, width, initial_indent=first, subsequent_indent=indent):
+                self(each)
+
+    def labelled(self, label: str, address: str) -> None:
+        """Print a path, an address or a command, at every verbosity; on a line of its own where both do not fit."""
+        width = self.width
+        if width is None or len(label) + 2 + len(address) <= width:
+            self(f"{label}: {address}")
         else:
-            screen.print(Text(line), no_wrap=True, overflow="ellipsis", crop=True)
+            indent = " " * (len(label) - len(label.lstrip()) + 2)
+            self(f"{label}:")
+            self(f"{indent}{address}")
+
+    @property
+    def width(self) -> int | None:
+        """Columns of the terminal; ``None`` where the lines do not go to one."""
+        if self._screen is not None:  # standard output is then Rich's
+            return self._screen.width
+        if self._write is not None or not draws_tables(sys.stdout):
+            return None
+        return shutil.get_terminal_size().columns
+
+    @property
+    def shows_table(self) -> bool:
+        return self._screen is not None
 
     @contextmanager
     def showing(self, draw: Callable[[RichConsole], RenderableType]) -> Iterator[None]:
@@ -71,6 +107,7 @@ class Console:
         if self._write is not None or self.verbosity == "quiet" or not draws_tables(sys.stdout):
             yield
             return
+        step("")
         screen = _Screen(draw)
         screen.start()
         self._screen = screen

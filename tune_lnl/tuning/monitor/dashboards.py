@@ -6,7 +6,7 @@ import json
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 from tune_lnl.tuning.engine.auth import LOOPBACK
 from tune_lnl.tuning.runs.layout import RunFiles
+from tune_lnl.tuning.runs.location import location
+from tune_lnl.tuning.runs.run import Run
 from tune_lnl.tuning.study.password import storage_password
 
 if TYPE_CHECKING:
@@ -26,7 +28,10 @@ END_SECONDS = 3.0
 
 @contextmanager
 def study_dashboard(
-    files: RunFiles, tell: Callable[[str], None], database: StudyDatabase | None = None
+    files: RunFiles,
+    tell: Callable[[str], None],
+    database: StudyDatabase | None = None,
+    about: Mapping[str, str] | None = None,
 ) -> Iterator[None]:
     """Serve optuna-dashboard over the run's study while the context lasts, where that package is installed.
 
@@ -35,6 +40,7 @@ def study_dashboard(
     Args:
         tell: prints a line for the user.
         database: contains the study; all studies in it are shown. ``None``: the study is a file of the run.
+        about: the name of the run and the note beside its study (:func:`about_run`), where it is a file.
     """
     if find_spec("optuna_dashboard") is None:
         tell("  study dashboard: pip install 'tune_lnl[dashboard]' shows the study in the browser")
@@ -43,7 +49,8 @@ def study_dashboard(
     process = None
     with suppress(OSError), _listening(STUDY_PORT) as listening, files.driver_log.open("ab") as log:
         study = str(files.study) if database is None else database.url.render_as_string()
-        process = _start(study, None if database is None else storage_password(), listening, log.fileno())
+        known = {**(about or {}), "password": None if database is None else storage_password()}
+        process = _start(study, known, listening, log.fileno())
         tell(f"  study dashboard: http://{LOOPBACK}:{listening.getsockname()[1]} (Optuna's, read-only)")
     if process is None:
         tell("  study dashboard: could not be started")
@@ -52,6 +59,25 @@ def study_dashboard(
     finally:
         if process is not None:
             _end(process)
+
+
+def about_run(run: Run, ceiling: str | None = None) -> dict[str, str]:
+    """Return the name of a run and the note (Markdown) that the dashboard shows beside its study.
+
+    Args:
+        ceiling: a sentence on the best value that the labels allow, where that is known.
+    """
+    space = run.space
+    condition = f", noise condition {space.condition}" if space.condition else ""
+    lines = [
+        f"## {run.name}",
+        f"{space.description or space.name}{condition}. Objective: {run.metric}, {run.mode}.",
+        *([] if ceiling is None else [ceiling]),
+        f"Command: `{run.settings['command']}`",
+        f"Report: `{location(run.files.root / 'report.html')}`",
+        "This page is read-only: the search alone writes the study. Buttons that delete or edit are refused.",
+    ]
+    return {"name": run.name, "note": "\n\n".join(lines)}
 
 
 def _listening(port: int) -> socket.socket:
@@ -66,7 +92,7 @@ def _listening(port: int) -> socket.socket:
     return found
 
 
-def _start(study: str, password: str | None, listening: socket.socket, log: int) -> subprocess.Popen[bytes]:
+def _start(study: str, known: Mapping[str, str | None], listening: socket.socket, log: int) -> subprocess.Popen[bytes]:
     program = Path(__file__).parent.parent / "study" / "dashboard.py"
     process = subprocess.Popen(
         # As a file, without its folder on the path: it imports nothing of this package.
@@ -79,7 +105,7 @@ def _start(study: str, password: str | None, listening: socket.socket, log: int)
     )
     # Neither as an argument nor in the environment, where others could read it.
     assert process.stdin is not None
-    process.stdin.write(f"{json.dumps(password)}\n".encode())
+    process.stdin.write(f"{json.dumps(dict(known))}\n".encode())
     process.stdin.flush()
     return process
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shlex
+import textwrap
 import time
 
 from tune_lnl.tuning.engine.listener import Listener
 from tune_lnl.tuning.engine.messages import WorkerReport
 from tune_lnl.tuning.monitor.console import Console
+from tune_lnl.tuning.plan.cost import cost_lines
 from tune_lnl.tuning.plan.plan import Plan
 from tune_lnl.tuning.runs.answer import find_answer
 from tune_lnl.tuning.runs.location import location
@@ -15,7 +17,7 @@ from tune_lnl.tuning.runs.rows import TrialRow, describe_states
 from tune_lnl.tuning.study.pruners import comparisons
 from tune_lnl.tuning.study.study import SearchStudy
 from tune_lnl.tuning.study.trials import ATTEMPTS, ENDED, TrialState, ranked
-from tune_lnl.wording import STATES, duration, settings_text
+from tune_lnl.wording import STATES, counted, duration, settings_text
 
 
 class Progress(Listener):
@@ -30,24 +32,26 @@ class Progress(Listener):
 
     def begin(self, resumed: bool) -> None:
         """Print the head of the search, and what a resumed one found."""
-        plan, space, tell = self._plan, self._plan.space, self._console.tell
-        condition = f", condition {space.condition}" if space.condition else ""
-        tell(f"search {space.name}{condition}: {space.description}")
-        tell(
-            f"  {space.budget.trials} trials of {space.epochs} epochs, sampler {space.budget.sampler}, "
-            f"pruner {space.budget.pruner}" + (f" (compares {comparisons(space)})" if plan.rungs else "")
-        )
-        tell(f"  {plan.resources}; files in {location(plan.files.root)}")
+        plan, space, row = self._plan, self._plan.space, self._console.row
+        condition = f", noise condition {space.condition}" if space.condition else ""
+        row(f"search {space.name}{condition}: {space.description}")
+        stops = f"; {space.budget.pruner} stops the weaker ones {comparisons(space)}" if plan.rungs else ""
+        row(f"  {space.budget.trials} trials of {space.epochs} epochs; {space.budget.sampler} proposes settings{stops}")
+        row(f"  {plan.resources}")
+        if self._console.verbosity != "quiet":
+            self._console.labelled("  files", location(plan.files.root))
         for remark in plan.remarks():
-            tell(f"  note: {remark}")
+            row(f"  note: {remark}")
         if resumed:
             # Ended trials, started ones with a checkpoint to continue from, and started ones without.
             waiting = (trial for trial in self._study.trials if trial.state == TrialState.WAITING)
             started = [trial.number for trial in waiting if ATTEMPTS in trial.user_attrs]
             kept = plan.files.checkpointed() if started else set()
             continued = sum(number in kept for number in started)
-            ended = self._study.count(*ENDED)
-            tell(f"  kept {ended}, continued {continued}, re-queued {len(started) - continued}")
+            row(f"  {resumed_text(self._study.count(*ENDED), continued, len(started) - continued)}")
+        elif self._console.verbosity != "quiet":
+            for line in cost_lines(plan):
+                self._console(line)
 
     def on_epoch(self, report: WorkerReport) -> None:
         epoch = f"{report.epoch + 1}/{self._plan.space.epochs}"
@@ -56,12 +60,12 @@ class Progress(Listener):
     def on_end(self, number: int) -> None:
         row, best = TrialRow.of(self._study.trial(number)), self._study.best
         outcome = f"{row.failure}: {row.message}" if row.state == "FAIL" else row.value_text
-        mark = "best  " if best is not None and best.number == number else ""
+        mark = "  best so far" if best is not None and best.number == number else ""
         count = f"[{self._study.count(*ENDED):>3}/{self._plan.space.budget.trials}]"
-        # The settings stand last: a narrow terminal cuts off the end of the line.
         self._console.row(
             f"{count} trial {number:>3} {STATES[row.state]:<13} {outcome:<13} "
-            f"{row.epochs:>3} epochs {row.seconds or 0.0:6.1f} s  {mark}{settings_text(row.params)}"
+            f"{row.epochs:>3} epochs {row.seconds or 0.0:6.1f} s{mark}",
+            settings_text(row.params),
         )
 
     def end(self, outcome: str) -> None:
@@ -75,9 +79,11 @@ class Progress(Listener):
             row = next(row for row in rows if row.number == answer.number)
             config = location(self._plan.files.best)
             why = "" if answer.by == "objective" else f" ({answer.words})"
-            console(f"best: trial {row.number}, {self._metric} {row.value_text}, {settings_text(row.params)}{why}")
-            console(f"  config: {config}")
-            console(f"  train it again: python -m tune_lnl.train {shlex.quote(config)}")
+            text = f"best: trial {row.number}, {self._metric} {row.value_text}, {settings_text(row.params)}{why}"
+            for line in [text] if console.width is None else textwrap.wrap(text, console.width, subsequent_indent="  "):
+                console(line)
+            console.labelled("  config", config)
+            console.labelled("  train it again", f"python -m tune_lnl.train {shlex.quote(config)}")
         elif failed:
             first = failed[0]
             console(f"no trial completed; trial {first.number} failed first: {first.failure}: {first.message}")
@@ -85,3 +91,18 @@ class Progress(Listener):
             console("no trial has run to its full length yet, so there is no best config")
         if outcome == "interrupted":
             console(f"interrupted; continue with:\n  {self._plan.resume_command()}")
+
+
+def resumed_text(ended: int, continued: int, again: int) -> str:
+    """Say what a resumed search found; what is zero is left out.
+
+    >>> resumed_text(12, 1, 0)
+    '12 trials are finished; 1 continues from its last epoch'
+    """
+    parts = [f"{counted(ended, 'trial')} {'is' if ended == 1 else 'are'} finished"]
+    if continued:
+        one = continued == 1
+        parts.append(f"{continued} continue{'s' if one else ''} from {'its' if one else 'their'} last epoch")
+    if again:
+        parts.append(f"{again} start{'s' if again == 1 else ''} again")
+    return "; ".join(parts)

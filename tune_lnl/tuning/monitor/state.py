@@ -12,6 +12,7 @@ from tune_lnl.tuning.engine.listener import Listener
 from tune_lnl.tuning.engine.messages import WorkerReport
 from tune_lnl.tuning.plan.plan import Plan
 from tune_lnl.tuning.runs.rows import TrialRow
+from tune_lnl.tuning.study.pruners import expected_share
 from tune_lnl.tuning.study.study import SearchStudy
 from tune_lnl.tuning.study.trials import ENDED, TAKEN_FROM, TrialState, best_trial
 
@@ -30,6 +31,8 @@ class RunningTrial:
     params: dict[str, Any] = field(default_factory=dict)
     measures: dict[str, float] = field(default_factory=dict)
     """Other figures of its last epoch; no test metrics."""
+    seconds: float | None = None
+    """Since this search gave it to a worker."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,11 @@ class View:
     progress: float
     """Share of the search that is done, in [0, 1]; a running trial counts by its epochs."""
     seconds_left: float | None
+    """At most, where :attr:`least_seconds_left` is known too."""
+    elapsed: float = 0.0
+    """Seconds since this search began or was resumed."""
+    least_seconds_left: float | None = None
+    """Until a trial has ended: if all epochs are as fast as the fastest, and weak trials are stopped early."""
 
     @property
     def ended(self) -> int:
@@ -80,7 +88,11 @@ class SearchState(Listener):
         self._epochs = plan.space.epochs
         self._deadline = deadline
         self._clock = clock
+        self._expected_share = expected_share(plan.space)
         self._running: Callable[[], list[int]] = list
+        self._since: dict[int, float] = {}
+        self._fastest: float | None = None
+        self._slowest = 0.0
         self._latest: dict[int, _Latest] = {}
         self._best: TrialRow | None = None
         self._counts: dict[TrialState, int] = {}
@@ -112,6 +124,9 @@ class SearchState(Listener):
         else:
             recent, params = before.epoch_seconds, before.params
             recent.append(now - before.at)
+        if recent:
+            self._fastest = recent[-1] if self._fastest is None else min(self._fastest, recent[-1])
+            self._slowest = max(self._slowest, recent[-1])
         self._latest[report.number] = _Latest(report, measures, now, params, recent)
 
     def on_end(self, number: int) -> None:
@@ -121,16 +136,39 @@ class SearchState(Listener):
         self._latest.pop(number, None)
 
     def view(self) -> View:
-        running = [self._running_trial(number) for number in sorted(self._running())]
+        now, numbers = self._clock(), sorted(self._running())
+        self._since = {number: self._since.get(number, now) for number in numbers}
+        running = [self._running_trial(number) for number in numbers]
         progress = self._progress(running)
+        least, most = self._range_left(progress, running)
         return View(
-            running, self._best, dict(self._counts), self._trials, progress, self._seconds_left(progress, running)
+            running,
+            self._best,
+            dict(self._counts),
+            self._trials,
+            progress,
+            most,
+            now - self._began,
+            least,
         )
 
+    def _range_left(self, progress: float, running: Sequence[RunningTrial]) -> tuple[float | None, float | None]:
+        """Return the least and the most seconds left; the least is ``None`` once a trial has ended."""
+        most = self._seconds_left(progress, running)
+        none_ended = sum(self._counts.values()) == self._ended_before
+        if most is None or self._fastest is None or not none_ended or not running:
+            return None, most
+        epochs = (1.0 - progress) * self._trials * self._epochs / len(running)
+        least = epochs * self._fastest * self._expected_share
+        longest = max(most, epochs * self._slowest)
+        if self._deadline is not None:
+            longest = min(longest, max(0.0, self._deadline - self._clock()))
+        return min(least, longest), longest
+
     def _running_trial(self, number: int) -> RunningTrial:
-        latest = self._latest.get(number)
+        latest, seconds = self._latest.get(number), self._clock() - self._since[number]
         if latest is None:
-            return RunningTrial(number)
+            return RunningTrial(number, seconds=seconds)
         epochs, left = latest.report.epoch + 1, None
         recent = list(latest.epoch_seconds)
         if recent:
@@ -138,7 +176,7 @@ class SearchState(Listener):
             # An epoch that takes longer than the ones before it is nearly over at best; those after it remain.
             left = (self._epochs - epochs) * epoch_seconds - min(self._clock() - latest.at, epoch_seconds)
             left = max(0.0, left)
-        return RunningTrial(number, epochs, latest.report.value, left, latest.params, latest.measures)
+        return RunningTrial(number, epochs, latest.report.value, left, latest.params, latest.measures, seconds)
 
     def _progress(self, running: Sequence[RunningTrial]) -> float:
         ended = sum(self._counts.values())

@@ -47,30 +47,43 @@ def live_table(
         screen: gives the height of the terminal.
     """
     metric = str(plan.space.base["objective"]["metric"])
+    return table_of(metric, plan.space.epochs, view, _machine(plan, view, memory, gpus), screen)
+
+
+def table_of(metric: str, epochs: int, view: View, machine: str | None, screen: RichConsole) -> RenderableType:
+    """Return the table of one moment.
+
+    Args:
+        metric: name of the objective.
+        epochs: length of a full trial.
+        machine: a line about what is in use, where that is known.
+        screen: gives the height of the terminal.
+    """
     rows = max(1, screen.height - FIXED_ROWS)
-    parts: list[RenderableType] = [_running(view.running[:rows], plan.space.epochs, metric)]
+    parts: list[RenderableType] = [_running(view.running[:rows], epochs, metric)]
     if len(view.running) > rows:
         parts.append(_line(f"  and {len(view.running) - rows} more running"))
-    parts += [_best(view, metric), _counts(view), _line(_machine(plan, view, memory, gpus)), _bar(view)]
+    parts += [_best(view, metric), _counts(view), *([] if machine is None else [_line(machine)]), _bar(view)]
     return Group(Text(""), *parts)
 
 
 def _running(trials: Sequence[RunningTrial], epochs: int, metric: str) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), expand=True)
-    for name, justify in (("trial", "right"), ("epoch", "right"), (metric, "right"), ("left", "right")):
-        table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    for name in ("trial", "epoch", metric, "time", "left"):
+        table.add_column(name, justify="right", no_wrap=True)
     table.add_column("settings", no_wrap=True, overflow="ellipsis", ratio=1)
     for trial in trials:
         value = "starting" if trial.value is None else f"{trial.value:.2f}"
         left = "-" if trial.seconds_left is None else duration(trial.seconds_left)
-        table.add_row(str(trial.number), f"{trial.epochs}/{epochs}", value, left, settings_text(trial.params))
+        spent = "-" if trial.seconds is None else duration(trial.seconds)
+        table.add_row(str(trial.number), f"{trial.epochs}/{epochs}", value, spent, left, settings_text(trial.params))
     return table
 
 
 def _best(view: View, metric: str) -> Text:
     if view.best is None:
-        return _line("best: none yet; only a trial of full length can be")
-    text = _line("best: ")
+        return _line("best so far: none; a trial counts once it has run to its full length")
+    text = _line("best so far: ")
     text.append(f"trial {view.best.number}, {metric} {view.best.value_text}", style="bold green")
     return text.append(f"  {settings_text(view.best.params)}")
 
@@ -100,12 +113,19 @@ def _machine(plan: Plan, view: View, memory: tuple[float, float] | None, gpus: S
 def _bar(view: View) -> Text:
     filled = int(view.progress * BAR)
     text = _line("").append("█" * filled, style="green").append("░" * (BAR - filled))
-    text.append(f" {100 * view.progress:.0f}%")
-    if view.seconds_left is not None:
-        end = time.localtime(time.time() + view.seconds_left)
-        day = "" if view.seconds_left < 12 * 3600 else time.strftime("%a ", end)
-        text.append(f", about {duration(view.seconds_left)} left, ends {day}{time.strftime('%H:%M', end)}")
-    return text
+    return text.append(f" {100 * view.progress:.0f}%, {duration(view.elapsed)} so far{time_left(view)}")
+
+
+def time_left(view: View) -> str:
+    """Return how long the search will take from now, with the time of its end; a range until a trial has ended."""
+    if view.seconds_left is None:
+        return ""
+    most, least = duration(view.seconds_left), view.least_seconds_left
+    if least is not None and duration(least) != most:
+        return f", {duration(least)} to {most} left"
+    end = time.localtime(time.time() + view.seconds_left)
+    day = "" if view.seconds_left < 12 * 3600 else time.strftime("%a ", end)
+    return f", about {most} left, ends {day}{time.strftime('%H:%M', end)}"
 
 
 def _line(text: str) -> Text:

@@ -159,7 +159,7 @@ def _check_study(options: SearchOptions, condition: str | None) -> AskedStudy:
     from tune_lnl.tuning.study.samplers import make_sampler
     from tune_lnl.tuning.study.study import distributions
 
-    space = load_space(options.space, condition, options.epochs, options.overrides)
+    space = load_space(options.space, condition, options.epochs, options.settings, options.preset)
     space = _with_budget(space, options)
     space, seed = _with_seed(space, options)
     make_sampler(space.budget.sampler, seed, space.budget.trials, distributions(space))
@@ -212,7 +212,7 @@ def _with_seed(space: SearchSpace, options: SearchOptions) -> tuple[SearchSpace,
     from tune_lnl.config.overrides import parse_overrides
 
     fixed = dict(space.base["fixed"])
-    if options.seed is not None and "seed" not in parse_overrides(options.overrides):
+    if options.seed is not None and "seed" not in parse_overrides(options.settings):
         fixed["seed"] = options.seed
     fixed.setdefault("seed", 0)
     seed = read_seed(str(fixed["seed"] if options.seed is None else options.seed))

@@ -7,11 +7,13 @@ mistyped flag is refused at once.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -215,6 +217,8 @@ class Flag:
     """The dotted name of the entry of ``run.yaml`` that the option decides."""
     same_on_resume: bool = False
     """Whether ``--resume`` refuses another value than the run was started with."""
+    accepts: str = "str"
+    """Type of the keyword of :func:`tune_lnl.run_search`, without ``None``; ``make docs`` writes it there."""
 
     def value_of(self, given: Any) -> Any:
         """Return the option's value for a text of the command line, or for a value given in Python.
@@ -225,6 +229,10 @@ class Flag:
         if given == "":  # a variable of the shell that is not set; a folder "" would be the working directory
             raise InputError(f"{self.word} needs a value, got ''; give one, or leave {self.word} out")
         if self.repeated:
+            if isinstance(given, str):
+                given = [given]
+            if isinstance(given, Mapping):  # {"tau": 0.1}: the value in YAML, of which JSON is a part
+                given = [f"{key}={_yaml_value(value, self.word)}" for key, value in given.items()]
             return tuple(self.read(str(each), self.word) for each in given)
         if self.choices:
             if given in self.choices or given in self.choices.values():
@@ -243,15 +251,30 @@ class Flag:
             return [switch.word for switch in self.switches if switch.value == given]
         if self.choices:
             return [self.word, next(text for text, value in self.choices.items() if given in (text, value))]
-        return [part for each in (given if self.repeated else [given]) for part in (self.word, str(each))]
+        each_given = self.value_of(given) if self.repeated else [given]
+        return [part for each in each_given for part in (self.word, str(each))]
+
+
+def _yaml_value(value: Any, word: str) -> str:
+    def plain(other: Any) -> Any:
+        if isinstance(other, PathLike):
+            return str(other)
+        if hasattr(other, "item"):  # a number of numpy
+            return other.item()
+        raise TypeError
+
+    try:
+        return json.dumps(value, default=plain)
+    except (TypeError, ValueError):
+        raise InputError(f"{word} takes numbers, texts, lists and mappings as values, got {value!r}") from None
 
 
 def _flag(word: str, help: str, **details: Any) -> dict[str, Flag]:
     return {"flag": Flag(word, help, **details)}
 
 
-def _switches(*switches: Switch) -> dict[str, Flag]:
-    return {"flag": Flag(switches=switches)}
+def _switches(*switches: Switch, accepts: str = "str") -> dict[str, Flag]:
+    return {"flag": Flag(switches=switches, accepts=accepts)}
 
 
 @dataclass(frozen=True)
@@ -281,6 +304,7 @@ class SearchOptions:
             "number of trials; with --resume, +N adds to it",
             metavar="N|+N",
             read=read_trials,
+            accepts="int | str",
             stored="space.budget.trials",
         ),
     )
@@ -291,6 +315,7 @@ class SearchOptions:
             "length of a trial; all settings that count epochs scale with it",
             metavar="N",
             read=read_count,
+            accepts="int | str",
             stored="space.fixed.epochs",
             same_on_resume=True,
         ),
@@ -302,6 +327,7 @@ class SearchOptions:
             "seed of the sampler and of every training",
             metavar="S",
             read=read_seed,
+            accepts="int | str",
             stored="seed",
             same_on_resume=True,
         ),
@@ -318,7 +344,9 @@ class SearchOptions:
     )
     all_conditions: bool = field(
         default=False,
-        metadata=_flag("--conditions", "run every condition, each as its own study", choices={"all": True}),
+        metadata=_flag(
+            "--conditions", "run every condition, each as its own study", choices={"all": True}, accepts="bool"
+        ),
     )
     overrides: Sequence[str] = field(
         default=(),
@@ -328,6 +356,7 @@ class SearchOptions:
             metavar="KEY=VALUE",
             repeated=True,
             stored="space",
+            accepts="Mapping[str, Any] | Sequence[str]",
             same_on_resume=True,
         ),
     )
@@ -338,15 +367,45 @@ class SearchOptions:
             "where runs lie: a folder (default: results), or object storage such as s3://bucket/prefix, which needs "
             "--storage",
             metavar="DIR|URL",
+            accepts="str | Path",
+        ),
+    )
+    data: str | None = field(
+        default=None,
+        metadata=_flag(
+            "--data",
+            "your own images: a folder of class folders, or a table of paths and labels; the same as "
+            "--set dataset.root=PATH. SPACE is then act_folder unless it is given",
+            metavar="PATH",
+            stored="space",
+            same_on_resume=True,
+            accepts="str | Path",
         ),
     )
     data_dir: Path | None = field(
         default=None,
         metadata=_flag(
-            "--data-dir", "where datasets lie (only read)", metavar="DIR", read=lambda text, word: Path(text)
+            "--data-dir",
+            "where datasets lie (only read)",
+            metavar="DIR",
+            read=lambda text, word: Path(text),
+            accepts="str | Path",
         ),
     )
-    resume: bool = field(default=False, metadata=_switches(Switch("--resume", True, "continue the run")))
+    preset: str | None = field(
+        default=None,
+        metadata=_flag(
+            "--preset",
+            "quick, medium or full: length, number of trials and share of the data that the space names; other flags "
+            "go before it",
+            metavar="NAME",
+            stored="space",
+            same_on_resume=True,
+        ),
+    )
+    resume: bool = field(
+        default=False, metadata=_switches(Switch("--resume", True, "continue the run"), accepts="bool")
+    )
     storage: str | None = field(
         default=None,
         metadata=_flag(
@@ -361,7 +420,11 @@ class SearchOptions:
     concurrent: int | None = field(
         default=None,
         metadata=_flag(
-            "--concurrent", "trials that run at once (default: as many as fit)", metavar="N", read=read_count
+            "--concurrent",
+            "trials that run at once (default: as many as fit)",
+            metavar="N",
+            read=read_count,
+            accepts="int | str",
         ),
     )
     gpus_per_trial: float | Literal["auto"] | None = field(
@@ -372,6 +435,7 @@ class SearchOptions:
             "there is a GPU)",
             metavar="auto|F",
             read=read_gpu_share,
+            accepts="float | str",
         ),
     )
     cpus_per_trial: float | None = field(
@@ -381,6 +445,7 @@ class SearchOptions:
             "cores per trial (default: 1, or a GPU's share of the cores)",
             metavar="F",
             read=read_cpu_share,
+            accepts="float | str",
         ),
     )
     sampler: str | None = field(
@@ -439,6 +504,7 @@ class SearchOptions:
         metadata=_switches(
             Switch("--dashboard", True, "start Ray's dashboard and the study's, or none (default: start them)"),
             Switch("--no-dashboard", False, "start none"),
+            accepts="bool",
         ),
     )
     address: str | None = field(
@@ -451,13 +517,35 @@ class SearchOptions:
     )
     tensorboard: bool = field(
         default=False,
-        metadata=_switches(Switch("--tensorboard", True, "write event files per trial, in RUN/tensorboard")),
+        metadata=_switches(
+            Switch("--tensorboard", True, "write event files per trial, in RUN/tensorboard"), accepts="bool"
+        ),
     )
     verbosity: Verbosity = field(
         default="normal",
         metadata=_switches(
             Switch("--quiet", "quiet", "print only the end of the search and what went wrong"),
             Switch("--verbose", "verbose", "print a line per epoch, too"),
+            accepts='Literal["quiet", "normal", "verbose"]',
+        ),
+    )
+    status_every: float = field(
+        default=300.0,
+        metadata=_flag(
+            "--status-every",
+            "without a terminal, print a line about the running trials this often (default: 5m)",
+            metavar="5m",
+            read=read_seconds,
+        ),
+    )
+    """Seconds."""
+    on_end: str | None = field(
+        default=None,
+        metadata=_flag(
+            "--on-end",
+            "when the search has ended, run this command (its environment names run, state and best value) or send "
+            "the same to a URL as JSON",
+            metavar="COMMAND|URL",
         ),
     )
     command: str = ""
@@ -468,6 +556,12 @@ class SearchOptions:
             raise InputError("give --condition NAME or --conditions all, not both")
         if self.trials is not None and self.trials.added and not self.resume:
             raise InputError(f"--trials {self.trials} adds to a finished run: use it with --resume")
+
+    @property
+    def settings(self) -> Sequence[str]:
+        """Return all overrides, ``KEY=VALUE`` each: those of ``--set``, and the root of ``--data``."""
+        own = [] if self.data is None else [f"dataset.root={json.dumps(self.data)}"]
+        return [*own, *self.overrides]
 
     @classmethod
     def of(cls, space: str | Path, *, command: str | None = None, **given: Any) -> SearchOptions:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from tune_lnl.steps import step
 from tune_lnl.training.loop import Surroundings, check_precision
 from tune_lnl.training.registry import training_type
 from tune_lnl.tuning.plan.checks import AskedStudy, check_search, study_place
@@ -153,7 +154,9 @@ def plan_study(asked: AskedStudy, machine: Machine, measure: Measure = measure_s
         check_precision(config.settings.precision, resources.device)  # the driver of a cluster need not have a GPU
     data_dir = None if options.data_dir is None else options.data_dir.resolve()
     surroundings = Surroundings(data_dir=data_dir, device=resources.device)
+    step(f"reading {config.dataset.name} ...")
     fingerprints = training_type(config.method).prepare(config, surroundings)
+    step("measuring the first step of a trial ...")
     if division.is_measured:
         # Last, when all else is known to be right and the data is packed: it takes a minute and many processes.
         resources = division.resources(measure(division.question(space, data_dir)))

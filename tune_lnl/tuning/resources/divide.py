@@ -81,7 +81,8 @@ class Resources:
 
     def __str__(self) -> str:
         gpus = f", {self.gpus_per_trial:g} GPU" if self.gpus_per_trial else ""
-        return f"{self.concurrent} at once, each {self.cpus_per_trial:g} CPU{gpus}, {self.threads} thread(s)"
+        threads = f"{self.threads} thread{'' if self.threads == 1 else 's'}"
+        return f"{self.concurrent} at once, each {self.cpus_per_trial:g} CPU{gpus}, {threads}"
 
 
 def plan_resources(

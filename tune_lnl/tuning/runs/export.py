@@ -31,16 +31,17 @@ class Export:
     remarks: tuple[str, ...] = ()
 
 
-def export_run(run: Run, top: int, form: str) -> Export:
+def export_run(run: Run, top: int | None, form: str) -> Export:
     """Return the first ``top`` trials in the one order of every view; a single config is that of the answer.
 
     Args:
+        top: ``None``: all; as is a number above that of the trials.
         form: one of :data:`FORMATS`.
 
     Raises:
         InputError: ``top`` is below 1, or no trial can be exported yet.
     """
-    if top < 1:
+    if top is not None and top < 1:
         raise InputError(f"--top is at least 1, got {top}")
     rows = run.rows()[:top]
     if form in ("yaml", "args"):
@@ -50,7 +51,7 @@ def export_run(run: Run, top: int, form: str) -> Export:
         if not rows:
             raise InputError(
                 f"run {run.name} has no complete trial to export yet; look at all of them with "
-                f"python -m tune_lnl.export {run.name} --format csv --top 1000"
+                f"python -m tune_lnl.export {run.name} --format csv --top all"
             )
     writers: dict[str, Callable[[Run, list[TrialRow]], Export]] = {
         "yaml": _yaml,

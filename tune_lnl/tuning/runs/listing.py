@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tune_lnl.errors import InputError, first_line, shown
 from tune_lnl.tuning.runs.answer import find_answer
@@ -17,7 +19,7 @@ from tune_lnl.tuning.runs.run import load_run, read_settings, study_place
 from tune_lnl.tuning.runs.snapshot import read_snapshot
 from tune_lnl.wording import ENDED, duration
 
-HEADER = ("run", "state", "trials", "best", "age")
+HEADER = ("run", "state", "trials", "best", "age", "method", "dataset")
 NOTHING = "-"
 
 
@@ -33,6 +35,35 @@ class RunLine:
     best: str = NOTHING
     age: str = NOTHING
     """Since the study was last written."""
+    method: str = NOTHING
+    dataset: str = NOTHING
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """The same for a program: numbers, and ``None`` for what is not known."""
+
+
+def runs_as_json(place: ResultsDir) -> str:
+    """Return the list of ``search --runs --json``: an object per run, with the same facts as :func:`list_runs`.
+
+    Raises:
+        InputError: ``place`` is a file, or a storage that does not answer.
+    """
+    nothing = dict.fromkeys(
+        ("trials_ended", "trials", "metric", "value", "standard_error", "trial", "age_seconds", "method", "dataset")
+    )
+    lines = run_lines(_results_folder(place))
+    found = [{"run": line.name, "state": line.state, **nothing, **line.facts} for line in lines]
+    return json.dumps(found, indent=2, allow_nan=False)
+
+
+def _results_folder(place: ResultsDir) -> Path:
+    results_dir = bring_here(place, None)
+    try:
+        is_file = results_dir.exists() and not results_dir.is_dir()
+    except OSError as error:
+        raise InputError(f"--results-dir {str(place)!r} cannot be read: {error.strerror}; give another") from None
+    if is_file:
+        raise InputError(f"--results-dir {str(results_dir)!r} is a file; give the folder that holds the runs")
+    return results_dir
 
 
 def list_runs(place: ResultsDir) -> list[str]:
@@ -41,17 +72,14 @@ def list_runs(place: ResultsDir) -> list[str]:
     Raises:
         InputError: ``place`` is a file, or a storage that does not answer.
     """
-    results_dir = bring_here(place, None)
-    try:
-        is_file = results_dir.exists() and not results_dir.is_dir()
-    except OSError as error:
-        raise InputError(f"--results-dir {str(place)!r} cannot be read: {error.strerror}; give another") from None
-    if is_file:
-        raise InputError(f"--results-dir {str(results_dir)!r} is a file; give the folder that holds the runs")
+    results_dir = _results_folder(place)
     lines = list(run_lines(results_dir))
     if not lines:
         return [f"no runs in {str(place)!r} yet"]
-    rows = [HEADER, *((line.name, line.state, line.trials, line.best, line.age) for line in lines)]
+    rows = [
+        HEADER,
+        *((line.name, line.state, line.trials, line.best, line.age, line.method, line.dataset) for line in lines),
+    ]
     # The state of a damaged folder may be long, and must not push the other columns aside.
     widths = [max(len(row[i]) for row in rows if i != 1 or len(row[1]) <= 12) for i in range(len(HEADER))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
@@ -90,12 +118,28 @@ def _line(files: RunFolder, name: str) -> RunLine:
     answer = find_answer(files, rows)
     best = None if answer is None else next(row for row in rows if row.number == answer.number)
     written = next(path for path in (files.study, files.trials_table, files.settings) if path.exists())
+    age = max(0.0, time.time() - written.stat().st_mtime)
+    space = settings["space"]
+    method, dataset = str(space["method"]), str(space["dataset"]["name"])
     return RunLine(
         name,
         run_state(rows, asked, driven),
         f"{ended_trials(rows)}/{asked}",
         NOTHING if best is None else f"{best.value_text} (trial {best.number})",
-        duration(max(0.0, time.time() - written.stat().st_mtime)),
+        duration(age),
+        method,
+        dataset,
+        facts={
+            "trials_ended": ended_trials(rows),
+            "trials": asked,
+            "metric": space["objective"].get("metric"),
+            "value": None if best is None else best.value,
+            "standard_error": None if best is None else best.standard_error,
+            "trial": None if best is None else best.number,
+            "age_seconds": round(age, 1),
+            "method": method,
+            "dataset": dataset,
+        },
     )
 
 

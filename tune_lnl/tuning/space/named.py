@@ -45,7 +45,13 @@ def find_space(name: str) -> Path:
 
 
 def list_spaces() -> list[str]:
-    """Return one line per named space: name and description."""
+    """Return one line per named space: name, description, its conditions (the default first) and presets."""
     spaces = space_files()
     width = max(map(len, spaces), default=0)
-    return [f"{name:<{width}}  {read_mapping(path).get('description', '')}" for name, path in spaces.items()]
+    lines = []
+    for name, path in spaces.items():
+        raw = read_mapping(path)
+        parts = [str(raw.get("description", ""))]
+        parts += [f"{key}: {', '.join(map(str, raw[key]))}" for key in ("conditions", "presets") if raw.get(key)]
+        lines.append(f"{name:<{width}}  {' | '.join(parts)}")
+    return lines

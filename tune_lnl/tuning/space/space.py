@@ -36,7 +36,10 @@ PrunerName = Literal["asha", "hyperband", "median", "none"]
 SAMPLERS: tuple[str, ...] = get_args(SamplerName)
 PRUNERS: tuple[str, ...] = get_args(PrunerName)
 
-KEYS = ("description", "method", *SECTIONS, "conditions", "search", "start", "budget")
+KEYS = ("description", "method", *SECTIONS, "conditions", "presets", "search", "start", "budget")
+PRESETS = ("quick", "medium", "full")
+PRESET_COUNTS = ("epochs", "trials")
+"""Keys of a preset that are no dotted settings: the same as ``--epochs`` and ``--trials``."""
 NOT_SEARCHED = {
     "epochs": "it is the length of a full trial, which the stopping rule compares",
     "seed": "every trial trains with the same seed, so that settings are compared and not luck",
@@ -125,7 +128,11 @@ class SearchSpace:
 
 
 def load_space(
-    name: str, condition: str | None = None, epochs: int | None = None, overrides: Sequence[str] = ()
+    name: str,
+    condition: str | None = None,
+    epochs: int | None = None,
+    overrides: Sequence[str] = (),
+    preset: str | None = None,
 ) -> SearchSpace:
     """Read and check a space.
 
@@ -134,6 +141,7 @@ def load_space(
         condition: one of its conditions; ``None`` takes the first, if there are any.
         epochs: another length; every setting counted in epochs scales with it.
         overrides: ``KEY=VALUE`` texts, applied last and as given.
+        preset: one of its presets, applied after the condition; ``epochs`` goes before its length.
 
     Raises:
         InputError: the file or an argument is not valid; the message names the place.
@@ -145,18 +153,46 @@ def load_space(
     method = required_name(raw, "method", source)
     conditions = read_conditions(raw, source)
     condition = _choose_condition(condition, conditions, source)
-    sections = {key: value for key, value in raw.items() if key != "conditions"}
+    sections = {key: value for key, value in raw.items() if key not in ("conditions", "presets")}
     if condition is not None:
-        where = f"{source}: conditions.{condition}"
-        try:
-            sections = apply_overrides(sections, conditions[condition], settings_type(method), where)
-        except InputError as error:
-            raise InputError(f"{where}: {str(error).removeprefix('--set ').removeprefix(f'{where}: ')}") from None
+        sections = _with_variant(sections, conditions[condition], method, f"{source}: conditions.{condition}")
+    presets = read_presets(raw, source)
+    if preset is not None:
+        if preset not in presets:
+            known = nearest(preset, presets) if presets else "it has none; use --epochs, --trials and --set"
+            raise InputError(f"--preset: the space {path.stem} has no preset {preset!r}; {known}")
+        counts = {key: presets[preset].pop(key) for key in PRESET_COUNTS if key in presets[preset]}
+        sections = _with_variant(sections, presets[preset], method, f"{source}: presets.{preset}")
+        epochs = counts.get("epochs") if epochs is None else epochs
+        if "trials" in counts:
+            sections["budget"] = {**section_mapping(sections, "budget", source), "trials": counts["trials"]}
     if epochs is not None:
         sections = scale_epochs(sections, epochs, settings_type(method), source)
     given = parse_overrides(overrides)
     sections = apply_overrides(sections, given, settings_type(str(given.get("method", method))), source)
     return _checked_space(path.stem, source, condition, sections)
+
+
+def _with_variant(sections: Mapping[str, Any], changes: Mapping[str, Any], method: str, where: str) -> dict[str, Any]:
+    """Apply the dotted settings of a condition or preset, and name that in errors."""
+    try:
+        return apply_overrides(sections, changes, settings_type(method), where)
+    except InputError as error:
+        raise InputError(f"{where}: {str(error).removeprefix('--set ').removeprefix(f'{where}: ')}") from None
+
+
+def read_presets(raw: Mapping[str, Any], source: str) -> dict[str, dict[str, Any]]:
+    """Return the ``presets`` section: name -> ``epochs``, ``trials`` and dotted overrides."""
+    presets = section_mapping(raw, "presets", source)
+    check_keys(presets, PRESETS, f"{source}: presets", "preset")
+    for name, values in presets.items():
+        if not isinstance(values, dict):
+            raise InputError(f"{source}: presets.{name} is a mapping such as {{epochs: 12, trials: 6}}, got {values!r}")
+        for key in PRESET_COUNTS:
+            count = values.get(key, 1)
+            if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+                raise InputError(f"{source}: presets.{name}.{key} is a whole number of at least 1, got {count!r}")
+    return {name: dict(values) for name, values in presets.items()}
 
 
 def read_conditions(raw: Mapping[str, Any], source: str) -> dict[str, dict[str, Any]]:

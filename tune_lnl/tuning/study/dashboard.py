@@ -2,7 +2,7 @@
 
 ``python dashboard.py STUDY SOCKET`` shows a journal file, or the studies of a database by its URL. It serves on an
 inherited socket and ends when its standard input does, which is when the search ends, whichever way. The first line of
-its standard input is the database's password in JSON, or null.
+its standard input is an object in JSON: ``password`` of the database, ``name`` and ``note`` of a journal's one study.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
@@ -22,6 +22,10 @@ from optuna.storages.journal import JournalFileBackend
 
 Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 SAFE_METHODS = ("GET", "HEAD")
+OURS = ("sampler_start", "first_trials")
+"""Attributes of the study that mean something to the search alone."""
+NOTE_PIECE = 2045
+"""Characters of a note in one attribute, as optuna-dashboard divides it."""
 NICENESS = 10
 """Lower priority than training."""
 
@@ -33,11 +37,47 @@ class ReadOnlyBackend(JournalFileBackend):
         raise PermissionError("this study is read-only here: the search alone writes it")
 
 
-def read_only(app: Wsgi) -> Wsgi:
-    """Refuse every request that asks for a change, before it reaches the study."""
+class NamedStudy(optuna.storages.JournalStorage):
+    """A journal with one study, shown under another name and with a note; nothing of that is written."""
+
+    def __init__(self, backend: JournalFileBackend, name: str, note: str) -> None:
+        super().__init__(backend)
+        self._name = name
+        # As optuna-dashboard stores the note of a study, in pieces.
+        pieces = [note[start : start + NOTE_PIECE] for start in range(0, len(note), NOTE_PIECE)]
+        self._note = {f"dashboard:note_str:{index}": piece for index, piece in enumerate(pieces)}
+        self._note["dashboard:note_ver"] = 1  # type: ignore[assignment]
+
+    def get_all_studies(self) -> list[optuna.study._frozen.FrozenStudy]:
+        studies = super().get_all_studies()
+        for study in studies:
+            study.study_name = self._name
+            study.system_attrs = {**study.system_attrs, **self._note}
+            study.user_attrs = {name: value for name, value in study.user_attrs.items() if name not in OURS}
+        return studies
+
+    def get_study_name_from_id(self, study_id: int) -> str:
+        return self._name
+
+    def get_study_id_from_name(self, study_name: str) -> int:
+        return super().get_all_studies()[0]._study_id
+
+    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
+        return {**super().get_study_system_attrs(study_id), **self._note}
+
+
+def read_only(app: Wsgi, first: str | None = None) -> Wsgi:
+    """Refuse every request that asks for a change, before it reaches the study.
+
+    Args:
+        first: path to which the root leads.
+    """
 
     def guarded(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         if environ["REQUEST_METHOD"] in SAFE_METHODS:
+            if first is not None and environ["PATH_INFO"] in ("", "/"):
+                start_response("302 Found", [("Location", first)])
+                return [b""]
             return app(environ, start_response)
         start_response("403 Forbidden", [("Content-Type", "application/json")])
         return [b'{"reason": "read-only: the search alone writes this study"}']
@@ -59,15 +99,24 @@ def read_only_database(url: str, password: str | None) -> optuna.storages.BaseSt
     )
 
 
-def study_app(study: str, password: str | None = None) -> Wsgi:
+def study_app(study: str, known: Mapping[str, str | None] | None = None) -> Wsgi:
+    """Return the dashboard of a study.
+
+    Args:
+        study: path of a journal, or URL of a database.
+        known: ``password``, ``name`` and ``note``.
+    """
     from optuna_dashboard import wsgi
 
+    known = known or {}
     if "://" in study:
-        storage = read_only_database(study, password)
-    else:
-        storage = optuna.storages.JournalStorage(ReadOnlyBackend(study))
-    app: Wsgi = wsgi(storage)
-    return read_only(app)
+        app: Wsgi = wsgi(read_only_database(study, known.get("password")))
+        return read_only(app)
+    name, note = known.get("name"), known.get("note") or ""
+    backend = ReadOnlyBackend(study)
+    storage = optuna.storages.JournalStorage(backend) if name is None else NamedStudy(backend, name, note)
+    app = wsgi(storage)
+    return read_only(app, "/dashboard/studies/0")
 
 
 class _Server(ThreadingMixIn, WSGIServer):
@@ -79,7 +128,7 @@ class _Silent(WSGIRequestHandler):
         """Print nothing about requests."""
 
 
-def serve(study: str, listening: socket.socket, password: str | None = None) -> None:
+def serve(study: str, listening: socket.socket, known: Mapping[str, str | None] | None = None) -> None:
     host, port = listening.getsockname()[:2]
     server = _Server((host, port), _Silent, bind_and_activate=False)
     server.socket.close()
@@ -87,7 +136,7 @@ def serve(study: str, listening: socket.socket, password: str | None = None) -> 
     server.server_address = (host, port)
     server.server_name, server.server_port = host, port
     server.setup_environ()
-    server.set_app(study_app(study, password))
+    server.set_app(study_app(study, known))
     server.serve_forever()
 
 
@@ -99,6 +148,6 @@ def _end_with_standard_input() -> None:
 
 if __name__ == "__main__":
     os.nice(NICENESS)
-    secret: str | None = json.loads(sys.stdin.buffer.readline() or b"null")
+    told: dict[str, str | None] | None = json.loads(sys.stdin.buffer.readline() or b"null")
     threading.Thread(target=_end_with_standard_input, daemon=True).start()
-    serve(sys.argv[1], socket.socket(fileno=int(sys.argv[2])), secret)
+    serve(sys.argv[1], socket.socket(fileno=int(sys.argv[2])), told)

@@ -48,6 +48,17 @@ def rungs_of(space: SearchSpace) -> list[int]:
     return rungs(space.epochs, space.longest_warmup(), space.any_config().objective.average_last)
 
 
+def expected_share(space: SearchSpace) -> float:
+    """Return the expected share of a full trial that a trial runs if one in three passes each rung."""
+    if space.budget.pruner == "none":
+        return 1.0
+    share, reaching, done = 0.0, 1.0, 0
+    for end in [*(rung + 1 for rung in rungs_of(space)), space.epochs]:
+        share += reaching * (end - done) / space.epochs
+        reaching, done = reaching / REDUCTION, end
+    return share
+
+
 def comparisons(space: SearchSpace) -> str:
     """Describe when trials are compared; epochs count from 1."""
     stops = [str(rung + 1) for rung in rungs_of(space)]
