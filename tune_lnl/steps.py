@@ -23,7 +23,7 @@ SHOWN_AFTER = 2.0
 PER_SECOND = 4.0
 HELD = 0.1
 """Seconds for which the first line is held back in a pipe: a command that is refused at once prints its error alone."""
-HELD_AFTER_IMPORTS = 1.0
+HELD_AFTER_IMPORTS = 5.0
 """The same in a process that has imported torch already, where nearly every refusal comes at once."""
 PERCENT_LINES = 10.0
 """Seconds between two lines of the same step in a pipe or log file, such as ``packing ... 40%``."""
