@@ -58,7 +58,7 @@ def test_what_the_package_offers() -> None:
         _ = tune_lnl.run_serach
 
 
-@pytest.mark.parametrize("door", ["search", "train", "export", "report", "data", "logs", "predict"])
+@pytest.mark.parametrize("door", ["search", "train", "export", "report", "data", "logs", "predict", "judge"])
 def test_help_is_at_hand_at_once(door: str) -> None:
     code = (
         f"from tune_lnl.{door} import main\n"

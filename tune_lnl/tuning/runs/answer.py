@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from tune_lnl.config.yaml import read_mapping
+from tune_lnl.errors import InputError
 from tune_lnl.tuning.runs.confirmation import read_confirmation
 from tune_lnl.tuning.runs.layout import RunFiles
 from tune_lnl.tuning.runs.rows import TrialRow
@@ -64,5 +66,16 @@ def _by_replicates(files: RunFiles) -> Answer | None:
     return Answer(found.winner, "replicates", found.probability)
 
 
-SOURCES: tuple[Callable[[RunFiles], Answer | None], ...] = (_by_replicates,)
+def _by_judgement(files: RunFiles) -> Answer | None:
+    if not files.judgement.exists():
+        return None
+    found = read_mapping(files.judgement)
+    try:
+        return Answer(int(found["number"]), "judged", float(found["probability"]))
+    except (KeyError, TypeError, ValueError):
+        again = f"python -m tune_lnl.judge {files.root}"
+        raise InputError(f"{files.judgement}: number or probability is missing; write it again: {again}") from None
+
+
+SOURCES: tuple[Callable[[RunFiles], Answer | None], ...] = (_by_judgement, _by_replicates)
 """Evidence beyond the objective, the strongest first; each reads a file of the run and returns ``None`` without it."""

@@ -118,6 +118,16 @@ class RunFiles:
         return self.confirm / "model.pt"
 
     @property
+    def judged(self) -> Path:
+        """A person's answers to held-out images."""
+        return self.root / "judged.csv"
+
+    @property
+    def judgement(self) -> Path:
+        """The trial that these answers choose."""
+        return self.root / "judged.yaml"
+
+    @property
     def checkpoints(self) -> Path:
         return self.root / "checkpoints"
 

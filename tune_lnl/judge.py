@@ -1,0 +1,56 @@
+"""``python -m tune_lnl.judge RUN``: judge held-out images by hand, and choose the trial that agrees best with them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from tune_lnl.cli import Parser, guarded
+
+
+def parser() -> Parser:
+    p = Parser(prog="python -m tune_lnl.judge", description=__doc__)
+    p.add_argument("run", metavar="RUN", help="name of a run, or its path")
+    p.add_argument("--images", type=int, default=30, metavar="N", help="how many held-out images to draw (default 30)")
+    one_of = p.add_mutually_exclusive_group()
+    form = one_of.add_argument(
+        "--form", type=Path, metavar="FILE.csv", help="write a form (id,path,answer) to fill in, instead of the page"
+    )
+    answers = one_of.add_argument(
+        "--answers", type=Path, metavar="FILE.csv", help="read such a form; answers are a class, none or unknown"
+    )
+    p.arguments.extend([form, answers])
+    p.add_argument("--open", action="store_true", help="show the page in a browser")
+    p.add_argument("--data-dir", type=Path, metavar="DIR", help="where datasets lie (default: as in the search)")
+    p.add_argument(
+        "--results-dir",
+        default="results",
+        metavar="DIR|URL",
+        help="where runs lie: a folder, or object storage such as s3://bucket/prefix",
+    )
+    return p
+
+
+@guarded
+def main(argv: list[str] | None = None) -> int:
+    arguments = parser().parse_args(argv)
+    from tune_lnl.tuning.runs.run import run_folders
+
+    run_folders(arguments.run, arguments.results_dir)  # a typo is refused before torch is imported
+    from tune_lnl.reporting.judging import JudgeOptions, judge
+
+    options = JudgeOptions(
+        arguments.run,
+        arguments.results_dir,
+        arguments.images,
+        arguments.form,
+        arguments.answers,
+        arguments.data_dir,
+        arguments.open,
+    )
+    judge(options, lambda line: print(line, flush=True))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
