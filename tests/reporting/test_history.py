@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from report_runs import Asked, view
+import pytest
+from report_runs import COMPLETE, Asked, drawn, view
 
 from tune_lnl.reporting.history import best_so_far, curves_figure, history_figure, outside_note, thinned, visible_range
 
@@ -22,12 +24,16 @@ def test_thinning_keeps_both_ends() -> None:
 def test_a_lost_trial_does_not_squeeze_the_rest(tmp_path: Path) -> None:
     seen = view(tmp_path)
     values = [60.0, 61.0, 62.0, 63.0, 64.0, 5.0]
-    scale = visible_range(seen, values)
-    assert scale.low > 50
-    assert outside_note(scale, values) == ["1 far worse value lies outside the picture and is drawn at its edge."]
+    shown = visible_range(seen, values)
+    assert shown == pytest.approx((60 - 0.08 * 4, 64 + 0.08 * 4))
+    assert outside_note(shown, values) == [
+        "1 far worse value lies outside the picture; a double click in it shows all."
+    ]
     assert outside_note(visible_range(seen, [60.0, 64.0]), [60.0, 64.0]) == []
     best_alone = visible_range(seen, [60.0, 60.1, 60.2, 60.3, 60.4, 99.0])
-    assert best_alone.high > 99
+    assert best_alone[1] > 99
+    assert visible_range(seen, [])[0] < visible_range(seen, [])[1]
+    assert visible_range(seen, [0.0, 0.0])[0] < 0 < visible_range(seen, [0.0, 0.0])[1]
 
 
 def test_what_they_say(tmp_path: Path) -> None:
@@ -41,15 +47,59 @@ def test_what_they_say(tmp_path: Path) -> None:
     )
 
 
-def test_states_differ_in_shape(tmp_path: Path) -> None:
-    figure = history_figure(view(tmp_path))
-    shapes = {key.label: key.shape for key in figure.legend}
-    assert len(set(shapes.values())) == len(shapes)
-    assert any("running" in label for label in shapes)
+def test_the_history_holds_every_trial_and_the_best_so_far(tmp_path: Path) -> None:
+    plot = drawn(history_figure(view(tmp_path)))
+    traces = {trace.name: trace for trace in plot.data}
+    assert list(traces) == [
+        "best so far, of complete trials",
+        "complete, with 95% interval",
+        "stopped early, at its last value",
+        "failed, at its last value",
+        "running, at its latest value",
+        "the best, trial 1",
+    ]
+    best = traces["best so far, of complete trials"]
+    assert list(zip(best.x, best.y, strict=True)) == [(0, 60.0), (1, 64.0), (5, 64.0)]
+    complete = traces["complete, with 95% interval"]
+    assert (complete.x, complete.y) == ((0, 1, 4), (60.0, 64.0, 58.0))
+    assert complete.error_y.array == pytest.approx([1.5 * 1.959964] * 3, rel=1e-5)
+    assert (traces["the best, trial 1"].x, traces["the best, trial 1"].y) == ((1,), (64.0,))
+    assert complete.text[0].startswith("trial 0, complete: 60.00 after 6 epochs<br>lr 0.01<br>")
+    symbols = [trace.marker.symbol for trace in plot.data[1:]]
+    assert len(set(symbols)) == len(symbols)
+
+
+def test_every_state_is_in_both_legends(tmp_path: Path) -> None:
+    """A trial that waits to be continued has a value as well."""
+    seen = view(tmp_path)
+    trials = [replace(one, row=replace(one.row, state="WAITING")) if one.number == 5 else one for one in seen.trials]
+    seen = replace(seen, trials=trials)
+    for figure in (history_figure(seen), curves_figure(seen)):
+        names = " ".join(trace.name for trace in drawn(figure).data)
+        assert all(word in names for word in ("complete", "stopped early", "failed", "waiting"))
+
+
+def test_curves_count_epochs_from_one(tmp_path: Path) -> None:
+    figure = curves_figure(view(tmp_path))
+    traces = {trace.name: trace for trace in drawn(figure).data}
+    best = traces["the best, trial 1"]
+    assert list(zip(best.x, best.y, strict=True)) == [(epoch + 1, 59.0 + epoch) for epoch in range(6)]
+    stopped = traces["stopped early"]
+    assert list(zip(stopped.x, stopped.y, strict=True)) == [(1, 88.0), (2, 89.0), (3, 90.0), (None, None)]
+    assert (traces["where it was stopped"].x, traces["where it failed"].x) == ((3,), (2,))
+    assert traces["the published setting, trial 0"].y[-1] == 60.0
+    assert [shape.x0 for shape in drawn(figure).layout.shapes] == [3, 4]  # trials are compared after epochs 3 and 4
+    assert figure.table is not None
+    assert figure.table.header[4:] == [f"epoch {epoch}" for epoch in range(1, 7)]
+
+
+def test_a_best_trial_that_is_the_published_setting_has_one_line(tmp_path: Path) -> None:
+    plot = drawn(curves_figure(view(tmp_path, [COMPLETE])))
+    assert [trace.name for trace in plot.data] == ["end of a warm-up", "the best, trial 0 (the published setting)"]
 
 
 def test_nothing_to_draw(tmp_path: Path) -> None:
     seen = view(tmp_path, [Asked("FAIL", epochs=0)])
-    assert history_figure(seen).draw is None
-    assert curves_figure(seen).draw is None
+    assert history_figure(seen).plot is None
+    assert curves_figure(seen).plot is None
     assert curves_figure(seen).takeaway == "No trial has finished an epoch yet."

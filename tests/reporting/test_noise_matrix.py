@@ -4,13 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from report_runs import COMPLETE, Page, view
+from report_runs import COMPLETE, view
 
 from tune_lnl.datasets.images.noisy import load_noisy
 from tune_lnl.datasets.registry import get_dataset, parse_options
 from tune_lnl.reporting import noise_matrix
-from tune_lnl.reporting.drawing import SMALL
-from tune_lnl.reporting.noise_matrix import NoiseSeen, measure_noise, noise_figures, noise_of
+from tune_lnl.reporting.noise_matrix import NoiseSeen, matrix_plot, measure_noise, noise_figures, noise_of
 
 
 def test_measured_beside_requested(tmp_path: Path) -> None:
@@ -45,18 +44,30 @@ def test_absent_data_is_not_downloaded(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(noise_matrix, "load_noisy", load)
     monkeypatch.setattr(type(get_dataset("digits8no")), "is_present", lambda self, place, cache: False)
     figures = noise_figures(one)
-    assert [figure.draw for figure in figures] == [None]
+    assert [figure.plot for figure in figures] == [None]
     assert "the data of digits8no is not here" in figures[0].takeaway
 
 
-@pytest.mark.parametrize(("classes", "tag"), [(10, "rect"), (60, "image")])
-def test_few_classes_show_numbers_and_many_become_a_picture(classes: int, tag: str) -> None:
+@pytest.mark.parametrize("classes", [10, 60, 200])
+def test_few_classes_show_numbers_and_all_cells_answer(classes: int) -> None:
     matrix = np.eye(classes) * 0.6 + np.roll(np.eye(classes), 1, axis=1) * 0.4
     names = tuple(f"<{index}>" for index in range(classes))
-    seen = NoiseSeen(matrix, matrix, names, 0.4, 0.4, None)
-    page = Page(noise_matrix._drawer(seen, matrix)(SMALL).html("told"))
-    assert len(page.all(tag)) == (classes**2 if tag == "rect" else 1)
-    assert all(str(attributes["href"]).startswith("data:image/png;base64,") for attributes in page.all("image"))
+    plot = matrix_plot(NoiseSeen(matrix, matrix, names, 0.4, 0.4, None), matrix)
+    (cells,) = plot.data
+    assert np.array(cells.z, float) == pytest.approx(np.sqrt(100 * matrix), abs=0.01)
+    assert (cells.text is not None) == (classes == 10)
+    if classes == 10:
+        assert [cells.text[0][column] for column in (0, 1, 2)] == ["60", "40", ""]
+    if classes < 200:
+        assert cells.customdata[0][1] == "true &lt;0&gt;, given &lt;1&gt;: 40%"
+    assert len(plot.layout.xaxis.ticktext) <= 20
+
+
+def test_halves_of_a_percent_are_shown() -> None:
+    seen = NoiseSeen(None, np.array([[0.125, 0.875], [np.nan, np.nan]]), ("a", "b"), None, None, None)
+    (cells,) = matrix_plot(seen, seen.measured).data
+    assert list(cells.text[0]) == ["12.5", "87.5"]
+    assert cells.customdata[1][0] == "true b, given a: unknown"
 
 
 def test_unknown_truth() -> None:

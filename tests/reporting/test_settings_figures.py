@@ -1,11 +1,19 @@
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
-from report_runs import COMPLETE, Asked, Page, imagined, view
+import pytest
+from report_runs import Asked, drawn, view
 
-from tune_lnl.reporting.drawing import COLUMN
-from tune_lnl.reporting.settings_figures import few, importance_figure, lr_map, parallel_figure, shades, slice_figures
+from tune_lnl.reporting.settings_figures import (
+    importance_figure,
+    lr_map,
+    parallel_figure,
+    ranks,
+    settings_figures,
+    slice_figures,
+)
 
 
 def test_a_slice_per_setting_and_what_follows(tmp_path: Path) -> None:
@@ -18,22 +26,39 @@ def test_a_slice_per_setting_and_what_follows(tmp_path: Path) -> None:
     counts = [f"{word} in {best.count(value)}" for word, value in (("true", True), ("false", False)) if value in best]
     assert figures["Slice: mining"].takeaway == f"Of the best 3 complete trials, mining is {', '.join(counts)}."
     for figure in figures.values():
-        assert figure.draw is not None
-        drawn = Page(figure.draw(COLUMN).html("told"))
-        assert len(drawn.all("circle")) == 5
+        complete, start, star = drawn(figure).data
+        assert complete.y == (50.0, 51.0, 52.0, 53.0, 54.0)
+        assert complete.marker.color == (0.0, 0.25, 0.5, 0.75, 1.0)
+        assert (start.y, star.y) == ((50.0,), (54.0,))
+    assert drawn(figures["Slice: lr"]).data[1].x == (0.01,)
+    assert drawn(figures["Slice: lr1"]).data[1].x == (0.08,)
+    choices = [0.0 if trial.row.params["mining"] else 1.0 for trial in seen.trials]
+    assert list(drawn(figures["Slice: mining"]).data[0].x) == choices
+    assert drawn(figures["Slice: mining"]).layout.xaxis.ticktext == ("true", "false")
 
 
-def test_shades_follow_the_rank(tmp_path: Path) -> None:
-    assert shades(view(tmp_path)) == {1: 5, 0: 2, 4: 0}
+def test_few_trials_are_one_sentence(tmp_path: Path) -> None:
+    few = settings_figures(view(tmp_path))
+    assert [figure.key for figure in few] == ["parallel", "importances", "lr-map", "slices"]
+    assert few[-1].plot is None
+    assert few[-1].takeaway.startswith("Fewer than four trials are complete: too few to say where lr, ")
+    (none,) = settings_figures(view(tmp_path, [Asked("FAIL", epochs=0)], name="none"))
+    assert none.plot is None
+
+
+def test_ranks_among_the_complete_trials(tmp_path: Path) -> None:
+    assert ranks(view(tmp_path)) == {1: 1.0, 0: 0.5, 4: 0.0}
 
 
 def test_the_map_of_both_rates(tmp_path: Path) -> None:
     figure = lr_map(view(tmp_path))
     assert figure is not None
     assert figure.takeaway.startswith("The best trial has lr1 / lr = ")
-    assert any(key.label.startswith("lr1 = lr") for key in figure.legend)
-    assert figure.draw is not None
-    assert 'class="diagonal"' in figure.draw(COLUMN).content
+    equal, stopped, complete, start, best = drawn(figure).data
+    assert equal.name.startswith("lr1 = lr")
+    assert equal.x == equal.y
+    assert (start.x, start.y) == ((0.01,), (0.08,))
+    assert (len(stopped.x), len(complete.x), best.name) == (1, 3, "the best, trial 1")
 
 
 def test_no_map_without_a_second_rate(tmp_path: Path) -> None:
@@ -59,16 +84,19 @@ def test_importances_come_from_where_trials_can_be_compared(tmp_path: Path) -> N
     seen = view(tmp_path, [Asked("COMPLETE", 60.0), Asked("COMPLETE", 61.0), *pruned])
     figure = importance_figure(seen)
     assert figure.takeaway.startswith("Warning: 8 trials")
-    assert "after epoch 2, the first comparison of 8 trials" in figure.notes[0]
+    assert "after epoch 3, the first comparison of 8 trials" in figure.notes[0]
 
 
-def test_a_tangle_is_thinned(tmp_path: Path) -> None:
-    seen = imagined(view(tmp_path, [COMPLETE]), 70)
-    drawn = few(seen, seen.trials)
-    assert len(drawn) <= 60
-    ranks = [trial.number for trial in seen.complete]
-    numbers = {trial.number for trial in drawn}
-    assert numbers >= set(ranks[:20])
-    assert numbers & set(ranks[-5:])
-    assert f"{len(drawn)} in all" in parallel_figure(seen).notes[1]
-    assert few(seen, seen.trials[:60]) == list(seen.trials[:60])
+def test_parallel_coordinates_hold_every_trial(tmp_path: Path) -> None:
+    seen = view(tmp_path)
+    (lines,) = drawn(parallel_figure(seen)).data
+    assert lines.type == "parcoords"
+    axes = {axis.label: axis for axis in lines.dimensions}
+    assert list(axes) == ["lr", "lr_asymmetry", "warmup_epochs", "mining", "val_accuracy (%)"]
+    shown = [seen.trials[number] for number in (2, 4, 0, 1)]  # the stopped one, then from the worst to the best
+    assert axes["val_accuracy (%)"].values == (90.0, 58.0, 60.0, 64.0)
+    assert axes["lr"].values == pytest.approx([math.log10(trial.row.params["lr"]) for trial in shown], rel=1e-5)
+    assert axes["lr"].ticktext == ("0.002", "0.005", "0.01", "0.02", "0.05", "0.1", "0.2")
+    assert axes["warmup_epochs"].tickvals == (1, 2)
+    assert lines.line.color == pytest.approx([-1 / 3, 0.0, 0.5, 1.0])
+    assert lines.line.colorbar.ticktext == ("stopped early", "the worst complete", "the best")

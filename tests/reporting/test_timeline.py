@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from report_runs import COMPLETE, view
+from report_runs import COMPLETE, drawn, view
 
 from tune_lnl.reporting.timeline import bars_of, timeline_figure, usage_of
 
@@ -38,5 +38,9 @@ def test_what_it_says(tmp_path: Path) -> None:
     assert figure.takeaway == (
         "6 trials on 2 workers in 61 s, 50% utilisation; overhead beyond training was 62% of the trials' time."
     )
-    assert [key.label for key in figure.legend] == ["complete", "stopped early", "failed", "not ended"]
+    bars = {trace.name: trace for trace in drawn(figure).data}
+    assert list(bars) == ["complete", "stopped early", "failed", "running"]
+    assert list(zip(bars["complete"].base, bars["complete"].x, strict=True)) == [(0, 12), (12, 12), (48, 12)]
+    assert (bars["running"].base, bars["running"].x) == ((60,), (1,))
+    assert len({trace.marker.pattern.shape for trace in drawn(figure).data}) == 4
     assert timeline_figure(view(tmp_path, [], name="none")).takeaway == "No trial of this run has begun."

@@ -4,10 +4,9 @@ import math
 from pathlib import Path
 
 import pytest
-from report_runs import COMPLETE, SPACE, Asked, view
+from report_runs import COMPLETE, SPACE, Asked, drawn, view
 
 from tune_lnl.config.yaml import dump_yaml
-from tune_lnl.reporting.drawing import SMALL
 from tune_lnl.reporting.trainings import Recorded
 from tune_lnl.reporting.verdict import (
     accuracy_figure,
@@ -46,7 +45,7 @@ def test_a_lower_loss_is_better(tmp_path: Path) -> None:
 def test_no_best(tmp_path: Path) -> None:
     seen = view(tmp_path, [Asked("FAIL", epochs=1)])
     assert validation_figure(seen, []).takeaway.startswith("No trial has run to its full length")
-    assert accuracy_figure(seen, []).draw is None
+    assert accuracy_figure(seen, []).plot is None
     assert config_table(seen).rows[0] == ["lr", "–", "0.01", "0.002 to 0.2 (loguniform)"]
 
 
@@ -90,9 +89,12 @@ def test_a_confirmed_run(tmp_path: Path) -> None:
         "Trial 1 comes first, and is not distinguishable from trial 0; on all the training data its test_accuracy is "
         "81.50 ± 0.25 (last 1 epochs, scored once)."
     )
-    assert figure.draw is not None
-    assert "trial 1: 61.00 (58.52 to 63.48)" in figure.draw(SMALL).content
-    assert "diverged" in figure.details[0]
+    first, others = drawn(figure).data
+    assert (first.x, first.y, others.x, others.y) == ((61.0,), (1.0,), (60.1667,), (0.0,))
+    assert first.error_x.array == pytest.approx([2.4841], abs=1e-3)
+    assert first.text[0] == "trial 1: 61.00 (58.52 to 63.48)<br>3 replicates"
+    assert figure.table is not None
+    assert any("diverged" in str(cell) for row in figure.table.rows for cell in row)
     assert accuracy_figure(seen, []).takeaway.startswith("Confirmed: trial 1, all data reaches a test_accuracy of 81.5")
 
 

@@ -18,6 +18,7 @@ import yaml
 
 from tune_lnl.config.yaml import dump_yaml
 from tune_lnl.files import replace_text
+from tune_lnl.reporting.figure import Figure
 from tune_lnl.reporting.run_data import RunView, view_run
 from tune_lnl.training.run import append_report
 from tune_lnl.tuning.plan.options import SearchOptions
@@ -136,6 +137,12 @@ def view(folder: Path, trials: Sequence[Asked] = MIXED, **options: Any) -> RunVi
     return view_run(make_run(folder, trials, **options))
 
 
+def drawn(figure: Figure) -> Any:
+    """The picture of a figure that has one, in Plotly's words."""
+    assert figure.plot is not None
+    return figure.plot
+
+
 def imagined(one: RunView, count: int) -> RunView:
     """The run with so many complete trials in place of its own, without a study to write."""
     draw = random.Random(0)
@@ -171,7 +178,7 @@ def write_summary(folder: Path, config: Mapping[str, Any], test: Sequence[float]
     (folder / "summary.json").write_text(json.dumps({"config": dict(config), "seeds": seeds}))
 
 
-VOID = {"meta", "br", "img"}
+VOID = {"meta", "br", "img", "input"}
 URL_ATTRIBUTES = {"href", "src", "srcset", "action", "data", "poster", "xlink:href"}
 
 
@@ -183,6 +190,7 @@ class Page(HTMLParser):
         self.open: list[str] = []
         self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.words: list[str] = []
+        self.scripts: list[tuple[dict[str, str | None], str]] = []
         self.feed(text)
         self.close()
         assert self.open == []
@@ -197,12 +205,19 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if "style" not in self.open:
+        if self.open[-1:] == ["script"]:
+            self.scripts.append((self.elements[-1][1], data))
+        elif "style" not in self.open:
             self.words.append(data)
 
     @property
     def text(self) -> str:
         return " ".join("".join(self.words).split())
+
+    @property
+    def plots(self) -> list[dict[str, Any]]:
+        """Data and layout of every picture."""
+        return [json.loads(text) for attributes, text in self.scripts if attributes.get("class") == "plot-data"]
 
     def all(self, tag: str) -> list[dict[str, str | None]]:
         return [attributes for name, attributes in self.elements if name == tag]

@@ -6,19 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tune_lnl.reporting.drawing import Axis, Chart, Drawing, Figure, Key, Size
-from tune_lnl.reporting.intervals import Estimate, difference
-from tune_lnl.reporting.markup import Html, Table, el, folded
-from tune_lnl.reporting.run_data import RunView
-from tune_lnl.reporting.scales import Linear, Whole, setting
-from tune_lnl.reporting.timeline import bars_of, usage_of
-from tune_lnl.reporting.verdict import RowValue, last_epochs_test, rows_drawing
-from tune_lnl.tuning.runs.confirmation import Confirmation
-from tune_lnl.wording import duration
+import plotly.graph_objects as go
 
-SERIES = 6
-"""Distinguishable kinds of line."""
-SHAPES = ("circle", "square", "triangle", "diamond", "cross", "star")
+from tune_lnl.reporting.figure import Cell, Figure, Link, Table
+from tune_lnl.reporting.intervals import Estimate, difference
+from tune_lnl.reporting.plots import SERIES, colour, picture, plain, rounded
+from tune_lnl.reporting.run_data import RunView
+from tune_lnl.reporting.texts import setting
+from tune_lnl.reporting.timeline import bars_of, usage_of
+from tune_lnl.reporting.verdict import RowValue, last_epochs_test, rows_plot
+from tune_lnl.tuning.runs.confirmation import Confirmation
+from tune_lnl.wording import counted, duration
 
 
 def condition_of(view: RunView) -> str:
@@ -55,7 +53,7 @@ def labels_of(views: Sequence[RunView]) -> list[str]:
 
 def overview_table(views: Sequence[RunView], links: Sequence[str | None]) -> Table:
     """A row per run; ``links`` lead to its own page, where there is one."""
-    rows: list[list[str | Html]] = []
+    rows: list[list[Cell]] = []
     for view, label, link in zip(views, labels_of(views), links, strict=True):
         best = view.best
         test = None if best is None else last_epochs_test(view, best)
@@ -63,7 +61,7 @@ def overview_table(views: Sequence[RunView], links: Sequence[str | None]) -> Tab
         confirmed = view.run.confirmation
         rows.append(
             [
-                label if link is None else el("a", label, href=link),
+                label if link is None else Link(label, link),
                 view.method,
                 condition_of(view),
                 "–"
@@ -78,7 +76,7 @@ def overview_table(views: Sequence[RunView], links: Sequence[str | None]) -> Tab
             ]
         )
     header = ["run", "method", "condition", "best value (95%)", "its test (%)", "confirmed", "trials ended"]
-    return Table([*header, "complete / stopped / failed", "epochs trained", "time"], rows)
+    return Table([*header, "complete / stopped / failed", "epochs trained", "time"], rows, "The runs")
 
 
 def _confirmed(found: Confirmation) -> str:
@@ -97,7 +95,7 @@ def differing_settings(views: Sequence[RunView]) -> Table | None:
         for name in names
         if len({repr(flat.get(name, "–")) for flat in flats}) > 1
     ]
-    return Table(["setting", *labels_of(views)], rows) if rows else None
+    return Table(["setting", *labels_of(views)], rows, "Settings that differ") if rows else None
 
 
 COMPARED = ("condition", "seed", "space", "resources", "fingerprints", "versions", "git_commit")
@@ -108,7 +106,7 @@ def _flat(value: Any, name: str = "") -> dict[str, Any]:
         prefix = f"{name}." if name else ""
         return {key: v for part, inner in value.items() for key, v in _flat(inner, f"{prefix}{part}").items()}
     if isinstance(value, list):
-        return {name: ", ".join(setting(item) if not isinstance(item, Mapping) else repr(item) for item in value)}
+        return {name: "; ".join(map(setting, value))}
     return {name: value}
 
 
@@ -129,7 +127,7 @@ def best_settings_table(views: Sequence[RunView]) -> Table | None:
         ]
         if any(value != "–" for value in values):
             rows.append([name, *values])
-    return Table(["setting", *labels_of(views)], rows)
+    return Table(["setting", *labels_of(views)], rows, "Best configs")
 
 
 # ---- figures, one of each per condition
@@ -158,6 +156,39 @@ def winners_of(views: Sequence[RunView]) -> list[Winner]:
     return sorted(found, key=lambda winner: -winner.score)
 
 
+def warnings_of(views: Sequence[RunView], one_noise: bool = True) -> list[str]:
+    """Return in what these runs differ so that their values may not be set side by side; empty where in nothing.
+
+    Args:
+        one_noise: their labels should be the same; False: they are runs of several conditions.
+    """
+    return [
+        f"{what}: {', '.join(f'{label} {value}' for label, value in zip(labels_of(views), values, strict=True))}."
+        for what, values in (
+            ("Their trials differ in length", [f"{view.epochs} epochs" for view in views]),
+            ("Their objectives differ", [_objective(view) for view in views]),
+            ("They train on different samples", [_training_set(view, one_noise) for view in views]),
+        )
+        if len(set(values)) > 1
+    ]
+
+
+def _objective(view: RunView) -> str:
+    return f"{view.run.metric} over the last {counted(view.average_last, 'epoch')}"
+
+
+def _training_set(view: RunView, with_labels: bool) -> str:
+    """The samples and labels that a run trains on, in words; two that differ have different words."""
+    dataset, validation = view.dataset, view.base.validation
+    prints = view.run.settings.get("fingerprints") or {}
+    of_classes = "" if dataset.get("classes") is None else f", {dataset['classes']} classes"
+    used = (
+        f"{100 * (1 - validation.fraction) * float(dataset.get('subset', 1.0)):.3g}% of {dataset['name']}{of_classes}"
+    )
+    known = str(prints.get("labels") or "")[:8] if with_labels else ""
+    return used + (f" (labels {known})" if known else "")
+
+
 def best_figure(number: int, condition: str, views: Sequence[RunView]) -> Figure:
     """Best values with intervals."""
     winners = winners_of(views)
@@ -170,14 +201,15 @@ def best_figure(number: int, condition: str, views: Sequence[RunView]) -> Figure
         )
         for one in winners
     ]
-    table = Table(["run and trial", f"{views[0].metric_label}, 95%"], [[row.label, str(row.estimate)] for row in rows])
+    header = ["run and trial", f"{views[0].metric_label}, 95%"]
+    table = Table(header, [[row.label, str(row.estimate)] for row in rows], f"Best values, {condition}")
     return Figure(
         key=f"best-{number}",
         title=f"Best values: {condition}",
         takeaway=_best_takeaway(views, winners),
-        draw=(lambda size: rows_drawing(rows, views[0].metric_label, size)) if rows and _comparable(views) else None,
-        details=[folded("As a table", table.html("Best values"))] if rows else [],
-        notes=_comparison_notes(views) if rows else [],
+        plot=rows_plot(rows, views[0].metric_label, "the first") if rows and _comparable(views) else None,
+        table=table if rows else None,
+        notes=[*warnings_of(views), *(_comparison_notes(views) if rows else [])],
     )
 
 
@@ -195,6 +227,9 @@ def _best_takeaway(views: Sequence[RunView], winners: Sequence[Winner]) -> str:
         return f"{first.label} reached {first.value:.2f}; no other run here is of this condition."
     if not others:
         return f"Only {first.label} has a complete trial: {first.value:.2f}."
+    if warnings_of(views):
+        values = ", ".join(f"{one.label} {one.value:.2f}" for one in winners)
+        return f"Best values: {values}. They may not be ranked: the runs differ in more than their settings, see below."
     second = others[0]
     gap = difference(first.score, first.standard_error, second.score, second.standard_error)
     sure = gap.low is not None and gap.low > 0
@@ -223,13 +258,15 @@ def spent_figure(number: int, condition: str, views: Sequence[RunView]) -> Figur
     return Figure(
         key=f"spent-{number}",
         title=f"Best so far over epochs spent: {condition}",
-        takeaway=_spent_takeaway(labels, lines),
-        draw=(lambda size: _draw_spent(views, labels, lines, size)) if drawable else None,
-        legend=[Key(label, f"series run{index % SERIES}") for index, label in enumerate(labels)],
-        details=[folded("As a table", Table(["run", "epochs spent", "best so far"], rows).html("Best so far"))]
-        if rows
+        takeaway=_spent_takeaway(views, labels, lines),
+        plot=_spent(views, labels, lines) if drawable else None,
+        notes=[
+            "Epochs of all trials of a run are counted, those of stopped and failed ones too. A line begins where the "
+            "first trial of full length was complete."
+        ]
+        if drawable
         else [],
-        wide=True,
+        table=Table(["run", "epochs spent", "best so far"], rows, f"Best so far, {condition}") if rows else None,
     )
 
 
@@ -244,28 +281,51 @@ def best_over_epochs(view: RunView) -> list[tuple[int, float]]:
     return [*points, (spent, points[-1][1])] if points and points[-1][0] < spent else points
 
 
-def _spent_takeaway(labels: Sequence[str], lines: Sequence[Sequence[tuple[int, float]]]) -> str:
-    sentence = [
-        f"{label} reached {points[-1][1]:.2f} within {next(e for e, v in points if v == points[-1][1])} epochs"
-        for label, points in zip(labels, lines, strict=True)
-        if points
+def _spent_takeaway(
+    views: Sequence[RunView], labels: Sequence[str], lines: Sequence[Sequence[tuple[int, float]]]
+) -> str:
+    known = [(view, label, points) for view, label, points in zip(views, labels, lines, strict=True) if points]
+    if not known:
+        return "None of these runs has a complete trial yet."
+    if not _comparable(views):
+        return "These runs have different objectives: their values cannot be compared."
+    if len(known) == 1:
+        ((_, label, points),) = known
+        reached = next(epochs for epochs, value in points if value == points[-1][1])
+        return f"{label} reached {points[-1][1]:.2f} within {reached} epochs."
+    # All have spent so many epochs: what each had by then can be set side by side.
+    common = min(points[-1][0] for _, _, points in known)
+    had = [(view.sign, label, [value for epochs, value in points if epochs <= common]) for view, label, points in known]
+    order = sorted(had, key=lambda one: -one[0] * one[2][-1] if one[2] else float("inf"))
+    parts = [
+        f"{label} had {values[-1]:.2f}" if values else f"{label} had no complete trial" for _, label, values in order
     ]
-    return "; ".join(sentence) + "." if sentence else "None of these runs has a complete trial yet."
+    sentence = f"After {common} epochs, which every run here has spent, {', '.join(parts)}."
+    return sentence + (" These runs differ in more than that; see above." if warnings_of(views) else "")
 
 
-def _draw_spent(
-    views: Sequence[RunView], labels: Sequence[str], lines: Sequence[Sequence[tuple[int, float]]], size: Size
-) -> Drawing:
-    last = max(epochs for points in lines for epochs, _ in points)
-    values = [value for points in lines for _, value in points]
-    chart = Chart(
-        size, Axis(Whole(0, last), "epochs spent, all trials"), Axis(Linear.around(values, 0.1), views[0].metric_label)
-    )
+def _spent(views: Sequence[RunView], labels: Sequence[str], lines: Sequence[Sequence[tuple[int, float]]]) -> go.Figure:
+    traces = []
     for index, (label, points) in enumerate(zip(labels, lines, strict=True)):
         if not points:
             continue
-        kind = index % SERIES
-        chart.steps(points, f"series run{kind}")
-        for epochs, value in points:
-            chart.mark(epochs, value, SHAPES[kind], f"mark run{kind}", f"{label}: {value:.2f} after {epochs} epochs")
-    return Drawing.of(chart)
+        shade, dash, symbol = SERIES[index % len(SERIES)]
+        traces.append(
+            go.Scatter(
+                x=[epochs for epochs, _ in points],
+                y=[rounded(value) for _, value in points],
+                mode="lines+markers",
+                name=plain(label),
+                line={"color": colour(shade), "width": 2.4, "dash": dash, "shape": "hv"},
+                marker={"symbol": symbol, "size": 9},
+                text=[plain(label)] * len(points),
+                hovertemplate="%{text}<br>%{y} after %{x} epochs<extra></extra>",
+            )
+        )
+    last = max(epochs for points in lines for epochs, _ in points)
+    return picture(
+        traces,
+        showlegend=True,
+        xaxis={"title": {"text": "epochs spent, all trials"}, "range": [0, last * 1.03], "tickformat": "d"},
+        yaxis={"title": {"text": plain(views[0].metric_label)}},
+    )

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tune_lnl.reporting.drawing import Figure
-from tune_lnl.reporting.markup import Table
+from tune_lnl.reporting.figure import Cell, Figure, Link, Table
 from tune_lnl.reporting.run_data import RunView, Trial
 from tune_lnl.wording import counted
 
@@ -32,8 +31,8 @@ def failures_figure(view: RunView) -> Figure:
         key="failures",
         title="Failures by class",
         takeaway=_takeaway({name: len(failed[name]) for name in order}),
-        draw=None,
-        details=[_table(failed, order, view).html("Failures by class")] if failed else [],
+        table=_table(failed, order, view) if failed else None,
+        open=True,
         notes=[f"Continued or tried again after an interruption: trials {_numbers(continued)}."] if continued else [],
     )
 
@@ -47,10 +46,11 @@ def _takeaway(counts: Mapping[str, int]) -> str:
 
 
 def _table(failed: Mapping[str, list[Trial]], order: list[str], view: RunView) -> Table:
-    rows = []
+    rows: list[list[Cell]] = []
     for name in order:
         first = failed[name][0]
-        log = view.run.files.log(first.number).relative_to(view.run.files.root).as_posix()
+        log = view.run.files.log(first.number)
+        address = log.relative_to(view.run.files.root).as_posix()
         rows.append(
             [
                 name,
@@ -58,10 +58,11 @@ def _table(failed: Mapping[str, list[Trial]], order: list[str], view: RunView) -
                 _numbers([trial.number for trial in failed[name]]),
                 first.row.message or "–",
                 MEANING.get(name, "–"),
-                log,
+                Link(address, address) if log.is_file() else address,
             ]
         )
-    return Table(["class", "count", "trials", "first cause", "what it means", "log of the first"], rows)
+    header = ["class", "count", "trials", "first cause", "what it means", "log of the first"]
+    return Table(header, rows, "Failures by class")
 
 
 def _numbers(numbers: list[int]) -> str:

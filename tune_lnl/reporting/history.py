@@ -2,71 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from tune_lnl.reporting.drawing import SMALL, Axis, Chart, Drawing, Figure, Key, Size
+import plotly.graph_objects as go
+
+from tune_lnl.reporting.figure import Cell, Figure, Link, Table
 from tune_lnl.reporting.intervals import Z95
-from tune_lnl.reporting.markup import Html, Table, folded
+from tune_lnl.reporting.plots import (
+    BEST,
+    DASHES,
+    colour,
+    mark,
+    picture,
+    plain,
+    rounded,
+    state_colour,
+    state_name,
+    uprights,
+)
 from tune_lnl.reporting.run_data import RunView, Trial
-from tune_lnl.reporting.scales import Linear, Whole, setting
+from tune_lnl.reporting.texts import setting
 from tune_lnl.wording import STATES, counted
 
 MANY = 60
 """Number of trials above which intervals and ends of warm-up are left out: they would hide the rest."""
 MOST_POINTS = 160
 """Points of a drawn curve: more cannot be seen."""
-FEWER_POINTS = 60
-"""On a small picture, and where curves lie so close that none is followed by eye."""
+FEWER_POINTS = 50
+"""Where curves lie so close that none is followed by eye."""
 LATER = 4
 """One in this many epochs, the first ones, is left out of the range of values where it would squeeze the rest."""
 SQUEEZED = 4.0
 """Ratio of the range of all values to that of the later epochs from which they would."""
-
-SHAPES: Mapping[str, str] = {"COMPLETE": "circle", "PRUNED": "triangle", "FAIL": "cross", "RUNNING": "diamond"}
-STATE_KEYS = (
-    Key("complete", "mark complete", "circle"),
-    Key("stopped early, at its last value", "mark pruned", "triangle"),
-    Key("failed, at its last value", "mark fail", "cross"),
-    Key("running, at its latest value", "mark running", "diamond"),
-)
-BEST_KEYS = (
-    Key("best so far, of complete trials", "series best-so-far"),
-    Key("the best trial", "mark best", "star"),
-)
+OUTLYING = 3.0
+"""Values further from the middle half than this multiple of its width lie outside the picture at first."""
 
 
 def history_figure(view: RunView) -> Figure:
     """Value over trial number, with the best so far."""
+    seen = [trial for trial in view.trials if trial.value is not None]
     return Figure(
         key="history",
         title="Search history",
         takeaway=_history_takeaway(view),
-        draw=(lambda size: _history(view, size)) if any(trial.value is not None for trial in view.trials) else None,
-        legend=[
-            *_state_keys(view),
-            *(BEST_KEYS if view.best is not None else ()),
-        ],
-        details=[folded("All trials as a table", trials_table(view).html("All trials"))],
-        notes=outside_note(_history_scale(view), _values(view.trials)) if _values(view.trials) else [],
+        plot=_history(view, seen) if seen else None,
+        notes=outside_note(history_range(view), [trial.value for trial in seen if trial.value is not None]),
+        table=_history_table(view, seen) if seen else None,
         wide=True,
     )
 
 
-def _values(trials: Sequence[Trial]) -> list[float]:
-    return [trial.value for trial in trials if trial.value is not None]
-
-
-def _history_scale(view: RunView) -> Linear:
-    values = _values(view.trials)
-    y = visible_range(view, values)
-    if len(values) > MANY:
-        return y
-    return Linear(min([y.low, *_ends(view, -1)]), max([y.high, *_ends(view, 1)]))
-
-
-def _state_keys(view: RunView) -> list[Key]:
-    there = {trial.state for trial in view.trials}
-    return [key for key, state in zip(STATE_KEYS, SHAPES, strict=True) if state in there]
+def _history_table(view: RunView, seen: Sequence[Trial]) -> Table:
+    better = dict(best_so_far(view))
+    best = "–"
+    rows = []
+    for trial in seen:
+        best = f"{better[trial.number]:.2f}" if trial.number in better else best
+        rows.append([str(trial.number), STATES[trial.state], f"{trial.value:.2f}", best])
+    return Table(["trial", "state", view.metric_label, "best so far"], rows, "Search history")
 
 
 def _history_takeaway(view: RunView) -> str:
@@ -78,7 +72,9 @@ def _history_takeaway(view: RunView) -> str:
     sentence = f"{done}. Trial {best.number} is the best with {best.value:.2f}"
     improvements = len(best_so_far(view)) - 1
     return sentence + (
-        f", after {counted(improvements, 'improvement')}." if improvements else ": none was better than the first."
+        f", after {counted(improvements, 'improvement')}."
+        if improvements
+        else ": no other trial of full length was better than the first."
     )
 
 
@@ -91,85 +87,137 @@ def best_so_far(view: RunView) -> list[tuple[int, float]]:
     return found
 
 
-def _history(view: RunView, size: Size) -> Drawing:
-    seen = [(trial, trial.value) for trial in view.trials if trial.value is not None]
-    with_intervals = len(seen) <= MANY
-    y = _history_scale(view)
+def _history(view: RunView, seen: Sequence[Trial]) -> go.Figure:
+    few = len(seen) <= MANY
     last = max(trial.number for trial in view.trials)
-    x = Axis(Whole(-0.5, max(last, 1) + 0.5), "trial")
-    chart = Chart(size, x, Axis(y, view.metric_label))
+    traces = []
     steps = best_so_far(view)
     if steps:
-        chart.steps([*steps, (last, steps[-1][1])], "series best-so-far")
-    for trial, value in seen:
-        if with_intervals and trial.complete and trial.row.standard_error is not None:
-            half = Z95 * trial.row.standard_error
-            chart.interval(trial.number, value - half, value + half, "interval")
-        shape = SHAPES.get(trial.state, "diamond")
-        chart.mark(
-            trial.number,
-            y.held(value),
-            shape,
-            f"mark {trial.state.lower()}",
-            trial.label(),
-            5 if with_intervals else 3.5,
+        steps = [*steps, (last, steps[-1][1])]
+        traces.append(
+            go.Scatter(
+                x=[number for number, _ in steps],
+                y=[rounded(value) for _, value in steps],
+                mode="lines",
+                name="best so far, of complete trials",
+                line={"color": colour("best"), "width": 2, "shape": "hv"},
+                hoverinfo="skip",
+            )
         )
-    mark_best(chart, view, lambda trial: trial.number)
-    return Drawing.of(chart)
-
-
-def _ends(view: RunView, side: int) -> list[float]:
-    """The low (-1) or high (1) ends of the complete trials' intervals."""
-    return [
-        trial.value + side * Z95 * trial.row.standard_error
-        for trial in view.complete
-        if trial.value is not None and trial.row.standard_error is not None
-    ]
-
-
-def mark_best(chart: Chart, view: RunView, place: Callable[[Trial], float]) -> None:
-    """The star at the best trial, with its number; ``place`` gives its position on the x axis."""
-    best = view.best
-    if best is None or best.value is None:
-        return
-    x = place(best)
-    chart.mark(x, best.value, "star", "mark best", best.label(), 6)
-    chart.name(x, best.value, f"trial {best.number}")
-
-
-OUTLYING = 3.0
-"""Values further from the middle half than this multiple of its width are drawn at the edge."""
-
-
-def visible_range(view: RunView, values: Sequence[float]) -> Linear:
-    """The range of values that is drawn; only bad ones may lie outside."""
-    ordered = sorted(values)
-    low, high = ordered[len(ordered) // 4], ordered[-1 - len(ordered) // 4]
-    room = OUTLYING * (high - low)
-    if room == 0.0:
-        return Linear.around(values)
-    return Linear.around(
-        [value for value in values if (value >= low - room if view.sign > 0 else value <= high + room)]
+    for state in STATES:
+        traces += _of_state(view, [trial for trial in seen if trial.state == state], state, few)
+    traces += best_mark(view, lambda trial: trial.number)
+    low_high = history_range(view)
+    return picture(
+        traces,
+        xaxis={"title": {"text": "trial"}, "range": [-0.6, max(last, 1) + 0.6], "tickformat": "d"},
+        yaxis={"title": {"text": plain(view.metric_label)}, "range": list(low_high)},
     )
 
 
-def outside_note(scale: Linear, values: Sequence[float]) -> list[str]:
-    """Return the number of values that are drawn at the edge."""
-    count = sum(scale.held(value) != value for value in values)
+def _of_state(view: RunView, trials: Sequence[Trial], state: str, few: bool) -> list[Any]:
+    if not trials:
+        return []
+    errors, name = None, state_name(state)
+    if few and state == "COMPLETE" and any(trial.row.standard_error for trial in trials):
+        half = [rounded(Z95 * (trial.row.standard_error or 0.0)) for trial in trials]
+        errors = {"array": half, "color": colour("soft"), "thickness": 1, "width": 0}
+        name += ", with 95% interval"
+    return [
+        go.Scatter(
+            x=[trial.number for trial in trials],
+            y=[rounded(trial.value) for trial in trials],
+            mode="markers",
+            name=name,
+            marker=mark(state, 10 if few else 7),
+            error_y=errors,
+            text=[hover_text(trial) for trial in trials],
+            hovertemplate="%{text}<extra></extra>",
+        )
+    ]
+
+
+def hover_text(trial: Trial) -> str:
+    """Return a trial's label and its searched settings, a line each."""
+    settings = [f"{plain(name)} {plain(setting(value))}" for name, value in trial.row.params.items()]
+    return "<br>".join([plain(trial.label()), *settings])
+
+
+def best_mark(view: RunView, place: Callable[[Trial], float]) -> list[Any]:
+    """The star at the best trial; ``place`` gives its position on the x axis."""
+    best = view.best
+    if best is None or best.value is None:
+        return []
+    return [
+        go.Scatter(
+            x=[place(best)],
+            y=[rounded(best.value)],
+            mode="markers+text",
+            name=f"the best, trial {best.number}",
+            marker=BEST,
+            text=[f"<b>trial {best.number}</b>"],
+            textposition="top center",
+            cliponaxis=False,
+            customdata=[hover_text(best)],
+            hovertemplate="%{customdata}<extra></extra>",
+        )
+    ]
+
+
+def history_range(view: RunView) -> tuple[float, float]:
+    """Return the values that are shown at first, with the intervals where these are drawn."""
+    values = [trial.value for trial in view.trials if trial.value is not None]
+    low, high = visible_range(view, values)
+    if len(values) <= MANY:
+        ends = [
+            trial.value + side * Z95 * trial.row.standard_error
+            for trial in view.complete
+            for side in (-1, 1)
+            if trial.value is not None and trial.row.standard_error is not None
+        ]
+        low, high = min([low, *ends]), max([high, *ends])
+    return low, high
+
+
+def visible_range(view: RunView, values: Sequence[float]) -> tuple[float, float]:
+    """Return the range of values that is shown at first, with a margin; only bad ones may lie outside."""
+    ordered = sorted(values)
+    if not ordered:
+        return 0.0, 1.0
+    low, high = ordered[len(ordered) // 4], ordered[-1 - len(ordered) // 4]
+    room = OUTLYING * (high - low)
+    if room:
+        kept = [value for value in values if (value >= low - room if view.sign > 0 else value <= high + room)]
+        return around(kept)
+    return around(values)
+
+
+def around(values: Sequence[float], margin: float = 0.08) -> tuple[float, float]:
+    """Return the range of ``values`` with a margin; some range where they are all alike."""
+    low, high = min(values), max(values)
+    room = (high - low) * margin or max(abs(high) * margin, 1e-9)
+    return low - room, high + room
+
+
+def outside_note(shown: tuple[float, float], values: Sequence[float]) -> list[str]:
+    """Return how many values lie outside the range shown."""
+    count = sum(not shown[0] <= value <= shown[1] for value in values)
     if not count:
         return []
     lie = "values lie" if count > 1 else "value lies"
-    return [f"{count} far worse {lie} outside the picture and {'are' if count > 1 else 'is'} drawn at its edge."]
+    return [f"{count} far worse {lie} outside the picture; a double click in it shows all."]
 
 
 def trials_table(view: RunView) -> Table:
-    """Every trial in the order of every view: complete ones best first."""
+    """Every trial in the order of every view: complete ones best first; its number leads to its log."""
     names = list(view.run.space.parameters)
-    rows = []
+    rows: list[list[Cell]] = []
     for row in view.run.rows():
+        log = view.run.files.log(row.number)
+        number = str(row.number)
         rows.append(
             [
-                str(row.number),
+                Link(number, log.relative_to(view.run.files.root).as_posix()) if log.is_file() else number,
                 STATES[row.state] + ("" if row.taken_from is None else f" (from {row.taken_from})"),
                 "–" if row.value is None else f"{row.value:.2f}",
                 "–" if row.standard_error is None else f"{row.standard_error:.2f}",
@@ -178,38 +226,28 @@ def trials_table(view: RunView) -> Table:
                 *(setting(row.params[name]) if name in row.params else "–" for name in names),
             ]
         )
-    return Table(["trial", "state", view.metric_label, "standard error", "epochs", "seconds", *names], rows)
+    header = ["trial", "state", view.metric_label, "standard error", "epochs", "seconds", *names]
+    return Table(header, rows, "All trials")
 
 
 # ---- learning curves
-
-CURVE_KEYS: Mapping[str, Key] = {
-    "COMPLETE": Key("complete", "series complete"),
-    "PRUNED": Key("stopped early; a triangle where", "series pruned"),
-    "FAIL": Key("failed; a cross where", "series fail"),
-    "RUNNING": Key("running", "series running"),
-}
 
 
 def curves_figure(view: RunView) -> Figure:
     """The objective of every trial over its epochs."""
     drawn = [trial for trial in view.trials if trial.curve]
+    over = f"the mean over the last {view.average_last} epochs up to it" if view.average_last > 1 else "its own value"
+    notes = [
+        f"The objective of an epoch is {over}: the value that the trial would have if it ended there. Epochs count "
+        "from 1."
+    ]
     return Figure(
         key="curves",
         title="Learning curves",
         takeaway=_curves_takeaway(view),
-        draw=(lambda size: _curves(view, drawn, size)) if drawn else None,
-        legend=[
-            *(key for state, key in CURVE_KEYS.items() if any(trial.state == state for trial in drawn)),
-            *([Key(f"the best, trial {view.best.number}", "series best")] if view.best is not None else []),
-            *([Key("the published start point", "series start")] if view.start in drawn else []),
-            *([Key("end of a warm-up", "mark warmup", "circle")] if any(trial.warmup for trial in drawn) else []),
-        ],
-        notes=[
-            f"The objective of an epoch is the mean over the last {view.average_last} epochs up to it: the value the "
-            "trial would have if it ended there. Epochs count from 0."
-        ],
-        details=[folded("Curves as a table", _curves_table(view, drawn).html("Learning curves"))] if drawn else [],
+        plot=_curves(view, drawn) if drawn else None,
+        notes=notes if drawn else [],
+        table=_curves_table(view, drawn) if drawn else None,
         wide=True,
     )
 
@@ -234,48 +272,118 @@ def _curves_takeaway(view: RunView) -> str:
     return text + "."
 
 
-def _curves(view: RunView, drawn: Sequence[Trial], size: Size) -> Drawing:
-    last = max(max(epoch for epoch, _ in trial.curve) for trial in drawn)
-    values = _curve_range(view, drawn)
-    y = Linear.around(values, 0.05)
-    chart = Chart(size, Axis(Whole(0, max(last, 1)), "epoch"), Axis(y, f"{view.metric_label}, objective so far"))
-    for index, rung in enumerate(view.rungs):
-        if rung <= last:
-            chart.upright(rung, "rung", "compared" if index == 0 else None)
+def _curves(view: RunView, drawn: Sequence[Trial]) -> go.Figure:
+    many = len(drawn) > MANY
     best, start = view.best, view.start
     special = [trial for trial in (start, best) if trial is not None and trial.curve]
-    numbers = {trial.number for trial in special}
-    many = len(drawn) > MANY
-    order = {"PRUNED": 0, "FAIL": 1, "COMPLETE": 3}
-    for trial in sorted(drawn, key=lambda trial: order.get(trial.state, 2)):
-        if trial.number not in numbers:
-            _curve(chart, trial, f"series {trial.state.lower()}" + (" thin" if many else ""), y, not many)
-    for trial in special:
-        _curve(chart, trial, "series best" if trial is best else "series start", y, True)
-    return Drawing.of(chart)
+    traces: list[Any] = []
+    for state in ("PRUNED", "FAIL", "RUNNING", "WAITING", "COMPLETE"):
+        trials = [trial for trial in drawn if trial.state == state and trial not in special]
+        if trials:
+            traces += _lines(trials, state, many)
+    traces += _ends_of_warmup([trial for trial in drawn if not many or trial in special])
+    if start is not None and start in special and start is not best:
+        name = f"the published setting, trial {start.number}"
+        traces.append(_single(start, name, {"color": colour("start"), "width": 2.4, "dash": "dash"}))
+    if best is not None and best in special:
+        name = f"the best, trial {best.number}" + (" (the published setting)" if start is best else "")
+        traces.append(_single(best, name, {"color": colour("best"), "width": 3}))
+    last = 1 + max(epoch for trial in drawn for epoch, _ in trial.curve)
+    low, high = _curve_range(view, drawn)
+    room = 0.05 * (high - low) or max(0.05 * abs(high), 1e-9)
+    rungs = [rung for rung in view.rungs if rung < last]
+    return picture(
+        traces,
+        height=440,
+        xaxis={"title": {"text": "epoch"}, "range": [1 - 0.02 * last, last * 1.02], "tickformat": "d"},
+        yaxis={"title": {"text": plain(view.metric_label)}, "range": [low - room, high + room]},
+        **uprights([rung + 1 for rung in rungs], "compared"),
+    )
 
 
-def _curve_range(view: RunView, drawn: Sequence[Trial]) -> list[float]:
+def _lines(trials: Sequence[Trial], state: str, many: bool) -> list[Any]:
+    """All curves of one state as one trace, with gaps between them; their last points too where they stand for more."""
+    x: list[int | None] = []
+    y: list[float | None] = []
+    numbers: list[int | None] = []
+    for trial in trials:
+        for epoch, value in thinned(trial.curve, FEWER_POINTS if many else MOST_POINTS):
+            x.append(epoch + 1)
+            y.append(rounded(value, 5))
+            numbers.append(trial.number)
+        x.append(None)
+        y.append(None)
+        numbers.append(None)
+    traces = [
+        go.Scatter(
+            x=x,
+            y=y,
+            mode="lines",
+            name=STATES[state],
+            legendgroup=state,
+            connectgaps=False,
+            line={"color": state_colour(state), "width": 0.8 if many else 1.5, "dash": DASHES[state]},
+            opacity=0.45 if many else 1,
+            customdata=numbers,
+            hovertemplate=f"trial %{{customdata}}, {STATES[state]}<br>epoch %{{x}}: %{{y}}<extra></extra>",
+        )
+    ]
+    if state in ("PRUNED", "FAIL"):
+        ends = [(trial, trial.curve[-1]) for trial in trials]
+        traces.append(
+            go.Scatter(
+                x=[epoch + 1 for _, (epoch, _) in ends],
+                y=[rounded(value, 5) for _, (_, value) in ends],
+                mode="markers",
+                name=f"where it {'was stopped' if state == 'PRUNED' else 'failed'}",
+                legendgroup=state,
+                marker=mark(state, 6 if many else 9),
+                text=[plain(trial.label()) for trial, _ in ends],
+                hovertemplate="%{text}<extra></extra>",
+            )
+        )
+    return traces
+
+
+def _single(trial: Trial, name: str, line: dict[str, Any]) -> Any:
+    points = thinned(trial.curve)
+    return go.Scatter(
+        x=[epoch + 1 for epoch, _ in points],
+        y=[rounded(value) for _, value in points],
+        mode="lines" if len(points) > 1 else "lines+markers",
+        name=name,
+        line=line,
+        hovertemplate=f"trial {trial.number}<br>epoch %{{x}}: %{{y}}<extra></extra>",
+    )
+
+
+def _ends_of_warmup(trials: Sequence[Trial]) -> list[Any]:
+    ends = [(trial, dict(trial.curve).get(trial.warmup - 1)) for trial in trials if trial.warmup]
+    known = [(trial, value) for trial, value in ends if value is not None]
+    if not known:
+        return []
+    return [
+        go.Scatter(
+            x=[trial.warmup for trial, _ in known],
+            y=[rounded(value) for _, value in known],
+            mode="markers",
+            name="end of a warm-up",
+            marker={"symbol": "circle-open", "size": 8, "color": colour("text"), "line": {"width": 1.6}},
+            text=[f"trial {trial.number}: its warm-up ends after epoch {trial.warmup}" for trial, _ in known],
+            hovertemplate="%{text}<extra></extra>",
+        )
+    ]
+
+
+def _curve_range(view: RunView, drawn: Sequence[Trial]) -> tuple[float, float]:
     """The ends of the values to show: all, or without the first epochs where these would squeeze what follows."""
     everything = [value for trial in drawn for _, value in trial.curve]
     late = [value for trial in drawn for epoch, value in trial.curve if epoch >= view.epochs // LATER]
     low, high = min(everything), max(everything)
     if not late or high - low <= SQUEEZED * (max(late) - min(late)):
-        return [low, high]
+        return low, high
     room = max(late) - min(late)
-    return [max(low, min(late) - room), min(high, max(late) + room)]
-
-
-def _curve(chart: Chart, trial: Trial, class_: str, y: Linear, marked: bool) -> None:
-    most = MOST_POINTS if marked and chart.size.width > SMALL.width else FEWER_POINTS
-    points = [(epoch, y.held(value)) for epoch, value in trial.curve]
-    chart.line(thinned(points, most), class_, trial.label())
-    if trial.warmup and marked:
-        at_end = dict(points).get(trial.warmup - 1)
-        if at_end is not None:
-            chart.mark(trial.warmup - 1, at_end, "circle", "mark warmup", f"trial {trial.number}: warm-up ends", 3.5)
-    if trial.state in ("PRUNED", "FAIL"):
-        chart.mark(*points[-1], SHAPES[trial.state], f"mark {trial.state.lower()}", trial.label(), 4.5 if marked else 3)
+    return max(low, min(late) - room), min(high, max(late) + room)
 
 
 def thinned(points: Sequence[tuple[int, float]], most: int = MOST_POINTS) -> list[tuple[int, float]]:
@@ -288,10 +396,11 @@ def thinned(points: Sequence[tuple[int, float]], most: int = MOST_POINTS) -> lis
 def _curves_table(view: RunView, drawn: Sequence[Trial]) -> Table:
     last = max(epoch for trial in drawn for epoch, _ in trial.curve)
     steps = sorted({round(last * share / 8) for share in range(9)} | {rung for rung in view.rungs if rung <= last})
-    rows: list[list[str | Html]] = []
+    rows = []
     for trial in drawn:
         known = dict(trial.curve)
         cells = [f"{known[epoch]:.2f}" if epoch in known else "–" for epoch in steps]
         warmup = "–" if trial.warmup is None else str(trial.warmup)
         rows.append([str(trial.number), STATES[trial.state], warmup, str(trial.row.epochs), *cells])
-    return Table(["trial", "state", "warm-up epochs", "epochs run", *(f"epoch {epoch}" for epoch in steps)], rows)
+    header = ["trial", "state", "warm-up epochs", "epochs run", *(f"epoch {epoch + 1}" for epoch in steps)]
+    return Table(header, rows, "Learning curves")

@@ -18,6 +18,9 @@ class Html(str):
 
     __slots__ = ()
 
+    def __html__(self) -> str:
+        return self
+
 
 Child = str | Html | None
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from tune_lnl.config.datasets import ReidOptions
@@ -18,13 +17,16 @@ from tune_lnl.datasets.paths import cache_dir
 from tune_lnl.datasets.registry import get_dataset, parse_options
 from tune_lnl.datasets.reid.data import load_reid
 from tune_lnl.errors import InputError
-from tune_lnl.reporting.drawing import Drawing, Figure, Size, box, text
-from tune_lnl.reporting.markup import Html, Table, el, folded
+from tune_lnl.reporting import plots
+from tune_lnl.reporting.figure import Figure, Table
+from tune_lnl.reporting.plots import colour, plain, rounded
 from tune_lnl.reporting.run_data import RunView
-from tune_lnl.reporting.scales import shortened
+from tune_lnl.reporting.texts import shortened
 
 FEW_CLASSES = 12
 """Largest number of classes at which every cell shows its number."""
+MOST_NAMED = 12_000
+"""Cells above which a cell names its classes by their places: the names would make the page heavy."""
 
 OTHER_LABELS = "The labels found here are not those the run was made with (their fingerprints differ)."
 
@@ -110,18 +112,18 @@ def noise_figures(view: RunView) -> list[Figure]:
     """Requested and measured, side by side."""
     seen = noise_of(view)
     if isinstance(seen, str):
-        return [Figure("noise", "Label noise", seen, None)]
-    table = folded("As a table", _table(seen).html("Given labels by true class"))
+        return [Figure("noise", "Label noise", seen)]
     figures = []
     if seen.requested is not None:
-        sentence = (
-            "" if seen.requested_ratio is None else f"{100 * seen.requested_ratio:.1f}% of closed-set labels wrong"
-        )
-        takeaway = f"Asked for: {sentence or 'the noise below'}."
-        figures.append(Figure("noise-requested", "Noise matrix, requested", takeaway, _drawer(seen, seen.requested)))
-    figures.append(
-        Figure("noise-measured", "Noise matrix, measured", _takeaway(seen), _drawer(seen, seen.measured), [table])
-    )
+        sentence = "the noise below"
+        if seen.requested_ratio is not None:
+            sentence = f"{100 * seen.requested_ratio:.1f}% of closed-set labels wrong"
+        picture = matrix_plot(seen, seen.requested)
+        table = _table(seen, seen.requested, "Requested labels by true class")
+        figures.append(Figure("noise-requested", "Noise matrix, requested", f"Asked for: {sentence}.", picture, table))
+    picture = matrix_plot(seen, seen.measured)
+    table = _table(seen, seen.measured, "Given labels by true class")
+    figures.append(Figure("noise-measured", "Noise matrix, measured", _takeaway(seen), picture, table))
     return figures
 
 
@@ -136,83 +138,49 @@ def _takeaway(seen: NoiseSeen) -> str:
     return sentence + "."
 
 
-def _drawer(seen: NoiseSeen, matrix: Matrix) -> Callable[[Size], Drawing]:
-    if max(matrix.shape) <= FEW_CLASSES:
-        return lambda size: _cells(seen, matrix, size)
-    return lambda size: _picture(matrix, size)
-
-
-def _cells(seen: NoiseSeen, matrix: Matrix, size: Size) -> Drawing:
+def matrix_plot(seen: NoiseSeen, matrix: Matrix) -> go.Figure:
+    """A cell per pair of classes; its number is written where there are few."""
     rows, columns = matrix.shape
-    left, top = 76.0, 42.0
-    cell = min(48.0, (size.width - left - 4) / columns)
-    parts = [
-        text(left, 14, "given label", class_="label"),
-        text(0, top - 8, "true class", class_="label"),
-        *(
-            text(left + (c + 0.5) * cell, top - 8, shortened(seen.class_names[c], 5), anchor="middle")
-            for c in range(columns)
-        ),
-    ]
-    for r in range(rows):
-        name = shortened(seen.class_names[r], 6) + ("" if r < columns else "*")
-        parts.append(text(left - 8, top + (r + 0.5) * cell + 5, name, anchor="end"))
-        for c in range(columns):
-            share = float(matrix[r, c])
-            known = np.isfinite(share)
-            shade = int(min(5, share**0.5 * 6)) if known else 0
-            x, y = left + c * cell, top + r * cell
-            sentence = f"true {seen.class_names[r]}, given {seen.class_names[c]}: {100 * share:.1f}%" if known else None
-            parts.append(box(x, y, cell - 1, cell - 1, f"cell cell{shade}", sentence))
-            if known and share >= 0.005:
-                label = f"{100 * share:.0f}"
-                parts.append(text(x + cell / 2, y + cell / 2 + 5, label, anchor="middle", class_=f"in-cell{shade}"))
-    height = top + rows * cell
-    if rows > columns:
-        parts.append(text(0, height + 18, "percent of a true class; * open-set class", class_="label"))
-    else:
-        parts.append(text(0, height + 18, "percent of a true class", class_="label"))
-    return Drawing(Size(size.width, height + 24), Html("".join(parts)))
+    few, named = max(matrix.shape) <= FEW_CLASSES, matrix.size <= MOST_NAMED
+    percent = [[None if not np.isfinite(share) else rounded(100 * float(share), 3) for share in row] for row in matrix]
+    names = [plain(name) for name in seen.class_names]
+    texts = [f"{shortened(name, 8)}{'' if place < columns else '*'}" for place, name in enumerate(seen.class_names)]
+    every = 1 if few else -(-rows // 20)
+    trace = go.Heatmap(
+        z=[[None if share is None else rounded(share**0.5, 3) for share in row] for row in percent],
+        zmin=0,
+        zmax=10,
+        text=[["" if not share else f"{share:g}" for share in row] for row in percent] if few else None,
+        texttemplate="%{text}" if few else None,
+        customdata=[
+            [f"true {names[r]}, given {names[c]}: {'unknown' if share is None else f'{share:g}%'}"
+             for c, share in enumerate(row)]
+            for r, row in enumerate(percent)
+        ] if named else None,
+        hovertemplate="%{customdata}<extra></extra>" if named else "true %{y}, given %{x}<extra></extra>",
+        colorscale=[[0, colour("none")], [0.4, colour("shade0")], [0.75, colour("shade2")], [1, colour("shade3")]],
+        xgap=1 if few else 0,
+        ygap=1 if few else 0,
+        colorbar={"title": {"text": "% of the<br>true class"}, "thickness": 14, "outlinewidth": 0,
+                  "tickvals": [0, 1, 3.1623, 5, 7.0711, 10], "ticktext": ["0", "1", "10", "25", "50", "100"]},
+    )  # fmt: skip
+    ticks = {"showgrid": False, "ticks": ""}
+    return plots.picture(
+        [trace],
+        height=max(360, min(620, 120 + 30 * rows)),
+        xaxis=ticks | {"title": {"text": "given label"}, "side": "top", "tickvals": list(range(0, columns, every)),
+                       "ticktext": [plain(text) for text in texts[:columns:every]]},
+        yaxis=ticks | {"title": {"text": "true class" + (" (* open-set)" if rows > columns else "")},
+                       "autorange": "reversed", "tickvals": list(range(0, rows, every)),
+                       "ticktext": [plain(text) for text in texts[::every]]},
+    )  # fmt: skip
 
 
-def _picture(matrix: Matrix, size: Size) -> Drawing:
-    """A pixel per cell: ten thousand rectangles would be heavier than all the rest of the page."""
-    rows, columns = matrix.shape
-    top, width = 22.0, min(420.0, size.width - 4)
-    height = width * rows / columns
-    image = el(
-        "image",
-        href=f"data:image/png;base64,{_png(matrix)}",
-        x="0",
-        y=f"{top:g}",
-        width=f"{width:.1f}",
-        height=f"{height:.1f}",
-        style="image-rendering:pixelated",
-    )
-    parts = [
-        text(0, 14, "across: given label; down: true class", class_="label"),
-        image,
-        text(0, top + height + 18, "the darker, the larger the share (square root)", class_="label"),
-    ]
-    return Drawing(Size(size.width, top + height + 24), Html("".join(parts)))
-
-
-def _png(matrix: Matrix) -> str:
-    from PIL import Image  # slow to import
-
-    light = np.nan_to_num(np.sqrt(np.clip(matrix, 0.0, 1.0)))
-    low, high = np.array([238.0, 243.0, 249.0]), np.array([8.0, 48.0, 107.0])
-    pixels = low + (high - low) * light[..., None]
-    buffer = io.BytesIO()
-    Image.fromarray(np.rint(pixels).astype(np.uint8)).save(buffer, format="PNG", optimize=True)
-    return base64.b64encode(buffer.getvalue()).decode()
-
-
-def _table(seen: NoiseSeen) -> Table:
-    closed = seen.measured.shape[1]
+def _table(seen: NoiseSeen, matrix: Matrix, caption: str) -> Table:
+    closed = matrix.shape[1]
     rows: list[Sequence[str]] = []
     for index, name in enumerate(seen.class_names):
-        shares = seen.measured[index]
+        shares = matrix[index]
         if not np.isfinite(shares).all():
             continue
         wrong = shares.copy()
@@ -220,15 +188,5 @@ def _table(seen: NoiseSeen) -> Table:
             wrong[index] = 0.0
         most = int(wrong.argmax())
         kept = f"{100 * shares[index]:.1f}" if index < closed else "open-set class"
-        asked = "–"
-        if seen.requested is not None and index < closed:
-            asked = f"{100 * seen.requested[index, index]:.1f}"
-        rows.append([name, asked, kept, seen.class_names[most], f"{100 * wrong[most]:.1f}"])
-    header = [
-        "true class",
-        "right labels asked for (%)",
-        "right labels (%)",
-        "most frequent wrong label",
-        "its share (%)",
-    ]
-    return Table(header, rows)
+        rows.append([name, kept, seen.class_names[most], f"{100 * wrong[most]:.1f}"])
+    return Table(["true class", "right labels (%)", "most frequent wrong label", "its share (%)"], rows, caption)

@@ -1,10 +1,9 @@
-"""One self-contained page: text, figures and style in a file that asks nothing of the network and runs no script."""
+"""The page of one run, and the page that compares several."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from importlib.resources import files
 
 from tune_lnl.reporting.commands import commands_of
 from tune_lnl.reporting.comparison import (
@@ -15,64 +14,92 @@ from tune_lnl.reporting.comparison import (
     labels_of,
     overview_table,
     spent_figure,
+    warnings_of,
 )
-from tune_lnl.reporting.drawing import Figure
 from tune_lnl.reporting.failures import failures_figure
-from tune_lnl.reporting.history import curves_figure, history_figure
+from tune_lnl.reporting.figure import Figure, Table
+from tune_lnl.reporting.history import curves_figure, history_figure, trials_table
 from tune_lnl.reporting.intervals import Estimate
-from tune_lnl.reporting.markup import Html, Table, el, folded, joined
+from tune_lnl.reporting.markup import Html
 from tune_lnl.reporting.noise_matrix import noise_figures
+from tune_lnl.reporting.rendering import FOOTER, render
 from tune_lnl.reporting.run_data import RunView
-from tune_lnl.reporting.scales import setting
 from tune_lnl.reporting.selection import selection_figure
-from tune_lnl.reporting.settings_figures import importance_figure, lr_map, parallel_figure, slice_figures
+from tune_lnl.reporting.settings_figures import settings_figures
+from tune_lnl.reporting.texts import setting
 from tune_lnl.reporting.timeline import bars_of, timeline_figure, usage_of
 from tune_lnl.reporting.trainings import recorded_trainings
 from tune_lnl.reporting.verdict import accuracy_figure, config_table, confirmation_figure, validation_figure
 from tune_lnl.tuning.runs.best import config_yaml
+from tune_lnl.tuning.runs.location import location
 from tune_lnl.tuning.runs.rows import describe_states
 from tune_lnl.wording import duration
 
+CONTENTS = (
+    ("best", "The best config"),
+    ("search", "How the search went"),
+    ("trials", "Trials"),
+    ("settings", "Effect of the settings"),
+    ("noise", "Noise and selection"),
+    ("machine", "Time and failures"),
+    ("commands", "Files and commands"),
+)
+FILES = {
+    "best.yaml": "the best config, to train",
+    "confirmed.yaml": "the confirmed config, to train",
+    "trials.csv": "a row per trial, for a spreadsheet",
+    "epochs.csv": "a row per trial and epoch, for a spreadsheet",
+    "trials.parquet": "a row per trial",
+    "epochs.parquet": "a row per trial and epoch",
+    "replicates.parquet": "a row per replicate",
+    "run.yaml": "everything the search was run with",
+    "study.log": "the study, for Optuna and its dashboard",
+    "search.log": "the log of the driver",
+}
+"""Files of a run that a page leads to, where they are there."""
 
-def run_page(view: RunView, written: datetime) -> str:
-    """The report of one run, as the text of an HTML file."""
+
+def figures_by_section(view: RunView) -> dict[str, list[Figure]]:
+    """Return every figure of a run, by the section of its page."""
     trainings = recorded_trainings(view)
     confirmation = confirmation_figure(view)
-    both_rates = lr_map(view)
-    sections = [
-        _section(
-            "best",
-            "The best config",
-            [
-                validation_figure(view, trainings),
-                accuracy_figure(view, trainings),
-                *([] if confirmation is None else [confirmation]),
-            ],
-            before=_config(view),
-        ),
-        _section("search", "How the search went", [history_figure(view), curves_figure(view)]),
-        _section(
-            "settings",
-            "Effect of the settings",
-            [
-                *([] if both_rates is None else [both_rates]),
-                importance_figure(view),
-                *slice_figures(view),
-                parallel_figure(view),
-            ],
-        ),
-        _section("noise", "Noise and selection", [*noise_figures(view), selection_figure(view)]),
-        _section("machine", "Time and failures", [timeline_figure(view), failures_figure(view)]),
-        _section("commands", "Do it again", [], before=joined([_commands(view), _provenance(view)])),
-    ]
-    title = f"{view.name}: search report"
-    header = [
-        el("h1", view.name),
-        el("p", view.run.space.description) if view.run.space.description else None,
-        _state(view),
-        _facts(view, written),
-    ]
-    return document(title, header, sections)
+    return {
+        "best": [
+            validation_figure(view, trainings),
+            accuracy_figure(view, trainings),
+            *([] if confirmation is None else [confirmation]),
+        ],
+        "search": [history_figure(view), curves_figure(view)],
+        "settings": settings_figures(view),
+        "noise": [*noise_figures(view), selection_figure(view)],
+        "machine": [timeline_figure(view), failures_figure(view)],
+    }
+
+
+def run_page(view: RunView, written: datetime) -> str:
+    """Return the report of one run, as the text of an HTML file."""
+    figures = figures_by_section(view)
+    best, start = view.best, view.start
+    root = view.run.files.root
+    return render(
+        "run.html.j2",
+        title=f"{view.name}: search report",
+        contents=CONTENTS,
+        pictures=_pictures(*figures.values()),
+        view=view,
+        description=view.run.space.description,
+        state=_state(view),
+        facts=_facts(view, written),
+        config=config_table(view),
+        yaml=None if best is None else config_yaml(view.run, best.row),
+        trials=trials_table(view),
+        best_number="" if best is None else best.number,
+        start_number="" if start is None else start.number,
+        links=[(name, text) for name, text in FILES.items() if (root / name).is_file()],
+        commands=[(name, command, _words(command)) for name, command in commands_of(view)],
+        provenance=_provenance(view),
+        **{f"{name}_figures": found for name, found in figures.items()},
+    )
 
 
 def comparison_page(views: Sequence[RunView], links: Sequence[str | None], written: datetime) -> str:
@@ -82,85 +109,65 @@ def comparison_page(views: Sequence[RunView], links: Sequence[str | None], writt
         links: of each run, the address of its own report relative to this page, if there is one.
     """
     labels = labels_of(views)
-    sections = [_section("overview", "The runs", [], before=overview_table(views, links).html("The runs"))]
-    for number, (condition, members) in enumerate(groups_of(views).items()):
-        figures = [best_figure(number, condition, members), spent_figure(number, condition, members)]
-        sections.append(_section(f"condition-{number}", f"Condition: {condition}", figures))
-    best = best_settings_table(views)
-    if best is not None:
-        sections.append(_section("configs", "Best configs", [], before=best.html("Best configs")))
-    differing = differing_settings(views)
-    sentence = (
-        el("p", "These runs were made with the same settings, data, versions and machine.")
-        if differing is None
-        else differing.html("Settings that differ")
+    groups = [
+        (
+            f"condition-{number}",
+            f"Condition: {condition}",
+            [best_figure(number, condition, members), spent_figure(number, condition, members)],
+        )
+        for number, (condition, members) in enumerate(groups_of(views).items())
+    ]
+    configs = best_settings_table(views)
+    contents = [("overview", "The runs"), *((key, name) for key, name, _ in groups)]
+    contents += [*([("configs", "Best configs")] if configs else []), ("settings", "Settings that differ")]
+    return render(
+        "comparison.html.j2",
+        title="Comparison of " + ", ".join(labels[:4]) + (f" and {len(labels) - 4} more" if len(labels) > 4 else ""),
+        contents=contents,
+        pictures=_pictures(*(found for _, _, found in groups)),
+        count=len(views),
+        written=_moment(written),
+        warnings=warnings_of(views, one_noise=len(groups) == 1),
+        overview=overview_table(views, links),
+        groups=groups,
+        configs=configs,
+        differing=differing_settings(views),
     )
-    sections.append(_section("settings", "Settings that differ", [], before=sentence))
-    title = "Comparison of " + ", ".join(labels[:4]) + (f" and {len(labels) - 4} more" if len(labels) > 4 else "")
-    header = [el("h1", title), el("p", f"{len(views)} runs. Written {_moment(written)}.")]
-    return document(title, header, sections)
-
-
-# ---- the frame
-
-
-MADE = "Made by tune_lnl from the study and the epoch files; works offline, runs no script."
 
 
 def document(
-    title: str, header: Sequence[Html | None], sections: Sequence[tuple[str, str, Html]], footer: str = MADE
+    title: str, header: Sequence[Html | None], sections: Sequence[tuple[str, str, Html]], footer: str = FOOTER
 ) -> str:
-    """A whole page; each section is its id, its name in the contents, and its markup."""
-    style = files("tune_lnl.reporting").joinpath("style.css").read_text(encoding="utf-8")
-    contents = [el("li", el("a", name, href=f"#{key}")) for key, name, _ in sections]
-    head = el(
-        "head",
-        el("meta", charset="utf-8"),
-        el("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        # Nothing may be fetched or run, whatever a name in the data says.
-        el(
-            "meta",
-            http_equiv="Content-Security-Policy",
-            content="default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'",
-        ),
-        el("meta", name="color-scheme", content="light dark"),
-        el("title", title),
-        el("style", Html(style)),
+    """Return a page of sections that are markup already; each is its id, its name in the contents, and its markup."""
+    return render(
+        "sections.html.j2",
+        title=title,
+        contents=[(key, name) for key, name, _ in sections],
+        pictures=False,
+        header=[part for part in header if part is not None],
+        sections=[content for _, _, content in sections],
+        footer=footer,
     )
-    body = el(
-        "body",
-        el("a", "Skip to the content", href="#content", class_="skip"),
-        el("header", *header),
-        el("nav", el("ul", *contents), aria_label="Contents"),
-        el("main", *(content for _, _, content in sections), id="content"),
-        el("footer", el("p", footer)),
-    )
-    return f"<!DOCTYPE html>\n{el('html', head, body, lang='en')}\n"
 
 
-def _section(key: str, name: str, figures: Sequence[Figure], before: Html | None = None) -> tuple[str, str, Html]:
-    grid = el("div", *(figure.html() for figure in figures), class_="grid") if figures else None
-    return (
-        key,
-        name,
-        el("section", el("h2", name, id=f"{key}-title"), before, grid, id=key, aria_labelledby=f"{key}-title"),
-    )
+def _pictures(*groups: Sequence[Figure]) -> bool:
+    return any(one.plot is not None for found in groups for one in found)
 
 
 # ---- the head of a run's page
 
 
-def _state(view: RunView) -> Html | None:
+def _state(view: RunView) -> str | None:
     if view.finished:
         return None
     ended = view.count("COMPLETE", "PRUNED", "FAIL")
     running = view.count("RUNNING")
     sentence = f"Not finished: {ended} of {view.asked} trials have ended"
     sentence += f", {running} running" if running else ""
-    return el("p", f"{sentence}. Write this page again for the latest.", class_="state", role="status")
+    return f"{sentence}. Write this page again for the latest."
 
 
-def _facts(view: RunView, written: datetime) -> Html:
+def _facts(view: RunView, written: datetime) -> list[tuple[str, str]]:
     settings = view.run.settings
     best = view.best
     resources = settings.get("resources") or {}
@@ -170,19 +177,22 @@ def _facts(view: RunView, written: datetime) -> Html:
     judged = f"{100 * view.base.validation.fraction:g}% of the training set" + (f", {labels} labels" if labels else "")
     value = "none yet"
     if best is not None and best.value is not None:
-        value = f"{Estimate.measured(best.value, best.row.standard_error)}, trial {best.number}"
-    facts = [
-        (f"Best {view.metric_label}, 95%", value),
+        estimate = Estimate.measured(best.value, best.row.standard_error)
+        value = f"{view.metric_label} {estimate.value:.2f}, trial {best.number}"
+        if estimate.low is not None and estimate.high is not None:
+            value += f"; 95% interval {estimate.low:.2f} to {estimate.high:.2f}"
+    return [
+        ("Best", value),
         ("Trials", f"{describe_states(view.run.rows())}; {view.asked} asked for"),
         ("Method and data", _method_and_data(view)),
         ("Length", f"{view.epochs} epochs a trial, {view.epochs_trained} trained in all"),
         ("Time", duration(usage.seconds) if usage.seconds else "–"),
-        ("Choices", f"sampler {view.run.space.budget.sampler}, pruner {view.run.space.budget.pruner}"),
+        ("Search", f"sampler {view.run.space.budget.sampler}, pruner {view.run.space.budget.pruner}"),
         ("Machine", f"{resources.get('concurrent', '?')} at once on {device}"),
         ("Judged on", judged),
+        ("Folder", location(view.run.files.root)),
         ("Written", _moment(written)),
     ]
-    return el("dl", *(el("div", el("dt", name), el("dd", sentence)) for name, sentence in facts), class_="facts")
 
 
 def _method_and_data(view: RunView) -> str:
@@ -194,29 +204,15 @@ def _moment(written: datetime) -> str:
     return f"{written:%Y-%m-%d %H:%M}"
 
 
-# ---- the config and the commands
+# ---- the end of a run's page
 
 
-def _config(view: RunView) -> Html:
-    table = config_table(view).html("Searched settings of the best config")
-    if view.best is None:
-        return table
-    yaml = el("pre", el("code", config_yaml(view.run, view.best.row)), tabindex="0")
-    return joined([table, folded("The whole config (best.yaml)", yaml)])
+def _words(command: str) -> list[str]:
+    """Return the words of a command line; lines break between them alone."""
+    return command.split(" ")
 
 
-def _commands(view: RunView) -> Html:
-    return el(
-        "dl",
-        *(
-            el("div", el("dt", what), el("dd", el("pre", el("code", command), tabindex="0")))
-            for what, command in commands_of(view)
-        ),
-        class_="commands",
-    )
-
-
-def _provenance(view: RunView) -> Html:
+def _provenance(view: RunView) -> Table:
     settings = view.run.settings
     rows: list[list[str]] = [
         ["seed", setting(settings.get("seed"))],
@@ -226,4 +222,4 @@ def _provenance(view: RunView) -> Html:
     for group in ("versions", "fingerprints", "resources"):
         rows += [[f"{group}: {name}", setting(value)] for name, value in (settings.get(group) or {}).items()]
     rows += [[f"dataset.{name}", setting(value)] for name, value in view.dataset.items()]
-    return folded("Seeds, versions, fingerprints", Table(["what", "value"], rows).html("Provenance"))
+    return Table(["what", "value"], rows, "Provenance")

@@ -2,41 +2,57 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tune_lnl.reporting.drawing import (
-    CHARACTER,
-    FONT,
-    Axis,
-    Chart,
-    Drawing,
-    Figure,
-    Key,
-    Size,
-    line,
-    marker,
-    text,
-)
-from tune_lnl.reporting.history import MANY, outside_note, visible_range
+import plotly.graph_objects as go
+
+from tune_lnl.reporting.figure import Figure, Table
+from tune_lnl.reporting.history import MANY, hover_text, outside_note, visible_range
 from tune_lnl.reporting.importances import ENOUGH, FEWEST, Importance, importances
-from tune_lnl.reporting.markup import Html, Table, folded
+from tune_lnl.reporting.plots import (
+    BEST,
+    SHADES,
+    START,
+    Axis,
+    colour,
+    mark,
+    picture,
+    plain,
+    rounded,
+)
 from tune_lnl.reporting.run_data import RunView, Trial
-from tune_lnl.reporting.scales import Blank, Categories, Linear, Log, Scale, Whole, scale_of, setting, shortened
+from tune_lnl.reporting.texts import setting, shortened
+from tune_lnl.tuning.space.ranges import Choice, Int, LogUniform, Parameter
 from tune_lnl.wording import STATES
 
-SHADES = 6
-"""Steps from the worst to the best trials."""
 DERIVED = ("lr1", "self_epochs", "refine_epochs")
 """Settings that are not searched themselves, but follow from what is and are worth a look."""
+AXIS_WIDTH, CHARACTER = 90, 8.5
+"""Pixels between two axes of parallel coordinates, and of a letter of their names, below which texts would overlap."""
 
 Getter = Callable[[Trial], Any]
 
 
-def shades(view: RunView) -> dict[int, int]:
-    """Trial number -> 0 (worst) to 5 (best), by rank among the complete trials."""
+def settings_figures(view: RunView) -> list[Figure]:
+    """Return the figures of the settings; one sentence where no trial tells anything about them."""
+    if not valued(view):
+        sentence = "No trial is complete or was stopped early yet, so the effect of the settings cannot be shown."
+        return [Figure("settings-none", "Nothing to compare yet", sentence)]
+    both_rates = lr_map(view)
+    return [
+        parallel_figure(view),
+        importance_figure(view),
+        *([] if both_rates is None else [both_rates]),
+        *slice_figures(view),
+    ]
+
+
+def ranks(view: RunView) -> dict[int, float]:
+    """Trial number -> 0 (worst) to 1 (best), by rank among the complete trials."""
     steps = max(1, len(view.complete) - 1)
-    return {trial.number: round((SHADES - 1) * (1 - rank / steps)) for rank, trial in enumerate(view.complete)}
+    return {trial.number: round(1 - place / steps, 3) for place, trial in enumerate(view.complete)}
 
 
 def valued(view: RunView) -> list[Trial]:
@@ -45,13 +61,13 @@ def valued(view: RunView) -> list[Trial]:
     return sorted(trials, key=lambda trial: (trial.complete, view.sign * (trial.value or 0.0)))
 
 
-SHADE_KEYS = (
-    Key("the worst complete trials", "mark shade0", "circle"),
-    Key("the best", f"mark shade{SHADES - 1}", "circle"),
-    Key(STATES["PRUNED"], "mark pruned", "triangle"),
-    Key("the best trial", "mark best", "star"),
-    Key("the published start point", "mark start", "square"),
-)
+def axis_of(parameter: Parameter) -> Axis:
+    """The axis of a searched range."""
+    if isinstance(parameter, Choice):
+        return Axis(choices=parameter.choices)
+    low, high = float(parameter.extremes()[0]), float(parameter.extremes()[-1])
+    return Axis(log=isinstance(parameter, LogUniform) or (isinstance(parameter, Int) and parameter.log),
+                whole=isinstance(parameter, Int), low=low, high=high)  # fmt: skip
 
 
 # ---- a slice per setting
@@ -59,23 +75,23 @@ SHADE_KEYS = (
 
 def slice_figures(view: RunView) -> list[Figure]:
     """Value over each searched setting, and over those that follow from them."""
-    if not valued(view):
-        return [
-            Figure(
-                "slices", "Slices", "No trial is complete or was stopped early yet: there is nothing to slice.", None
-            )
-        ]
+    trials = valued(view)
+    if not trials:
+        return []
+    if not view.best_quarter():
+        names = ", ".join(view.run.space.parameters)
+        few = f"Fewer than four trials are complete: too few to say where {names} are good."
+        return [Figure("slices", "Slices", few)]
     figures = [
-        _slice(view, name, scale_of(parameter), lambda trial, name=name: trial.row.params[name])  # type: ignore[misc]
+        _slice(view, name, axis_of(parameter), lambda trial, name=name: trial.row.params[name])  # type: ignore[misc]
         for name, parameter in view.run.space.parameters.items()
     ]
     for name in DERIVED:
-        values = [trial.config.get(name) for trial in valued(view)]
+        values = [trial.config.get(name) for trial in trials]
         if name in view.run.space.parameters or len(set(values)) < 2 or not all(_is_number(value) for value in values):
             continue
-        known = [float(value) for value in values if value is not None]
-        scale: Scale = Log.around(known) if "lr" in name else Whole.around(known)
-        figures.append(_slice(view, name, scale, lambda trial, name=name: trial.config[name]))  # type: ignore[misc]
+        axis = Axis(log="lr" in name, whole="lr" not in name)
+        figures.append(_slice(view, name, axis, lambda trial, name=name: trial.config[name]))  # type: ignore[misc]
     return figures
 
 
@@ -83,21 +99,25 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
 
 
-def _slice(view: RunView, name: str, scale: Scale, get: Getter) -> Figure:
+def _slice(view: RunView, name: str, axis: Axis, get: Getter) -> Figure:
     trials = valued(view)
-    values = [trial.value for trial in trials if trial.value is not None]
     rows = [
         [setting(get(trial)), f"{trial.value:.2f}", str(trial.number), STATES[trial.state]]
         for trial in reversed(trials)
     ]
-    table = Table([name, view.metric_label, "trial", "state"], rows)
+    shown = visible_range(view, [trial.value for trial in trials if trial.value is not None])
+    traces = marks(view, trials, lambda trial: axis.place(get(trial)), lambda trial: trial.value)
     return Figure(
         key=f"slice-{_identifier(name)}",
         title=f"Slice: {name}",
-        takeaway=_slice_takeaway(view, name, scale, get),
-        draw=lambda size: _draw_slice(view, trials, name, scale, get, size),
-        notes=outside_note(visible_range(view, values), values),
-        details=[folded("As a table", table.html(f"Value by {name}"))],
+        takeaway=_slice_takeaway(view, name, axis, get),
+        plot=picture(
+            traces,
+            xaxis=axis.settings(name),
+            yaxis={"title": {"text": plain(view.metric_label)}, "range": list(shown)},
+        ),
+        notes=outside_note(shown, [trial.value for trial in trials if trial.value is not None]),
+        table=Table([name, view.metric_label, "trial", "state"], rows, f"Value by {name}"),
     )
 
 
@@ -105,13 +125,13 @@ def _identifier(name: str) -> str:
     return "".join(sign if sign.isalnum() and sign.isascii() else "-" for sign in name)
 
 
-def _slice_takeaway(view: RunView, name: str, scale: Scale, get: Getter) -> str:
+def _slice_takeaway(view: RunView, name: str, axis: Axis, get: Getter) -> str:
     quarter = view.best_quarter()
     if not quarter:
         return f"Fewer than four trials are complete: too few to say where {name} is good."
     values = [get(trial) for trial in quarter]
-    if isinstance(scale, Categories):
-        counts = {setting(choice): sum(setting(v) == setting(choice) for v in values) for choice in scale.values}
+    if axis.choices:
+        counts = {setting(choice): sum(setting(v) == setting(choice) for v in values) for choice in axis.choices}
         sentence = ", ".join(f"{choice} in {count}" for choice, count in counts.items() if count)
         return f"Of the best {len(quarter)} complete trials, {name} is {sentence}."
     parameter = view.run.space.parameters.get(name)
@@ -123,37 +143,47 @@ def _slice_takeaway(view: RunView, name: str, scale: Scale, get: Getter) -> str:
     return f"The best {len(quarter)} complete trials have {name} {span}{searched}."
 
 
-def _draw_slice(view: RunView, trials: Sequence[Trial], name: str, scale: Scale, get: Getter, size: Size) -> Drawing:
-    values = [trial.value for trial in trials if trial.value is not None]
-    y = visible_range(view, values)
-    chart = Chart(size, Axis(scale, name), Axis(y, view.metric_label))
-    colour = shades(view)
-    for trial in trials:
-        assert trial.value is not None
-        _mark(chart, trial, get(trial), y.held(trial.value), colour)
+def marks(view: RunView, trials: Sequence[Trial], x: Getter, y: Getter) -> list[Any]:
+    """A mark per trial: complete ones by their rank, stopped ones, the published setting, the best."""
+    rank = ranks(view)
+    size = 10.0 if len(trials) <= MANY else 7.0
+    traces = []
+    for state in ("PRUNED", "COMPLETE"):
+        here = [trial for trial in trials if trial.state == state]
+        if not here:
+            continue
+        style = mark(state, size)
+        name = STATES[state]
+        if state == "COMPLETE":
+            # Larger as well as of stronger contrast with the page: the order is seen without the colour.
+            style |= {
+                "color": [rank[trial.number] for trial in here],
+                "size": [rounded(size * (0.75 + 0.5 * rank[trial.number]), 3) for trial in here],
+                "colorscale": SHADES,
+                "cmin": 0,
+                "cmax": 1,
+                "line": {"width": 0.8, "color": colour("soft")},
+            }
+            name = "complete; the larger, the better"
+        traces.append(_scatter(here, x, y, name, style))
     start, best = view.start, view.best
     if start is not None and start in trials:
-        chart.mark(
-            get(start),
-            y.held(start.value or 0.0),
-            "square",
-            "mark start",
-            f"published start point: {start.label()}",
-            6,
-        )
+        traces.append(_scatter([start], x, y, "the published setting", START))
     if best is not None:
-        chart.mark(get(best), best.value, "star", "mark best", best.label(), 6)
-    return Drawing.of(chart)
+        traces.append(_scatter([best], x, y, f"the best, trial {best.number}", BEST))
+    return traces
 
 
-def _mark(chart: Chart, trial: Trial, x: Any, y: Any, colour: Mapping[int, int]) -> None:
-    size = 4.0 if len(colour) <= MANY else 2.8
-    if trial.complete:
-        shade = colour[trial.number]
-        # Larger as well as darker: the order is seen without the colour.
-        chart.mark(x, y, "circle", f"mark shade{shade}", trial.label(), size + 0.12 * size * shade)
-    else:
-        chart.mark(x, y, "triangle", "mark pruned", trial.label(), size)
+def _scatter(trials: Sequence[Trial], x: Getter, y: Getter, name: str, style: Mapping[str, Any]) -> Any:
+    return go.Scatter(
+        x=[rounded(x(trial)) for trial in trials],
+        y=[rounded(y(trial)) for trial in trials],
+        mode="markers",
+        name=name,
+        marker=dict(style),
+        text=[hover_text(trial) for trial in trials],
+        hovertemplate="%{text}<extra></extra>",
+    )
 
 
 # ---- both learning rates
@@ -174,16 +204,37 @@ def lr_map(view: RunView) -> Figure | None:
         ]
         for t in reversed(trials)
     ]
-    table = Table(["lr", "lr1", "lr1 / lr", view.metric_label, "trial", "state"], rows)
+    rates = [rate for pair in pairs for rate in pair]
+    equal = go.Scatter(
+        x=[rounded(min(rates)), rounded(max(rates))],
+        y=[rounded(min(rates)), rounded(max(rates))],
+        mode="lines",
+        name="lr1 = lr: both learn at the same rate",
+        line={"color": colour("soft"), "width": 1.5, "dash": "dash"},
+        hoverinfo="skip",
+    )
+    axis = Axis(log=True)
+    x = [trial.config["lr"] for trial in trials]
+    y = [trial.config["lr1"] for trial in trials]
     return Figure(
         key="lr-map",
         title="Map of the two learning rates",
         takeaway=_lr_takeaway(view),
-        draw=lambda size: _draw_lr_map(view, trials, Size(size.width, size.width * 0.85)),
-        legend=[*SHADE_KEYS, Key("lr1 = lr: both learn at the same rate", "diagonal")],
-        details=[folded("As a table", table.html("Value by lr and lr1"))],
+        plot=picture(
+            [equal, *marks(view, trials, lambda trial: trial.config["lr"], lambda trial: trial.config["lr1"])],
+            height=460,
+            xaxis=axis.settings("lr (reported network)") | {"range": _log_range(x)},
+            yaxis=axis.settings("lr1 (companion)") | {"range": _log_range(y)},
+        ),
+        table=Table(["lr", "lr1", "lr1 / lr", view.metric_label, "trial", "state"], rows, "Value by lr and lr1"),
         notes=["lr drives the reported network, lr1 its companion."],
     )
+
+
+def _log_range(values: Sequence[float]) -> list[float]:
+    low, high = math.log10(min(values)), math.log10(max(values))
+    room = 0.08 * (high - low) or 0.3
+    return [low - room, high + room]
 
 
 def _lr_takeaway(view: RunView) -> str:
@@ -205,73 +256,28 @@ def _lr_takeaway(view: RunView) -> str:
     )
 
 
-def _draw_lr_map(view: RunView, trials: Sequence[Trial], size: Size) -> Drawing:
-    x = Log.around([trial.config["lr"] for trial in trials])
-    y = Log.around([trial.config["lr1"] for trial in trials])
-    chart = Chart(size, Axis(x, "lr (reported network)"), Axis(y, "lr1 (companion)"))
-    low, high = max(x.low, y.low), min(x.high, y.high)
-    if low < high:
-        chart.line([(low, low), (high, high)], "diagonal")
-    colour = shades(view)
-    for trial in trials:
-        _mark(chart, trial, trial.config["lr"], trial.config["lr1"], colour)
-    start, best = view.start, view.best
-    if start is not None and start in trials:
-        sentence = f"published start point: {start.label()}"
-        chart.mark(start.config["lr"], start.config["lr1"], "square", "mark start", sentence, 6)
-    if best is not None:
-        chart.mark(best.config["lr"], best.config["lr1"], "star", "mark best", best.label(), 6)
-        chart.name(best.config["lr"], best.config["lr1"], f"trial {best.number}")
-    return Drawing.of(chart)
-
-
 # ---- all settings at once
-
-ROW = 72.0
 
 
 def parallel_figure(view: RunView) -> Figure:
-    """A line per trial through all its settings; axes lie flat, so that their names can be read on a phone."""
+    """A line per trial through all its settings; dragging along an axis chooses the trials that pass there."""
     trials = valued(view)
+    names = [shortened(name, 22) for name in (*view.run.space.parameters, view.metric_label)]
     return Figure(
         key="parallel",
         title="Parallel coordinates",
         takeaway=_parallel_takeaway(view),
-        draw=(lambda size: _parallel(view, trials, size)) if trials else None,
-        legend=[
-            Key("the worst complete trials", "series shade0"),
-            Key("the best", f"series shade{SHADES - 1}"),
-            *([Key(STATES["PRUNED"], "series pruned")] if not all(t.complete for t in few(view, trials)) else []),
-            Key("the best trial", "series best"),
-        ],
-        notes=_parallel_notes(view, trials),
-        details=[folded("As a table", _parallel_table(view, trials).html("Settings and values"))] if trials else [],
+        plot=_parallel(view, trials) if trials else None,
+        notes=[
+            "Each line is a trial. Drag along one or several axes to choose the trials that pass there; click an axis "
+            "to let go. Drag the name of an axis to move it."
+        ]
+        if trials
+        else [],
+        table=_parallel_table(view, trials) if trials else None,
         wide=True,
+        least_width=int(sum(max(AXIS_WIDTH, CHARACTER * len(name) + 12) for name in names)) + 130,
     )
-
-
-def few(view: RunView, trials: Sequence[Trial]) -> list[Trial]:
-    """The trials whose lines are drawn: all, or where that would be a tangle, complete ones from best to worst."""
-    if len(trials) <= MANY:
-        return list(trials)
-    best_first = view.complete[: MANY // 3]
-    others = view.complete[MANY // 3 :]
-    kept = [*best_first, *others[:: max(1, -(-len(others) // (MANY - len(best_first))))]]
-    numbers = {trial.number for trial in kept}
-    return [trial for trial in trials if trial.number in numbers]
-
-
-def _parallel_notes(view: RunView, trials: Sequence[Trial]) -> list[str]:
-    if not trials:
-        return []
-    notes = ["Each line is a trial, from its settings at the top to its value at the bottom; the darker, the better."]
-    drawn = len(few(view, trials))
-    if drawn < len(trials):
-        notes.append(
-            f"Drawn are the best {min(MANY // 3, len(view.complete))} complete trials and some of the others, {drawn} "
-            "in all; the table holds every one."
-        )
-    return notes
 
 
 def _parallel_takeaway(view: RunView) -> str:
@@ -288,48 +294,69 @@ def _parallel_table(view: RunView, trials: Sequence[Trial]) -> Table:
         [str(t.number), STATES[t.state], *(setting(t.row.params[name]) for name in names), f"{t.value:.2f}"]
         for t in reversed(trials)
     ]
-    return Table(["trial", "state", *names, view.metric_label], rows)
+    return Table(["trial", "state", *names, view.metric_label], rows, "Settings and values")
 
 
-def _parallel(view: RunView, trials: Sequence[Trial], size: Size) -> Drawing:
-    axes: list[tuple[str, Scale, Getter]] = [
-        (name, scale_of(parameter), lambda trial, name=name: trial.row.params[name])  # type: ignore[misc]
+def _parallel(view: RunView, trials: Sequence[Trial]) -> go.Figure:
+    rank = ranks(view)
+    dimensions = [
+        _dimension(name, axis_of(parameter), [trial.row.params[name] for trial in trials])
         for name, parameter in view.run.space.parameters.items()
     ]
-    values = [trial.value for trial in trials if trial.value is not None]
-    axes.append((view.metric_label, Linear.around(values, 0.02), lambda trial: trial.value))
-    left, right = 10.0, size.width - 10.0
-    heights = [34.0 + ROW * index for index in range(len(axes))]
-    parts: list[Html] = []
-    colour = shades(view)
-    best = view.best
-    for trial in few(view, trials):
-        places = [
-            (left + (right - left) * scale.place(get(trial)), height)
-            for (_, scale, get), height in zip(axes, heights, strict=True)
+    dimensions.append({"label": plain(view.metric_label), "values": [rounded(trial.value) for trial in trials]})
+    stopped, middle = colour("pruned"), 0.25
+    ticks = {0.0: "the worst complete", 1.0: "the best"}
+    if not all(trial.complete for trial in trials):
+        ticks = {-0.17: STATES["PRUNED"], **ticks}
+    line = {
+        "color": [rank[trial.number] if trial.complete else -1 / 3 for trial in trials],
+        "cmin": -1 / 3,
+        "cmax": 1,
+        # The lowest quarter of the scale is for trials without a rank.
+        "colorscale": [[0, stopped], [middle - 0.001, stopped],
+                       *([middle + (1 - middle) * place, shade] for place, shade in SHADES)],
+        "showscale": True,
+        "colorbar": {"tickvals": list(ticks), "ticktext": list(ticks.values()), "thickness": 14, "outlinewidth": 0},
+    }  # fmt: skip
+    return picture(
+        [go.Parcoords(dimensions=dimensions, line=line, labelfont={"size": 14}, tickfont={"size": 13},
+                      rangefont={"size": 1, "color": colour("page")}, unselected={"line": {"color": colour("rule"),
+                      "opacity": 0.35}})],
+        height=460,
+        margin={"l": 60, "r": 20, "t": 60, "b": 24},
+    )  # fmt: skip
+
+
+def _dimension(name: str, axis: Axis, values: Sequence[Any]) -> dict[str, Any]:
+    places = [axis.place(value) for value in values]
+    made: dict[str, Any] = {"label": plain(shortened(name, 22)), "values": places}
+    if axis.choices:
+        texts = [plain(shortened(setting(choice), 14)) for choice in axis.choices]
+        return made | {"tickvals": list(range(len(texts))), "ticktext": texts, "range": [-0.2, len(texts) - 0.8]}
+    assert axis.low is not None
+    assert axis.high is not None
+    if not axis.log:
+        ticks = {"tickvals": list(range(int(axis.low), int(axis.high) + 1))} if axis.whole and axis.step else {}
+        return made | {"range": [axis.low, axis.high]} | ticks
+    powers = log_ticks(axis.low, axis.high)
+    return made | {
+        "values": [rounded(math.log10(place)) for place in places],
+        "range": [math.log10(axis.low), math.log10(axis.high)],
+        "tickvals": [math.log10(tick) for tick in powers],
+        "ticktext": [f"{tick:g}" for tick in powers],
+    }
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Return round values between the ends: 1, 2 and 5 times powers of ten, or powers alone where these are many."""
+    exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for factors in ((1, 2, 5), (1, 3), (1,)):
+        ticks = [
+            f * 10.0**e for e in exponents for f in factors if low * (1 - 1e-9) <= f * 10.0**e <= high * (1 + 1e-9)
         ]
-        shade = f"shade{colour[trial.number]}" if trial.complete else "pruned"
-        parts.append(line(places, "series best" if trial is best else f"series {shade}", trial.label()))
-        if trial is best:
-            parts += [marker(x, y, "star", "mark best", size=5) for x, y in places]
-    for (name, scale, _), height in zip(axes, heights, strict=True):
-        parts += _flat_axis(name, scale, height, left, right)
-    return Drawing(Size(size.width, heights[-1] + 30), Html("".join(parts)))
-
-
-def _flat_axis(name: str, scale: Scale, height: float, left: float, right: float) -> list[Html]:
-    parts = [line([(left, height), (right, height)], "axis")]
-    parts.append(text(left, height - 10, name, class_="label halo"))
-    taken = -1e9
-    for value, label in scale.ticks(max(2, int((right - left) / 76))):
-        x = left + (right - left) * scale.place(value)
-        half = CHARACTER * len(label) / 2
-        middle = min(max(x, left + half), right - half)
-        if middle - half > taken:
-            parts.append(line([(x, height), (x, height + 5)], "axis"))
-            parts.append(text(middle, height + FONT + 5, label, anchor="middle", class_="halo"))
-            taken = middle + half + CHARACTER
-    return parts
+        if len(ticks) <= 9:
+            break
+    return ticks or [low, high]
 
 
 # ---- which setting matters
@@ -341,14 +368,14 @@ def importance_figure(view: RunView) -> Figure:
     values = [dict(trial.curve)[epoch] for trial in trials] if epoch is not None else []
     found = importances([trial.row.params for trial in trials], values, view.run.space.parameters)
     rows = [[one.name, f"{one.median:.2f}", f"{one.low:.2f} to {one.high:.2f}"] for one in found]
-    table = Table(["setting", "importance (median)", "10% to 90% of re-draws"], rows)
+    table = Table(["setting", "importance (median)", "10% to 90% of re-draws"], rows, "Importances")
     return Figure(
         key="importances",
         title="Importances",
         takeaway=_importance_takeaway(found, len(trials)),
-        draw=(lambda size: _draw_importances(found, size)) if found else None,
-        notes=_importance_notes(view, epoch, len(trials)) if found else [],
-        details=[folded("As a table", table.html("Importances"))] if found else [],
+        plot=_importances(found) if found else None,
+        notes=_importance_notes(view, epoch, len(trials)) if found and epoch is not None else [],
+        table=table if found else None,
     )
 
 
@@ -383,8 +410,8 @@ def _importance_takeaway(found: Sequence[Importance], count: int) -> str:
     return warning + sentence + "."
 
 
-def _importance_notes(view: RunView, epoch: int | None, count: int) -> list[str]:
-    at = "at full length" if epoch == view.epochs - 1 else f"after epoch {epoch}, the first comparison"
+def _importance_notes(view: RunView, epoch: int, count: int) -> list[str]:
+    at = "at full length" if epoch == view.epochs - 1 else f"after epoch {epoch + 1}, the first comparison"
     return [
         f"From the objective {at} of {count} trials. Importance: rise of the squared error of a random forest on "
         "trials it has not seen when this setting is shuffled, as a share of the variance. The dot is the median over "
@@ -392,16 +419,31 @@ def _importance_notes(view: RunView, epoch: int | None, count: int) -> list[str]
     ]
 
 
-def _draw_importances(found: Sequence[Importance], size: Size) -> Drawing:
-    low = min(0.0, *(one.low for one in found))
-    high = max(0.1, *(one.high for one in found))
-    height = 60.0 + 52.0 * len(found)
-    across = Axis(Linear.around([low, high], 0.04), "share of the variance")
-    chart = Chart(Size(size.width, height), across, Axis(Blank(-0.5, len(found) - 0.2), ""))
-    chart.upright(0.0, "axis")
-    for index, one in enumerate(reversed(found)):
-        sentence = f"{one.name}: {one.median:.2f}, {one.low:.2f} to {one.high:.2f}"
-        chart.across(index, one.low, one.high, "interval strong")
-        chart.mark(one.median, index, "circle", "mark shade5", sentence, 6)
-        chart.add(text(chart.left + 12, chart.at_y(index) - 12, shortened(one.name, 40), class_="halo"))
-    return Drawing.of(chart)
+def _importances(found: Sequence[Importance]) -> go.Figure:
+    shown = list(reversed(found))
+    trace = go.Scatter(
+        x=[rounded(one.median) for one in shown],
+        y=list(range(len(shown))),
+        mode="markers",
+        name="median and 80% of re-draws",
+        marker={"size": 11, "color": colour("complete")},
+        error_x={
+            "array": [rounded(one.high - one.median) for one in shown],
+            "arrayminus": [rounded(one.median - one.low) for one in shown],
+            "color": colour("text"),
+            "thickness": 1.8,
+        },
+        text=[f"{plain(one.name)}: {one.median:.2f}, {one.low:.2f} to {one.high:.2f}" for one in shown],
+        hovertemplate="%{text}<extra></extra>",
+    )
+    return picture(
+        [trace],
+        height=130 + 44 * len(shown),
+        showlegend=True,
+        xaxis={"title": {"text": "share of the variance"}, "zeroline": True, "zerolinecolor": colour("soft")},
+        yaxis={
+            "tickvals": list(range(len(shown))),
+            "ticktext": [plain(shortened(one.name, 24)) for one in shown],
+            "range": [-0.6, len(shown) - 0.4],
+        },
+    )

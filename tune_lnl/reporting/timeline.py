@@ -5,19 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tune_lnl.reporting.drawing import Drawing, Figure, Key, Size, box, line, text
-from tune_lnl.reporting.markup import Html, Table, folded
+import plotly.graph_objects as go
+
+from tune_lnl.reporting.figure import Figure, Table
+from tune_lnl.reporting.plots import colour, picture, plain, rounded, state_colour
 from tune_lnl.reporting.run_data import RunView, Trial
-from tune_lnl.reporting.scales import Linear
 from tune_lnl.wording import STATES, counted, duration
 
-LANE = 30.0
-KEYS = (
-    Key(STATES["COMPLETE"], "bar complete", "box"),
-    Key(STATES["PRUNED"], "bar pruned", "box"),
-    Key(STATES["FAIL"], "bar fail", "box"),
-    Key("not ended", "bar running", "box"),
-)
+PATTERNS = {"COMPLETE": "", "PRUNED": "/", "FAIL": "x", "RUNNING": ".", "WAITING": "-"}
+"""Of the bars: states differ in more than colour."""
 
 
 @dataclass(frozen=True)
@@ -90,10 +86,9 @@ def timeline_figure(view: RunView) -> Figure:
         key="timeline",
         title="Timeline of trials over workers",
         takeaway=_takeaway(bars, usage, workers),
-        draw=(lambda size: _draw(bars, size)) if usage.seconds else None,
-        legend=[key for key in KEYS if any(f"bar {_class_of(bar.trial)}" == key.class_ for bar in bars)],
+        plot=_plot(bars) if usage.seconds else None,
         notes=notes if bars else [],
-        details=[folded("As a table", _table(bars).html("When trials ran"))] if bars else [],
+        table=_table(bars) if bars else None,
         wide=True,
     )
 
@@ -114,38 +109,45 @@ def _takeaway(bars: Sequence[Bar], usage: Usage, workers: int) -> str:
     return sentence + "."
 
 
-def _draw(bars: Sequence[Bar], size: Size) -> Drawing:
+def _plot(bars: Sequence[Bar]) -> go.Figure:
     lanes = max(bar.lane for bar in bars) + 1
     unit, name = next(
         (unit, name)
         for unit, name in ((3600.0, "hours"), (60.0, "minutes"), (1.0, "seconds"))
         if max(bar.end for bar in bars) >= 2 * unit or unit == 1.0
     )
-    scale = Linear(0.0, max(bar.end for bar in bars) / unit)
-    left, right, top = 6.0, size.width - 14.0, 6.0
-    bottom = top + lanes * LANE
-    parts: list[Html] = []
-    for bar in bars:
-        x0, x1 = (left + (right - left) * scale.place(at / unit) for at in (bar.begin, bar.end))
-        y = top + bar.lane * LANE
-        class_ = _class_of(bar.trial)
-        width = max(1.0, x1 - x0 - 1)
-        parts.append(box(x0, y + 3, width, LANE - 6, f"bar {class_}", bar.trial.label()))
-        label = str(bar.trial.number)
-        if width > 9 * len(label) + 4:
-            parts.append(text(x0 + width / 2, y + 20, label, anchor="middle", class_=f"on-bar {class_}"))
-    parts.append(line([(left, bottom), (right, bottom)], "axis"))
-    for value, label in scale.ticks(max(2, int(size.width / 70))):
-        x = left + (right - left) * scale.place(value)
-        parts.append(line([(x, bottom), (x, bottom + 5)], "axis"))
-        parts.append(text(min(max(x, 6), right - 4), bottom + 20, label, anchor="middle"))
-    label = f"{name} since the first trial began"
-    parts.append(text((left + right) / 2, bottom + 40, label, anchor="middle", class_="label"))
-    return Drawing(Size(size.width, bottom + 48), Html("".join(parts)))
-
-
-def _class_of(trial: Trial) -> str:
-    return trial.state.lower() if trial.state in ("COMPLETE", "PRUNED", "FAIL") else "running"
+    traces = []
+    for state in STATES:
+        here = [bar for bar in bars if bar.trial.state == state]
+        if here:
+            traces.append(
+                go.Bar(
+                    orientation="h",
+                    name=STATES[state],
+                    base=[rounded(bar.begin / unit) for bar in here],
+                    x=[rounded((bar.end - bar.begin) / unit) for bar in here],
+                    y=[bar.lane + 1 for bar in here],
+                    marker={"color": state_colour(state), "line": {"width": 1, "color": colour("page")},
+                            "pattern": {"shape": PATTERNS[state], "fgcolor": colour("page"), "size": 6,
+                                        "fillmode": "overlay"}},
+                    text=[str(bar.trial.number) for bar in here],
+                    textposition="inside",
+                    insidetextanchor="middle",
+                    textangle=0,
+                    insidetextfont={"color": colour("page")},
+                    hovertext=[plain(bar.trial.label()) + f"<br>{duration(bar.end - bar.begin)}" for bar in here],
+                    hovertemplate="%{hovertext}<extra></extra>",
+                )
+            )  # fmt: skip
+    return picture(
+        traces,
+        height=130 + 34 * lanes,
+        barmode="overlay",
+        bargap=0.15,
+        uniformtext={"minsize": 11, "mode": "hide"},
+        xaxis={"title": {"text": f"{name} since the first trial began"}, "rangemode": "tozero"},
+        yaxis={"title": {"text": "lane"}, "autorange": "reversed", "dtick": max(1, lanes // 12), "showgrid": False},
+    )
 
 
 def _table(bars: Sequence[Bar]) -> Table:
@@ -161,4 +163,6 @@ def _table(bars: Sequence[Bar]) -> Table:
         ]
         for bar in bars
     ]
-    return Table(["trial", "lane", "state", "began (s)", "ended (s)", "inside epochs (s)", "attempts"], rows)
+    return Table(
+        ["trial", "lane", "state", "began (s)", "ended (s)", "inside epochs (s)", "attempts"], rows, "When trials ran"
+    )

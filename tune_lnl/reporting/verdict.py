@@ -6,18 +6,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import plotly.graph_objects as go
+
 from tune_lnl.metrics.classification import mean_and_std
-from tune_lnl.reporting.drawing import CHARACTER, Axis, Chart, Drawing, Figure, Key, Size, text
+from tune_lnl.reporting.figure import Figure, Table
 from tune_lnl.reporting.intervals import Estimate, difference
-from tune_lnl.reporting.markup import Table, folded
+from tune_lnl.reporting.plots import BEST, colour, picture, plain, rounded
 from tune_lnl.reporting.published import PLAIN, Noise, PublishedResult, published_results
 from tune_lnl.reporting.run_data import RunView, Trial
-from tune_lnl.reporting.scales import Blank, Linear, setting, shortened
+from tune_lnl.reporting.texts import setting, shortened
 from tune_lnl.reporting.trainings import PLAIN_TRAINED, Recorded
 from tune_lnl.tuning.runs.confirmation import Confirmation
 from tune_lnl.wording import counted
 
-ROW = 42.0
+ROW = 46
+"""Pixels of a row."""
+DEVIATION = "deviation"
+"""Over the last epochs of one training."""
+DERIVED = ("lr1", "self_epochs", "refine_epochs")
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,8 @@ class RowValue:
     estimate: Estimate
     note: str
     ours: bool = False
+    spread: str = "95% interval"
+    """The meaning of the interval."""
 
 
 # ---- on the held-out split
@@ -56,10 +64,8 @@ def validation_figure(view: RunView, trainings: Sequence[Recorded]) -> Figure:
         key="validation",
         title="Best against the published setting",
         takeaway=_validation_takeaway(view),
-        draw=(lambda size: rows_drawing(bars, view.metric_label, size)) if bars else None,
-        details=[folded("As a table", _bars_table(bars, view.metric_label).html("Values with intervals"))]
-        if bars
-        else [],
+        plot=rows_plot(bars, view.metric_label) if bars else None,
+        table=_bars_table(bars, view.metric_label, "Values with intervals") if bars else None,
         notes=notes,
     )
 
@@ -136,9 +142,8 @@ def accuracy_figure(view: RunView, trainings: Sequence[Recorded]) -> Figure:
         key="test",
         title="On the test set, with published numbers",
         takeaway=_test_takeaway(view, own),
-        draw=(lambda size: rows_drawing(bars, label, size)) if own else None,
-        legend=[Key("this run's best", "mark best", "star"), Key("others", "mark complete", "circle")],
-        details=[folded("As a table", _bars_table(bars, label).html("On the test set"))] if own else [],
+        plot=rows_plot(bars, label) if own else None,
+        table=_bars_table(bars, label, "On the test set") if own else None,
         notes=_test_notes(view, own),
     )
 
@@ -151,7 +156,7 @@ def _own_test_bars(view: RunView, trainings: Sequence[Recorded]) -> list[RowValu
         mean, std = _confirmed_test(confirmation.test)
         label = f"confirmed: trial {confirmation.winner}, all data"
         note = "trained on all the training data, test scored once"
-        bars.append(RowValue(label, Estimate(mean, mean - std, mean + std), note, ours=True))
+        bars.append(RowValue(label, Estimate(mean, mean - std, mean + std), note, ours=True, spread=DEVIATION))
     for trial, label in ((view.best, "best"), (view.start, "published setting")):
         if trial is None or not trial.complete or (trial is view.best and label != "best"):
             continue
@@ -160,7 +165,8 @@ def _own_test_bars(view: RunView, trainings: Sequence[Recorded]) -> list[RowValu
             mean, std = test
             note = f"mean ± deviation of the last {view.average_last} epochs"
             estimate = Estimate(mean, mean - std, mean + std)
-            bars.append(RowValue(f"{label}: trial {trial.number}", estimate, note, ours=trial is view.best))
+            name = f"{label}: trial {trial.number}"
+            bars.append(RowValue(name, estimate, note, ours=trial is view.best, spread=DEVIATION))
     for one in trainings:
         note = f"{one.folder.name}, 95% of the mean"
         bars.append(RowValue(_with_seeds(one), Estimate.mean_of(one.test), note, ours=one.label.startswith("best")))
@@ -179,7 +185,8 @@ def _published_bars(view: RunView) -> list[RowValue]:
     for result in published_of(view):
         deviation = result.deviation
         low_high = (None, None) if deviation is None else (result.accuracy - deviation, result.accuracy + deviation)
-        bars.append(RowValue(f"{result.method}, published", Estimate(result.accuracy, *low_high), result.source))
+        estimate = Estimate(result.accuracy, *low_high)
+        bars.append(RowValue(f"{result.method}, published", estimate, result.source, spread="as published"))
     return bars
 
 
@@ -255,8 +262,8 @@ def confirmation_figure(view: RunView) -> Figure | None:
         key="confirmation",
         title=f"Confirmation, {found.asked}",
         takeaway=f"{sentence[:1].upper()}{sentence[1:]}.",
-        draw=(lambda size: rows_drawing(bars, view.metric_label, size)) if bars else None,
-        details=[folded("As a table", _confirmation_table(found).html("Confirmation"))],
+        plot=rows_plot(bars, view.metric_label) if bars else None,
+        table=_confirmation_table(found),
         notes=[
             f"Means over {len(found.replicates)} fresh splits, seeds and noise draws, with Student's 95% intervals; "
             "differences are paired, replicate by replicate, p-values Holm-adjusted."
@@ -280,33 +287,64 @@ def _confirmation_table(found: Confirmation) -> Table:
         rows.append(
             [str(one.rank), str(one.number), own, behind, "–" if one.p_holm is None else f"{one.p_holm:.3f}", values]
         )
-    return Table(["rank", "trial", "mean ± deviation", "behind the first (95%)", "p (Holm)", "each replicate"], rows)
+    return Table(
+        ["rank", "trial", "mean ± deviation", "behind the first (95%)", "p (Holm)", "each replicate"],
+        rows,
+        "Confirmation",
+    )
 
 
 # ---- drawn in rows
 
 
-def rows_drawing(bars: Sequence[RowValue], label: str, size: Size) -> Drawing:
+def rows_plot(bars: Sequence[RowValue], label: str, first: str = "this run's best") -> go.Figure:
     """A value per row with its name above it, so that long names have room."""
-    ends = [end for bar in bars for end in (bar.estimate.low, bar.estimate.value, bar.estimate.high) if end is not None]
-    height = 64.0 + ROW * len(bars)
-    chart = Chart(Size(size.width, height), Axis(Linear.around(ends), label), Axis(Blank(-0.4, len(bars) - 0.3), ""))
-    for place, bar in enumerate(reversed(bars)):
-        estimate = bar.estimate
-        if estimate.low is not None and estimate.high is not None:
-            chart.across(place, estimate.low, estimate.high, "interval strong")
-        shape, class_ = ("star", "mark best") if bar.ours else ("circle", "mark complete")
-        chart.mark(estimate.value, place, shape, class_, f"{bar.label}: {estimate}", 6)
-        name = shortened(bar.label, int((size.width - 96) / CHARACTER))
-        middle = chart.at_y(place)
-        chart.add(text(chart.left + 2, middle - 12, name, class_="halo strong" if bar.ours else "halo"))
-        chart.add(text(size.width - 14, middle - 12, f"{estimate.value:.2f}", anchor="end", class_="halo"))
-    return Drawing.of(chart)
+    places = {id(bar): float(len(bars) - 1 - place) for place, bar in enumerate(bars)}
+    traces = []
+    for spread in dict.fromkeys(bar.spread for bar in bars):
+        for ours in (True, False):
+            here = [bar for bar in bars if bar.spread == spread and bar.ours is ours]
+            if here:
+                traces.append(_row_marks(here, places, f"{first if ours else 'others'} ({spread})", spread))
+    notes: list[dict[str, Any]] = []
+    for bar in bars:
+        at = {"xref": "paper", "y": places[id(bar)], "yshift": 15, "showarrow": False}
+        name = plain(shortened(bar.label, 40))
+        notes.append(at | {"x": 0, "xanchor": "left", "text": f"<b>{name}</b>" if bar.ours else name})
+        notes.append(at | {"x": 1, "xanchor": "right", "text": f"{bar.estimate.value:.2f}"})
+    return picture(
+        traces,
+        height=110 + ROW * len(bars),
+        annotations=notes,
+        showlegend=True,
+        xaxis={"title": {"text": plain(label)}},
+        yaxis={"visible": False, "range": [-0.5, len(bars) - 0.3], "fixedrange": True},
+    )
 
 
-def _bars_table(bars: Sequence[RowValue], label: str) -> Table:
+def _row_marks(bars: Sequence[RowValue], places: Mapping[int, float], name: str, spread: str) -> Any:
+    known = [bar.estimate for bar in bars]
+    above = [0.0 if one.high is None else one.high - one.value for one in known]
+    below = [0.0 if one.low is None else one.value - one.low for one in known]
+    whole = spread == "95% interval"
+    return go.Scatter(
+        x=[rounded(one.value) for one in known],
+        y=[places[id(bar)] for bar in bars],
+        mode="markers",
+        name=name,
+        marker=BEST if bars[0].ours else {"size": 11, "color": colour("complete")},
+        # A deviation has no ends: it is not an interval.
+        error_x={"array": [rounded(one) for one in above], "arrayminus": [rounded(one) for one in below],
+                 "color": colour("text" if whole else "soft"), "thickness": 2 if whole else 5,
+                 "width": 5 if whole else 0},
+        text=[f"{plain(bar.label)}: {bar.estimate}<br>{plain(bar.note)}" for bar in bars],
+        hovertemplate="%{text}<extra></extra>",
+    )  # fmt: skip
+
+
+def _bars_table(bars: Sequence[RowValue], label: str, caption: str) -> Table:
     rows = [[bar.label, str(bar.estimate), bar.note] for bar in bars]
-    return Table(["what", f"{label}, with interval", "from"], rows)
+    return Table(["what", f"{label}, with interval", "from"], rows, caption)
 
 
 # ---- the config
@@ -316,7 +354,7 @@ def config_table(view: RunView) -> Table:
     """Searched settings: best, published, range; and what follows from them."""
     best, start = view.best, view.start
     names = [*view.run.space.parameters]
-    derived = [name for name in ("lr1", "self_epochs", "refine_epochs") if name not in names]
+    derived = [name for name in DERIVED if name not in names]
     rows = []
     for name in [*names, *derived]:
         values = [_of(trial, name) for trial in (best, start)]
@@ -329,7 +367,7 @@ def config_table(view: RunView) -> Table:
             between = ", " if parameter.type == "choice" else " to "
             searched = f"{between.join(setting(end) for end in ends)} ({parameter.type})"
         rows.append([name, *values, searched])
-    return Table(["setting", "best", "published setting", "searched"], rows)
+    return Table(["setting", "best", "published setting", "searched"], rows, "Searched settings of the best config")
 
 
 def _of(trial: Trial | None, name: str) -> str:
