@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from tune_lnl.cli import Parser, guarded
 from tune_lnl.datasets.base import NoisyData
 from tune_lnl.errors import InputError
-from tune_lnl.methods.label_verdicts import KEEP, OPEN_SET, Judgement, judge_labels
+from tune_lnl.methods.label_verdicts import OPEN_SET, RELABEL, Judgement, judge_labels
 from tune_lnl.metrics.label_quality import LabelQuality, label_quality
 from tune_lnl.reporting.label_table import REPORTED, LabelTable, judge
 from tune_lnl.training.devices import choose_device
@@ -81,7 +81,7 @@ def cleanlab_qualities(table: LabelTable, probabilities: NDArray[np.float32]) ->
 def own_quality(table: LabelTable, judged: Judgement) -> LabelQuality:
     data = table.data
     assert data.true_labels is not None, "refused before"
-    found = judged.verdict != KEEP
+    found = np.isin(judged.verdict, (RELABEL, OPEN_SET))
     return label_quality(data.true_labels, data.given_labels, judged.corrected, found, judged.wrong, data.num_classes)
 
 
@@ -203,7 +203,7 @@ def _evidence(
         "samples": len(table),
         "classes": table.data.num_classes,
         "fingerprints": table.data.fingerprints,
-        "estimated": {"exponent": model.exponent, "right_labels": float(np.diag(model.matrix).mean())},
+        "estimated": {"right_labels": model.right, "agreement": table.judgement.support.agreement},
         "open_set": open_set_quality(table),
         "rows": rows,
     }

@@ -395,28 +395,6 @@ def test_the_tutorial_tells_the_reference_ablation() -> None:
         assert f"| {modules} | {row['mean']:.2f} ± {row['std']:.2f} |" in text
 
 
-@pytest.mark.parametrize("name", ["labels_digits8no", "labels_cifar100_folder"])
-def test_the_page_of_labels_tells_the_reference_results(name: str) -> None:
-    text = (ROOT / "docs" / "labels.md").read_text(encoding="utf-8")
-    rows = json.loads((ROOT / "results" / "reference" / f"{name}.json").read_text())["rows"]
-    others = {filter_: row for filter_, row in rows.items() if filter_.startswith("cleanlab")}
-    best = max(others, key=lambda filter_: others[filter_]["f1"])
-    for row in (rows["verdict"], rows["verdict_in_sample"], rows["cleanlab prune_by_noise_rate"], rows[best]):
-        figures = [row[key] for key in ("precision", "recall", "f1", "auroc", "corrected_accuracy")]
-        assert " | ".join(f"{100 * figure:.1f}" for figure in figures) in text
-    assert f"`{best.removeprefix('cleanlab ')}`" in text
-
-
-@pytest.mark.parametrize("noise", ["asymmetric", "symmetric"])
-def test_the_page_of_labels_tells_the_means_over_draws(noise: str) -> None:
-    text = (ROOT / "docs" / "labels.md").read_text(encoding="utf-8")
-    name = f"labels_digits8no_draws_{noise}.json"
-    means = json.loads((ROOT / "results" / "reference" / name).read_text())["means"]
-    for row in ("verdict", "cleanlab prune_by_noise_rate", "cleanlab predicted_neq_given"):
-        figures = [means[row][key] for key in ("precision", "recall", "f1", "auroc", "corrected_accuracy")]
-        assert " | ".join(f"{100 * figure:.1f}" for figure in figures) in text
-
-
 def test_the_comparison_of_methods_is_the_reference_result() -> None:
     rows = json.loads((ROOT / "results" / "reference" / "baselines_digits8no.json").read_text())["rows"]
     table = (ROOT / "docs" / "baselines.md").read_text(encoding="utf-8")

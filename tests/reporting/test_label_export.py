@@ -12,18 +12,26 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from report_runs import COMPLETE, Asked, make_run
+from report_runs import COMPLETE, SPACE, Asked, make_run
 
 from tune_lnl.datasets.base import NoisyData, TrainingForm
 from tune_lnl.export import main
 from tune_lnl.methods.label_verdicts import KEEP, OPEN_SET, RELABEL, VERDICTS
 from tune_lnl.reporting.label_page import label_page, most_suspicious
-from tune_lnl.reporting.label_table import LabelTable, columns_of, judge, printable, summary_lines, write_label_file
+from tune_lnl.reporting.label_table import (
+    LabelTable,
+    columns_of,
+    evidence_lines,
+    judge,
+    printable,
+    summary_lines,
+    write_label_file,
+)
 from tune_lnl.training.labels import LabelEvidence
 
 COLUMNS = [
     *("given_label", "corrected_label", "confidence", "selected_share", "disagreement", "verdict"),
-    "verdict_in_sample",
+    *("verdict_in_sample", "agreement", "estimated_noise"),
 ]
 
 
@@ -51,13 +59,23 @@ def test_digits_as_parquet(run: Path, capsys: pytest.CaptureFixture[str]) -> Non
     for row in rows:
         assert row["verdict"] in VERDICTS
         assert row["verdict_in_sample"] in VERDICTS
-        assert (row["verdict"] == "keep") == (row["given_label"] == row["corrected_label"])
+        assert (row["verdict"] == "relabel") == (row["given_label"] != row["corrected_label"])
         assert all(0 <= row[name] <= 1 for name in ("confidence", "selected_share", "disagreement"))
     told = capsys.readouterr().out
     assert "fold 1 of 2, epoch   3" in told
     assert "all samples, epoch   3" in told
     assert "given label  samples      keep   relabel  open_set" in told
     assert "true labels are known" in told
+    # What the verdicts rest on stands on the console, on the page and in the file.
+    agreement = f"the networks agree with {100 * rows[0]['agreement']:.0f}% of the {len(rows):,} labels that they have"
+    noise = f"estimated share of wrong labels: {100 * rows[0]['estimated_noise']:.0f}%"
+    evidence = (table.schema.metadata or {})[b"evidence"].decode()
+    for place in (told, evidence):
+        assert agreement in place
+        assert noise in place
+    page = (run / "labels.html").read_text(encoding="utf-8")
+    assert f"T{agreement[1:]}" in page
+    assert f"E{noise[1:]}" in page
     assert f"files: {file} and {run / 'labels.html'}" in told
     page = (run / "labels.html").read_text(encoding="utf-8")
     assert "data:image/png;base64," in page
@@ -83,6 +101,24 @@ def test_other_settings(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
         row = next(csv.DictReader(lines))
     assert (row["selected_share"], row["disagreement"]) == ("", "")
     assert "by standard, the best config of tiny: 2 folds" in capsys.readouterr().out
+
+
+def test_all_images_are_judged_after_a_search_on_a_share(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_run(tmp_path, [COMPLETE], changes={"dataset": {**SPACE["dataset"], "subset": 0.25}})
+    file = tmp_path / "labels.csv"
+    assert export(tmp_path, "--labels", str(file)) == 0
+    whole = len(file.read_text().splitlines()) - 1
+    told = capsys.readouterr().out
+    assert "judges all images, of which the search used a share (dataset.subset 0.25)" in told
+    assert "train longer: --epochs 6 instead of 3" in told
+    assert export(tmp_path, "--labels", str(file), "--set", "dataset.subset=0.25") == 0
+    part = len(file.read_text().splitlines()) - 1
+    told = capsys.readouterr().out
+    assert part < whole / 3
+    share = f"{part:,} of {whole:,} images (dataset.subset 0.25)"
+    assert f"judges {share}" in told
+    assert "train longer and all images" in told
+    assert f"These are the labels of {share}" in (tmp_path / "labels.html").read_text(encoding="utf-8")
 
 
 def test_a_run_without_a_complete_trial(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -130,13 +166,13 @@ NASTY = ["=1+1", "<b>bold</b>", "@sum", "-2"]
 
 
 def table_of(count: int = 40, names: list[str] | None = None, **changes: Any) -> LabelTable:
-    """Samples under four labels in turn, drawn in their own grey; every fifth looks like the next class."""
+    """Samples under four labels in turn, drawn in a grey of their class; every fifth looks like the next one."""
     given = np.arange(count) % 4
     looks = np.where(np.arange(count) % 5 == 0, (given + 1) % 4, given)
     probabilities = np.full((count, 4), 0.02, np.float32)
     probabilities[np.arange(count), looks] = 0.94
     data = NoisyData(
-        train_images=np.repeat(np.uint8(60 * given), 4 * 4 * 3).reshape(count, 4, 4, 3),
+        train_images=np.repeat(np.uint8(60 * looks), 4 * 4 * 3).reshape(count, 4, 4, 3),
         rows=np.arange(count),
         given_labels=given,
         true_labels=looks,
@@ -169,6 +205,22 @@ def test_verdict_by_hand() -> None:
     for one in quality:
         assert (one.precision, one.recall, one.f1, one.auroc, one.corrected_accuracy) == (1, 1, 1, 1, 1)
         assert one.given_accuracy == 0.8
+
+
+def test_corrections_that_the_evidence_does_not_support_are_withheld(tmp_path: Path) -> None:
+    table = table_of(400)
+    guesses = np.random.RandomState(0).dirichlet(np.full(4, 0.2), 400).astype(np.float32)
+    table = judge(table.data, LabelEvidence({"": guesses}, guesses, None, np.zeros(400, np.int64)))
+    columns = columns_of(table)
+    assert columns["corrected_label"] == columns["given_label"]
+    assert set(columns["verdict"]) == {"keep", "unsure"}
+    assert max(columns["confidence"]) == min(columns["confidence"]) == pytest.approx(0.8, abs=0.1)
+    said = list(evidence_lines(table))
+    assert any(line.startswith("corrections are withheld") for line in said)
+    page = label_page(table, "run", "f.csv", _moment(), ["train longer"])
+    assert page.index("Corrections are withheld") < page.index("Train longer.") < page.index("By given label")
+    assert "<strong>unsure</strong>" in page
+    assert "rather " not in page
 
 
 def test_two_networks_disagree_by_half_the_sum_of_differences() -> None:
@@ -236,13 +288,14 @@ def test_open_set_images_are_told_apart() -> None:
     table = table_of()
     verdict = np.where(table.judgement.verdict == RELABEL, OPEN_SET, KEEP)
     page = label_page(replace(table, judgement=replace(table.judgement, verdict=verdict)), "run", "f.csv", _moment())
-    assert "no class (nearest: " in page
+    assert page.count("<strong>no class</strong>") == 8
+    assert "nearest: " in page
 
 
 def test_counts_are_of_the_given_labels() -> None:
     lines = list(summary_lines(table_of()))
-    assert [line.split() for line in lines[1:6]] == [[name, "10", "8", "2", "0"] for name in NASTY] + [
-        ["all", "40", "32", "8", "0"]
+    assert [line.split() for line in lines[1:6]] == [[name, "10", "8", "2", "0", "0"] for name in NASTY] + [
+        ["all", "40", "32", "8", "0", "0"]
     ]
     assert any("8 of the given ones are wrong" in line for line in lines)
     unknown = list(summary_lines(table_of(true_labels=None)))

@@ -94,6 +94,7 @@ class NoisyData:
         form: the network's input and augmentations.
         train_names: path of each of the N source images relative to `root`; None for images that are no files.
         root: the folder of these paths.
+        whole: number of training samples before `dataset.subset` was applied; None if unknown.
     """
 
     train_images: ImageRows
@@ -112,6 +113,13 @@ class NoisyData:
     form: TrainingForm
     train_names: Sequence[str] | None = None
     root: Path | None = None
+    whole: int | None = None
+
+    def share_of_whole(self, subset: float) -> str | None:
+        """Return ``216 of 1,438 images (dataset.subset 0.15)``; None where nothing is left out."""
+        if self.whole is None or self.whole == len(self.rows):
+            return None
+        return f"{len(self.rows):,} of {self.whole:,} images (dataset.subset {subset:g})"
 
     @property
     def measured_noise(self) -> float | None:

@@ -58,18 +58,31 @@ class NoiseEstimate:
 def estimate_noise(images: ImageRows, rows: Labels, labels: Labels, seed: int = 0) -> NoiseEstimate | None:
     """Estimate the noise of samples `rows` of `images` under `labels`; return None if there are too few images.
 
+    Args: as for :func:`simple_predictions`.
+    """
+    found = simple_predictions(images, rows, labels, seed)
+    return None if found is None else anchor_estimate(*found)
+
+
+def simple_predictions(
+    images: ImageRows, rows: Labels, labels: Labels, seed: int = 0
+) -> tuple[NDArray[np.float64], NDArray[np.int64]] | None:
+    """Return a simple classifier's out-of-sample probabilities (m, C) and the given labels (m,) in 0..C-1.
+
     Args:
-        images: uint8 (N, H, W, 3).
+        images: uint8 (N, H, W, 1 or 3).
         rows: int64 (n,).
         labels: int64 (n,), given labels.
-        seed: chooses samples and folds.
+        seed: chooses samples, MOST_SAMPLES at most, and folds.
+
+    Returns:
+        None if there are too few images.
     """
     chosen = _some_of_each(labels, np.random.RandomState(seed))
     names, given = np.unique(labels[chosen], return_inverse=True)
     if len(names) < 2 or 2 * ANCHOR_SHARE * len(given) < FEWEST_ANCHORS:
         return None
-    probabilities = _out_of_sample(image_features(images, rows[chosen]), given, seed)
-    return anchor_estimate(probabilities, given)
+    return _out_of_sample(image_features(images, rows[chosen]), given, seed), given
 
 
 def anchor_estimate(probabilities: NDArray[np.float64], given: NDArray[np.int64]) -> NoiseEstimate:
@@ -114,6 +127,8 @@ def image_features(images: ImageRows, rows: Labels) -> NDArray[np.float64]:
 def _features(images: NDArray[np.uint8]) -> NDArray[np.float64]:
     from PIL import Image
 
+    if images.shape[-1] == 1:
+        images = np.repeat(images, 3, axis=-1)
     small = np.stack(
         [np.asarray(Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BOX)) for image in images]
     ).astype(np.float64)

@@ -9,10 +9,18 @@ from pathlib import Path
 
 from tune_lnl.config.overrides import parse_overrides
 from tune_lnl.config.trial import TrialConfig
+from tune_lnl.datasets.images.noisy import load_noisy
 from tune_lnl.errors import InputError
 from tune_lnl.files import replace_text
 from tune_lnl.reporting.label_page import label_page
-from tune_lnl.reporting.label_table import judge, require_label_file, summary_lines, write_label_file
+from tune_lnl.reporting.label_table import (
+    LabelTable,
+    evidence_lines,
+    judge,
+    require_label_file,
+    summary_lines,
+    write_label_file,
+)
 from tune_lnl.training.devices import choose_device
 from tune_lnl.training.failures import DivergedError
 from tune_lnl.training.labels import gather_evidence, label_config
@@ -21,6 +29,7 @@ from tune_lnl.training.seeds import resolve_config
 from tune_lnl.tuning.runs.location import ResultsDir
 from tune_lnl.tuning.runs.run import Run, load_run
 
+SUBSET = "dataset.subset"
 EVIDENCE = "labels"
 """Folder of a run with what its finished label trainings have left."""
 SHOWN = ("train_loss", "train_accuracy", "selection_precision", "selection_recall")
@@ -70,6 +79,12 @@ def export_labels(options: LabelOptions, say: Callable[[str], None]) -> int:
         f"labels of {config.dataset.name} by {config.method}, the best config of {run.name}: {options.folds} folds and "
         f"one training on all, {config.settings.epochs} epochs each, {device}"
     )
+    searched = run.space.base["dataset"].get("subset", 1.0)
+    share = load_noisy(config.dataset, surroundings.data_dir).share_of_whole(_subset(config))
+    if share is not None:
+        say(f"judges {share}; all images: leave out --set {SUBSET}")
+    elif searched != 1.0:
+        say(f"judges all images, of which the search used a share ({SUBSET} {searched:g})")
 
     def on_epoch(number: int, trainings: int, report: Report) -> None:
         say(_epoch_line(number, trainings, report))
@@ -83,14 +98,15 @@ def export_labels(options: LabelOptions, say: Callable[[str], None]) -> int:
         say("interrupted; the same command continues after the last finished epoch")
         raise
     table = judge(data, evidence)
+    advice = advice_lines(table, config)
     page = options.labels.with_suffix(".html")
     write_label_file(table, options.labels)
     try:
-        replace_text(page, label_page(table, run.name, options.labels.name, datetime.now()))
+        replace_text(page, label_page(table, run.name, options.labels.name, datetime.now(), advice))
     except OSError as error:
         raise InputError(f"{page} cannot be written: {error.strerror}; name another file") from None
     say("")
-    for line in summary_lines(table):
+    for line in (*evidence_lines(table), *advice, "", *summary_lines(table)):
         say(line)
     if data.root is not None:
         say(f"paths are relative to {data.root}")
@@ -105,9 +121,29 @@ def _best_config(run: Run, options: LabelOptions) -> TrialConfig:
             f"run {run.name} has no complete trial yet, so there is no best config to judge labels by\n"
             "let the search go on, or look at its trials with --format csv"
         )
-    return resolve_config(
-        run.config(best).sections(), parse_overrides(options.overrides), options.epochs, f"run {run.name}"
-    )
+    sections, overrides = run.config(best).sections(), parse_overrides(options.overrides)
+    # A search may be content with a share of the images; a verdict is wanted on every label.
+    if SUBSET not in overrides and sections["dataset"].get("subset", 1.0) != 1.0:
+        overrides = {SUBSET: 1.0, **overrides}
+    return resolve_config(sections, overrides, options.epochs, f"run {run.name}")
+
+
+def advice_lines(table: LabelTable, config: TrialConfig) -> list[str]:
+    """Return which images were judged, and what gives better verdicts where corrections are withheld."""
+    share = table.data.share_of_whole(_subset(config))
+    lines = [] if share is None else [f"these are the labels of {share}; all are judged without --set {SUBSET}"]
+    if table.judgement.support.withheld or table.judgement.support.weak_classes:
+        images = "" if share is None else " and all images"
+        epochs = config.settings.epochs
+        lines.append(
+            f"for better verdicts train longer{images}: --epochs {2 * epochs} instead of {epochs}, or search longer "
+            "trials first; until then take this file for a list of labels to look at"
+        )
+    return lines
+
+
+def _subset(config: TrialConfig) -> float:
+    return float(getattr(config.dataset, "subset", 1.0))
 
 
 def _epoch_line(number: int, trainings: int, report: Report) -> str:

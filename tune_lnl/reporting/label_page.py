@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from datetime import datetime
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tune_lnl.methods.label_verdicts import VERDICTS
-from tune_lnl.reporting.label_table import LabelTable
+from tune_lnl.methods.label_verdicts import OPEN_SET, RELABEL, VERDICTS
+from tune_lnl.reporting.label_table import LabelTable, evidence_lines
 from tune_lnl.reporting.markup import Html, Table, el, joined
 from tune_lnl.reporting.page import document
 
@@ -21,13 +22,14 @@ SIDE = 112
 LOSSLESS_SIDE = 48
 
 
-def label_page(table: LabelTable, run: str, file: str, written: datetime) -> str:
+def label_page(table: LabelTable, run: str, file: str, written: datetime, advice: Sequence[str] = ()) -> str:
     """The page as the text of an HTML file.
 
     Args:
         table: what was found.
         run: name of the run whose best config judged the labels.
         file: name of the file with the whole table.
+        advice: further sentences for the top of the page.
     """
     classes = table.data.num_classes
     each = max(LEAST_PER_CLASS, min(MOST_PER_CLASS, THUMBNAILS // classes))
@@ -36,13 +38,14 @@ def label_page(table: LabelTable, run: str, file: str, written: datetime) -> str
         samples = most_suspicious(table, label, each)
         if len(samples):
             sections.append((f"label-{label}", table.class_name(label), _gallery(table, label, samples)))
-    found = int(table.found.sum())
+    found, unsure = int(table.found.sum()), int((table.suspicious & ~table.found).sum())
     header = [
         el("h1", "Suspicious labels"),
+        *(el("p", f"{line[:1].upper()}{line[1:]}.") for line in (*evidence_lines(table), *advice)),
         el(
             "p",
-            f"{found:,} of {len(table):,} labels are likelier wrong than right, by the best config of {run}. Of each "
-            f"given label the {each} most suspicious images are shown; all are in {file}. "
+            f"{found:,} of {len(table):,} labels are called wrong and {unsure:,} are unsure, by the best config of "
+            f"{run}. Of each given label the {each} most suspicious images are shown; all are in {file}. "
             f"Written {written:%Y-%m-%d %H:%M}.",
         ),
     ]
@@ -58,9 +61,12 @@ def label_page(table: LabelTable, run: str, file: str, written: datetime) -> str
 
 
 def most_suspicious(table: LabelTable, label: int, count: int) -> NDArray[np.int64]:
-    """Samples under this given label that are called wrong, the likeliest first; of equals the earlier one."""
-    samples = np.flatnonzero((table.data.given_labels == label) & table.found)
-    order = np.argsort(-table.judgement.wrong[samples], kind="stable")
+    """Suspicious samples under this given label: those called wrong, then unsure ones, each the likeliest first.
+
+    Of equals the earlier one is first.
+    """
+    samples = np.flatnonzero((table.data.given_labels == label) & table.suspicious)
+    order = np.lexsort((-table.judgement.wrong[samples], ~table.found[samples]))
     return samples[order[:count]].astype(np.int64)
 
 
@@ -74,13 +80,15 @@ def _overview(table: LabelTable) -> Html:
 
 
 def _gallery(table: LabelTable, label: int, samples: NDArray[np.int64]) -> Html:
-    wrong = int((table.found & (table.data.given_labels == label)).sum())
-    all_of_it = int((table.data.given_labels == label).sum())
+    of_it = table.data.given_labels == label
+    wrong, unsure = int((table.found & of_it).sum()), int((table.suspicious & ~table.found & of_it).sum())
     images = table.data.train_images[table.data.rows[samples]]
     cards = [_card(table, int(sample), image) for sample, image in zip(samples, images, strict=True)]
     return joined(
         [
-            el("p", f"{wrong:,} of {all_of_it:,} labels are called wrong.", class_="note"),
+            el(
+                "p", f"{wrong:,} of {int(of_it.sum()):,} labels are called wrong, {unsure:,} are unsure.", class_="note"
+            ),
             el("ul", *cards, class_="thumbnails"),
         ]
     )
@@ -89,14 +97,20 @@ def _gallery(table: LabelTable, label: int, samples: NDArray[np.int64]) -> Html:
 def _card(table: LabelTable, sample: int, image: NDArray[np.uint8]) -> Html:
     judged = table.judgement
     given = table.class_name(int(table.data.given_labels[sample]))
-    verdict = VERDICTS[int(judged.verdict[sample])]
-    other = table.class_name(int(judged.corrected[sample]))
-    sentence = f"rather {other}" if verdict == "relabel" else f"no class (nearest: {other})"
+    verdict = int(judged.verdict[sample])
+    other = table.class_name(int(judged.nearest[sample]))
+    if verdict == RELABEL:
+        sentence = f"rather {table.class_name(int(judged.corrected[sample]))}"
+        below = f"{100 * judged.confidence[sample]:.0f}% sure"
+    elif verdict == OPEN_SET:
+        sentence, below = "no class", f"nearest: {other}"
+    else:
+        sentence, below = "unsure", f"{given}, or perhaps {other}"
     return el(
         "li",
         el("img", src=data_uri(image), alt=f"labelled {given}, {sentence}", loading="lazy"),
         el("strong", sentence),
-        el("span", f"wrong: {100 * judged.wrong[sample]:.1f}%"),
+        el("span", below),
         el("span", str(table.sample_name(sample)), class_="file"),
     )
 

@@ -13,15 +13,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tune_lnl.datasets.base import NoisyData
+from tune_lnl.datasets.estimate import NoiseEstimate, anchor_estimate, simple_predictions
 from tune_lnl.errors import InputError, shown
 from tune_lnl.files import no_formula, whole_file
-from tune_lnl.methods.label_verdicts import KEEP, VERDICTS, Judgement, judge_in_sample, judge_labels
+from tune_lnl.methods.label_verdicts import (
+    KEEP,
+    OPEN_SET,
+    RELABEL,
+    UNSURE,
+    VERDICTS,
+    Judgement,
+    judge_in_sample,
+    judge_labels,
+    plateau,
+)
 from tune_lnl.metrics.label_quality import LabelQuality, label_quality
 from tune_lnl.training.labels import LabelEvidence
 
 REPORTED = ""
 SUFFIXES = (".csv", ".parquet")
 LINES_OF_CLASSES = 40
+NAMED = 10
 
 
 @dataclass(frozen=True)
@@ -37,6 +49,7 @@ class LabelTable:
         selected_share: float32 (n,) in [0, 1], or None.
         disagreement: float64 (n,) in [0, 1]: how far apart the two networks' predictions are (total variation), NaN
             where there are none; None for methods with one network.
+        estimate: the noise as ``data check`` estimates it, by a simple classifier; None for too few images.
     """
 
     data: NoisyData
@@ -46,15 +59,21 @@ class LabelTable:
     in_sample_corrected: NDArray[np.int64]
     selected_share: NDArray[np.float32] | None
     disagreement: NDArray[np.float64] | None
+    estimate: NoiseEstimate | None = None
 
     def __len__(self) -> int:
         return len(self.data.given_labels)
 
     @property
     def found(self) -> NDArray[np.bool_]:
-        """(n,) whose label is called wrong."""
-        found: NDArray[np.bool_] = self.judgement.verdict != KEEP
-        return found
+        """(n,) whose label is called wrong: to be replaced, or of no class."""
+        return np.isin(self.judgement.verdict, (RELABEL, OPEN_SET))
+
+    @property
+    def suspicious(self) -> NDArray[np.bool_]:
+        """(n,) whose label is called wrong or is not sure."""
+        suspicious: NDArray[np.bool_] = self.judgement.verdict != KEEP
+        return suspicious
 
     def class_name(self, label: int) -> str:
         return printable(self.data.class_names[label])
@@ -80,11 +99,18 @@ class LabelTable:
 def judge(data: NoisyData, evidence: LabelEvidence) -> LabelTable:
     """The verdicts, by :mod:`tune_lnl.methods.label_verdicts`."""
     given, networks = data.given_labels, list(evidence.held_out.values())
+    simple = simple_predictions(data.train_images, data.rows, given)
     every = np.mean(networks, axis=0)
     own = evidence.belief[np.arange(len(given)), given].astype(np.float64)
     return LabelTable(
         data=data,
-        judgement=judge_labels(evidence.held_out[REPORTED], given, evidence.selected_share, every),
+        judgement=judge_labels(
+            evidence.held_out[REPORTED],
+            given,
+            evidence.selected_share,
+            every,
+            right=None if simple is None else plateau(*simple),
+        ),
         in_sample=judge_in_sample(evidence.belief, given),
         in_sample_wrong=1.0 - own,
         in_sample_corrected=evidence.belief.argmax(axis=1),
@@ -92,6 +118,7 @@ def judge(data: NoisyData, evidence: LabelEvidence) -> LabelTable:
         disagreement=None
         if len(networks) < 2
         else 0.5 * np.abs(networks[0].astype(np.float64) - networks[1]).sum(axis=1),
+        estimate=None if simple is None else anchor_estimate(*simple),
     )
 
 
@@ -134,7 +161,7 @@ def write_label_file(table: LabelTable, path: Path) -> None:
 
 
 def columns_of(table: LabelTable) -> dict[str, list[Any]]:
-    """The columns by name, in order; None where a value is not known."""
+    """The columns by name, in order; None where a value is not known. The last two are of the whole file."""
     judged, count = table.judgement, range(len(table))
     key = "id" if table.data.train_names is None else "path"
     return {
@@ -146,6 +173,8 @@ def columns_of(table: LabelTable) -> dict[str, list[Any]]:
         "disagreement": _numbers(table.disagreement, len(table)),
         "verdict": [VERDICTS[place] for place in judged.verdict],
         "verdict_in_sample": [VERDICTS[place] for place in table.in_sample],
+        "agreement": [round(judged.support.agreement, 6)] * len(table),
+        "estimated_noise": [None if table.estimate is None else round(table.estimate.rate, 6)] * len(table),
     }
 
 
@@ -159,9 +188,11 @@ def _write_parquet(table: LabelTable, path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    kinds = {"confidence": pa.float64(), "selected_share": pa.float64(), "disagreement": pa.float64(), "id": pa.int64()}
+    numbers = ("confidence", "selected_share", "disagreement", "agreement", "estimated_noise")
+    kinds = dict.fromkeys(numbers, pa.float64()) | {"id": pa.int64()}
     columns = {name: pa.array(values, kinds.get(name, pa.string())) for name, values in columns_of(table).items()}
-    pq.write_table(pa.table(columns), path)
+    evidence = "\n".join(evidence_lines(table))
+    pq.write_table(pa.table(columns).replace_schema_metadata({"evidence": evidence}), path)
 
 
 def _write_csv(table: LabelTable, path: Path) -> None:
@@ -174,6 +205,47 @@ def _write_csv(table: LabelTable, path: Path) -> None:
 
 
 # ---- text
+
+
+def evidence_lines(table: LabelTable) -> Iterator[str]:
+    """What the verdicts rest on, and whether it supports corrections."""
+    support = table.judgement.support
+    yield (
+        f"the networks agree with {100 * support.agreement:.0f}% of the {support.judged:,} labels that they have not "
+        f"seen; networks that make no mistake would agree with about {100 * support.right:.0f}%"
+    )
+    yield noise_line(table.estimate)
+    if support.withheld:
+        yield (
+            "corrections are withheld: the networks know too little about these classes to correct labels, so every "
+            "given label stays, and those that they disagree with are 'unsure'"
+        )
+        return
+    if support.weak_classes:
+        named = ", ".join(shown(table.class_name(label)) for label in support.weak_classes[:NAMED])
+        more = ", ..." if len(support.weak_classes) > NAMED else ""
+        yield (
+            f"the networks do not know {len(support.weak_classes):,} of the {table.data.num_classes:,} classes "
+            f"({named}{more}): next to no label of them is confirmed, so none of them is corrected"
+        )
+    changed = table.judgement.verdict == RELABEL
+    if changed.any():
+        said = float(table.judgement.confidence[changed].mean())
+        yield (
+            f"{int(changed.sum()):,} labels have a correction, about {100 * said:.0f}% of which are right by the "
+            f"confidence column; {int((table.judgement.verdict == UNSURE).sum()):,} are 'unsure' and stay"
+        )
+
+
+def noise_line(estimate: NoiseEstimate | None) -> str:
+    """The estimate of ``data check`` in words."""
+    if estimate is None:
+        return "estimated share of wrong labels: unknown, there are too few images"
+    bound = "at most " if estimate.upper_bound else ""
+    return (
+        f"estimated share of wrong labels: {bound}{100 * estimate.rate:.0f}%, 95% interval {100 * estimate.low:.0f} to "
+        f"{100 * estimate.high:.0f}% (a simple classifier's {estimate.anchors:,} surest predictions)"
+    )
 
 
 def summary_lines(table: LabelTable) -> Iterator[str]:

@@ -51,6 +51,7 @@ def noisy_images(dataset: ImageDataset, options: NoisyLabelOptions, data_dir: Pa
     kept = np.flatnonzero(source.train_labels < total)
     true = np.asarray(source.train_labels[kept], dtype=np.int64)
     given, matrix = _noisy_labels(options, dataset, source, kept, total, closed)
+    whole = len(kept)
     if options.subset < 1.0:
         chosen = stratified_subset(true, options.subset, options.subset_seed)
         kept, true, given = kept[chosen], true[chosen], given[chosen]
@@ -70,6 +71,7 @@ def noisy_images(dataset: ImageDataset, options: NoisyLabelOptions, data_dir: Pa
         fingerprints={"source": source.fingerprint, "labels": labels_fingerprint(kept, given)},
         requested_noise=requested_noise(options),
         form=dataset.form(),
+        whole=whole,
     )
 
 

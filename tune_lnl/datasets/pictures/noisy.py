@@ -184,6 +184,7 @@ def noisy_pictures(options: PictureOptions, pictures: Pictures) -> NoisyData:
     kept = np.flatnonzero(found.labels[train] < closed)
     given, matrix = _given_to_pictures(options, pictures, train, kept, closed)
     true = None if true is None else true[kept]
+    whole = len(kept)
     if options.subset < 1.0:
         chosen = stratified_subset(given if true is None else true, options.subset, options.subset_seed)
         kept, given, true = kept[chosen], given[chosen], None if true is None else true[chosen]
@@ -206,6 +207,7 @@ def noisy_pictures(options: PictureOptions, pictures: Pictures) -> NoisyData:
         form=pictures.form,
         train_names=found.names.chosen(train),
         root=found.root,
+        whole=whole,
     )
 
 
