@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tune_lnl.methods.consensus import consensus, denoised_scores
-from tune_lnl.methods.label_verdicts import fit_noise_model, label_posterior, sharpened
+from tune_lnl.methods.noise_model import fit_noise_model, label_posterior, sharpened
 
 CLASSES = 5
 

@@ -13,10 +13,9 @@ from tune_lnl.methods.label_verdicts import (
     UNSURE,
     calibrated,
     expected_agreement,
-    fit_noise_model,
+    fit_confusions,
     judge_in_sample,
     judge_labels,
-    label_posterior,
     looks_like_none,
     plateau,
     with_selection,
@@ -45,13 +44,6 @@ def pairs(classes: int, ratio: float) -> Floats:
 
 
 # ---- formulas
-
-
-def test_posterior_by_hand() -> None:
-    matrix = np.array([[0.7, 0.3], [0.1, 0.9]])
-    found = label_posterior(np.array([[0.8, 0.2], [0.8, 0.2]]), np.array([1, 0]), matrix)
-    # 0.8 * 0.3 against 0.2 * 0.9; 0.8 * 0.7 against 0.2 * 0.1.
-    assert found == pytest.approx(np.array([[24 / 42, 18 / 42], [56 / 58, 2 / 58]]))
 
 
 def test_plateau_by_hand() -> None:
@@ -124,7 +116,7 @@ def test_without_open_set_images_none_is_found() -> None:
 @pytest.mark.parametrize("ratio", [0.0, 0.2, 0.4])
 def test_the_matrix_is_found(ratio: float) -> None:
     probabilities, given, _ = drawn(6000, 5, ratio, 4.0)
-    _, reliable, model = fit_noise_model(probabilities, given, plateau(probabilities, given))
+    _, reliable, model = fit_confusions(probabilities, given, plateau(probabilities, given))
     assert model.matrix.sum(axis=1) == pytest.approx(np.ones(5))
     assert np.abs(model.matrix - pairs(5, ratio)).max() < 0.13, "tau is chosen with care, so a little too high"
     assert reliable.mean() > 0.4

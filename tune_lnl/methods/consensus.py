@@ -11,7 +11,7 @@ noisy accuracy, in the second the score of the first. The prediction of the othe
 Left out, a trial cannot vote for itself.
 
 **2. Score.** The noise matrix N (N[k, j]: share of class k that is labelled j) and the exponent b are fitted to the
-given labels and the mean of all trials (:func:`tune_lnl.methods.label_verdicts.fit_noise_model`). r_i is then the
+given labels and the mean of all trials (:func:`tune_lnl.methods.noise_model.fit_noise_model`). r_i is then the
 probability of each class given E_t[i] and y_i, and
 
     score_t = 1 / M sum_i sum_k r_i[k] p_t[i][k].                                                                  (2)
@@ -36,7 +36,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tune_lnl.methods.label_verdicts import NoiseModel, fit_noise_model, label_posterior, sharpened
+from tune_lnl.methods.noise_model import NoiseModel, fit_noise_model, label_posterior, sharpened
 
 ROUNDS = 2
 LARGEST_SHIFT = 0.2

@@ -20,7 +20,7 @@ image of the other classes is labelled c_i. Hence
 
 The calibrated prediction is rho_i for c_i, and p_i in the same proportions for the other classes.
 
-**3. Noise model** (:func:`fit_noise_model`). Rows of T hold tau on the diagonal. The rest is divided as the given
+**3. Noise model** (:func:`fit_confusions`). Rows of T hold tau on the diagonal. The rest is divided as the given
 labels of reliable samples, rho_i >= RELIABLE, are, weighted by
 
     r_i[k] = p_i[k] T[k, y_i] / sum over l of p_i[l] T[l, y_i]                                                     (2)
@@ -62,6 +62,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from tune_lnl.methods.noise_model import SMALLEST, label_posterior, normalised
+
 Verdict = Literal["keep", "relabel", "open_set", "unsure"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 KEEP, RELABEL, OPEN_SET, UNSURE = range(4)
@@ -85,11 +87,10 @@ LEAST_EVIDENCE = 5.0
 KEPT_OF_RIGHT = 0.2
 SHARE_BINS = 10
 FIT_BINS = 10
-SMALLEST = 1e-12
 
 
 @dataclass(frozen=True)
-class NoiseModel:
+class LabelNoise:
     """The estimated noise of the labels.
 
     Attributes:
@@ -143,7 +144,7 @@ class Judgement:
     confidence: NDArray[np.float64]
     wrong: NDArray[np.float64]
     nearest: NDArray[np.int64]
-    model: NoiseModel
+    model: LabelNoise
     support: Support
 
 
@@ -172,10 +173,10 @@ def judge_labels(
     known: NDArray[np.bool_] = np.logical_not(np.isnan(probabilities).any(axis=1))
     if not known.any():
         raise ValueError("no sample has predictions by a network that has not seen it")
-    seen, labels = _normalised(np.maximum(probabilities[known].astype(np.float64), SMALLEST)), given[known]
+    seen, labels = normalised(np.maximum(probabilities[known].astype(np.float64), SMALLEST)), given[known]
     own, predicted = np.arange(len(labels)), seen.argmax(axis=1)
     tau = min(MOST_RIGHT, max(plateau(seen, labels), 0.0 if right is None else right))
-    prediction, reliable, model = fit_noise_model(seen, labels, tau)
+    prediction, reliable, model = fit_confusions(seen, labels, tau)
     posterior = label_posterior(prediction, labels, model.matrix)
     selected = posterior if selected_share is None else with_selection(posterior, labels, selected_share[known])
     kept = selected[own, labels] >= 0.5
@@ -236,9 +237,9 @@ def plateau(probabilities: NDArray[Any], given: NDArray[np.int64]) -> float:
     return float(share[first + int(low[first:].argmax())])
 
 
-def fit_noise_model(
+def fit_confusions(
     probabilities: NDArray[np.float64], given: NDArray[np.int64], right: float
-) -> tuple[NDArray[np.float64], NDArray[np.bool_], NoiseModel]:
+) -> tuple[NDArray[np.float64], NDArray[np.bool_], LabelNoise]:
     """Return calibrated predictions (n, C), which of them are reliable (n,), and the noise model.
 
     Args:
@@ -258,7 +259,7 @@ def fit_noise_model(
         counts = (responsibilities.T @ labelled) * aside
         matrix = _with_diagonal(counts + PSEUDO_SAMPLES * (1.0 - right) * aside / (classes - 1), right)
     prediction, reliable = calibrated(probabilities, agreement, matrix, right)
-    return prediction, reliable, NoiseModel(matrix, right)
+    return prediction, reliable, LabelNoise(matrix, right)
 
 
 def expected_agreement(probabilities: NDArray[np.float64], given: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -288,19 +289,12 @@ def calibrated(
     own, predicted = np.arange(len(probabilities)), probabilities.argmax(axis=1)
     others = probabilities + 1e-3
     others[own, predicted] = 0.0
-    others = _normalised(others)
+    others = normalised(others)
     leaked = (others * matrix[:, predicted].T).sum(axis=1)
     rho = np.clip((agreement - leaked) / np.maximum(right - leaked, 1e-3), 1e-3, 0.99)
     result = others * (1.0 - rho)[:, None]
     result[own, predicted] = rho
     return result, rho >= RELIABLE
-
-
-def label_posterior(
-    probabilities: NDArray[np.float64], given: NDArray[np.int64], matrix: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Return r by (2), (n, C)."""
-    return _normalised(np.maximum(probabilities * matrix[:, given].T, SMALLEST))
 
 
 def with_selection(
@@ -315,7 +309,7 @@ def with_selection(
     wrong = 1.0 - posterior[own]
     right_share = _bin_shares(bins, 1.0 - wrong, len(edges) + 1)
     wrong_share = _bin_shares(bins, wrong, len(edges) + 1)
-    return _normalised(posterior * np.where(own, right_share[bins][:, None], wrong_share[bins][:, None]))
+    return normalised(posterior * np.where(own, right_share[bins][:, None], wrong_share[bins][:, None]))
 
 
 def looks_like_none(fit: NDArray[Any], kept: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -354,7 +348,7 @@ def _support(
 
 def _with_diagonal(aside: NDArray[np.float64], right: float) -> NDArray[np.float64]:
     """Return rows that hold `right` on the diagonal and the rest in the proportions of `aside` (0 on the diagonal)."""
-    matrix = _normalised(aside + SMALLEST * (1.0 - np.eye(len(aside)))) * (1.0 - right)
+    matrix = normalised(aside + SMALLEST * (1.0 - np.eye(len(aside)))) * (1.0 - right)
     np.fill_diagonal(matrix, right)
     return matrix
 
@@ -370,11 +364,6 @@ def _likeliest_other(posterior: NDArray[np.float64], given: NDArray[np.int64]) -
     others[np.arange(len(given)), given] = -1.0
     likeliest: NDArray[np.int64] = others.argmax(axis=1)
     return likeliest
-
-
-def _normalised(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    result: NDArray[np.float64] = values / values.sum(axis=1, keepdims=True)
-    return result
 
 
 def _spread(known: NDArray[np.bool_], values: NDArray[Any], elsewhere: NDArray[Any]) -> NDArray[Any]:
