@@ -201,19 +201,24 @@ class Choice:
 def choose(answered: Answered, further: Sequence[int] = (10, 30, 100), draws: int = 1000, seed: int = 0) -> Choice:
     """Choose a trial by (4), with the uncertainty of the choice.
 
-    The errors of the scores are taken from :meth:`Answered.resampled`. k further answers to the n at hand leave
-    n / (n + k) of their variance, so the scores after them are expected to lie around today's with the remaining
-    k / (n + k) of it; the expected gain is the mean of their maximum less today's (Raiffa & Schlaifer 1961).
+    The errors of the scores are taken from :meth:`Answered.resampled`. For the probabilities they are widened by
+    ((n + n_0) / n)^(1/2): the agreement with noisy labels narrows the scores but is no evidence of its own on which is
+    best. With it the probabilities are right on recorded searches, or too small.
+
+    k further answers to the n at hand leave n / (n + k) of the variance, so the scores after them are expected to lie
+    around today's with the remaining k / (n + k) of it; the expected gain is the mean of their maximum less today's
+    (Raiffa & Schlaifer 1961).
 
     Args:
         further: numbers k of further answers to judge the worth of.
         draws: of the resampling.
     """
     scores = answered.scores()
-    resampled = answered.resampled(draws, seed)
-    top = resampled >= resampled.max(axis=1, keepdims=True) - 1e-12
+    resampled, count = answered.resampled(draws, seed), answered.right.shape[1]
+    errors = resampled - resampled.mean(axis=0)
+    likely = scores + np.sqrt((count + PRIOR_ANSWERS) / count) * errors
+    top = likely >= likely.max(axis=1, keepdims=True) - 1e-12
     probabilities = (top / top.sum(axis=1, keepdims=True)).mean(axis=0)
-    errors, count = resampled - resampled.mean(axis=0), answered.right.shape[1]
     gains = {}
     for more in further:
         after = scores + np.sqrt(more / (count + more)) * errors
