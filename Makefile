@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+RUN_STAMP := $(VENV)/.installed-to-run
 JOBS ?= 2
 # Test processes at once. Each file stays in one process, so that its fixtures are made once.
 PARALLEL := -n $(JOBS) --dist loadfile
@@ -13,19 +14,30 @@ PARALLEL := -n $(JOBS) --dist loadfile
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-# The exact versions that were tested are used where they were tested; any other Python gets the ranges of pyproject.toml.
-$(STAMP): pyproject.toml constraints.txt
+# $(call installed,WHAT): install into .venv, with the progress of pip. The exact versions that were tested are used where
+# they were tested; any other Python gets the ranges of pyproject.toml.
+define installed
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tune_lnl needs Python 3.11 or newer, this is " + sys.version.split()[0])'
 	$(PYTHON) -m venv $(VENV)
 	@if $(PYTHON) -c 'import sys, platform; sys.exit((sys.version_info[:2], sys.platform, platform.machine()) != ((3, 11), "linux", "x86_64"))'; \
-	then set -x; $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'; \
+	then set -x; $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '$(1)'; \
 	else echo "note: constraints.txt was tested on Python 3.11, Linux x86-64; installing from the ranges of pyproject.toml"; \
-	     $(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dev]'; fi
-	touch $(STAMP)
+	     $(BIN)/python -m pip install --disable-pip-version-check -e '$(1)'; fi
+endef
+
+$(STAMP): pyproject.toml constraints.txt
+	@echo "installs into $(VENV): about 7 GB, most of it PyTorch with CUDA; 5 to 40 minutes, by the network and the disk"
+	$(call installed,.[dev])
+	touch $(RUN_STAMP) $(STAMP)
+
+$(RUN_STAMP): pyproject.toml constraints.txt
+	@echo "installs into $(VENV): about 6 GB, most of it PyTorch with CUDA; 5 to 40 minutes, by the network and the disk"
+	$(call installed,.)
+	touch $(RUN_STAMP)
 
 install: $(STAMP)  ## set up .venv with everything, tests included
 
-demo: $(STAMP)  ## search on the built-in digits and compare the best config with plain training
+demo: $(RUN_STAMP)  ## search on the built-in digits and compare the best config with plain training
 	$(BIN)/python benchmarks/demo.py
 
 lint: $(STAMP)  ## ruff and the import contract

@@ -10,6 +10,7 @@ import argparse
 import inspect
 import json
 import sys
+import textwrap
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -30,7 +31,7 @@ from tune_lnl.config.registry import DATASETS, METHODS
 from tune_lnl.datasets.base import Dataset
 from tune_lnl.datasets.registry import get_dataset
 from tune_lnl.training.registry import training_type
-from tune_lnl.tuning.plan.options import FLAGS
+from tune_lnl.tuning.plan.options import DEFAULTS, FLAGS
 from tune_lnl.tuning.space.ranges import Parameter
 from tune_lnl.tuning.space.space import KEYS, NOT_SEARCHED, PRUNERS, SAMPLERS, Budget
 from tune_lnl.tuning.study.pruners import REDUCTION
@@ -410,12 +411,49 @@ def _help(action: argparse.Action) -> str:
     return f"default: {action.default}" if action.option_strings else ""
 
 
+# ---- the signature of run_search
+
+API = HERE.parent / "tune_lnl" / "api.py"
+KEYWORDS = (
+    "    # written by `make docs` from the options of SearchOptions\n",
+    "    # end of what `make docs` writes\n",
+)
+
+
+def api_module() -> str:
+    """Return ``api.py`` with the keywords of ``run_search`` and their lines of documentation as the options are now."""
+    text = API.read_text(encoding="utf-8")
+    keywords, documented = [], []
+    for name, flag in FLAGS.items():
+        if name == "space":
+            continue
+        default = DEFAULTS[name]
+        if name == "overrides":
+            shown = "= ()"
+        elif isinstance(default, bool | str) or default is None:
+            shown = f"= {json.dumps(default) if isinstance(default, str) else default}"
+        else:
+            shown = "= None"  # a number whose text the help tells
+        kind = flag.accepts if shown not in ("= None",) else f"{flag.accepts} | None"
+        keywords.append(f"    {name}: {kind} {shown},\n")
+        told = flag.help or "; ".join(switch.help for switch in flag.switches if switch.value is not False)
+        documented += textwrap.wrap(
+            f"{name}: {told}.", 120, initial_indent=" " * 8, subsequent_indent=" " * 12, break_on_hyphens=False
+        )
+    before, _, rest = text.partition(KEYWORDS[0])
+    _, _, after = rest.partition(KEYWORDS[1])
+    text = before + KEYWORDS[0] + "".join(keywords) + KEYWORDS[1] + after
+    head, _, rest = text.partition("        quiet: print nothing.\n")
+    _, _, tail = rest.partition("\n    Returns:\n")
+    return f"{head}        quiet: print nothing.\n" + "\n".join(documented) + f"\n\n    Returns:\n{tail}"
+
+
 # ---- writing
 
 
 def pages() -> dict[Path, str]:
     """What each page has to say now."""
-    return {HERE / "settings.md": settings_page(), HERE / "commands.md": commands_page()}
+    return {HERE / "settings.md": settings_page(), HERE / "commands.md": commands_page(), API: api_module()}
 
 
 @guarded

@@ -21,12 +21,12 @@ logger = logging.getLogger("tune_lnl.steps")
 SHOWN_AFTER = 2.0
 """Seconds from which a terminal's line counts them."""
 PER_SECOND = 4.0
-HELD = 0.1
-"""Seconds for which the first line is held back in a pipe: a command that is refused at once prints its error alone."""
-HELD_AFTER_IMPORTS = 5.0
-"""The same in a process that has imported torch already, where nearly every refusal comes at once."""
 PERCENT_LINES = 10.0
 """Seconds between two lines of the same step in a pipe or log file, such as ``packing ... 40%``."""
+HELD = 0.1
+"""Seconds for which the first line is held back in a pipe: a command that is refused at once prints its error alone."""
+HELD_CAPTURED = 30.0
+"""The same for a command that is called inside another program, which has replaced standard error."""
 
 
 def step(text: str) -> None:
@@ -44,10 +44,16 @@ def percent(done: int, total: int) -> str:
 
 
 @contextmanager
-def shown_steps(stream: TextIO | None = None) -> Iterator[None]:
-    """Show steps on a stream, by default standard error, while the context lasts."""
-    stream = sys.stderr if stream is None else stream
-    handler = _Live(stream) if stream.isatty() else _Lines(stream)
+def shown_steps(held: float | None = None) -> Iterator[None]:
+    """Show steps on standard error while the context lasts.
+
+    Args:
+        held: seconds for which the first line is held back in a pipe.
+    """
+    stream = sys.stderr
+    if held is None:
+        held = HELD if stream is sys.__stderr__ else HELD_CAPTURED
+    handler = _Live(stream) if stream.isatty() else _Lines(stream, held)
     before = logger.level, logger.propagate
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
@@ -64,12 +70,12 @@ def shown_steps(stream: TextIO | None = None) -> Iterator[None]:
 class _Lines(logging.Handler):
     """A line for each step; a step that only counts on gets one every :data:`PERCENT_LINES` seconds."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, held: float) -> None:
         super().__init__()
         self._stream = stream
         self._last, self._at = "", 0.0
         self._held: list[str] | None = []
-        self._timer = threading.Timer(HELD_AFTER_IMPORTS if "torch" in sys.modules else HELD, self._release)
+        self._timer = threading.Timer(held, self._release)
         self._timer.daemon = True
         self._timer.start()
 

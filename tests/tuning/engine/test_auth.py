@@ -38,7 +38,11 @@ class TestTheDashboard:
         on = {"RAY_AUTH_MODE": "token"}
         url = "127.0.0.1:8265"
         line = ray_dashboard_line(url, on)
-        assert line == "  Ray dashboard: http://127.0.0.1:8265 (sign in with the token in ~/.ray/auth_token)"
+        assert line == (
+            "  Ray dashboard: http://127.0.0.1:8265\n"
+            "    sign in with the token in ~/.ray/auth_token; this prints it:\n"
+            "    cat ~/.ray/auth_token"
+        )
         assert "in /run/secrets/ray" in ray_dashboard_line(url, {**on, "RAY_AUTH_TOKEN_PATH": "/run/secrets/ray"})
         secret = ray_dashboard_line(url, {**on, "RAY_AUTH_TOKEN": "s3cret"})
         assert "the token in the variable RAY_AUTH_TOKEN" in secret

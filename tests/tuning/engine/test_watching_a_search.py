@@ -68,7 +68,7 @@ def watched(tmp_path: Path) -> Iterator[Driver]:
 
 def address(driver: Driver, of: str) -> str:
     line = next(line for line in driver.text.splitlines() if of in line)
-    return line.split("http://")[1].split()[0]
+    return line.split("http://")[1].split()[0].split("/")[0]
 
 
 @pytest.mark.slow

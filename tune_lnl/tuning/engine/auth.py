@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shlex
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -35,18 +36,32 @@ def read_token(environment: Mapping[str, str] = os.environ) -> str | None:
         return None
 
 
-def ray_dashboard_line(url: str | None, environment: Mapping[str, str] = os.environ) -> str:
+def token_command(environment: Mapping[str, str] = os.environ) -> str:
+    """Return the shell command that prints the token."""
+    if environment.get(TOKEN):
+        return f'echo "${TOKEN}"'
+    place = environment.get(TOKEN_PATH)
+    return f"cat {DEFAULT_PATH if not place else shlex.quote(place)}"
+
+
+def ray_dashboard_line(url: str | None, environment: Mapping[str, str] = os.environ, job: str | None = None) -> str:
     """Return a line with the address of Ray's dashboard and how to sign in, or that it was not started.
 
     Args:
+        job: id of this process's job: the address then leads to it, and to its trials.
         url: host and port, as ``ray.init`` gives it; empty if the dashboard did not start.
         environment: as it is after ``ray.init``, which may turn the token on.
     """
     if not url:
         return "  Ray dashboard: not started; pip install 'ray[default]' brings what it needs (or see search.log)"
+    page = "" if job is None else f"/#/jobs/{job}"
     if environment.get("RAY_AUTH_MODE", "").lower() != "token":
-        return f"  Ray dashboard: http://{url}"
-    return f"  Ray dashboard: http://{url} (sign in with the token in {token_place(environment)})"
+        return f"  Ray dashboard: http://{url}{page}"
+    return (
+        f"  Ray dashboard: http://{url}{page}\n"
+        f"    sign in with the token in {token_place(environment)}; this prints it:\n"
+        f"    {token_command(environment)}"
+    )
 
 
 @contextmanager

@@ -226,7 +226,8 @@ class JoinedCluster(Runner):
     def started(self, plan: Plan, folder: Path, output: Output) -> Iterator[None]:
         with logging_to_run(plan.files):
             if plan.options.dashboard and self._cluster.dashboard:
-                output.tell(ray_dashboard_line(self._cluster.dashboard))
+                job = ray.get_runtime_context().get_job_id()
+                output.tell(ray_dashboard_line(self._cluster.dashboard, job=job))
             self._answered = time.monotonic()
             watch = NodeWatch(self, self._cluster.leaving, output)
             watch.start()

@@ -59,7 +59,7 @@ class LocalRay(Runner):
                 )
             try:
                 if plan.options.dashboard:
-                    output.tell(ray_dashboard_line(context.dashboard_url))
+                    output.tell(ray_dashboard_line(context.dashboard_url, job=ray.get_runtime_context().get_job_id()))
                 self._vital = vital_children()
                 yield
             finally:

@@ -46,6 +46,14 @@ class RunFiles:
         return self.root / "epochs.parquet"
 
     @property
+    def trials_csv(self) -> Path:
+        return self.root / "trials.csv"
+
+    @property
+    def epochs_csv(self) -> Path:
+        return self.root / "epochs.csv"
+
+    @property
     def snapshot(self) -> Path:
         """The rows of the trials, for commands that start at once; see :mod:`tune_lnl.tuning.runs.snapshot`."""
         return self.root / ".trials.json"

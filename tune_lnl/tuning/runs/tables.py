@@ -1,4 +1,4 @@
-"""``trials.parquet`` and ``epochs.parquet``: a row per trial, and a row per trial and epoch."""
+"""``trials.parquet`` and ``epochs.parquet``: a row per trial, and a row per trial and epoch; the same as CSV beside."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 
+from tune_lnl.files import no_formula
 from tune_lnl.tuning.runs.run import Run
 
 if TYPE_CHECKING:
@@ -15,17 +17,28 @@ if TYPE_CHECKING:
 
 
 def write_tables(run: Run, ended: dict[int, pa.Table] | None = None) -> None:
-    """Write both tables.
+    """Write both tables, as parquet and as CSV.
 
     Args:
         ended: as in :func:`epochs_table`.
     """
-    for path, table in (
-        (run.files.trials_table, trials_table(run)),
-        (run.files.epochs_table, epochs_table(run, ended)),
+    for path, text_path, table in (
+        (run.files.trials_table, run.files.trials_csv, trials_table(run)),
+        (run.files.epochs_table, run.files.epochs_csv, epochs_table(run, ended)),
     ):
         with run.files.writing(path) as beside:
             pq.write_table(table, beside)
+        with run.files.writing(text_path) as beside:
+            pa.csv.write_csv(_without_formulas(table), beside)
+
+
+def _without_formulas(table: pa.Table) -> pa.Table:
+    """Return the table with an apostrophe before each text that a spreadsheet would run as a formula."""
+    for index, column in enumerate(table.schema):
+        if column.type == pa.string():
+            values = [None if value is None else no_formula(value) for value in table.column(index).to_pylist()]
+            table = table.set_column(index, column.name, pa.array(values, pa.string()))
+    return table
 
 
 def trials_table(run: Run) -> pa.Table:
