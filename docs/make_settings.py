@@ -436,7 +436,9 @@ def api_module() -> str:
             shown = "= None"  # a number whose text the help tells
         kind = flag.accepts if shown not in ("= None",) else f"{flag.accepts} | None"
         keywords.append(f"    {name}: {kind} {shown},\n")
-        told = flag.help or "; ".join(switch.help for switch in flag.switches if switch.value is not False)
+        told = flag.help or flag.switches[0].help
+        if len(flag.switches) > 1 and isinstance(flag.switches[0].value, str):
+            told = "; ".join(f"{switch.value}: {switch.help}" for switch in flag.switches)
         documented += textwrap.wrap(
             f"{name}: {told}.", 120, initial_indent=" " * 8, subsequent_indent=" " * 12, break_on_hyphens=False
         )

@@ -115,7 +115,7 @@ def run_search(
         dashboard: start Ray's dashboard and the study's, or none (default: start them).
         address: join a running Ray cluster, host:port of its head; auto: the one of this machine.
         tensorboard: write event files per trial, in RUN/tensorboard.
-        verbosity: print only the end of the search and what went wrong; print a line per epoch, too.
+        verbosity: quiet: print only the end of the search and what went wrong; verbose: print a line per epoch, too.
         status_every: without a terminal, print a line about the running trials this often (default: 5m).
         on_end: when the search has ended, run this command (its environment names run, state and best value) or send
             the same to a URL as JSON.

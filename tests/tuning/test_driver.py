@@ -218,7 +218,7 @@ def test_one_more_trial(home: Path, tmp_path: Path) -> None:
 class TestRunSearch:
     def test_options_that_there_are_not(self) -> None:
         with pytest.raises(InputError, match="a search has no option 'trails'; did you mean 'trials'"):
-            run_search("act_digits8no", trails=3)
+            run_search("act_digits8no", trails=3)  # type: ignore[call-arg]
         with pytest.raises(InputError, match="one condition at a time"):
             run_search("act_digits8no", all_conditions=True)
         with pytest.raises(InputError, match="unknown search space"):

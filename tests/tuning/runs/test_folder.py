@@ -64,7 +64,7 @@ def test_the_files_are_those_of_a_local_run(
     models = {f"checkpoints/{number:03d}-model.pt" for number in (0, 1, 2)}
     assert {key for key in stored if key.startswith("checkpoints/")} == models
     trials = {f"trials/{number:03d}/{name}" for number in range(TRIALS) for name in ("log.txt", "epochs.jsonl")}
-    tables = {"run.yaml", "study.log", "trials.parquet", "epochs.parquet", "best.yaml"}
+    tables = {"run.yaml", "study.log", "trials.parquet", "epochs.parquet", "best.yaml", "trials.csv", "epochs.csv"}
     heldout = {f"heldout/{number:03d}.npz" for number in range(TRIALS)}
     assert stored - models == trials | tables | heldout
     assert list((tmp_path / "one" / "work").iterdir()) == [], "workers left files behind"
