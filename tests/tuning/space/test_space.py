@@ -6,7 +6,10 @@ from typing import Any
 import pytest
 from tiny_search import EPOCHS, TINY, tiny_space, write_space
 
+from tune_lnl.config.act import ActSettings
+from tune_lnl.config.lr_plans import lr_plan
 from tune_lnl.errors import InputError
+from tune_lnl.methods.published.act_args import act_arguments
 from tune_lnl.tuning.space.ranges import Int, LogUniform
 from tune_lnl.tuning.space.space import condition_names, load_space
 
@@ -160,7 +163,7 @@ class TestOverrides:
         ({"start": 5}, r"start is a list of points.*got 5"),
         ({"start": [5]}, r"start is a list of points"),
         ({"start": [{"lr": 0.01}, {"lr": 1.0}]}, r"start point 2: lr = 1\.0 is outside search\.lr \(0\.002 to 0\.2\)"),
-        ({"start": [{"tau": 0.1}]}, r"start point 1: unknown searched setting 'tau'"),
+        ({"start": [{"tau": 0.1}]}, r"start point 1: .* missing: lr, lr_asymmetry, warmup_epochs"),
         ({"start": [{"warmup_epochs": 1.0}]}, r"start point 1: warmup_epochs = 1\.0 is outside"),
     ],
 )
@@ -185,3 +188,48 @@ def test_a_setting_dead_everywhere_is_refused_and_one_alive_somewhere_is_not(tmp
     with pytest.raises(InputError, match=r"search\.tau would change nothing: mining is off"):
         tiny_space(tmp_path, search=searched, fixed={"epochs": EPOCHS, "mining": False})
     assert "tau" in tiny_space(tmp_path, search={**searched, "mining": mining}, start=None).parameters
+
+
+# ---- start points with settings of their own
+
+
+@pytest.mark.parametrize("name", ["act_cifar80no", "act_cifar100nc", "act_cifar10n"])
+def test_the_second_start_point_is_the_released_script(name: str) -> None:
+    """The released main.py uses lr for both networks, its own penalty and its plan string."""
+    space = load_space(name)
+    paper, released = (space.config(point).settings for point in space.start)
+    assert isinstance(paper, ActSettings)
+    assert isinstance(released, ActSettings)
+    assert (paper.lr1, paper.tie_lr, paper.penalty) == (0.08, False, "exact")
+    assert (released.lr1, released.tie_lr, released.penalty) == (0.01, True, "code")
+    plans = released.plans()
+    assert plans["lr"] == plans["lr1"] == lr_plan("cosine:20,5e-4,100", 0.01, 150, 50, 0.001)
+    line, caveats = act_arguments(space.config(space.start[1]).flat())
+    assert "--lr-decay cosine:20,5e-4,100" in line.replace("'", "")
+    assert not any(name in caveat for caveat in caveats for name in ("penalty", "tie_lr", "warmup_lr"))
+
+
+def test_settings_of_a_start_point_are_of_that_trial_alone() -> None:
+    space = load_space("act_cifar80no")
+    point = dict(space.start[1])
+    assert set(point) == set(space.parameters)
+    assert space.config({**point, "tau": 0.026}).flat()["tie_lr"] is False
+    again = load_space("act_cifar80no", overrides=["penalty=exact"])
+    assert again.config(again.start[1]).flat()["penalty"] == "exact"
+    shorter = load_space("act_cifar80no", epochs=15)
+    assert shorter.config(shorter.start[1]).flat()["lr_decay"] == "cosine:2,5e-4,10"
+    assert space.to_dict()["start"][1]["tie_lr"] is True
+
+
+@pytest.mark.parametrize(
+    ("point", "told"),
+    [
+        ("{lr: 0.01, penalty: code}", "gives every searched one, too; missing: lr_asymmetry, tau, warmup_epochs"),
+        ("{lr: 0.01, lr_asymmetry: 1, tau: 0.02, warmup_epochs: 50, penaltie: code}", "did you mean 'penalty'"),
+        ("{lr: 0.01, lr_asymmetry: 1, tau: 0.02, warmup_epochs: 50, penalty: odd}", "start point 1: .*penalty"),
+        ("{lr: 0.01, lr_asymmetry: 1, tau: 0.02, warmup_epochs: 50, epochs: 10}", "unknown key 'epochs'"),
+    ],
+)
+def test_settings_of_a_start_point_are_checked(point: str, told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        load_space("act_cifar80no", overrides=[f"start=[{point}]"])

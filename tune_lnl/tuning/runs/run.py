@@ -29,7 +29,7 @@ from tune_lnl.tuning.runs.location import ResultsDir, bring_here, join_tail, loc
 from tune_lnl.tuning.runs.rows import TrialRow, describe_states
 from tune_lnl.tuning.runs.snapshot import read_snapshot
 from tune_lnl.tuning.space.ranges import parse_parameter
-from tune_lnl.tuning.space.space import Budget, SearchSpace
+from tune_lnl.tuning.space.space import Budget, SearchSpace, split_start
 from tune_lnl.wording import STATES, settings_text
 
 if TYPE_CHECKING:
@@ -334,15 +334,18 @@ def space_from_settings(settings: Mapping[str, Any], source: str) -> SearchSpace
     if base["method"] in METHOD_NAMES.all():  # the rows of a run are read without the plugin of its method, too
         known = settings_type(base["method"])
         fixed, search = without_removed(known, fixed, source), without_removed(known, search, source)
+    parameters = {name: parse_parameter(spec, f"{source}: {name}") for name, spec in search.items()}
+    start, recipes = split_start(stored["start"], parameters)
     return SearchSpace(
         name=settings["space_name"],
         source=source,
         description=stored["description"],
         condition=settings["condition"],
         base={**base, "fixed": fixed},
-        parameters={name: parse_parameter(spec, f"{source}: {name}") for name, spec in search.items()},
-        start=stored["start"],
+        parameters=parameters,
+        start=start,
         budget=Budget.model_validate(stored["budget"]),
+        recipes=recipes,
     )
 
 

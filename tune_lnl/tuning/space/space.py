@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import islice, zip_longest
 from typing import Any, Literal, get_args
 
 from pydantic import Field
@@ -68,16 +68,22 @@ class SearchSpace:
     """``method`` and the four sections, plain values."""
     parameters: Mapping[str, Parameter]
     start: Sequence[Mapping[str, Any]]
+    """The searched settings of each start point."""
     budget: Budget
+    recipes: Sequence[Mapping[str, Any]] = ()
+    """The other settings of each start point, which replace fixed ones in that trial alone; mostly empty."""
 
     def config(self, params: Mapping[str, Any]) -> TrialConfig:
         """Return the config of the trial with these searched settings.
+
+        Where they are those of a start point, the other settings of the start point apply as well.
 
         Raises:
             InputError: the combination is not valid.
         """
         sections = dict(self.base)
-        sections["fixed"] = {**self.base["fixed"], **params}
+        recipe = next((recipe for point, recipe in zip(self.start, self.recipes, strict=False) if point == params), {})
+        sections["fixed"] = {**self.base["fixed"], **params, **recipe}
         return build_config(sections, self.source)
 
     def corners(self) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -119,7 +125,7 @@ class SearchSpace:
             "description": self.description,
             **self.base,
             "search": {name: parameter.model_dump(exclude_none=True) for name, parameter in self.parameters.items()},
-            "start": [dict(point) for point in self.start],
+            "start": [{**point, **recipe} for point, recipe in zip_longest(self.start, self.recipes, fillvalue={})],
             "budget": self.budget.model_dump(),
         }
 
@@ -226,6 +232,7 @@ def _checked_space(name: str, source: str, condition: str | None, sections: Mapp
     if "epochs" not in base["fixed"]:
         raise InputError(f"{source}: fixed.epochs is required: the length of a full trial")
     parameters = _parameters(section_mapping(sections, "search", source), base["fixed"], settings, source)
+    start, recipes = _start_points(sections.get("start"), parameters, settings, source)
     space = SearchSpace(
         name=name,
         source=source,
@@ -233,8 +240,9 @@ def _checked_space(name: str, source: str, condition: str | None, sections: Mapp
         condition=condition,
         base=base,
         parameters=parameters,
-        start=_start_points(sections.get("start"), parameters, source),
+        start=start,
         budget=validated(Budget, section_mapping(sections, "budget", source), f"{source}: budget"),
+        recipes=recipes,
     )
     _check_corners(space)
     for number, point in enumerate(space.start):
@@ -263,22 +271,38 @@ def _parameters(
     return {name: parse_parameter(value, f"{source}: search.{name}") for name, value in search.items()}
 
 
-def _start_points(value: Any, parameters: Mapping[str, Parameter], source: str) -> list[dict[str, Any]]:
+def split_start(
+    points: Sequence[Mapping[str, Any]], parameters: Mapping[str, Parameter]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the searched and the other settings of each start point."""
+    searched = [{name: value for name, value in point.items() if name in parameters} for point in points]
+    return searched, [{name: value for name, value in point.items() if name not in parameters} for point in points]
+
+
+def _start_points(
+    value: Any, parameters: Mapping[str, Parameter], settings: type[MethodSettings], source: str
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     if value is None:
-        return []
+        return [], []
     if not isinstance(value, list) or not all(isinstance(point, dict) for point in value):
-        raise InputError(f"{source}: start is a list of points, each a mapping of searched settings, got {value!r}")
+        raise InputError(f"{source}: start is a list of points, each a mapping of settings, got {value!r}")
     for number, point in enumerate(value, start=1):
         where = f"{source}: start point {number}"
-        check_keys(point, parameters, where, "searched setting")
+        check_keys(point, [name for name in settings.model_fields if name not in NOT_SEARCHED] + [*parameters], where)
+        if not parameters.keys() <= point.keys() and point.keys() - parameters.keys():
+            missing = ", ".join(name for name in parameters if name not in point)
+            raise InputError(
+                f"{where}: a start point that sets a setting which is not searched gives every searched one, too; "
+                f"missing: {missing}"
+            )
         for name, given in point.items():
-            if not parameters[name].contains(given):
+            if name in parameters and not parameters[name].contains(given):
                 low, high = parameters[name].extremes()[0], parameters[name].extremes()[-1]
                 raise InputError(
                     f"{where}: {name} = {given!r} is outside search.{name} ({low!r} to {high!r}); "
                     "widen the range, or drop the start points with --set start=[]"
                 )
-    return value
+    return split_start(value, parameters)
 
 
 def _check_corners(space: SearchSpace) -> None:
