@@ -122,3 +122,12 @@ class TestSameSearch:
 )
 def test_the_command_that_goes_on(command: str, resumed: str) -> None:
     assert resume_command(command, 12) == resumed
+
+
+def test_a_space_that_now_writes_out_a_default_is_the_same_search() -> None:
+    before = {"space": {"method": "act", "fixed": {"epochs": 6}}}
+    own = {"space": {"method": "act", "fixed": {"epochs": 6, "penalty": "exact"}}}
+    require_same_search(before, own)
+    own["space"]["fixed"]["penalty"] = "code"
+    with pytest.raises(InputError, match=r"fixed\.penalty = 'exact', now it is 'code'"):
+        require_same_search(before, own)

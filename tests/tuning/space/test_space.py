@@ -233,3 +233,10 @@ def test_settings_of_a_start_point_are_of_that_trial_alone() -> None:
 def test_settings_of_a_start_point_are_checked(point: str, told: str) -> None:
     with pytest.raises(InputError, match=told):
         load_space("act_cifar80no", overrides=[f"start=[{point}]"])
+
+
+def test_a_run_keeps_the_settings_of_its_start_points() -> None:
+    space = load_space("act_cifar80no")
+    before = [dict(point) for point in space.start]
+    assert space.with_own_start(before).config(space.start[1]).flat()["tie_lr"] is False
+    assert space.with_own_start(before[:1]) == space

@@ -184,7 +184,8 @@ def _check_study(options: SearchOptions, condition: str | None) -> AskedStudy:
     if asked.stored is not None:
         trials = total_trials(options.trials, asked.stored, asked.place)
         warm_start = remembered(files, options.warm_start, options.results_dir, space.condition)
-        return replace(asked, space=space.with_trials(trials), warm_start=warm_start)
+        begun_space = space.with_trials(trials).with_own_start(asked.stored["space"]["start"])
+        return replace(asked, space=begun_space, warm_start=warm_start)
     if options.warm_start is not None:
         return replace(asked, other=find_other_run(options.warm_start, options.results_dir, space.condition))
     return asked

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from tune_lnl.config.registry import settings_type
 from tune_lnl.errors import InputError
 from tune_lnl.tuning.plan.options import FLAGS, TrialCount
 from tune_lnl.tuning.study.place import StudyPlace
@@ -56,6 +57,8 @@ def require_same_search(stored: Mapping[str, Any], own: Mapping[str, Any]) -> No
         InputError: a setting, the seed or the data differ.
     """
     free = {flag.stored for flag in FLAGS.values() if not flag.same_on_resume}
+    if "space" in own:
+        stored = {**stored, "space": _written_out(stored["space"], own["space"])}
     differences = [
         f"{name.removeprefix('space.')} = {before!r}, now it is {now!r}"
         for key in ("space_name", "condition", "seed", "fingerprints", "space")
@@ -68,6 +71,14 @@ def require_same_search(stored: Mapping[str, Any], own: Mapping[str, Any]) -> No
             f"--resume: this run was started with {'; '.join(differences[:3])}\n"
             "give the same flags and data, or another --name"
         )
+
+
+def _written_out(stored: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the stored space with defaults for settings that its file left out and that the file of now writes out."""
+    fields = settings_type(own["method"]).model_fields if "method" in own else {}
+    defaults = {name: field.default for name, field in fields.items() if not field.is_required()}
+    left_out = own["fixed"].keys() - stored["fixed"].keys()
+    return {**stored, "fixed": {**{name: defaults[name] for name in left_out & defaults.keys()}, **stored["fixed"]}}
 
 
 def _unequal(name: str, before: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:

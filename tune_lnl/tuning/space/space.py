@@ -115,6 +115,17 @@ class SearchSpace:
         """Return the same search with another total of trials, at least 1."""
         return replace(self, budget=self.budget.model_copy(update={"trials": trials}))
 
+    def with_own_start(self, stored: Sequence[Mapping[str, Any]]) -> SearchSpace:
+        """Return the same search with the start points of a run that began with the same searched settings.
+
+        A later version may give a start point other settings of its own; the run keeps those that it began with.
+
+        Args:
+            stored: the start points in the run's settings.
+        """
+        start, recipes = split_start(stored, self.parameters)
+        return replace(self, recipes=recipes) if start == list(self.start) else self
+
     def longest_warmup(self) -> int:
         """Return the number of epochs of the longest warm-up that any trial can have."""
         return max(self.config(values).settings.warmup_length() for _, values in self.corners())
