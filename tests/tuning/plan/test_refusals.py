@@ -66,7 +66,7 @@ def refused(space: Path, files: RunFiles, capsys: pytest.CaptureFixture[str], *f
         (("--seed", "1"), "seed = 0, now it is 1"),
         (("--epochs", "6"), "fixed.epochs = 3, now it is 6"),
         (("--set", "search.x.high=0.99"), "search.x.high = 1.0, now it is 0.99"),
-        (("--set", "pause=0.5"), "fixed.pause = .*, now it is 0.5"),
+        (("--set", "pause=0.5"), "fixed.pause = 0.0, now it is 0.5"),
         (("--set", "dataset.classes=5"), "dataset.classes = None, now it is 5"),
         (("--sampler", "tpe"), "budget.sampler = 'random', now it is 'tpe'"),
         (("--pruner", "asha"), "budget.pruner = 'none', now it is 'asha'"),

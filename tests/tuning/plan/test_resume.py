@@ -125,8 +125,8 @@ def test_the_command_that_goes_on(command: str, resumed: str) -> None:
 
 
 def test_a_space_that_now_writes_out_a_default_is_the_same_search() -> None:
-    before = {"space": {"method": "act", "fixed": {"epochs": 6}}}
-    own = {"space": {"method": "act", "fixed": {"epochs": 6, "penalty": "exact"}}}
+    before: dict[str, Any] = {"space": {"method": "act", "fixed": {"epochs": 6}}}
+    own: dict[str, Any] = {"space": {"method": "act", "fixed": {"epochs": 6, "penalty": "exact"}}}
     require_same_search(before, own)
     own["space"]["fixed"]["penalty"] = "code"
     with pytest.raises(InputError, match=r"fixed\.penalty = 'exact', now it is 'code'"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice, zip_longest
+from itertools import chain, islice, repeat
 from typing import Any, Literal, get_args
 
 from pydantic import Field
@@ -132,11 +132,12 @@ class SearchSpace:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain, resolved values in the form of a space file."""
+        recipes = chain(self.recipes, repeat({}))
         return {
             "description": self.description,
             **self.base,
             "search": {name: parameter.model_dump(exclude_none=True) for name, parameter in self.parameters.items()},
-            "start": [{**point, **recipe} for point, recipe in zip_longest(self.start, self.recipes, fillvalue={})],
+            "start": [{**point, **recipe} for point, recipe in zip(self.start, recipes, strict=False)],
             "budget": self.budget.model_dump(),
         }
 
