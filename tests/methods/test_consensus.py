@@ -79,6 +79,14 @@ def test_labels_that_are_mostly_wrong_are_not_trusted() -> None:
     np.testing.assert_array_equal(denoised_scores(probabilities, given), accuracy(probabilities, given))
 
 
+def test_trials_that_hardly_know_the_classes_are_not_trusted() -> None:
+    probabilities, given, _ = trials([0.35] * 6, 0.9)
+    found = consensus(probabilities, given)
+    assert found.shift < 0.2
+    assert found.explained < 0.35
+    np.testing.assert_array_equal(denoised_scores(probabilities, given), accuracy(probabilities, given))
+
+
 def test_few_or_collapsed_trials_give_the_noisy_accuracy() -> None:
     probabilities, given, _ = trials([0.95, 0.9, 0.85], 0.7)
     np.testing.assert_array_equal(denoised_scores(probabilities, given), accuracy(probabilities, given))

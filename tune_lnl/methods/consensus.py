@@ -22,8 +22,13 @@ distribution of its classes is far from that of the given labels,
 
     d = 1/2 sum_k |share of k among argmax E - share of k among y| > LARGEST_SHIFT.                                 (3)
 
-And where most labels of a class are wrong, nothing at hand can correct it: the mean of N's diagonal is below one half.
-In both cases the score is the noisy accuracy a_t, exactly. Likewise for fewer than FEWEST_TRIALS trials.
+Where most labels are wrong, nothing at hand can correct them: the mean of N's diagonal is below one half. And where the
+networks are far from knowing the classes, their errors are those of the images, and shared: the consensus then explains
+little of the labels. With H the entropy of the labels' classes and L the mean log-likelihood of (N, b),
+
+    e = (H + L) / H < LEAST_EXPLAINED.                                                                             (4)
+
+In each of these cases the score is the noisy accuracy a_t, exactly. Likewise for fewer than FEWEST_TRIALS trials.
 
 Measured in docs/choosing_without_the_test_set.md. LARGEST_SHIFT was set on recorded searches whose truth is known.
 """
@@ -41,6 +46,7 @@ from tune_lnl.methods.noise_model import NoiseModel, fit_noise_model, label_post
 ROUNDS = 2
 LARGEST_SHIFT = 0.2
 LEAST_RIGHT = 0.5
+LEAST_EXPLAINED = 0.35
 FEWEST_TRIALS = 4
 
 
@@ -70,6 +76,7 @@ class Consensus:
         scores: float64 (T,), (2); equal to ``agreement`` for fewer than FEWEST_TRIALS trials.
         shift: d of (3).
         right: mean of N's diagonal.
+        explained: e of (4).
         trusted: what the guard says.
     """
 
@@ -77,6 +84,7 @@ class Consensus:
     scores: NDArray[np.float64]
     shift: float
     right: float
+    explained: float
     trusted: bool
 
 
@@ -90,7 +98,7 @@ def consensus(probabilities: NDArray[Any], given: NDArray[Any]) -> Consensus:
         raise ValueError(f"given labels have to be classes in 0..{classes - 1}")
     agreement: NDArray[np.float64] = (predicted.argmax(axis=2) == labels).mean(axis=1)
     if len(predicted) < FEWEST_TRIALS:
-        return Consensus(agreement, agreement, np.nan, np.nan, trusted=False)
+        return Consensus(agreement, agreement, np.nan, np.nan, np.nan, trusted=False)
     scores = agreement
     for _ in range(ROUNDS):
         weights = _weights(scores)
@@ -102,9 +110,13 @@ def consensus(probabilities: NDArray[Any], given: NDArray[Any]) -> Consensus:
                 for own, weight in zip(predicted, weights, strict=True)
             ]
         )
-    shares = np.bincount(mean.argmax(axis=1), minlength=classes) - np.bincount(labels, minlength=classes)
-    shift, right = float(np.abs(shares).sum() / 2 / len(labels)), float(np.diag(model.matrix).mean())
-    return Consensus(agreement, scores, shift, right, trusted=shift <= LARGEST_SHIFT and right >= LEAST_RIGHT)
+    labelled = np.bincount(labels, minlength=classes) / len(labels)
+    agreed = np.bincount(mean.argmax(axis=1), minlength=classes) / len(labels)
+    shift, right = float(np.abs(agreed - labelled).sum() / 2), float(np.diag(model.matrix).mean())
+    entropy = -float(np.log(labelled[labels]).mean())
+    explained = 1.0 + model.log_likelihood / entropy if entropy > 0 else 0.0
+    trusted = shift <= LARGEST_SHIFT and right >= LEAST_RIGHT and explained >= LEAST_EXPLAINED
+    return Consensus(agreement, scores, shift, right, explained, trusted)
 
 
 def _weights(scores: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
 
 from tune_lnl.metrics.classification import mean_and_std
+from tune_lnl.metrics.paired import paired_difference
 from tune_lnl.reporting.figure import Figure, Table
 from tune_lnl.reporting.intervals import Estimate, difference
 from tune_lnl.reporting.plots import BEST, colour, picture, plain, rounded
@@ -103,9 +105,7 @@ def _validation_takeaway(view: RunView) -> str:
     if start is best:
         return f"{sentence}. It is the published setting itself: nothing tried was better."
     if start.complete:
-        gap = difference(
-            view.sign * best.value, best.row.standard_error, view.sign * start.value, start.row.standard_error
-        )
+        gap = _gap(view, best, start)
         sure = gap.low is not None and gap.low > 0
         sentence += f", {gap} better than the published setting (trial {start.number}); "
         return sentence + (
@@ -119,6 +119,27 @@ def _validation_takeaway(view: RunView) -> str:
         f"{sentence}. The published setting (trial {start.number}) {_ended(start)} at {start.value:.2f}; "
         f"the best had {then:.2f} there."
     )
+
+
+def _gap(view: RunView, best: Trial, start: Trial) -> Estimate:
+    """Return how much better the best is than the published setting, by images that both were scored on if kept."""
+    assert best.value is not None
+    assert start.value is not None
+    apart = difference(
+        view.sign * best.value, best.row.standard_error, view.sign * start.value, start.row.standard_error
+    )
+    if view.run.metric != "val_accuracy" or getattr(view.base.validation, "labels", "") != "noisy":
+        return apart  # the kept predictions come with the given labels
+    try:
+        first, other = (view.run.heldout_predictions(trial.number) for trial in (best, start))
+    except KeyError:
+        return apart
+    if not np.array_equal(first.index, other.index):
+        return apart
+    paired = paired_difference(*(one.probabilities[0].argmax(axis=1) == one.given for one in (first, other)))
+    # The interval around the difference of the objectives, which are means over epochs; the predictions are, too.
+    value = apart.value
+    return Estimate(value, value + 100 * (paired.low - paired.value), value + 100 * (paired.high - paired.value))
 
 
 def _ended(trial: Trial) -> str:
