@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
@@ -85,13 +86,26 @@ def test_an_interruption_gives_130(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == "interrupted\n"
 
 
-@pytest.mark.parametrize("kind", [ValueError, RuntimeError, OSError])
-def test_any_other_error_is_a_bug_and_stays_loud(kind: type[Exception]) -> None:
+@pytest.mark.parametrize("kind", [ValueError, RuntimeError, OSError, RecursionError, MemoryError])
+def test_any_other_error_is_a_bug_that_two_lines_name(
+    kind: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def main(argv: list[str] | None) -> NoReturn:
-        raise kind("unexpected")
+        raise kind("surprise")
 
-    with pytest.raises(kind, match="unexpected"):
-        guarded(main)([])
+    monkeypatch.setenv("TUNE_LNL_CACHE", str(tmp_path))
+    assert guarded(main)([]) == 1
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 2
+    assert f"unexpected {kind.__name__}: surprise" in told[0]
+
+
+def test_a_console_that_knows_ascii_alone_gets_escapes() -> None:
+    """Not an error in the middle of a search."""
+    script = "from tune_lnl.cli import guarded; raise SystemExit(guarded(lambda argv: print('1 ± 2 ✓') or 0)())"
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    ran = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "1 \\xb1 2 \\u2713\n", "")
 
 
 def ended(body: str, buffered: bool) -> tuple[int, str]:

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import functools
+import io
 import os
+import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tune_lnl.errors import InputError
+from tune_lnl.bugs import unexpected
+from tune_lnl.errors import InputError, shown
 from tune_lnl.files import is_disk_full
 from tune_lnl.steps import step
 from tune_lnl.tuning.plan.options import FLAGS, SearchOptions
 from tune_lnl.version import __version__
 
+UNUSABLE = (
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR),
+    *(errno.EACCES, errno.EPERM, errno.EROFS),
+)
+"""Errors of the system that say something about a path: one that a user has named, the cache, or the current folder."""
 Main = Callable[[list[str] | None], int]
 
 
@@ -41,6 +51,22 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message}\nsee: {self.prog} --help\n")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse, but a value that begins with a dash belongs to its option, which can then say what is wrong."""
+        words = list(sys.argv[1:] if args is None else args)
+        known = {word: action for action in self.arguments for word in action.option_strings}
+        joined: list[str] = []
+        while words:
+            word = words.pop(0)
+            takes_value = word in known and known[word].nargs is None and word.startswith("--")
+            if takes_value and words and words[0].startswith("-") and words[0] not in (*known, "-h", "--help", "--"):
+                word = f"{word}={words.pop(0)}"
+            joined.append(word)
+            if word == "--":
+                joined += words
+                break
+        return super().parse_known_args(joined, namespace)
 
     def add_argument(self, *words: Any, **details: Any) -> argparse.Action:
         action = super().add_argument(*words, **details)
@@ -121,32 +147,61 @@ def guarded(main: Main) -> Callable[..., int]:
     """Turn what ends a command into its exit code.
 
     An :class:`InputError` is printed on stderr and gives 2, a full disk likewise gives 1, an interruption gives 130. A
-    reader that closes the pipe early (head, less) ends the command silently: with 1 where that cut it short.
+    reader that closes the pipe early (head, less) ends the command silently: with 1 where that cut it short. Any other
+    exception is a bug: two lines name it and the file that its traceback was written to, and the code is 1.
     """
 
     @functools.wraps(main)
     def run(argv: list[str] | None = None) -> int:
         code = 1
         try:
+            _print_any_character()
             code = main(argv)
             sys.stdout.flush()
+            if code == 130 and argv is None:
+                _heed_no_more_interruptions()
         except InputError as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
         except KeyboardInterrupt:
+            if argv is None:
+                _heed_no_more_interruptions()
             print("interrupted", file=sys.stderr)
             return 130
-        except OSError as error:
-            if is_disk_full(error):
-                where = f" ({error.filename})" if error.filename else ""
-                print(
-                    f"error: the disk is full: {error.strerror}{where}; free some room and try again", file=sys.stderr
-                )
-                return 1
-            if not isinstance(error, BrokenPipeError):
-                raise
+        except BrokenPipeError:
             # Python flushes once more at exit, and would complain then.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except Exception as error:
+            if isinstance(error, OSError) and is_disk_full(error):
+                where = f" ({error.filename})" if error.filename else ""
+                print(
+                    f"error: the disk is full: {error.strerror or error}{where}; free some room and try again",
+                    file=sys.stderr,
+                )
+                return 1
+            if isinstance(error, OSError) and error.errno in UNUSABLE and error.filename is not None:
+                print(
+                    f"error: {error.strerror}: {shown(os.fsdecode(error.filename))[:400]}; check the name and the "
+                    "permissions",
+                    file=sys.stderr,
+                )
+                return 2
+            for line in unexpected(error):
+                print(line, file=sys.stderr)
+            return 1
         return code
 
     return run
+
+
+def _heed_no_more_interruptions() -> None:
+    """Let the end of the process pass undisturbed: another Ctrl-C would print a traceback."""
+    with suppress(ValueError):  # not in the main thread
+        signal.signal(signal.SIGINT, lambda number, frame: None)
+
+
+def _print_any_character() -> None:
+    """Escape characters that the console's encoding lacks, in place of an error in the middle of a search."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")

@@ -7,11 +7,16 @@ traceback, and exit with 2. Any other exception that reaches a door is a bug.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class InputError(ValueError):
     """An input of the user (a name, a value, a file) cannot be used."""
+
+
+class LaterVersionError(InputError):
+    """A file was written by a later version of tune_lnl."""
 
 
 class CorruptDataError(InputError):
@@ -35,3 +40,16 @@ def first_line(error: BaseException | None) -> str:
 def shown(name: str) -> str:
     """Return a name for a message; characters that are not printable, and could control a terminal, are escaped."""
     return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in name)
+
+
+@contextmanager
+def damage_refused(path: object) -> Iterator[None]:
+    """Turn the errors of reading a file, which may hold anything, into an :class:`InputError` that names it."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
+        raise InputError(
+            f"{path}: damaged ({type(error).__name__}: {first_line(error)}); put a copy of the file back"
+        ) from None

@@ -26,6 +26,8 @@ NUMBERS = {
         r"^(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
     ),
 }
+LARGEST = 2_000_000
+"""Bytes of a YAML file; those of the largest search are a hundredth of it, and PyYAML reads 0.1 MB a second."""
 FIRST_CHARACTERS = list("-+.0123456789")
 
 
@@ -95,6 +97,8 @@ def load_yaml(text: str, source: str) -> Any:
         raise InputError(f"{source}{place}: not valid YAML: {error.problem or error.context}") from None
     except yaml.YAMLError as error:
         raise InputError(f"{source}: not valid YAML: {error}") from None
+    except ValueError as error:  # a whole number of thousands of digits
+        raise InputError(f"{source}: not valid YAML: {error}") from None
     except RecursionError:
         raise InputError(f"{source}: not valid YAML: nested too deeply") from None
 
@@ -106,9 +110,13 @@ def read_mapping(path: Path) -> dict[str, Any]:
         InputError: the file cannot be read, is not UTF-8 YAML, or is no mapping.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        with path.open("rb") as file:
+            content = file.read(LARGEST + 1)
+        text = content[:LARGEST].decode("utf-8")
+    except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as UTF-8 text: {error}") from None
+    if len(content) > LARGEST:
+        raise InputError(f"{path}: a config has at most {LARGEST:,} bytes, this file is larger; name another file")
     value = load_yaml(text, str(path))
     if not isinstance(value, dict):
         found = "nothing" if value is None else type(value).__name__

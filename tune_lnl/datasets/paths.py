@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tune_lnl.errors import InputError
+from tune_lnl.errors import InputError, shown
 
 DATA_VARIABLE = "TUNE_LNL_DATA"
 CACHE_VARIABLE = "TUNE_LNL_CACHE"
@@ -20,6 +20,14 @@ def cache_dir() -> Path:
     """The cache: environment variable TUNE_LNL_CACHE, else ~/.cache/tune_lnl. It need not exist yet."""
     configured = os.environ.get(CACHE_VARIABLE)
     return Path(configured).expanduser() if configured else Path("~/.cache/tune_lnl").expanduser()
+
+
+def is_folder(path: Path) -> bool:
+    """Return whether the path is that of a folder; no path (too long, a NUL byte, not to be entered) is none."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
 
 
 def download_dir(folder: str, cache: Path) -> Path:
@@ -54,8 +62,8 @@ def find_dataset_folder(
     Raises:
         InputError: an explicit `data_dir` that is not a directory.
     """
-    if data_dir is not None and not data_dir.is_dir():
-        raise InputError(f"--data-dir must be an existing directory, got {data_dir}\ncheck the path")
+    if data_dir is not None and not is_folder(data_dir):
+        raise InputError(f"--data-dir must be an existing directory, got {shown(str(data_dir))}\ncheck the path")
     recognise = holds_data or _is_filled_folder_called(folder)
     places = searched_folders(folder, data_dir, cache or cache_dir())
     return next((place for place in places if place.is_dir() and recognise(place)), None)

@@ -8,6 +8,7 @@ temporary directory and renamed, under a lock: a directory with the final name i
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 
 from tune_lnl.datasets.base import Images
 from tune_lnl.errors import CorruptDataError, InputError
+from tune_lnl.files import is_disk_full
 from tune_lnl.steps import step
 
 # Part of the key: raise it when the layout changes. Stores of other versions are neither read nor removed.
@@ -142,6 +144,7 @@ def open_or_pack(
     Raises:
         CorruptDataError: from `pack`, or the source changed while it was read.
         InputError: from `pack`, or the cache cannot be written.
+        OSError: the disk of the cache is full.
     """
     folder = store_path(cache_dir, dataset, source)
     opened = _open(folder)
@@ -155,6 +158,9 @@ def open_or_pack(
                 _pack(folder, dataset, source, pack)
                 opened = _open(folder)
     except OSError as error:
+        if is_disk_full(error):
+            full = f"the packed store cannot be written to {folder}: {os.strerror(errno.ENOSPC)}"
+            raise OSError(errno.ENOSPC, full, str(folder)) from error
         raise InputError(
             f"the packed store cannot be written to {folder}: {error}\n"
             "free some space there, or set TUNE_LNL_CACHE to a directory that can be written"

@@ -11,7 +11,7 @@ from tune_lnl.config.overrides import parse_overrides
 from tune_lnl.config.trial import TrialConfig
 from tune_lnl.datasets.images.noisy import load_noisy
 from tune_lnl.errors import InputError
-from tune_lnl.files import replace_text
+from tune_lnl.files import is_disk_full, replace_given
 from tune_lnl.reporting.label_page import label_page
 from tune_lnl.reporting.label_table import (
     LabelTable,
@@ -102,8 +102,10 @@ def export_labels(options: LabelOptions, say: Callable[[str], None]) -> int:
     page = options.labels.with_suffix(".html")
     write_label_file(table, options.labels)
     try:
-        replace_text(page, label_page(table, run.name, options.labels.name, datetime.now(), advice))
+        replace_given(page, label_page(table, run.name, options.labels.name, datetime.now(), advice))
     except OSError as error:
+        if is_disk_full(error):
+            raise
         raise InputError(f"{page} cannot be written: {error.strerror}; name another file") from None
     say("")
     for line in (*evidence_lines(table), *advice, "", *summary_lines(table)):

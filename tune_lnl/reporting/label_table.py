@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tune_lnl.datasets.base import NoisyData
 from tune_lnl.datasets.estimate import NoiseEstimate, anchor_estimate, simple_predictions
 from tune_lnl.errors import InputError, shown
-from tune_lnl.files import no_formula, whole_file
+from tune_lnl.files import given_file, is_disk_full, no_formula, refuse_output
 from tune_lnl.methods.label_verdicts import (
     KEEP,
     OPEN_SET,
@@ -138,10 +138,10 @@ def require_label_file(path: Path) -> None:
     """
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(f"--labels names a file that ends in {' or '.join(SUFFIXES)}, got {path}")
-    above = path.absolute().parent
-    if path.is_dir() or not above.is_dir() or not os.access(above, os.W_OK):
-        rule = "is a folder" if path.is_dir() else "lies in no folder that can be written to"
-        raise InputError(f"--labels {path} {rule}; name another file")
+    reason = refuse_output(path)
+    if reason is not None:
+        rule = "lies in no folder that can be written to" if reason.startswith("lies in") else reason
+        raise InputError(f"--labels {shown(str(path))} {rule}; name another file")
 
 
 def write_label_file(table: LabelTable, path: Path) -> None:
@@ -154,9 +154,11 @@ def write_label_file(table: LabelTable, path: Path) -> None:
     """
     write = _write_parquet if path.suffix.lower() == ".parquet" else _write_csv
     try:
-        with whole_file(path) as beside:
+        with given_file(path) as beside:
             write(table, beside)
     except OSError as error:
+        if is_disk_full(error) or isinstance(error, BrokenPipeError):
+            raise
         raise InputError(f"--labels {path} cannot be written: {error.strerror or error}; name another file") from None
 
 

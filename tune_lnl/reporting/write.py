@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 from tune_lnl.errors import InputError
+from tune_lnl.files import is_disk_full, replace_given
 from tune_lnl.object_storage import StorageError
 from tune_lnl.reporting.page import comparison_page, run_page
 from tune_lnl.reporting.run_data import RunView, load_runs, view_run
@@ -67,6 +68,9 @@ def report_after_search(run: str, results_dir: ResultsDir, say: Callable[[str], 
     except InputError as error:
         say(f"  no report: {error}")
     except Exception as error:
+        if is_disk_full(error):
+            say("  no report: the disk is full; make room, then: python -m tune_lnl.report RUN")
+            return
         logger.exception("the report of %s could not be made", run)
         say(f"  no report: {type(error).__name__}: {error}; it is a bug of the report alone, the run is whole")
 
@@ -83,8 +87,13 @@ def _comparison_path(runs: Sequence[ResultsDir], results_dir: ResultsDir, views:
 
 def _write(path: Path, page: str) -> None:
     try:
-        RunFolder.at(path.parent).write(path, page)
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            replace_given(path, page)
+        else:
+            RunFolder.at(path.parent).write(path, page)
     except StorageError as error:
         raise InputError(f"{error}\nthe page is in {path}") from None
     except OSError as error:
+        if is_disk_full(error):
+            raise
         raise InputError(f"{path} cannot be written: {error.strerror}; make its folder writable") from None

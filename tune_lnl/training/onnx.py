@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from tune_lnl.errors import InputError
-from tune_lnl.files import whole_file
+from tune_lnl.files import given_file
 from tune_lnl.training.model_file import ImageClassifier
 
 
@@ -75,5 +75,5 @@ def write_onnx(classifier: ImageClassifier, file: Path) -> None:
     for key, value in facts.items():
         entry = content.metadata_props.add()
         entry.key, entry.value = key, str(value)
-    with whole_file(file) as temporary:
+    with given_file(file) as temporary:
         onnx.save(content, temporary)

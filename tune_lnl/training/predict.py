@@ -23,7 +23,7 @@ from tune_lnl.datasets.paths import cache_dir
 from tune_lnl.datasets.pictures.decoding import UnreadableImageError, decode_pixels, middle
 from tune_lnl.datasets.pictures.listing import ListBuilder
 from tune_lnl.errors import InputError, shown
-from tune_lnl.files import FORMULA_SIGNS, no_formula, whole_file
+from tune_lnl.files import FORMULA_SIGNS, given_file, no_formula, refuse_output
 from tune_lnl.object_storage import local_file
 from tune_lnl.training.classification import evaluation_batch
 from tune_lnl.training.devices import choose_device
@@ -236,11 +236,9 @@ def _cells(found: Prediction) -> list[str | float]:
 def _check_output(file: Path, suffixes: Sequence[str]) -> None:
     if file.suffix.lower() not in suffixes:
         raise InputError(f"the file to write ends in {' or '.join(suffixes)}, got {shown(str(file))}")
-    if file.is_dir() or not file.absolute().parent.is_dir():
-        rule = "is a folder" if file.is_dir() else "lies in no existing folder"
-        raise InputError(f"{shown(str(file))} {rule}; name another file")
-    if not os.access(file.absolute().parent, os.W_OK):
-        raise InputError(f"{shown(str(file.absolute().parent))} cannot be written to; name a file elsewhere")
+    reason = refuse_output(file)
+    if reason is not None:
+        raise InputError(f"{shown(str(file))} {reason}; name another file")
 
 
 @contextmanager
@@ -249,7 +247,7 @@ def _table(output: Path | None, top: int) -> Iterator[Callable[[Prediction], Non
     if output is None:
         yield _csv_rows(sys.stdout, top)
         return
-    with whole_file(output) as temporary:
+    with given_file(output) as temporary:
         if output.suffix.lower() == ".csv":
             with temporary.open("w", encoding="utf-8", newline="") as file:
                 yield _csv_rows(file, top)

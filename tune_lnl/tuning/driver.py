@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Literal
 
+from tune_lnl.bugs import write_traceback
 from tune_lnl.config.yaml import dump_yaml
+from tune_lnl.errors import InputError
 from tune_lnl.files import is_disk_full
 from tune_lnl.object_storage import StorageError
 from tune_lnl.tuning.confirm.stage import ConfirmError, confirm
+from tune_lnl.tuning.engine.awake import awake
 from tune_lnl.tuning.engine.joining import joined
 from tune_lnl.tuning.engine.listeners import Checkpoints, StopFlag, Tables
 from tune_lnl.tuning.engine.local import LocalRay
@@ -99,7 +101,7 @@ def run_plan(plan: Plan, resume: bool, console: Console, runner: Runner) -> Outc
         InputError: another driver runs it, the run is of other settings or data, or its study is damaged or in a
             database that cannot be written.
     """
-    with _only_writer(plan, resume), holding(FolderLease(plan.files, plan.run, console.tell)):
+    with awake.ticking(), _only_writer(plan, resume), holding(FolderLease(plan.files, plan.run, console.tell)):
         if resume and plan.files.settings.exists():
             # Read again by the only writer: another driver may have been at work since this was planned.
             stored = read_settings(plan.files.settings)
@@ -115,20 +117,35 @@ def run_plan(plan: Plan, resume: bool, console: Console, runner: Runner) -> Outc
                 f"again, continue on this machine with:\n  {plan.resume_command()}"
             )
         except OSError as error:
-            if not is_disk_full(error):
+            if is_disk_full(error):
+                console(_disk_full(plan))
+            elif not plan.files.settings.exists():
+                console(_folder_gone(plan))
+            else:
+                _report_bug(error, plan, console)
                 raise
-            console(_disk_full(plan))
         except StartCutError as error:
             console(f"{error}; continue with:\n  {plan.resume_command()}")
             return "done"
         except RayStartError as error:
             console(f"stopped: {error}\ncontinue with:\n  {plan.resume_command()}")
+        except InputError:
+            raise
         except StudyLostError as error:
             console(
                 f"stopped: {error}\nthe study there is whole; once it can be written, continue with:\n  "
                 f"{plan.resume_command()}"
             )
+        except Exception as error:
+            _report_bug(error, plan, console)
+            raise
         return "failed"
+
+
+def _report_bug(error: Exception, plan: Plan, console: Console) -> None:
+    """Write the traceback to the log of the run, and print how to continue; the door prints the rest."""
+    write_traceback(error, plan.files.driver_log)
+    console(f"stopped by an unexpected error; ended trials are kept; continue with:\n  {plan.resume_command()}")
 
 
 @contextmanager
@@ -149,7 +166,7 @@ def _only_writer(plan: Plan, resume: bool) -> Iterator[None]:
 
 def _search_and_confirm(plan: Plan, resume: bool, console: Console, runner: Runner) -> Outcome:
     """Carry out a plan in the only process that writes to the run."""
-    deadline = None if plan.options.time_budget is None else time.time() + plan.options.time_budget
+    deadline = None if plan.options.time_budget is None else awake() + plan.options.time_budget
     if not resume:
         plan.files.discard_unbegun()
     plan.place.read_trials()  # a damaged study is refused before anything is written
@@ -254,6 +271,13 @@ def _search(
 
 def _disk_full(plan: Plan) -> str:
     return f"stopped: the disk of {plan.files.root} is full; make room, then:\n  {plan.resume_command()}"
+
+
+def _folder_gone(plan: Plan) -> str:
+    return (
+        f"stopped: {plan.files.root} was deleted or renamed while the search ran; put it back, then:\n  "
+        f"{plan.resume_command()}"
+    )
 
 
 def _confirm(

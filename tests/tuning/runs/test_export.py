@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from small_disk import fill, small_disk
 from tiny_search import EPOCHS, record_run
 
 from tune_lnl.errors import InputError
@@ -134,10 +135,10 @@ class TestSaving:
             save_export(Export("new"), tmp_path / name)
         assert [entry.name for entry in tmp_path.iterdir()] == ["folder"]
 
-    def test_no_room(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        def full(path: Path, text: str) -> None:
-            raise OSError(28, "No space left on device")
-
-        monkeypatch.setattr("tune_lnl.tuning.runs.export.replace_text", full)
-        with pytest.raises(InputError, match="cannot be written: No space left on device"):
-            save_export(Export("new"), tmp_path / "best.yaml")
+    def test_no_room(self, tmp_path: Path) -> None:
+        with small_disk(tmp_path / "disk", "64k") as disk:
+            (disk / "best.yaml").write_text("before")
+            fill(disk)
+            with pytest.raises(InputError, match="cannot be written: No space left on device"):
+                save_export(Export("a: 1\n" * 10_000), disk / "best.yaml")
+            assert (disk / "best.yaml").read_text() == "before"

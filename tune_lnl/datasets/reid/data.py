@@ -29,6 +29,7 @@ from tune_lnl.datasets.registry import get_dataset
 from tune_lnl.datasets.reid.sets import ReidDataset, ReidSource
 from tune_lnl.datasets.split import MAX_VALIDATION_FRACTION, stratified_subset
 from tune_lnl.errors import CorruptDataError, InputError
+from tune_lnl.files import is_disk_full
 
 
 @dataclass(frozen=True)
@@ -355,6 +356,8 @@ def save_predictions(path: Path, ranking: NDArray[Any], identity_numbers: Labels
         finally:
             Path(unfinished).unlink(missing_ok=True)
     except OSError as error:
+        if is_disk_full(error):
+            raise
         raise InputError(
             f"the predictions cannot be written to {path}: {error}\nfree some space there, or set TUNE_LNL_CACHE"
         ) from error

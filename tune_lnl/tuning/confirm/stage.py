@@ -55,7 +55,7 @@ def confirm(
     Args:
         room: gives the number of trainings that may run at once.
         working_folder: where workers are to run; ``None``: they start in the driver's.
-        deadline: when the time budget ends, in seconds since the epoch.
+        deadline: when the time budget ends, in seconds of :data:`tune_lnl.tuning.engine.awake.awake`.
 
     Returns:
         the reason of the stop if it was stopped.

@@ -175,10 +175,17 @@ def keeping_sigterm() -> Iterator[None]:
             signal.signal(signal.SIGTERM, handler)
 
 
+class _LogFile(logging.FileHandler):
+    """A log that drops what it cannot write (a full disk): Python would print a traceback for each message."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """Print nothing."""
+
+
 @contextmanager
 def logging_to_run(files: RunFolder) -> Iterator[None]:
     """Send the log messages of Ray, Optuna and the engine to the run's log instead of the console."""
-    handler = logging.FileHandler(files.driver_log)
+    handler = _LogFile(files.driver_log)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     # Ray looks for tables of its own, which are switched off, and logs at length that it found none.
     logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)

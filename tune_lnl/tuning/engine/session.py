@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 import statistics
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from tune_lnl.training.failures import BUG, DISK_FULL, DIVERGED, OUT_OF_MEMORY, STORAGE_AWAY, STUCK, WORKER_DIED
+from tune_lnl.tuning.engine.awake import awake
 from tune_lnl.tuning.engine.listener import Listener
 from tune_lnl.tuning.engine.messages import StopReason, WorkerReport
 from tune_lnl.tuning.study.study import Suggestion
@@ -26,6 +26,10 @@ BUGS_TO_STOP = 3
 
 STUCK_FACTOR = 5.0
 """Median epochs of silence after which a job is stuck, and at least ``stuck_seconds``."""
+
+AWAY_SECONDS = 10.0
+"""Between two looks at the jobs, after which the driver itself was away: nobody could hear them, and silence counts
+anew."""
 
 STOP_SECONDS = 9.0
 """Seconds of silence after a stop request after which a worker is killed."""
@@ -103,7 +107,7 @@ class Session:
         deadline: float | None = None,
         listeners: Sequence[Listener] = (),
         stuck_seconds: float = 60.0,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = awake,
     ) -> None:
         self._ledger = ledger
         self._jobs = jobs if callable(jobs) else lambda: jobs
@@ -119,6 +123,7 @@ class Session:
         self._deaths: dict[int, tuple[int, int]] = {}
         self._epoch_seconds: deque[float] = deque(maxlen=200)
         self._stopping_since = 0.0
+        self._awake_at = clock()
         self.stop_reason: StopReason | None = None
         self.bugs_in_a_row = 0
 
@@ -158,6 +163,7 @@ class Session:
 
     def next_job(self) -> Suggestion | None:
         """Return a job to start now, or ``None`` while there is no room or nothing to start."""
+        self._look()
         if self.stopping:
             return None
         if self._to_run_alone:
@@ -186,6 +192,7 @@ class Session:
 
     def heard(self, report: WorkerReport) -> bool:
         """Take a worker's report; return whether the job goes on."""
+        self._look()
         current = self._running.get(report.number)
         if current is None or current.attempt != report.attempt:
             # A worker that outlived its driver or its job: its reports no longer count.
@@ -289,6 +296,7 @@ class Session:
 
     def stuck(self) -> list[int]:
         """Return the jobs that have been silent for too long, each once; their workers are to be killed."""
+        self._look()
         now = self._clock()
         if self.stopping and now - self._stopping_since > STOP_SECONDS:
             limit = 0.0
@@ -304,6 +312,16 @@ class Session:
         for number in silent:
             self._running[number].ended_as_stuck = True
         return silent
+
+    def _look(self) -> None:
+        """Note that the driver is awake; after it was away, let the silence of every job begin anew."""
+        now = self._clock()
+        if now - self._awake_at > AWAY_SECONDS:
+            for running in self._running.values():
+                running.last_heard = now
+            if self.stopping:
+                self._stopping_since = now
+        self._awake_at = now
 
     def _was_stuck(self, number: int) -> None:
         if self.stopping:

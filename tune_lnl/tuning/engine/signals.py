@@ -1,4 +1,4 @@
-"""Ending a search by SIGINT and SIGTERM, in order or at once."""
+"""Ending a search by SIGINT, SIGTERM or SIGHUP (a closed terminal), in order or at once."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 import ray
@@ -23,11 +23,11 @@ STOP_PATIENCE = 12.0
 
 @contextmanager
 def stopped_by_signals(plan: Plan, session: Session, output: Output) -> Iterator[None]:
-    """Stop the session on SIGINT or SIGTERM while the context lasts.
+    """Stop the session on SIGINT, SIGTERM or SIGHUP while the context lasts.
 
     The first signal lets running jobs end at their next batch. A second one, or :data:`STOP_PATIENCE`, ends this
-    process. A notebook or a Python prompt holds the user's other work and is never ended: there a second SIGINT raises
-    ``KeyboardInterrupt``.
+    process. A SIGHUP that this process ignores (``nohup``) stays ignored. A notebook or a Python prompt holds the
+    user's other work and is never ended: there a second SIGINT raises ``KeyboardInterrupt``.
     """
     if threading.current_thread() is not threading.main_thread():
         # Only the main thread may handle signals; elsewhere (a thread of a notebook) the caller does.
@@ -56,9 +56,12 @@ def stopped_by_signals(plan: Plan, session: Session, output: Output) -> Iterator
         again = "give up waiting" if stays else "leave at once"
         message = f"stopping: running trials end at their next batch (again to {again})"
         # In a thread: the interrupted main thread may be in the middle of printing, which cannot be entered twice.
-        threading.Thread(target=output, args=(message,)).start()
+        threading.Thread(target=print_if_possible, args=(output, message)).start()
 
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    stopping = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        stopping.append(signal.SIGHUP)
+    before = {number: signal.signal(number, on_signal) for number in stopping}
     try:
         yield
     finally:
@@ -78,7 +81,7 @@ def leave_at_once(plan: Plan, session: Session, code: int, message: str, output:
     session.stop("interrupted")  # or the main thread would ask for the next job as soon as one is put back
     for seconds, action in (
         (2.0, output.take_table_down),
-        (2.0, lambda: output(message)),
+        (2.0, lambda: print_if_possible(output, message)),
         (2.0, session.put_back_running),
         (2.0, ray.shutdown),
         (3.0, lambda: clear_leftovers(plan.files)),
@@ -86,6 +89,12 @@ def leave_at_once(plan: Plan, session: Session, code: int, message: str, output:
     ):
         _within(seconds, action)
     os._exit(code)
+
+
+def print_if_possible(output: Callable[[str], None], line: str) -> None:
+    """Print a line, unless the terminal or the reader is gone: the work is then saved without it."""
+    with suppress(OSError, ValueError):
+        output(line)
 
 
 def _within(seconds: float, action: Callable[[], object]) -> None:

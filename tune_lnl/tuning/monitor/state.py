@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tune_lnl.tuning.engine.awake import awake
 from tune_lnl.tuning.engine.listener import Listener
 from tune_lnl.tuning.engine.messages import WorkerReport
 from tune_lnl.tuning.plan.plan import Plan
@@ -81,7 +81,7 @@ class SearchState(Listener):
         plan: Plan,
         study: SearchStudy,
         deadline: float | None = None,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = awake,
     ) -> None:
         self._study = study
         self._trials = plan.space.budget.trials

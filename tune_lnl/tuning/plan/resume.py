@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tune_lnl.config.registry import settings_type
-from tune_lnl.errors import InputError
+from tune_lnl.errors import InputError, damage_refused
 from tune_lnl.tuning.plan.options import FLAGS, TrialCount
 from tune_lnl.tuning.study.place import StudyPlace
 from tune_lnl.tuning.study.trials import FrozenTrial, TrialState, is_own
@@ -24,7 +24,8 @@ def total_trials(asked: TrialCount | None, stored: Mapping[str, Any], place: Stu
     Raises:
         InputError: fewer than it has begun already.
     """
-    before = int(stored["space"]["budget"]["trials"])
+    with damage_refused("run.yaml"):
+        before = int(stored["space"]["budget"]["trials"])
     if asked is None:
         return before
     if asked.added:

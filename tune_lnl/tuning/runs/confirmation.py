@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tune_lnl.config.yaml import read_mapping
+from tune_lnl.errors import damage_refused
 
 ALPHA = 0.05
 """Adjusted p-values below it count as a difference."""
@@ -158,4 +159,7 @@ def _trials(numbers: Sequence[int]) -> str:
 
 def read_confirmation(path: Path) -> Confirmation | None:
     """Return the content of confirm.yaml; ``None`` where there is no such file."""
-    return Confirmation.from_dict(read_mapping(path)) if path.exists() else None
+    if not path.exists():
+        return None
+    with damage_refused(path):
+        return Confirmation.from_dict(read_mapping(path))

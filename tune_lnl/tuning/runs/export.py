@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from tune_lnl.errors import InputError
-from tune_lnl.files import replace_text
+from tune_lnl.errors import InputError, shown
+from tune_lnl.files import refuse_output, replace_given
 from tune_lnl.methods.published.act_args import act_arguments
 from tune_lnl.methods.published.core_args import core_arguments
 from tune_lnl.tuning.runs.best import config_yaml
@@ -68,13 +68,17 @@ def save_export(export: Export, path: Path) -> None:
     Raises:
         InputError: the path is a folder, lies in no existing one, or cannot be written.
     """
-    if path.is_dir() or not path.parent.is_dir():
-        rule = "is a folder" if path.is_dir() else "lies in no existing folder"
-        raise InputError(f"--output names a file, and {path} {rule}; name another")
+    reason = refuse_output(path)
+    if reason is not None:
+        raise InputError(f"--output names a file, and {shown(str(path))} {reason}; name another")
     try:
-        replace_text(path, export.text)
+        replace_given(path, export.text)
     except OSError as error:
-        raise InputError(f"--output {path} cannot be written: {error.strerror}; name another file") from None
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise InputError(
+            f"--output {shown(str(path))} cannot be written: {error.strerror}; name another file"
+        ) from None
 
 
 def _yaml(run: Run, rows: list[TrialRow]) -> Export:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tune_lnl.errors import InputError, first_line, shown
+from tune_lnl.errors import InputError, LaterVersionError, first_line, shown
 from tune_lnl.tuning.runs.answer import find_answer
 from tune_lnl.tuning.runs.folder import RunFolder
 from tune_lnl.tuning.runs.lease import FolderLease
@@ -30,7 +30,7 @@ class RunLine:
     name: str
     state: str
     """``running``, ``finished``, ``interrupted`` (``--resume`` continues it), ``failed`` (ended without one complete
-    trial), ``damaged: why`` or ``not a run``."""
+    trial), ``of a later version``, ``damaged: why`` or ``not a run``."""
     trials: str = NOTHING
     best: str = NOTHING
     age: str = NOTHING
@@ -96,6 +96,8 @@ def run_lines(results_dir: Path) -> Iterator[RunLine]:
             name = shown(root.relative_to(results_dir).as_posix())
             try:
                 yield _line(RunFolder.at(root), name)
+            except LaterVersionError:
+                yield RunLine(name, "of a later version")
             except Exception as error:
                 # A folder may hold anything; the list names it and goes on.
                 kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "

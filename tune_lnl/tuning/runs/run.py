@@ -7,6 +7,7 @@ date (:mod:`tune_lnl.tuning.runs.snapshot`).
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from tune_lnl.config.base import without_removed
 from tune_lnl.config.registry import METHOD_NAMES, settings_type
 from tune_lnl.config.trial import TrialConfig
 from tune_lnl.config.yaml import read_mapping
-from tune_lnl.errors import InputError, nearest
+from tune_lnl.errors import InputError, LaterVersionError, damage_refused, nearest
 from tune_lnl.tuning.runs.answer import Answer, find_answer
 from tune_lnl.tuning.runs.confirmation import Confirmation, read_confirmation
 from tune_lnl.tuning.runs.folder import RunFolder
@@ -45,6 +46,12 @@ RUN_FORMAT = 2
 """``format`` of run.yaml. 1, which is not written there: version 0.1.0. Increase it when an older version of tune_lnl
 must not continue a run of this one."""
 NOTEBOOK_ROWS = 5
+LARGEST_EPOCH = 10**9
+SETTINGS_KINDS: Mapping[str, type] = {
+    **dict.fromkeys(("space", "versions", "fingerprints", "resources"), dict),
+    **dict.fromkeys(("run", "space_name", "command"), str),
+}
+"""Kinds of the entries of run.yaml that commands read."""
 
 
 @dataclass(frozen=True)
@@ -223,7 +230,8 @@ def load_run(run: ResultsDir, results_dir: ResultsDir = "results") -> Run:
     files = RunFolder.at(find_run(run, results_dir))
     join_tail(files)
     settings = read_settings(files.settings)
-    space = space_from_settings(settings, str(files.settings))
+    with damage_refused(files.settings):
+        space = space_from_settings(settings, str(files.settings))
     found = Run(files, settings, space)
     found.rows()  # a damaged study is refused here
     return found
@@ -264,9 +272,18 @@ def find_run(run: ResultsDir, results_dir: ResultsDir) -> Path:
             raise InputError(
                 f"{run} holds one run per condition; name one of: {', '.join(f'{run}/{i}' for i in inner)}"
             )
-    known = [path.parent.relative_to(folder).as_posix() for path in folder.glob("**/run.yaml")]
+    known = [path.parent.relative_to(folder).as_posix() for path in _runs_in(folder)]
     hint = nearest(str(run), known) if known else "there are no runs yet"
     raise InputError(f"no run {str(run)!r} under {str(results_dir)!r} or at that path; {hint}")
+
+
+def _runs_in(folder: Path) -> list[Path]:
+    """Return the run.yaml files of all runs in a results folder; what cannot be read is left out."""
+    found: list[Path] = []
+    for pattern in ("*/run.yaml", "*/*/run.yaml"):
+        with suppress(OSError, ValueError):
+            found.extend(folder.glob(pattern))
+    return found
 
 
 def conditions_folder(run: ResultsDir, results_dir: ResultsDir) -> Path | None:
@@ -312,13 +329,17 @@ def read_settings(path: Path) -> dict[str, Any]:
     if not isinstance(form, int) or form > RUN_FORMAT:
         version = settings["versions"].get("tune_lnl") if isinstance(settings.get("versions"), dict) else None
         written = "a later version of tune_lnl" if version is None else f"version {version} of tune_lnl"
-        raise InputError(
+        raise LaterVersionError(
             f"{path}: run format {form!r}, this version reads up to {RUN_FORMAT}; the run was written by {written}, "
             "install that"
         )
     missing = [key for key in ("run", "space_name", "condition", "command", "space") if key not in settings]
     if missing:
         raise InputError(f"{path}: not the settings of a run: {missing[0]!r} is missing; put a copy of the file back")
+    for key, kind in SETTINGS_KINDS.items():
+        if not isinstance(settings.get(key, kind()), kind):
+            wanted, found = "text" if kind is str else "a mapping", type(settings[key]).__name__
+            raise InputError(f"{path}: damaged: {key} is {wanted}, got {found}; put a copy of the file back")
     return settings
 
 
@@ -350,16 +371,43 @@ def space_from_settings(settings: Mapping[str, Any], source: str) -> SearchSpace
 
 
 def read_epochs(path: Path) -> list[dict[str, Any]]:
-    """Return per-epoch reports in order; of an epoch that several attempts ran, the latest attempt's."""
-    if not path.exists():
+    """Return per-epoch reports in order; of an epoch that several attempts ran, the latest attempt's.
+
+    A line that is no report (torn by a killed worker, or edited) is left out.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
         return []
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}; make it readable, or delete it") from None
     reports: dict[int, dict[str, Any]] = {}
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
-        try:
-            report = json.loads(line)
-        except ValueError:
-            continue  # being written, or torn by a killed worker; the epoch is then run again
+    for line in text.split("\n"):
+        report = _epoch_report(line)
+        if report is None:
+            continue
         known = reports.get(int(report["epoch"]))
         if known is None or report.get("attempt", 1) >= known.get("attempt", 1):
             reports[int(report["epoch"])] = report
     return [reports[epoch] for epoch in sorted(reports)]
+
+
+def _epoch_report(line: str) -> dict[str, Any] | None:
+    """Return the report in a line of ``epochs.jsonl``: numbers by name; ``None`` where it is none."""
+    try:
+        report = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(report, dict) or not all(_is_number(report.get(key, 1)) for key in ("epoch", "attempt")):
+        return None
+    epoch = report.get("epoch", -1)
+    if epoch != int(epoch) or not 0 <= epoch < LARGEST_EPOCH:
+        return None
+    return {name: value for name, value in report.items() if value is None or _is_number(value)}
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf

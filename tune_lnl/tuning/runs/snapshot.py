@@ -37,7 +37,7 @@ def read_snapshot(files: RunFiles, *, current: bool = True) -> list[TrialRow] | 
         if current and content["study"] != _stamp(files):
             return None
         return [TrialRow(**row) for row in content["rows"]]
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None
 
 

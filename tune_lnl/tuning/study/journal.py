@@ -14,7 +14,7 @@ import optuna
 from optuna.storages.journal import BaseJournalBackend, JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial
 
-from tune_lnl.errors import CorruptDataError
+from tune_lnl.errors import CorruptDataError, InputError
 
 STUDY_FILE = "study.log"
 STUDY_NAME = "search"
@@ -145,6 +145,10 @@ def read_trials(path: Path) -> list[FrozenTrial]:
     """
     try:
         return _load(path).get_trials(deepcopy=False)
+    except OSError as error:
+        raise InputError(
+            f"{path}: the study cannot be read: {error.strerror}; make it readable, or put a copy of the file back"
+        ) from None
     except DAMAGED as error:
         damage = _damage(path)
         if damage is None and isinstance(error, KeyError):
@@ -162,7 +166,7 @@ def _damage(path: Path) -> str | None:
     for number, line in enumerate(lines, start=1):
         try:
             whole = {"op_code", "worker_id"} <= set(json.loads(line))
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             whole = False
         if not whole:
             return f"line {number} of {len(lines)} is not a record"
@@ -182,7 +186,7 @@ def repair_journal(path: Path) -> None:
     last = content.rfind(b"\n", 0, max(0, whole - 1)) + 1
     try:
         json.loads(content[last:whole])
-    except ValueError:
+    except (ValueError, RecursionError):
         # Optuna skips such a last line, too (blocks that a power failure left empty), until more is appended.
         whole = last
     if whole < len(content):
