@@ -22,7 +22,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 
     def write_reports(runs: Sequence[str], results_dir: Path) -> list[Path]:
         seen.extend([runs, results_dir])
-        return [Path("/pages/both.html"), Path("/pages/one.html")]
+        return [Path("/pages/both.html"), Path("/pages/one/report.html")]
 
     monkeypatch.setattr(reading, "run_folders", lambda run, results_dir: [])
     monkeypatch.setattr(writing, "write_reports", write_reports)
@@ -33,7 +33,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 def test_names_what_was_written(asked: list[object], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["one", "two", "--results-dir", "out"]) == 0
     assert asked == [["one", "two"], "out"]
-    assert capsys.readouterr().out == "/pages/both.html\n/pages/one.html\n"
+    assert capsys.readouterr().out == "comparison: /pages/both.html\none: /pages/one/report.html\n"
 
 
 def test_opens_the_first(asked: list[object]) -> None:

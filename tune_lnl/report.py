@@ -33,8 +33,12 @@ def main(argv: list[str] | None = None) -> int:
         from tune_lnl.reporting.write import write_reports
 
         written = write_reports(arguments.runs, arguments.results_dir)
-    for path in written:
-        print(path)
+    if len(written) == 1:
+        print(written[0])
+    else:
+        print(f"comparison: {written[0]}")
+        for path in written[1:]:
+            print(f"{path.parent.name}: {path}")
     if arguments.open:
         open_page(written[0])
     return 0

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from html import escape
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
@@ -191,6 +192,15 @@ class Run:
 
         frame: DataFrame = epochs_table(self).to_pandas()
         return frame.set_index(["number", "epoch"])
+
+    def figures(self) -> dict[str, Any]:
+        """Return the pictures of the report, by name, as Plotly figures: ``run.figures()["history"].show()``.
+
+        A picture that has nothing to show yet is left out.
+        """
+        # The room above this one: named here, not imported, since the rest of this module does without it.
+        found: dict[str, Any] = import_module("tune_lnl.reporting.figures").figures_of(self)
+        return found
 
     def __repr__(self) -> str:
         """Return one line, such as ``<Run mine: 8 complete, 4 stopped early; best val_accuracy 47.61 (trial 2)>``."""
