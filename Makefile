@@ -9,7 +9,7 @@ JOBS ?= 2
 PARALLEL := -n $(JOBS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo lint types test test-slow test-kill test-gpu test-lowest test-newest coverage ablation baselines bench bench-gpu docs clean
+.PHONY: help install demo lint types test test-slow test-kill test-gpu test-browser test-lowest test-newest coverage ablation baselines bench bench-gpu docs clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -52,13 +52,23 @@ test: lint types  ## lint, types and the fast tests
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not kill and not gpu"
 
 test-slow: $(STAMP)  ## the long tests
-	$(BIN)/python -m pytest $(PARALLEL) -m "slow and not kill and not gpu"
+	$(BIN)/python -m pytest $(PARALLEL) -m "slow and not kill and not gpu and not browser"
 
 test-kill: $(STAMP)  ## kill -9 and signals at fifty random moments; wants an otherwise idle machine
 	$(BIN)/python -m pytest -m kill
 
 test-gpu: $(STAMP)  ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
+
+# Fails where the browser is missing. axe-core looks for barriers; it is fetched from npm and not part of the project.
+AXE := build/axe/package/axe.min.js
+$(AXE):
+	@command -v npm >/dev/null || { echo "make test-browser needs npm, to fetch axe-core: apt-get install npm"; exit 1; }
+	mkdir -p build/axe
+	cd build/axe && npm pack --silent axe-core@4.14.1 && tar -xzf axe-core-4.14.1.tgz
+
+test-browser: $(STAMP) $(AXE)  ## the pages in Chromium: errors, network, barriers, sorting, copying, printing
+	TUNE_LNL_BROWSER=required $(BIN)/python -m pytest -m browser tests/reporting/test_browser.py
 
 # Both make an environment of several GB anew. A bound of pyproject.toml is a version that test-lowest was run with.
 test-lowest:  ## the fast tests and a search with the lowest versions that pyproject.toml allows
@@ -96,4 +106,4 @@ docs: $(STAMP)  ## docs/settings.md and docs/commands.md again, from the code
 	$(BIN)/python docs/make_settings.py
 
 clean:  ## remove the environment and caches
-	rm -rf $(VENV) .venv-lowest .venv-newest .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-lowest .venv-newest build .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis

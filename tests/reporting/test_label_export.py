@@ -11,15 +11,14 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from label_tables import NASTY, table_of
 from PIL import Image
 from report_runs import COMPLETE, SPACE, Asked, make_run
 
-from tune_lnl.datasets.base import NoisyData, TrainingForm
 from tune_lnl.export import main
 from tune_lnl.methods.label_verdicts import KEEP, OPEN_SET, RELABEL, VERDICTS
 from tune_lnl.reporting.label_page import label_page, most_suspicious
 from tune_lnl.reporting.label_table import (
-    LabelTable,
     columns_of,
     evidence_lines,
     judge,
@@ -161,36 +160,6 @@ def test_flags_of_label_exports_alone(flags: tuple[str, ...], capsys: pytest.Cap
 
 
 # ---- tables made by hand
-
-NASTY = ["=1+1", "<b>bold</b>", "@sum", "-2"]
-
-
-def table_of(count: int = 40, names: list[str] | None = None, **changes: Any) -> LabelTable:
-    """Samples under four labels in turn, drawn in a grey of their class; every fifth looks like the next one."""
-    given = np.arange(count) % 4
-    looks = np.where(np.arange(count) % 5 == 0, (given + 1) % 4, given)
-    probabilities = np.full((count, 4), 0.02, np.float32)
-    probabilities[np.arange(count), looks] = 0.94
-    data = NoisyData(
-        train_images=np.repeat(np.uint8(60 * looks), 4 * 4 * 3).reshape(count, 4, 4, 3),
-        rows=np.arange(count),
-        given_labels=given,
-        true_labels=looks,
-        open_set=None,
-        test_images=np.empty((0, 4, 4, 3), np.uint8),
-        test_rows=np.empty(0, np.int64),
-        test_labels=np.empty(0, np.int64),
-        num_classes=4,
-        class_names=tuple(NASTY),
-        matrix=None,
-        fingerprints={},
-        requested_noise=None,
-        form=TrainingForm((4, 4, 3), "none", "none", "cnn_digits"),
-        train_names=names,
-        root=None if names is None else Path("images"),
-    )
-    evidence = LabelEvidence({"": probabilities}, probabilities, None, np.zeros(count, np.int64))
-    return judge(replace(data, **changes), evidence)
 
 
 def test_verdict_by_hand() -> None:

@@ -208,8 +208,8 @@ def outside_note(shown: tuple[float, float], values: Sequence[float]) -> list[st
     return [f"{count} far worse {lie} outside the picture; a double click in it shows all."]
 
 
-def trials_table(view: RunView) -> Table:
-    """Every trial in the order of every view: complete ones best first; its number leads to its log."""
+def trials_table(view: RunView, linked: bool = True) -> Table:
+    """Every trial in the order of every view: complete ones best first; its number leads to its log if ``linked``."""
     names = list(view.run.space.parameters)
     rows: list[list[Cell]] = []
     for row in view.run.rows():
@@ -217,7 +217,7 @@ def trials_table(view: RunView) -> Table:
         number = str(row.number)
         rows.append(
             [
-                Link(number, log.relative_to(view.run.files.root).as_posix()) if log.is_file() else number,
+                Link(number, log.relative_to(view.run.files.root).as_posix()) if linked and log.is_file() else number,
                 STATES[row.state] + ("" if row.taken_from is None else f" (from {row.taken_from})"),
                 "–" if row.value is None else f"{row.value:.2f}",
                 "–" if row.standard_error is None else f"{row.standard_error:.2f}",

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tune_lnl.errors import InputError
-from tune_lnl.reporting.markup import safe
+from tune_lnl.reporting.rendering import safe
 
 PAGE = Path(__file__).with_name("judging.html")
 LONGEST_REQUEST = 10_000

@@ -5,15 +5,16 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tune_lnl.methods.label_verdicts import OPEN_SET, RELABEL, VERDICTS
+from tune_lnl.reporting.figure import Table
 from tune_lnl.reporting.label_table import LabelTable, evidence_lines
-from tune_lnl.reporting.markup import Html, Table, el, joined
-from tune_lnl.reporting.page import document
+from tune_lnl.reporting.rendering import render
 
 THUMBNAILS, MOST_PER_CLASS, LEAST_PER_CLASS = 600, 12, 2
 """On a page, at most about; and per given label."""
@@ -33,31 +34,27 @@ def label_page(table: LabelTable, run: str, file: str, written: datetime, advice
     """
     classes = table.data.num_classes
     each = max(LEAST_PER_CLASS, min(MOST_PER_CLASS, THUMBNAILS // classes))
-    sections = [("overview", "By given label", _overview(table))]
+    galleries = []
     for label in range(classes):
         samples = most_suspicious(table, label, each)
         if len(samples):
-            sections.append((f"label-{label}", table.class_name(label), _gallery(table, label, samples)))
+            galleries.append((f"label-{label}", table.class_name(label), _counts(table, label), _cards(table, samples)))
     found, unsure = int(table.found.sum()), int((table.suspicious & ~table.found).sum())
-    header = [
-        el("h1", "Suspicious labels"),
-        *(el("p", f"{line[:1].upper()}{line[1:]}.") for line in (*evidence_lines(table), *advice)),
-        el(
-            "p",
+    return render(
+        "labels.html.j2",
+        title="Suspicious labels",
+        contents=[("overview", "By given label"), *((key, name) for key, name, *_ in galleries)],
+        pictures=False,
+        lines=[
+            *(f"{line[:1].upper()}{line[1:]}." for line in (*evidence_lines(table), *advice)),
             f"{found:,} of {len(table):,} labels are called wrong and {unsure:,} are unsure, by the best config of "
             f"{run}. Of each given label the {each} most suspicious images are shown; all are in {file}. "
             f"Written {written:%Y-%m-%d %H:%M}.",
-        ),
-    ]
-    sections = [
-        (
-            key,
-            name,
-            el("section", el("h2", name, id=f"{key}-title"), content, id=key, aria_labelledby=f"{key}-title"),
-        )
-        for key, name, content in sections
-    ]
-    return document("Suspicious labels", header, sections, "Made by tune_lnl; works offline, runs no script.")
+        ],
+        overview=_overview(table),
+        galleries=galleries,
+        footer="Made by tune_lnl; works offline.",
+    )
 
 
 def most_suspicious(table: LabelTable, label: int, count: int) -> NDArray[np.int64]:
@@ -70,33 +67,43 @@ def most_suspicious(table: LabelTable, label: int, count: int) -> NDArray[np.int
     return samples[order[:count]].astype(np.int64)
 
 
-def _overview(table: LabelTable) -> Html:
+def _overview(table: LabelTable) -> Table:
     rows = []
     for label in range(table.data.num_classes):
         verdicts = table.judgement.verdict[table.data.given_labels == label]
         counts = np.bincount(verdicts, minlength=len(VERDICTS))
         rows.append([table.class_name(label), f"{len(verdicts):,}", *(f"{count:,}" for count in counts)])
-    return Table(["given label", "samples", *VERDICTS], rows).html("Verdicts by given label")
+    return Table(["given label", "samples", *VERDICTS], rows, "Verdicts by given label")
 
 
-def _gallery(table: LabelTable, label: int, samples: NDArray[np.int64]) -> Html:
+def _counts(table: LabelTable, label: int) -> str:
     of_it = table.data.given_labels == label
     wrong, unsure = int((table.found & of_it).sum()), int((table.suspicious & ~table.found & of_it).sum())
+    return f"{wrong:,} of {int(of_it.sum()):,} labels are called wrong, {unsure:,} are unsure."
+
+
+@dataclass(frozen=True)
+class Card:
+    """One image with its verdict, in words."""
+
+    given: str
+    verdict: str
+    below: str
+    name: str
+    image: str
+    """A data: URI."""
+    address: str | None
+    """Of the image's own file, where it is one."""
+
+
+def _cards(table: LabelTable, samples: NDArray[np.int64]) -> list[Card]:
     images = table.data.train_images[table.data.rows[samples]]
-    cards = [_card(table, int(sample), image) for sample, image in zip(samples, images, strict=True)]
-    return joined(
-        [
-            el(
-                "p", f"{wrong:,} of {int(of_it.sum()):,} labels are called wrong, {unsure:,} are unsure.", class_="note"
-            ),
-            el("ul", *cards, class_="thumbnails"),
-        ]
-    )
+    return [_card(table, int(sample), image) for sample, image in zip(samples, images, strict=True)]
 
 
-def _card(table: LabelTable, sample: int, image: NDArray[np.uint8]) -> Html:
-    judged = table.judgement
-    given = table.class_name(int(table.data.given_labels[sample]))
+def _card(table: LabelTable, sample: int, image: NDArray[np.uint8]) -> Card:
+    judged, data = table.judgement, table.data
+    given = table.class_name(int(data.given_labels[sample]))
     verdict = int(judged.verdict[sample])
     other = table.class_name(int(judged.nearest[sample]))
     if verdict == RELABEL:
@@ -106,13 +113,10 @@ def _card(table: LabelTable, sample: int, image: NDArray[np.uint8]) -> Html:
         sentence, below = "no class", f"nearest: {other}"
     else:
         sentence, below = "unsure", f"{given}, or perhaps {other}"
-    return el(
-        "li",
-        el("img", src=data_uri(image), alt=f"labelled {given}, {sentence}", loading="lazy"),
-        el("strong", sentence),
-        el("span", below),
-        el("span", str(table.sample_name(sample)), class_="file"),
-    )
+    address = None
+    if data.root is not None and data.train_names is not None:
+        address = (data.root.absolute() / data.train_names[int(data.rows[sample])]).as_uri()
+    return Card(given, sentence, below, str(table.sample_name(sample)), data_uri(image), address)
 
 
 def data_uri(image: NDArray[np.uint8]) -> str:

@@ -41,7 +41,7 @@ class LivePage:
             moment: Moment = self._watched.now()
             if self._made is None or self._made[0] != moment.version:
                 run = load_run(self._watched.run.files.root)
-                self._made = moment.version, run_page(view_run(run), datetime.now())
+                self._made = moment.version, run_page(view_run(run), datetime.now(), beside=False)
             return self._made[1], moment.state == "running"
 
 

@@ -20,9 +20,8 @@ from tune_lnl.reporting.failures import failures_figure
 from tune_lnl.reporting.figure import Figure, Table
 from tune_lnl.reporting.history import curves_figure, history_figure, trials_table
 from tune_lnl.reporting.intervals import Estimate
-from tune_lnl.reporting.markup import Html
 from tune_lnl.reporting.noise_matrix import noise_figures
-from tune_lnl.reporting.rendering import FOOTER, render
+from tune_lnl.reporting.rendering import render
 from tune_lnl.reporting.run_data import RunView
 from tune_lnl.reporting.selection import selection_figure
 from tune_lnl.reporting.settings_figures import settings_figures
@@ -76,8 +75,12 @@ def figures_by_section(view: RunView) -> dict[str, list[Figure]]:
     }
 
 
-def run_page(view: RunView, written: datetime) -> str:
-    """Return the report of one run, as the text of an HTML file."""
+def run_page(view: RunView, written: datetime, beside: bool = True) -> str:
+    """Return the report of one run, as the text of an HTML file.
+
+    Args:
+        beside: the page will lie in the run's folder, so that it can lead to the files there.
+    """
     figures = figures_by_section(view)
     best, start = view.best, view.start
     root = view.run.files.root
@@ -92,10 +95,10 @@ def run_page(view: RunView, written: datetime) -> str:
         facts=_facts(view, written),
         config=config_table(view),
         yaml=None if best is None else config_yaml(view.run, best.row),
-        trials=trials_table(view),
+        trials=trials_table(view, linked=beside),
         best_number="" if best is None else best.number,
         start_number="" if start is None else start.number,
-        links=[(name, text) for name, text in FILES.items() if (root / name).is_file()],
+        links=[(name, text) for name, text in FILES.items() if beside and (root / name).is_file()],
         commands=[(name, command, _words(command)) for name, command in commands_of(view)],
         provenance=_provenance(view),
         **{f"{name}_figures": found for name, found in figures.items()},
@@ -132,21 +135,6 @@ def comparison_page(views: Sequence[RunView], links: Sequence[str | None], writt
         groups=groups,
         configs=configs,
         differing=differing_settings(views),
-    )
-
-
-def document(
-    title: str, header: Sequence[Html | None], sections: Sequence[tuple[str, str, Html]], footer: str = FOOTER
-) -> str:
-    """Return a page of sections that are markup already; each is its id, its name in the contents, and its markup."""
-    return render(
-        "sections.html.j2",
-        title=title,
-        contents=[(key, name) for key, name, _ in sections],
-        pictures=False,
-        header=[part for part in header if part is not None],
-        sections=[content for _, _, content in sections],
-        footer=footer,
     )
 
 

@@ -65,13 +65,18 @@ def printable(value: Any) -> Any:
     return "".join(sign if sign.isprintable() or sign in "\n\t" else "\N{REPLACEMENT CHARACTER}" for sign in str(value))
 
 
+def safe(text: object) -> Markup:
+    """Return any value as markup: names of classes, parameters and files come from outside."""
+    return escape(printable(text))
+
+
 def prose(text: str) -> Markup:
     """Return a sentence whose flags do not break at their hyphens."""
     made, end = Markup(""), 0
     for flag in FLAG.finditer(text):
-        made += escape(printable(text[end : flag.start()])) + Markup('<code class="word">{}</code>').format(flag[0])
+        made += safe(text[end : flag.start()]) + Markup('<code class="word">{}</code>').format(flag[0])
         end = flag.end()
-    return made + escape(printable(text[end:]))
+    return made + safe(text[end:])
 
 
 @cache

@@ -192,7 +192,7 @@
       const shown = rows.filter((row) => !row.hidden).length;
       form.querySelector("[role=status]").textContent = shown === rows.length ? `${rows.length} trials` : `${shown} of ${rows.length} trials`;
     };
-    form.addEventListener("input", apply);
+    for (const event of ["input", "change"]) form.addEventListener(event, apply);
     form.addEventListener("submit", (event) => event.preventDefault());
     form.hidden = rows.length < 2;
     apply();
@@ -219,7 +219,7 @@
       const lines = different.map(([name, left, right]) => made("tr", {}, made("th", { scope: "row" }, name), made("td", {}, left), made("td", {}, right)));
       body.replaceChildren(...(lines.length ? lines : [made("tr", {}, made("th", { scope: "row" }, "nothing"), made("td", {}, "–"), made("td", {}, "–"))]));
     };
-    form.addEventListener("input", apply);
+    for (const event of ["input", "change"]) form.addEventListener(event, apply);
     form.addEventListener("submit", (event) => event.preventDefault());
     form.hidden = rows.length < 2;
     apply();
