@@ -12,6 +12,8 @@ def test_a_run_that_is_not_finished_is_resumed(tmp_path: Path) -> None:
     assert found["Run the whole search again (under another --name)"].endswith("tune_lnl.search tiny.yaml --trials 6")
     assert found["Resume it"] == "python -m tune_lnl.search tiny.yaml --trials 6 --resume"
     assert found["Export its best config"].endswith(str(tmp_path / "results" / "tiny"))
+    watch = next(command for name, command in found.items() if name.startswith("Watch it"))
+    assert watch == f"python -m tune_lnl watch {tmp_path / 'results' / 'tiny'}"
     plain = found["Train plain cross-entropy on the same data, to compare with"]
     assert plain.endswith("--set method=standard")
     assert str(tmp_path / "results" / "train" / "tiny-plain") in plain

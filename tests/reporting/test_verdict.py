@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -71,8 +72,15 @@ def test_test_figures(tmp_path: Path) -> None:
     takeaway = accuracy_figure(seen, [plain]).takeaway
     assert takeaway == (
         "Best: trial 1 reaches a test_accuracy of 84.00%, plain cross-entropy 71.00 (58.29 to 83.71). "
-        "Nothing is published for this dataset and noise."
+        "Nothing is published for this dataset and noise: the published setting is that of another one."
     )
+
+
+def test_a_published_setting_that_does_better_on_the_test_set_is_named(tmp_path: Path) -> None:
+    seen = view(tmp_path)
+    path, last = seen.run.files.epochs(0), seen.reports(seen.trials[0])[-1]
+    path.write_text(path.read_text() + json.dumps({**last, "test_accuracy": 90.0, "attempt": 2}) + "\n")
+    assert "; the published setting reaches more, 90.00%. Nothing" in accuracy_figure(seen, []).takeaway
 
 
 def test_published_figures_are_for_the_whole_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,6 +31,8 @@ def commands_of(view: RunView) -> list[tuple[str, str]]:
             name = "Train plain cross-entropy on the same data, to compare with"
             found.append((name, _train(view, "plain", "--set", f"method={plain}")))
         found.append(("Export its best config", shlex.join(["python", "-m", "tune_lnl.export", root])))
+    watch = "Watch it: a table, this page and the study's dashboard, with their addresses"
+    found.append((watch, shlex.join(["python", "-m", "tune_lnl", "watch", root])))
     found.append(("Write this page again", shlex.join(["python", "-m", "tune_lnl.report", root])))
     return found
 

@@ -69,6 +69,10 @@ def _history_takeaway(view: RunView) -> str:
     best = view.best
     if best is None:
         return f"{done}; none has run to its full length with a finite value, so there is no best one."
+    if view.answer is not None and view.answer.by != "objective":
+        top = view.complete[0]
+        highest = f"the best value in the search is {top.value:.2f}, of trial {top.number}"
+        return f"{done}. Trial {best.number} is the answer, {view.answer.words}; {highest}."
     sentence = f"{done}. Trial {best.number} is the best with {best.value:.2f}"
     improvements = len(best_so_far(view)) - 1
     return sentence + (
@@ -137,8 +141,10 @@ def _of_state(view: RunView, trials: Sequence[Trial], state: str, few: bool) -> 
     ]
 
 
-def hover_text(trial: Trial) -> str:
-    """Return a trial's label and its searched settings, a line each."""
+def hover_text(trial: Trial, whole: bool = True) -> str:
+    """Return a trial's label and, if ``whole``, its searched settings, a line each."""
+    if not whole:
+        return plain(trial.label())
     settings = [f"{plain(name)} {plain(setting(value))}" for name, value in trial.row.params.items()]
     return "<br>".join([plain(trial.label()), *settings])
 

@@ -165,7 +165,7 @@ def marks(view: RunView, trials: Sequence[Trial], x: Getter, y: Getter) -> list[
                 "line": {"width": 0.8, "color": colour("soft")},
             }
             name = "complete; the larger, the better"
-        traces.append(_scatter(here, x, y, name, style))
+        traces.append(_scatter(here, x, y, name, style, whole=len(trials) <= MANY))
     start, best = view.start, view.best
     if start is not None and start in trials:
         traces.append(_scatter([start], x, y, "the published setting", START))
@@ -174,14 +174,16 @@ def marks(view: RunView, trials: Sequence[Trial], x: Getter, y: Getter) -> list[
     return traces
 
 
-def _scatter(trials: Sequence[Trial], x: Getter, y: Getter, name: str, style: Mapping[str, Any]) -> Any:
+def _scatter(
+    trials: Sequence[Trial], x: Getter, y: Getter, name: str, style: Mapping[str, Any], whole: bool = True
+) -> Any:
     return go.Scatter(
         x=[rounded(x(trial)) for trial in trials],
         y=[rounded(y(trial)) for trial in trials],
         mode="markers",
         name=name,
         marker=dict(style),
-        text=[hover_text(trial) for trial in trials],
+        text=[hover_text(trial, whole) for trial in trials],
         hovertemplate="%{text}<extra></extra>",
     )
 

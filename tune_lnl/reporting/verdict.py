@@ -184,7 +184,7 @@ def _own_test_bars(view: RunView, trainings: Sequence[Recorded]) -> list[RowValu
         test = last_epochs_test(view, trial)
         if test is not None:
             mean, std = test
-            note = f"mean ± deviation of the last {view.average_last} epochs"
+            note = f"mean ± deviation of the last {counted(view.average_last, 'epoch')}"
             estimate = Estimate(mean, mean - std, mean + std)
             name = f"{label}: trial {trial.number}"
             bars.append(RowValue(name, estimate, note, ours=trial is view.best, spread=DEVIATION))
@@ -233,13 +233,18 @@ def _test_takeaway(view: RunView, own: Sequence[RowValue]) -> str:
     plain = next((bar for bar in own if bar.label.startswith(PLAIN_TRAINED)), None)
     if plain is not None:
         sentence += f", plain cross-entropy {plain.estimate}"
+    start = next((bar for bar in own if bar.label.startswith("published setting: ")), None)
+    if start is not None and start.estimate.value > first.estimate.value:
+        sentence += f"; the published setting reaches more, {start.estimate.value:.2f}%"
     if method in published:
         gap = first.estimate.value - published[method]
         sentence += f", {abs(gap):.2f} points {'above' if gap >= 0 else 'below'} the {published[method]:.2f}% published"
         sentence += f" for {method}"
     if PLAIN in published:
         return f"{sentence}; plain cross-entropy was published with {published[PLAIN]:.2f}%."
-    return sentence + (". " if published else ". Nothing is published for this dataset and noise.").rstrip()
+    if published:
+        return f"{sentence}."
+    return f"{sentence}. Nothing is published for this dataset and noise: the published setting is that of another one."
 
 
 def _test_notes(view: RunView, own: Sequence[RowValue]) -> list[str]:
