@@ -32,7 +32,7 @@ from tune_lnl.errors import InputError
 from tune_lnl.methods.label_verdicts import OPEN_SET, RELABEL, Judgement, judge_labels
 from tune_lnl.metrics.label_quality import LabelQuality, label_quality
 from tune_lnl.reporting.label_table import REPORTED, LabelTable, judge
-from tune_lnl.training.devices import choose_device
+from tune_lnl.training.accelerator import choose_device
 from tune_lnl.training.labels import LabelEvidence, gather_evidence, label_config
 from tune_lnl.training.loop import Report, Surroundings
 from tune_lnl.training.seeds import read_config

@@ -19,7 +19,7 @@ from tiny_runs import EPOCHS, TIMES, finish, sections, start, tiny, without_time
 
 from tune_lnl.config.yaml import dump_yaml, load_yaml
 from tune_lnl.train import main
-from tune_lnl.training.devices import choose_device
+from tune_lnl.training.accelerator import choose_device
 from tune_lnl.training.run import TrainingFiles, TrainingRun
 from tune_lnl.training.standard import StandardTraining
 

@@ -19,7 +19,7 @@ from tune_lnl.datasets.images.noisy import load_noisy
 from tune_lnl.datasets.split import split_folds
 from tune_lnl.errors import InputError
 from tune_lnl.models.cnn_digits import DigitsCNN
-from tune_lnl.training import classification
+from tune_lnl.training import classification, networks
 from tune_lnl.training.act import ActTraining
 from tune_lnl.training.classification import ClassifierTraining
 from tune_lnl.training.loop import Surroundings
@@ -69,23 +69,31 @@ def test_a_batch_holds_the_images_and_given_labels_of_its_index() -> None:
         assert batch.images.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_images_that_stay_on_the_device_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("batches", [1, 2, 100])
+def test_images_that_stay_on_the_device_and_are_augmented_together_train_the_same(
+    batches: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     copied = classifier("act")
+    size = len(copied.data.train) * 64
     with monkeypatch.context() as patched:
-        patched.setattr(classification, "keeps_resident", lambda device: True)
+        patched.setattr(networks, "STRETCH_PIXELS", batches * copied.settings.batch_size * 64)
+        patched.setattr(networks, "resident_bytes", lambda device: size)
         resident = classifier("act")
-        patched.setattr(classification, "RESIDENT_BYTES", 1000)
-        too_many = classifier("act")
-    assert copied._resident is None
-    assert too_many._resident is None
-    assert resident._resident is not None
-    assert resident._resident.shape == (len(resident.data.train), 8, 8, 1)
-    for ours, theirs in zip(resident.batches(0), copied.batches(0), strict=True):
-        assert isinstance(ours.images, torch.Tensor)
-        assert isinstance(theirs.images, torch.Tensor)
-        assert torch.equal(ours.images, theirs.images)
-        assert torch.equal(ours.labels, theirs.labels)
-    assert resident.train_epoch(2) == copied.train_epoch(2)
+        patched.setattr(networks, "resident_bytes", lambda device: size - 1)
+        assert classifier("act").resident is None, "too many"
+        assert copied.resident is None
+        assert resident.resident is not None
+        assert resident.resident.shape == (len(resident.data.train), 8, 8, 1)
+        assert resident.stretch_batches() == batches
+        for training in (copied, resident):
+            training._begin_epoch(2)
+        for ours, theirs in zip(resident.batches(2), copied.batches(2), strict=True):
+            assert torch.equal(ours.index, theirs.index)
+            assert torch.equal(ours.labels, theirs.labels)
+            assert torch.equal(resident.weak_view(ours.images), copied.weak_view(theirs.images))
+            assert torch.equal(resident.strong_view(ours.images), copied.strong_view(theirs.images))
+        assert resident.train_epoch(2) == copied.train_epoch(2)
+        assert resident.evaluate(2) == copied.evaluate(2)
 
 
 def test_training_and_validation_share_no_image() -> None:

@@ -108,6 +108,7 @@ def test_a_batch_has_the_images_of_its_labels() -> None:
     batch = next(iter(training.batches(0)))
     rows = training.data.train_rows[batch.index.numpy()]
     expected = torch.from_numpy(training.data.source.train_resized[rows]).permute(0, 3, 1, 2)
+    assert isinstance(batch.images, torch.Tensor)
     assert torch.equal(batch.images, expected)
     numbers = training.data.identity_numbers[batch.labels.numpy()]
     assert np.array_equal(numbers, training.data.source.train.identities[rows])
@@ -356,6 +357,7 @@ def test_patterned_noise_needs_one_command_first(tmp_path: Path, monkeypatch: py
     # Augmentation stays on.
     training._begin_epoch(0)
     batch = next(iter(training.batches(0)))
+    assert isinstance(batch.images, torch.Tensor)
     plain = training.normalised(batch.images[:, :, 2:34, 1:17])
     assert not torch.equal(training.view(batch), plain)
 

@@ -326,8 +326,7 @@ def _mining(rtm_right: Tensor, ntm_right: Tensor, state: ActState, config: ActCo
     if not (config.selection and config.mining):
         return torch.zeros((), dtype=torch.bool, device=rtm_right.device)
     batch_size = rtm_right.numel()
-    a0 = rtm_right.sum(dtype=torch.float64) * 100.0 / batch_size
-    a1 = ntm_right.sum(dtype=torch.float64) * 100.0 / batch_size
+    a0, a1 = torch.stack([rtm_right, ntm_right]).sum(dim=1, dtype=torch.float64) * 100.0 / batch_size
     lead = (a1 - a0) / a0  # NaN or infinite at a0 = 0, which the next lines exclude
     mining: Tensor = (a0 != 0) & (lead < config.tau)
     if config.latch_mining:
@@ -371,7 +370,8 @@ def _weighted_penalty(logits: Tensor, config: ActConfig) -> Tensor | float:
         return 0.0
     # The released code keeps non-negative logits only; kept under "code" so that its runs can be repeated.
     kept = logits.clamp(min=1e-12) if config.penalty == "code" else logits
-    return config.penalty_weight * _negative_entropy(kept)
+    penalty = _negative_entropy(kept)
+    return penalty if config.penalty_weight == 1.0 else config.penalty_weight * penalty
 
 
 def _negative_entropy(logits: Tensor) -> Tensor:

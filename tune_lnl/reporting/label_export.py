@@ -21,7 +21,7 @@ from tune_lnl.reporting.label_table import (
     summary_lines,
     write_label_file,
 )
-from tune_lnl.training.devices import choose_device
+from tune_lnl.training.accelerator import choose_device
 from tune_lnl.training.failures import DivergedError
 from tune_lnl.training.labels import gather_evidence, label_config
 from tune_lnl.training.loop import Report, Surroundings, check_precision

@@ -50,12 +50,12 @@ class ActTraining(ClassifierTraining[ActSettings]):
         with self.autocast():
             robust = robust_losses(rtm, ntm, weak, strong, batch.labels, batch.index, self.state, epoch, self.losses)
         self._update(batch, robust.rtm, robust.ntm, robust.rtm_logits, robust.ntm_logits, totals)
-        totals.add("selected", robust.selected.sum())
-        totals.add("mined", robust.mined.sum())
+        totals.add("selected", robust.selected)
+        totals.add("mined", robust.mined)
         totals.add("mining_batches", robust.mining)
         totals.add("empty_selections", robust.selection_empty)
         if self.clean is not None:
-            totals.add("selected_clean", (robust.selected & self.clean[batch.index]).sum())
+            totals.add("selected_clean", robust.selected & self.clean[batch.index])
 
     def _update(
         self, batch: Batch, rtm: Tensor, ntm: Tensor, rtm_logits: Tensor, ntm_logits: Tensor, totals: Totals
@@ -63,7 +63,7 @@ class ActTraining(ClassifierTraining[ActSettings]):
         self.step({"": rtm, "_ntm": ntm})
         for suffix, loss, logits in (("", rtm, rtm_logits), ("_ntm", ntm, ntm_logits)):
             totals.add(f"train_loss{suffix}", loss * len(batch.labels))
-            totals.add(f"train_accuracy{suffix}", (logits.argmax(dim=1) == batch.labels).sum())
+            totals.add(f"train_accuracy{suffix}", logits.argmax(dim=1) == batch.labels)
 
     def summarise(self, means: Report) -> Report:
         """Return the report: selected samples as counts, mining as a share of batches, selection quality in percent."""

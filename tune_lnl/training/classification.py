@@ -21,7 +21,7 @@ from tune_lnl.config.base import ValidationSettings
 from tune_lnl.config.classifier import ClassifierSettings
 from tune_lnl.config.datasets import DatasetOptions
 from tune_lnl.config.trial import TrialConfig
-from tune_lnl.datasets.augment.views import SizedImages, augment, mirrors
+from tune_lnl.datasets.augment.views import Draws, SizedImages, apply, augment, draw, mirrors
 from tune_lnl.datasets.base import Dataset, ImageRows, NoisyData
 from tune_lnl.datasets.images.noisy import load_noisy
 from tune_lnl.datasets.paths import cache_dir
@@ -35,7 +35,14 @@ from tune_lnl.models.weights import default_weights, weights_file, weights_finge
 from tune_lnl.training.heldout import HeldOutPredictions, heldout_bytes
 from tune_lnl.training.loop import Report, Surroundings
 from tune_lnl.training.model_file import FORMAT, preprocessing_of
-from tune_lnl.training.networks import NetworkTraining
+from tune_lnl.training.networks import (
+    NetworkTraining,
+    Part,
+    on_device,
+    placed,
+    set_lr,
+    step_options,
+)
 from tune_lnl.training.randomness import stream, stream_seed
 
 S = TypeVar("S", bound=ClassifierSettings, default=ClassifierSettings, covariant=True)
@@ -44,13 +51,12 @@ ClassifierConfig = TrialConfig[S, DatasetOptions, ValidationSettings]
 EVALUATION_BATCH = 1000
 EVALUATION_PIXELS = 4_000_000
 """Images of one evaluation batch times their pixels: 79 images of 224 x 224."""
-RESIDENT_BYTES = 2**30
-"""Training images up to this size stay on the GPU: CIFAR's take 150 MB."""
 BATCHES_AHEAD = 2
 """Batches whose files are decoded while the network trains on the one before."""
 
-Pixels = Tensor | SizedImages
-"""(B, C, H, W) uint8 on the device, or images of different sizes, which an augmentation cuts to one."""
+Pixels = Tensor | SizedImages | Part
+"""(B, C, H, W) uint8 on the device; images of different sizes, which an augmentation cuts to one; or the images of one
+of the batches that are augmented together."""
 
 
 @dataclass(frozen=True)
@@ -130,9 +136,9 @@ class HeldOutSums:
     def state_dict(self) -> dict[str, Any]:
         return {"epochs": self.epochs, "sums": dict(self.sums)}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
         self.epochs = int(state["epochs"])
-        self.sums = dict(state["sums"])
+        self.sums = {suffix: sums.to(device) for suffix, sums in state["sums"].items()}
 
 
 def model_choice(config: ClassifierConfig, noisy: NoisyData) -> tuple[str, Path | None]:
@@ -158,18 +164,11 @@ class ClassifierTraining(NetworkTraining[Batch, S, DatasetOptions, ValidationSet
         self.given_labels = torch.from_numpy(self.data.noisy.given_labels[self.data.train]).to(self.device)
         clean = self.data.clean
         self.clean = None if clean is None else torch.from_numpy(clean).to(self.device)
-        self._resident = self._resident_images()
-        self._heldout = HeldOutSums()
-
-    def _resident_images(self) -> Tensor | None:
-        """Return the training images, uint8 (N, H, W, C), on a GPU if they fit there for good; else ``None``."""
         images = self.data.noisy.train_images
-        if not keeps_resident(self.device) or isinstance(images, PictureRows):
-            return None
-        if len(self.data.train) * math.prod(images.shape[1:]) > RESIDENT_BYTES:
-            return None
-        rows = self.data.noisy.rows[self.data.train]
-        return torch.from_numpy(np.ascontiguousarray(images[rows])).to(self.device)
+        if not isinstance(images, PictureRows):
+            self.resident = self.resident_images(images, self.data.noisy.rows[self.data.train])
+        self._scored: dict[str, Tensor | None] = {}
+        self._heldout = HeldOutSums()
 
     @classmethod
     def prepare(cls, config: ClassifierConfig[S], surroundings: Surroundings) -> dict[str, str]:
@@ -204,19 +203,22 @@ class ClassifierTraining(NetworkTraining[Batch, S, DatasetOptions, ValidationSet
             reader.shutdown(wait=True, cancel_futures=True)
 
     def _batch_of(self, index: Tensor, reading: Future[list[np.ndarray]]) -> Batch:
-        on_device = index.to(self.device)
-        return Batch(on_device, self._together(reading.result()), self.given_labels[on_device])
+        index = on_device(index, self.device)
+        return Batch(index, self._together(reading.result()), self.given_labels[index])
 
     def _batch(self, index: Tensor) -> Batch:
-        images = self.data.noisy.train_images
-        on_device = index.to(self.device, non_blocking=True)
-        if self._resident is not None:
-            pixels = self._resident.index_select(0, on_device).permute(0, 3, 1, 2)
-            return Batch(on_device, pixels, self.given_labels[on_device])
-        rows = self._rows(index)
-        if isinstance(images, PictureRows):
-            return Batch(on_device, self._together(images.uncropped(rows)), self.given_labels[on_device])
-        return Batch(on_device, self.images(images, rows), self.given_labels[on_device])
+        images, rows = self.data.noisy.train_images, self._rows(index)
+        index = on_device(index, self.device)
+        if self.resident is not None:
+            pixels: Pixels = self.resident.index_select(0, index).permute(0, 3, 1, 2)
+        elif isinstance(images, PictureRows):
+            pixels = self._together(images.uncropped(rows))
+        else:
+            pixels = self.images(images, rows)
+        return Batch(index, pixels, self.given_labels[index])
+
+    def _made(self, index: Tensor, images: Part, labels: Tensor) -> Batch:
+        return Batch(index, images, labels)
 
     def _rows(self, index: Tensor) -> np.ndarray:
         return cast(np.ndarray, self.data.noisy.rows[self.data.train[index.numpy()]])
@@ -229,16 +231,16 @@ class ClassifierTraining(NetworkTraining[Batch, S, DatasetOptions, ValidationSet
         canvas = np.zeros((len(images), height, width, images[0].shape[2]), dtype=np.uint8)
         for place, image in zip(canvas, images, strict=True):
             place[: image.shape[0], : image.shape[1]] = image
-        pixels = torch.from_numpy(canvas).to(self.device).permute(0, 3, 1, 2)
+        pixels = on_device(torch.from_numpy(canvas), self.device).permute(0, 3, 1, 2)
         source = self.data.noisy.train_images
         one_size = not isinstance(source, PictureRows) or source.size.square
         return pixels if one_size else SizedImages(pixels, torch.from_numpy(sizes), crop)
 
     def weak_view(self, images: Pixels) -> Tensor:
-        return self._view(self.form.weak_augmentation, images, self.weak)
+        return self._view("weak", self.form.weak_augmentation, images, self.weak)
 
     def strong_view(self, images: Pixels) -> Tensor:
-        return self._view(self.form.strong_augmentation, images, self.strong)
+        return self._view("strong", self.form.strong_augmentation, images, self.strong)
 
     def images_per_epoch(self) -> int:
         return len(self.data.train)
@@ -270,9 +272,10 @@ class ClassifierTraining(NetworkTraining[Batch, S, DatasetOptions, ValidationSet
         """Score each network; add the predictions to ``kept`` once all are scored."""
         report: Report = {}
         found: dict[str, list[Tensor]] = {}
+        resident = self._resident_split(split, images, rows)
         for suffix, network in self.networks.items():
             logits = None if kept is None else found.setdefault(suffix, [])
-            correct, loss, loss_error = self._score(network, images, rows, labels, logits)
+            correct, loss, loss_error = self._score(network, images, rows, labels, logits, resident)
             # The argmax of NaN is a class: a network that has diverged would score like one that always guesses it.
             accuracy = correct / len(labels) if math.isfinite(loss) else math.nan
             report[f"{split}_accuracy{suffix}"] = 100.0 * accuracy
@@ -285,6 +288,14 @@ class ClassifierTraining(NetworkTraining[Batch, S, DatasetOptions, ValidationSet
             kept.add({suffix: torch.cat(parts) for suffix, parts in found.items()})
         return report
 
+    def _resident_split(self, split: str, images: ImageRows, rows: np.ndarray) -> Tensor | None:
+        """Return the images of a held-out split, uint8 (M, H, W, C), on a GPU with room for them; else ``None``."""
+        if isinstance(images, PictureRows):
+            return None
+        if split not in self._scored:
+            self._scored[split] = self.resident_images(images, rows)
+        return self._scored[split]
+
     @torch.inference_mode()
     def _score(
         self,
@@ -293,10 +304,11 @@ class ClassifierTraining(NetworkTraining[Batch, S, DatasetOptions, ValidationSet
         rows: np.ndarray,
         labels: np.ndarray,
         kept: list[Tensor] | None = None,
+        resident: Tensor | None = None,
     ) -> tuple[int, float, float]:
         """Return the correct predictions, the mean cross-entropy and its standard error over the given rows.
 
-        ``kept`` receives the logits.
+        ``kept`` receives the logits. ``resident`` are the images of the rows, where a GPU keeps them.
         """
         network.eval()
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
@@ -305,9 +317,14 @@ class ClassifierTraining(NetworkTraining[Batch, S, DatasetOptions, ValidationSet
         for start in range(0, len(rows), size):
             self.surroundings.between_batches()
             part = slice(start, start + size)
-            target = torch.from_numpy(labels[part]).to(self.device)
+            target = on_device(torch.from_numpy(labels[part]), self.device)
+            if resident is None:
+                pixels = self.images(images, rows[part])
+            else:
+                own = torch.arange(start, min(start + size, len(rows)), device=self.device)
+                pixels = resident.index_select(0, own).permute(0, 3, 1, 2)
             with self.autocast():
-                logits = network(self.normalised(self.images(images, rows[part])))
+                logits = network(self.normalised(pixels))
             logits = logits.float()
             if kept is not None:
                 kept.append(logits)
@@ -334,7 +351,7 @@ class ClassifierTraining(NetworkTraining[Batch, S, DatasetOptions, ValidationSet
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
         # Checkpoints of earlier versions have none: the epochs before them are then missing from the mean.
-        self._heldout.load_state_dict(state.get("heldout", {"epochs": 0, "sums": {}}))
+        self._heldout.load_state_dict(state.get("heldout", {"epochs": 0, "sums": {}}), self.device)
 
     @torch.inference_mode()
     def probabilities(self, samples: np.ndarray) -> dict[str, np.ndarray]:
@@ -394,15 +411,16 @@ class ClassifierTraining(NetworkTraining[Batch, S, DatasetOptions, ValidationSet
     def _build_network(self, suffix: str) -> nn.Module:
         torch.manual_seed(stream_seed(self.settings.seed, 0, f"weights{suffix}"))
         network = build_model(self.model_name, self.data.noisy.num_classes, self.form.image_shape, self.weights)
-        return network.to(self.device).to(memory_format=torch.channels_last)
+        return placed(network, self.device)
 
     def _build_optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
         settings = self.settings
         if settings.optimizer == "adam":
-            return torch.optim.Adam(network.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+            how = step_options(settings.lr, self.device)
+            return torch.optim.Adam(network.parameters(), **how, weight_decay=settings.weight_decay)
         return torch.optim.SGD(
             network.parameters(),
-            lr=settings.lr,
+            **step_options(settings.lr, self.device),
             momentum=settings.momentum,
             nesterov=settings.momentum > 0,
             weight_decay=settings.weight_decay,
@@ -411,19 +429,24 @@ class ClassifierTraining(NetworkTraining[Batch, S, DatasetOptions, ValidationSet
     def _set_learning_rates(self, epoch: int) -> None:
         for suffix, name in self.lr_names.items():
             for group in self.optimizers[suffix].param_groups:
-                group["lr"] = self.plans[name][epoch]
+                set_lr(group, self.plans[name][epoch])
 
     def _learning_rate_report(self) -> Report:
         """Return the learning rates, read back from the optimizers: those really in effect."""
         return {name: float(self.optimizers[suffix].param_groups[0]["lr"]) for suffix, name in self.lr_names.items()}
 
-    def _view(self, policy: str, images: Pixels, generator: torch.Generator) -> Tensor:
-        return self.normalised(augment(policy, images, generator))
+    def _view(self, name: str, policy: str, images: Pixels, generator: torch.Generator) -> Tensor:
+        if not isinstance(images, Part):
+            return self.normalised(augment(policy, images, generator))
+        height, width = images.stretch.images.shape[2:]
 
+        def drawn(count: int) -> Draws:
+            return draw(policy, count, (height, width), generator)
 
-def keeps_resident(device: torch.device) -> bool:
-    """Return whether copying batch by batch to this device costs time."""
-    return device.type == "cuda"
+        def applied(pixels: Tensor, draws: Draws) -> Tensor:
+            return self.normalised(apply(policy, pixels, draws))
+
+        return images.stretch.view(name, images.number, drawn, applied)
 
 
 def evaluation_batch(shape: tuple[int, ...]) -> int:

@@ -89,7 +89,7 @@ class CoreTraining(SelfRefineTraining[CoreSettings]):
         logits = self.forward(batch)
         in_self_stage = epoch < self.settings.self_epochs
         self.update(self.self_refine if in_self_stage else self.co_refine, logits, batch, totals)
-        totals.add("agreement", (logits[""].argmax(dim=1) == logits["_peer"].argmax(dim=1)).sum())
+        totals.add("agreement", logits[""].argmax(dim=1) == logits["_peer"].argmax(dim=1))
 
     def co_refine(self, suffix: str, logits: Mapping[str, Tensor], batch: ReidBatch) -> Tensor:
         """Return the loss of the co-refining stage, which does not read the given labels in ``batch``."""

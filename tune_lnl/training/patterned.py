@@ -23,7 +23,7 @@ from tune_lnl.datasets.reid.data import patterned_file, save_predictions
 from tune_lnl.datasets.reid.sets import ReidDataset
 from tune_lnl.errors import InputError
 from tune_lnl.models.reid import ReidNetwork
-from tune_lnl.training.devices import choose_device
+from tune_lnl.training.accelerator import choose_device
 from tune_lnl.training.failures import DivergedError
 from tune_lnl.training.loop import Report, Surroundings
 from tune_lnl.training.registry import start_training

@@ -25,8 +25,8 @@ from tune_lnl.datasets.pictures.listing import ListBuilder
 from tune_lnl.errors import InputError, shown
 from tune_lnl.files import FORMULA_SIGNS, given_file, no_formula, refuse_output
 from tune_lnl.object_storage import local_file
+from tune_lnl.training.accelerator import choose_device
 from tune_lnl.training.classification import evaluation_batch
-from tune_lnl.training.devices import choose_device
 from tune_lnl.training.model_file import ImageClassifier, load_classifier
 from tune_lnl.wording import counted
 

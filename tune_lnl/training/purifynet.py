@@ -83,4 +83,5 @@ class PurifyTraining(ReidTraining[PurifySettings]):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
-        self.labels, self.sample_weights = state["labels"], state["sample_weights"]
+        self.labels = state["labels"].to(self.device)
+        self.sample_weights = state["sample_weights"].to(self.device)

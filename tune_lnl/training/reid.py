@@ -16,7 +16,7 @@ from typing_extensions import TypeVar
 from tune_lnl.config.datasets import ReidOptions
 from tune_lnl.config.reid import IdentityValidation, ReidSettings
 from tune_lnl.config.trial import TrialConfig
-from tune_lnl.datasets.augment.views import crop_and_flip
+from tune_lnl.datasets.augment.views import Draws, apply_crop_and_flip, crop_and_flip, draw_crop_and_flip
 from tune_lnl.datasets.paths import cache_dir
 from tune_lnl.datasets.reid.data import ReidData, get_reid_dataset, load_reid
 from tune_lnl.datasets.reid.sets import PersonImages, ReidDataset
@@ -24,7 +24,15 @@ from tune_lnl.metrics.reid import RankedQueries, cosine_distances, mean_ap_stand
 from tune_lnl.models.reid import ReidNetwork, build_reid_model
 from tune_lnl.models.weights import default_weights, weights_file, weights_fingerprint
 from tune_lnl.training.loop import Report, Surroundings
-from tune_lnl.training.networks import NetworkTraining, Totals
+from tune_lnl.training.networks import (
+    NetworkTraining,
+    Part,
+    Totals,
+    on_device,
+    placed,
+    set_lr,
+    step_options,
+)
 from tune_lnl.training.randomness import stream_seed
 
 S = TypeVar("S", bound=ReidSettings, default=ReidSettings, covariant=True)
@@ -40,7 +48,7 @@ class ReidBatch:
 
     index: Tensor
     """(B,) int64, position in the training split: keys the per-sample state."""
-    images: Tensor
+    images: Tensor | Part
     """(B, 3, h', w') uint8 at the training size, before the crop."""
     labels: Tensor
     """(B,) int64, given identities."""
@@ -56,6 +64,7 @@ class ReidTraining(NetworkTraining[ReidBatch, S, ReidOptions, IdentityValidation
         self.train_rows = self.data.train_rows
         self.given_labels = torch.from_numpy(self.data.given_labels).to(self.device)
         true = self.data.true_labels
+        self.resident = self.resident_images(self.data.source.train_resized, self.train_rows)
         self.true_labels = None if true is None else torch.from_numpy(true).to(self.device)
 
     @classmethod
@@ -74,9 +83,16 @@ class ReidTraining(NetworkTraining[ReidBatch, S, ReidOptions, IdentityValidation
     # ---- training
 
     def _batch(self, index: Tensor) -> ReidBatch:
-        on_device = index.to(self.device)
-        images = self.images(self.data.source.train_resized, self.train_rows[index.numpy()])
-        return ReidBatch(on_device, images, self.given_labels[on_device])
+        rows = self.train_rows[index.numpy()]
+        index = on_device(index, self.device)
+        if self.resident is not None:
+            images = self.resident.index_select(0, index).permute(0, 3, 1, 2)
+        else:
+            images = self.images(self.data.source.train_resized, rows)
+        return ReidBatch(index, images, self.given_labels[index])
+
+    def _made(self, index: Tensor, images: Part, labels: Tensor) -> ReidBatch:
+        return ReidBatch(index, images, labels)
 
     def split(self, order: Tensor) -> list[Tensor]:
         """Return the positions of each batch; a single image left over joins the batch before it.
@@ -91,7 +107,18 @@ class ReidTraining(NetworkTraining[ReidBatch, S, ReidOptions, IdentityValidation
     def view(self, batch: ReidBatch) -> Tensor:
         """Return the augmented, normalised batch: random crop to the input size and flip, the same for all networks."""
         height, width = self.data.source.train.images.shape[1:3]
-        return self.normalised(crop_and_flip(batch.images, height, width, self.weak))
+        images = batch.images
+        if not isinstance(images, Part):
+            return self.normalised(crop_and_flip(images, height, width, self.weak))
+        before = images.stretch.images.shape[2:]
+
+        def drawn(count: int) -> Draws:
+            return draw_crop_and_flip(count, (before[0], before[1]), height, width, self.weak)
+
+        def applied(pixels: Tensor, draws: Draws) -> Tensor:
+            return self.normalised(apply_crop_and_flip(pixels, height, width, draws))
+
+        return images.stretch.view("weak", images.number, drawn, applied)
 
     def images_per_epoch(self) -> int:
         return len(self.train_rows)
@@ -99,9 +126,9 @@ class ReidTraining(NetworkTraining[ReidBatch, S, ReidOptions, IdentityValidation
     def count_refined(self, suffix: str, batch: ReidBatch, logits: Tensor, totals: Totals) -> None:
         """Compare the network's own labels with the given and, where known, the true ones; add the counts."""
         predicted = logits.argmax(dim=1)
-        totals.add(f"train_accuracy{suffix}", (predicted == batch.labels).sum())
+        totals.add(f"train_accuracy{suffix}", predicted == batch.labels)
         if self.true_labels is not None:
-            totals.add(f"refined_accuracy{suffix}", (predicted == self.true_labels[batch.index]).sum())
+            totals.add(f"refined_accuracy{suffix}", predicted == self.true_labels[batch.index])
 
     def summarise(self, means: Report) -> Report:
         """Return the report with label accuracies and agreement in percent of the images."""
@@ -188,14 +215,14 @@ class ReidTraining(NetworkTraining[ReidBatch, S, ReidOptions, IdentityValidation
     def _build_network(self, suffix: str) -> nn.Module:
         torch.manual_seed(stream_seed(self.settings.seed, 0, f"weights{suffix}"))
         network = build_reid_model(self.model_name, self.data.num_classes, self.weights)
-        return network.to(self.device).to(memory_format=torch.channels_last)
+        return placed(network, self.device)
 
     def _build_optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
         assert isinstance(network, ReidNetwork)
         groups = [{"params": list(network.backbone_parameters())}, {"params": list(network.head_parameters())}]
         return torch.optim.SGD(
             groups,
-            lr=self.settings.lr,
+            **step_options(self.settings.lr, self.device),
             momentum=self.settings.momentum,
             nesterov=self.settings.momentum > 0,
             weight_decay=self.settings.weight_decay,
@@ -204,7 +231,7 @@ class ReidTraining(NetworkTraining[ReidBatch, S, ReidOptions, IdentityValidation
     def _set_learning_rates(self, epoch: int) -> None:
         for optimizer in self.optimizers.values():
             for group, name in zip(optimizer.param_groups, ("lr", "head_lr"), strict=True):
-                group["lr"] = self.plans[name][epoch]
+                set_lr(group, self.plans[name][epoch])
 
     def _learning_rate_report(self) -> Report:
         backbone, head = self.optimizers[""].param_groups

@@ -31,8 +31,8 @@ from tune_lnl.errors import InputError
 from tune_lnl.files import replace_text
 from tune_lnl.metrics.classification import mean_and_std
 from tune_lnl.object_storage import local_file
+from tune_lnl.training.accelerator import choose_device
 from tune_lnl.training.checkpoint import write_whole
-from tune_lnl.training.devices import choose_device
 from tune_lnl.training.failures import DivergedError
 from tune_lnl.training.loop import Report, Surroundings, check_precision, objective_so_far, spoken
 from tune_lnl.training.registry import start_training, training_type

@@ -57,10 +57,10 @@ class SmallLossTraining(ClassifierTraining[S]):
             self.counts.index_add_(0, batch.index, selected.to(self.counts.dtype))
         for suffix, loss in losses.items():
             totals.add(f"train_loss{suffix}", loss * len(batch.labels))
-            totals.add(f"train_accuracy{suffix}", (logits[suffix].argmax(dim=1) == batch.labels).sum())
-        totals.add("selected", selected.sum())
+            totals.add(f"train_accuracy{suffix}", logits[suffix].argmax(dim=1) == batch.labels)
+        totals.add("selected", selected)
         if self.clean is not None:
-            totals.add("selected_clean", (selected & self.clean[batch.index]).sum())
+            totals.add("selected_clean", selected & self.clean[batch.index])
 
     def summarise(self, means: Report) -> Report:
         """Return the report of the epoch: selected samples as a count, quality of the selection in percent."""

@@ -27,4 +27,4 @@ class StandardTraining(ClassifierTraining[S]):
             )
         self.step({"": loss})
         totals.add("train_loss", loss * len(batch.labels))
-        totals.add("train_accuracy", (logits.argmax(dim=1) == batch.labels).sum())
+        totals.add("train_accuracy", logits.argmax(dim=1) == batch.labels)

@@ -43,6 +43,9 @@ Operation = Callable[[Tensor, Tensor], Tensor]
 FILL = 128
 """Grey level of the pixels that a geometric operation fills in from outside the image."""
 
+BAND = 2**15
+"""Values that cubic interpolation computes at once on a CPU: 4 MB of neighbours."""
+
 LEVELS = 10
 
 SubPolicy = tuple[tuple[str, float, int | None], tuple[str, float, int | None]]
@@ -248,13 +251,17 @@ def draw_cifar10_policy(batch_size: int, generator: torch.Generator) -> PolicyDr
 
 
 def cifar10_policy(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw, then :func:`apply_cifar10_policy`."""
+    return apply_cifar10_policy(images, draw_cifar10_policy(images.shape[0], generator))
+
+
+def apply_cifar10_policy(images: Tensor, draw: PolicyDraw) -> Tensor:
     """Apply the policy to uint8 images (B, C, H, W), C 1 or 3; return new images. InputError for other channels."""
     if images.shape[1] not in (1, 3):
         raise InputError(
             f"AutoAugment's CIFAR-10 policy is for images of 1 or 3 channels; got {images.shape[1]}.\n"
             "Choose a weak augmentation for these images."
         )
-    draw = draw_cifar10_policy(images.shape[0], generator)
     result = images.clone(memory_format=torch.contiguous_format)
     for step in (0, 1):
         apply_in_place(result, draw.kinds[:, step], draw.magnitudes[:, step], tuple(OPERATIONS.values()))
@@ -296,18 +303,35 @@ def sample_cubic(images: Tensor, maps: Tensor, fill: int) -> Tensor:
 
     Pixels beyond the border repeat it; the result is cut, not rounded, to a whole grey level.
     """
-    height, width = images.shape[2:]
+    batch, channels, height, width = images.shape
+    # A CPU's cache holds the neighbours of a band of rows; a GPU takes all rows at once.
+    rows = height if images.device.type == "cuda" else max(1, BAND // max(1, batch * channels * width))
+    bands = [
+        _sample_band(images, maps, fill, torch.arange(top, min(top + rows, height), device=images.device))
+        for top in range(0, height, rows)
+    ]
+    return bands[0] if len(bands) == 1 else torch.cat(bands, dim=2)
+
+
+def _sample_band(images: Tensor, maps: Tensor, fill: int, rows: Tensor) -> Tensor:
+    """Return some rows, int64 (h,), of what :func:`sample_cubic` returns: uint8 (b, C, h, W)."""
+    batch, channels, height, width = images.shape
     across = torch.arange(width, device=images.device, dtype=torch.float64) + 0.5
-    down = torch.arange(height, device=images.device, dtype=torch.float64).view(-1, 1) + 0.5
+    down = rows.to(torch.float64).view(-1, 1) + 0.5
     point = maps[:, :, 0, None, None] * across + maps[:, :, 1, None, None] * down + maps[:, :, 2, None, None]
     x, y = point[:, 0], point[:, 1]
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-    column, row = torch.floor(x - 0.5), torch.floor(y - 0.5)
-    part_x, part_y = (x - 0.5 - column)[:, None], (y - 0.5 - row)[:, None]
-    columns = [(column.to(torch.int64) + k).clamp(0, width - 1) for k in (-1, 0, 1, 2)]
-    rows = [(row.to(torch.int64) + k).clamp(0, height - 1) for k in (-1, 0, 1, 2)]
-    lines = [_cubic([_pixels(images, r, c).to(torch.float64) for c in columns], part_x) for r in rows]
-    values = _cubic(lines, part_y).clamp(0, 255).to(torch.uint8)
+    corner = torch.floor(point - 0.5)
+    part_x, part_y = (point - 0.5 - corner).unsqueeze(2).unbind(1)
+    # The four columns and the four rows of every pixel, (b, 4, h, W), and with them its sixteen neighbours.
+    steps = torch.arange(-1, 3, device=images.device).view(1, 4, 1, 1)
+    column = (corner[:, :1].to(torch.int64) + steps).clamp(0, width - 1)
+    row = (corner[:, 1:].to(torch.int64) + steps).clamp(0, height - 1) * width
+    index = (row.unsqueeze(2) + column.unsqueeze(1)).view(batch, 1, 16 * len(rows) * width).expand(-1, channels, -1)
+    pixels = images.reshape(batch, channels, height * width).gather(2, index).to(torch.float64)
+    neighbours = pixels.view(batch, channels, 4, 4, len(rows), width)
+    lines = _cubic(neighbours.unbind(3), part_x.unsqueeze(2))
+    values = _cubic(lines.unbind(2), part_y).clamp(0, 255).to(torch.uint8)
     return torch.where(inside[:, None], values, fill)
 
 
@@ -328,9 +352,8 @@ def _luma(images: Tensor) -> Tensor:
 
 def _histograms(rows: Tensor) -> Tensor:
     """How often each grey level 0 to 255 occurs in each row: int64 (n, L) -> int64 (n, 256)."""
-    count = rows.shape[0]
-    own_bins = rows + 256 * torch.arange(count, device=rows.device).view(-1, 1)
-    return torch.bincount(own_bins.flatten(), minlength=256 * count).view(count, 256)
+    # Not bincount, which on a GPU reads the largest and the smallest value back.
+    return rows.new_zeros(rows.shape[0], 256).scatter_add_(1, rows, torch.ones_like(rows))
 
 
 def _inverse_maps(
@@ -358,7 +381,7 @@ def _pixels(images: Tensor, row: Tensor, column: Tensor) -> Tensor:
     return images.reshape(batch, channels, height * width).gather(2, index).view_as(images)
 
 
-def _cubic(values: list[Tensor], part: Tensor) -> Tensor:
+def _cubic(values: Sequence[Tensor], part: Tensor) -> Tensor:
     """Cubic convolution with a = -1 of four neighbours, at `part` of the way from the second to the third."""
     v0, v1, v2, v3 = values
     return v1 + part * (v2 - v0 + part * (2 * (v0 - v1) + v2 - v3 + part * (v1 - v0 - v2 + v3)))

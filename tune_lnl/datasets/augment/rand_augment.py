@@ -80,13 +80,17 @@ def draw_pairs(batch_size: int, generator: torch.Generator) -> PairDraw:
 
 
 def rand_augment(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw, then :func:`apply_pairs`."""
+    return apply_pairs(images, draw_pairs(images.shape[0], generator))
+
+
+def apply_pairs(images: Tensor, draw: PairDraw) -> Tensor:
     """Apply the policy to uint8 images (B, C, H, W), C 1 or 3; return new images. InputError for other channels."""
     if images.shape[1] not in (1, 3):
         raise InputError(
             f"RandAugment is for images of 1 or 3 channels; got {images.shape[1]}.\n"
             "Choose a weak augmentation for these images."
         )
-    draw = draw_pairs(images.shape[0], generator)
     result = images.clone(memory_format=torch.contiguous_format)
     for step in (0, 1):
         kinds, magnitudes = draw.kinds[:, step], draw.magnitudes[:, step]

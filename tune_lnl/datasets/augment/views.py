@@ -1,7 +1,10 @@
 """Augmentation of whole batches: uint8 images in, uint8 images out, on the images' device.
 
-All randomness comes from the given generator: the same state gives the same images, for any device of the images, any
-number of threads and any default dtype of torch. No draw depends on pixel values.
+An augmentation has two halves: :func:`draw` makes the random numbers of a batch, on the CPU, and :func:`apply` computes
+the images that they decide. All randomness comes from the given generator: the same state gives the same images, for
+any device of the images, any number of threads and any default dtype of torch. No draw depends on pixel values. So the
+draws of several batches can be joined and applied to all of their images at once, with the same result: a GPU then
+gets a few large kernels instead of hundreds of small ones for every batch.
 
 ================  ==========================================================================================
 ``none``          the images, unchanged
@@ -24,14 +27,20 @@ and large rotations change a digit's class, and at 8x8 pixels stronger augmentat
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tune_lnl.datasets.augment.auto_augment import cifar10_policy, rotation_maps, sample_cubic
-from tune_lnl.datasets.augment.rand_augment import rand_augment
+from tune_lnl.datasets.augment.auto_augment import (
+    PolicyDraw,
+    apply_cifar10_policy,
+    draw_cifar10_policy,
+    rotation_maps,
+    sample_cubic,
+)
+from tune_lnl.datasets.augment.rand_augment import PairDraw, apply_pairs, draw_pairs
 from tune_lnl.errors import InputError, nearest
 
 
@@ -50,7 +59,22 @@ class SizedImages:
     crop: int
 
 
-Augmentation = Callable[[Tensor, torch.Generator], Tensor]
+Draws = dict[str, Tensor]
+"""The random numbers of an augmentation of B images, on the CPU; the first dimension of each tensor is B."""
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """An augmentation in two halves.
+
+    Attributes:
+        draw: (B, (height, width) of the images, generator) -> draws.
+        apply: (images uint8 (B, C, H, W), draws) -> images; the input is not changed.
+    """
+
+    draw: Callable[[int, tuple[int, int], torch.Generator], Draws]
+    apply: Callable[[Tensor, Draws], Tensor]
+
 
 CIFAR_PADDING = 4
 PADDED_SHARE = 8
@@ -69,17 +93,40 @@ def augment(name: str, images: Tensor | SizedImages, generator: torch.Generator)
     Returns uint8 (B, C, H, W) on the device of the images; the input is not changed. InputError for an unknown name,
     or for images of the wrong kind; ValueError for another dtype or number of dimensions.
     """
+    _check(name, images)
+    pixels = images.pixels if isinstance(images, SizedImages) else images
+    height, width = pixels.shape[2:]
+    return apply(name, images, draw(name, len(pixels), (height, width), generator))
+
+
+def draw(name: str, count: int, size: tuple[int, int], generator: torch.Generator) -> Draws:
+    """Make the draws of the augmentation `name` for `count` images of `size`, (height, width)."""
+    return (CROPPING if name in CROPPING else AUGMENTATIONS)[name].draw(count, size, generator)
+
+
+def joined(draws: Sequence[Draws]) -> Draws:
+    """Return the draws of several batches, one after the other, as those of one batch."""
+    return {name: torch.cat([each[name] for each in draws]) for name in draws[0]}
+
+
+def apply(name: str, images: Tensor | SizedImages, draws: Draws) -> Tensor:
+    """Return the images that the draws decide; arguments and result as in :func:`augment`."""
+    if isinstance(images, SizedImages):
+        return CROPPING[name].apply(images, draws)
+    return AUGMENTATIONS[name].apply(images, draws)
+
+
+def _check(name: str, images: Tensor | SizedImages) -> None:
     if name not in augmentation_names():
         raise InputError(f"There is no augmentation {name!r}; {nearest(name, augmentation_names())}.")
     if isinstance(images, SizedImages):
         if name not in CROPPING:
             raise InputError(f"Augmentation {name!r} is for images of one size; {nearest(name, CROPPING)}.")
-        return CROPPING[name](images, generator)
+        return
     if name in CROPPING:
         raise ValueError(f"augmentation {name} needs images with their sizes, got a tensor {tuple(images.shape)}")
     if images.dtype != torch.uint8 or images.ndim != 4:
         raise ValueError(f"images must be uint8 (B, C, H, W), got {images.dtype} {tuple(images.shape)}")
-    return AUGMENTATIONS[name](images, generator)
 
 
 def augmentation_names() -> list[str]:
@@ -92,154 +139,237 @@ def mirrors(name: str) -> bool:
     return name.startswith(MIRRORING)
 
 
-def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+def normalise(images: Tensor, mean: Sequence[float] | Tensor, std: Sequence[float] | Tensor) -> Tensor:
     """Return (images / 255 - mean) / std for each channel: uint8 (B, C, H, W) -> float32, same memory format.
 
     `mean` and `std` have C entries, for values in [0, 1]; ValueError if they do not fit or a std is not positive.
+    Tensors float32 (C,) on the images' device, from :func:`constants`, spare a GPU two waits for their copies.
     """
     channels = images.shape[1]
     if len(mean) != channels or len(std) != channels:
         raise ValueError(f"mean and std need {channels} entries, got {len(mean)} and {len(std)}")
+    if isinstance(mean, Tensor) and isinstance(std, Tensor):
+        centre, spread = mean, std
+    else:
+        centre, spread = constants([*mean], [*std], images.device)
+    return images.to(torch.float32).div_(255).sub_(centre.view(1, -1, 1, 1)).div_(spread.view(1, -1, 1, 1))
+
+
+def constants(mean: Sequence[float], std: Sequence[float], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return mean and std of C channels as float32 (C,) on the device; ValueError if a std is not positive."""
     if min(std) <= 0:
         raise ValueError(f"std must be positive, got {list(std)}")
-    centre = torch.tensor(mean, dtype=torch.float32, device=images.device).view(1, -1, 1, 1)
-    spread = torch.tensor(std, dtype=torch.float32, device=images.device).view(1, -1, 1, 1)
-    return images.to(torch.float32).div_(255).sub_(centre).div_(spread)
+    return (
+        torch.tensor(mean, dtype=torch.float32).to(device),
+        torch.tensor(std, dtype=torch.float32).to(device),
+    )
+
+
+def draw_crop_and_flip(count: int, size: tuple[int, int], height: int, width: int, generator: torch.Generator) -> Draws:
+    """Make the draws of :func:`apply_crop_and_flip` for images of `size`; ValueError where the crop does not fit."""
+    if size[0] < height or size[1] < width:
+        raise ValueError(f"a crop of {height} x {width} does not fit into {size}")
+    return {
+        "rows": _draw_below(size[0] - height + 1, count, generator),
+        "columns": _draw_below(size[1] - width + 1, count, generator),
+        "flipped": _coins(count, generator),
+    }
+
+
+def apply_crop_and_flip(images: Tensor, height: int, width: int, draws: Draws) -> Tensor:
+    """Crop height x width pixels at a uniform position, and mirror with p 0.5 (CORE, released train_core.py).
+
+    uint8 (B, C, H, W) -> uint8 (B, C, height, width).
+    """
+    return _window(images, height, width, draws)
 
 
 def crop_and_flip(images: Tensor, height: int, width: int, generator: torch.Generator) -> Tensor:
-    """Crop height x width pixels at a uniform position, and mirror with p 0.5 (CORE, released train_core.py).
-
-    uint8 (B, C, H, W), at least as large as the crop, else ValueError -> uint8 (B, C, height, width).
-    """
-    if images.shape[2] < height or images.shape[3] < width:
-        raise ValueError(f"a crop of {height} x {width} does not fit into {tuple(images.shape[2:])}")
-    rows = _draw_below(images.shape[2] - height + 1, images, generator)
-    columns = _draw_below(images.shape[3] - width + 1, images, generator)
-    return _window(images, height, width, rows, columns, _coins(images, generator))
+    """Draw, then :func:`apply_crop_and_flip`; ValueError for images smaller than the crop."""
+    size = (images.shape[2], images.shape[3])
+    return apply_crop_and_flip(images, height, width, draw_crop_and_flip(len(images), size, height, width, generator))
 
 
-def unchanged(images: Tensor, generator: torch.Generator) -> Tensor:
+# ---- draws
+
+
+def _draw_below(limit: int, count: int, generator: torch.Generator) -> Tensor:
+    """Draw one whole number from 0 to limit - 1 for each of `count` images."""
+    return torch.randint(limit, (count,), generator=generator, device=generator.device).cpu()
+
+
+def _coins(count: int, generator: torch.Generator) -> Tensor:
+    return _draw_below(2, count, generator).bool()
+
+
+def _uniform(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    return torch.rand(shape, generator=generator, device=generator.device, dtype=torch.float64).cpu()
+
+
+def _offsets(count: int, padding: int, generator: torch.Generator) -> Draws:
+    """Draw first row and column of a crop of the original size within the padded image, for each image."""
+    return {name: _draw_below(2 * padding + 1, count, generator) for name in ("rows", "columns")}
+
+
+def _draw_nothing(count: int, size: tuple[int, int], generator: torch.Generator) -> Draws:
+    return {}
+
+
+def _draw_cifar_weak(count: int, size: tuple[int, int], generator: torch.Generator) -> Draws:
+    return _offsets(count, CIFAR_PADDING, generator) | {"flipped": _coins(count, generator)}
+
+
+def _draw_cifar_strong(count: int, size: tuple[int, int], generator: torch.Generator) -> Draws:
+    return _draw_cifar_weak(count, size, generator) | _tensors_of(draw_cifar10_policy(count, generator))
+
+
+def _draw_padded_weak(count: int, size: tuple[int, int], generator: torch.Generator) -> Draws:
+    return _offsets(count, _share_of(size[0]), generator) | {"flipped": _coins(count, generator)}
+
+
+def _draw_padded_strong(count: int, size: tuple[int, int], generator: torch.Generator) -> Draws:
+    return _draw_padded_weak(count, size, generator) | _tensors_of(draw_cifar10_policy(count, generator))
+
+
+def _draw_crop_weak(count: int, size: tuple[int, int], generator: torch.Generator) -> Draws:
+    return {"position": _uniform((count, 2), generator), "flipped": _coins(count, generator)}
+
+
+def _draw_crop_strong(count: int, size: tuple[int, int], generator: torch.Generator) -> Draws:
+    return _draw_crop_weak(count, size, generator) | _tensors_of(draw_pairs(count, generator))
+
+
+def _draw_digits_weak(count: int, size: tuple[int, int], generator: torch.Generator) -> Draws:
+    return _offsets(count, DIGITS_PADDING, generator)
+
+
+def _draw_digits_strong(count: int, size: tuple[int, int], generator: torch.Generator) -> Draws:
+    return {
+        "turn": _uniform((count,), generator),
+        **_draw_digits_weak(count, size, generator),
+        "top": _draw_below(size[0] - DIGITS_HOLE + 1, count, generator),
+        "left": _draw_below(size[1] - DIGITS_HOLE + 1, count, generator),
+        "hole": _coins(count, generator),
+    }
+
+
+def _tensors_of(found: PolicyDraw | PairDraw) -> Draws:
+    return {field.name: getattr(found, field.name) for field in fields(found)}
+
+
+# ---- images
+
+
+def unchanged(images: Tensor, draws: Draws) -> Tensor:
     """Return the images themselves, without a draw."""
-    del generator
+    del draws
     return images
 
 
-def cifar_weak(images: Tensor, generator: torch.Generator) -> Tensor:
+def cifar_weak(images: Tensor, draws: Draws) -> Tensor:
     """Crop at random after padding 4 with zeros, then flip horizontally with p 0.5."""
-    rows, columns = _crop_offsets(images, CIFAR_PADDING, generator)
-    return _crop(images, CIFAR_PADDING, rows, columns, _coins(images, generator))
+    return _crop(images, CIFAR_PADDING, draws)
 
 
-def cifar_strong(images: Tensor, generator: torch.Generator) -> Tensor:
+def cifar_strong(images: Tensor, draws: Draws) -> Tensor:
     """Apply :func:`cifar_weak` with independent draws, then AutoAugment's CIFAR-10 policy."""
-    return cifar10_policy(cifar_weak(images, generator), generator)
+    return apply_cifar10_policy(cifar_weak(images, draws), PolicyDraw(draws["kinds"], draws["magnitudes"]))
 
 
-def padded_weak(images: Tensor, generator: torch.Generator) -> Tensor:
+def padded_weak(images: Tensor, draws: Draws) -> Tensor:
     """Crop at random after padding an eighth of the height with zeros, then flip horizontally with p 0.5."""
-    padding = max(1, images.shape[2] // PADDED_SHARE)
-    rows, columns = _crop_offsets(images, padding, generator)
-    return _crop(images, padding, rows, columns, _coins(images, generator))
+    return _crop(images, _share_of(images.shape[2]), draws)
 
 
-def padded_strong(images: Tensor, generator: torch.Generator) -> Tensor:
+def padded_strong(images: Tensor, draws: Draws) -> Tensor:
     """Apply :func:`padded_weak` with independent draws, then AutoAugment's CIFAR-10 policy."""
-    return cifar10_policy(padded_weak(images, generator), generator)
+    return apply_cifar10_policy(padded_weak(images, draws), PolicyDraw(draws["kinds"], draws["magnitudes"]))
 
 
-def crop_weak(images: SizedImages, generator: torch.Generator) -> Tensor:
+def crop_weak(images: SizedImages, draws: Draws) -> Tensor:
     """Crop a square of each image at a uniform position, and mirror with p 0.5: uint8 (B, C, crop, crop)."""
     crop = images.crop
     if int(images.sizes.min()) < crop:
         raise ValueError(f"a crop of {crop} x {crop} does not fit into images of {images.sizes.tolist()}")
-    draws = torch.rand((len(images.sizes), 2), generator=generator, device=generator.device, dtype=torch.float64)
     positions = images.sizes - crop + 1
-    offsets = torch.minimum(torch.floor(draws.cpu() * positions).to(torch.int64), positions - 1).to(
-        images.pixels.device, non_blocking=True
-    )
-    flipped = _coins(images.pixels, generator)
-    return _window(images.pixels, crop, crop, offsets[:, 0], offsets[:, 1], flipped)
+    offsets = torch.minimum(torch.floor(draws["position"] * positions).to(torch.int64), positions - 1)
+    where = {"rows": offsets[:, 0], "columns": offsets[:, 1], "flipped": draws["flipped"]}
+    return _window(images.pixels, crop, crop, where)
 
 
-def crop_strong(images: SizedImages, generator: torch.Generator) -> Tensor:
+def crop_strong(images: SizedImages, draws: Draws) -> Tensor:
     """Apply :func:`crop_weak` with independent draws, then RandAugment in the form of UDA."""
-    return rand_augment(crop_weak(images, generator), generator)
+    return apply_pairs(crop_weak(images, draws), PairDraw(draws["kinds"], draws["magnitudes"], draws["centres"]))
 
 
-def digits_weak(images: Tensor, generator: torch.Generator) -> Tensor:
+def digits_weak(images: Tensor, draws: Draws) -> Tensor:
     """Shift by -1, 0 or 1 pixel along each axis, zeros outside."""
-    rows, columns = _crop_offsets(images, DIGITS_PADDING, generator)
-    return _crop(images, DIGITS_PADDING, rows, columns, flipped=torch.zeros_like(rows, dtype=torch.bool))
+    return _crop(images, DIGITS_PADDING, draws)
 
 
-def digits_strong(images: Tensor, generator: torch.Generator) -> Tensor:
+def digits_strong(images: Tensor, draws: Draws) -> Tensor:
     """Rotate uniformly within +-15 degrees, shift as in ``digits_weak``, and with p 0.5 set a 2x2 square to zero."""
-    batch, _, height, width = images.shape
-    uniform = torch.rand((batch,), generator=generator, device=generator.device, dtype=torch.float64)
-    maps = rotation_maps((2 * uniform - 1) * DIGITS_DEGREES, height, width)
+    height, width = images.shape[2:]
+    maps = rotation_maps((2 * draws["turn"] - 1) * DIGITS_DEGREES, height, width)
     turned = sample_cubic(images, maps.to(images.device, non_blocking=True), fill=0)
-    return _with_holes(digits_weak(turned, generator), DIGITS_HOLE, generator)
+    return _with_holes(digits_weak(turned, draws), DIGITS_HOLE, draws)
 
 
 AUGMENTATIONS: dict[str, Augmentation] = {
-    "none": unchanged,
-    "cifar_weak": cifar_weak,
-    "cifar_strong": cifar_strong,
-    "padded_weak": padded_weak,
-    "padded_strong": padded_strong,
-    "digits_weak": digits_weak,
-    "digits_strong": digits_strong,
+    "none": Augmentation(_draw_nothing, unchanged),
+    "cifar_weak": Augmentation(_draw_cifar_weak, cifar_weak),
+    "cifar_strong": Augmentation(_draw_cifar_strong, cifar_strong),
+    "padded_weak": Augmentation(_draw_padded_weak, padded_weak),
+    "padded_strong": Augmentation(_draw_padded_strong, padded_strong),
+    "digits_weak": Augmentation(_draw_digits_weak, digits_weak),
+    "digits_strong": Augmentation(_draw_digits_strong, digits_strong),
 }
-CROPPING: dict[str, Callable[[SizedImages, torch.Generator], Tensor]] = {
-    "crop_weak": crop_weak,
-    "crop_strong": crop_strong,
+
+
+@dataclass(frozen=True)
+class Cropping:
+    """As :class:`Augmentation`, for images of different sizes."""
+
+    draw: Callable[[int, tuple[int, int], torch.Generator], Draws]
+    apply: Callable[[SizedImages, Draws], Tensor]
+
+
+CROPPING: dict[str, Cropping] = {
+    "crop_weak": Cropping(_draw_crop_weak, crop_weak),
+    "crop_strong": Cropping(_draw_crop_strong, crop_strong),
 }
-"""For images of different sizes."""
 
 
-def _draw_below(limit: int, images: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw one whole number from 0 to limit - 1 for each image, on the images' device."""
-    draws = torch.randint(limit, (images.shape[0],), generator=generator, device=generator.device)
-    return draws.to(images.device, non_blocking=True)
+def _share_of(height: int) -> int:
+    """Return the padding of ``padded_*``."""
+    return max(1, height // PADDED_SHARE)
 
 
-def _coins(images: Tensor, generator: torch.Generator) -> Tensor:
-    return _draw_below(2, images, generator).bool()
-
-
-def _crop_offsets(images: Tensor, padding: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Draw first row and column of a crop of the original size within the padded image, for each image."""
-    rows = _draw_below(2 * padding + 1, images, generator)
-    columns = _draw_below(2 * padding + 1, images, generator)
-    return rows, columns
-
-
-def _crop(images: Tensor, padding: int, rows: Tensor, columns: Tensor, flipped: Tensor) -> Tensor:
-    """Pad with zeros, crop to the original size at (rows, columns), and mirror where `flipped`; all (B,)."""
+def _crop(images: Tensor, padding: int, draws: Draws) -> Tensor:
+    """Pad with zeros, crop to the original size at (rows, columns), and mirror where ``flipped``; all (B,)."""
     height, width = images.shape[2:]
-    padded = F.pad(images.contiguous(), (padding, padding, padding, padding))
-    return _window(padded, height, width, rows, columns, flipped)
+    return _window(F.pad(images.contiguous(), (padding, padding, padding, padding)), height, width, draws)
 
 
-def _window(images: Tensor, height: int, width: int, rows: Tensor, columns: Tensor, flipped: Tensor) -> Tensor:
-    """Return height x width pixels of each image from (rows, columns) on, mirrored where `flipped`; all (B,)."""
+def _window(images: Tensor, height: int, width: int, draws: Draws) -> Tensor:
+    """Return height x width pixels of each image from (rows, columns) on, mirrored where ``flipped``; all (B,)."""
     batch, channels = images.shape[:2]
-    across = torch.arange(width, device=images.device)
-    across = torch.where(flipped[:, None], across.flip(0), across) + columns[:, None]
-    down = torch.arange(height, device=images.device) + rows[:, None]
+    across = torch.arange(width)
+    if "flipped" in draws:
+        across = torch.where(draws["flipped"][:, None], across.flip(0), across)
+    across = (across + draws["columns"][:, None]).to(images.device, non_blocking=True)
+    down = (torch.arange(height) + draws["rows"][:, None]).to(images.device, non_blocking=True)
     indices = (down[:, :, None] * images.shape[3] + across[:, None, :]).view(batch, 1, height * width)
     flat = images.flatten(2)
     return flat.gather(2, indices.expand(-1, channels, -1)).view(batch, channels, height, width)
 
 
-def _with_holes(images: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    """With p 0.5, set a square of size x size pixels at a uniform position inside the image to zero."""
+def _with_holes(images: Tensor, size: int, draws: Draws) -> Tensor:
+    """Set a square of size x size pixels at (top, left) to zero where ``hole``; all (B,)."""
     height, width = images.shape[2:]
-    top = _draw_below(height - size + 1, images, generator)[:, None]
-    left = _draw_below(width - size + 1, images, generator)[:, None]
-    down = torch.arange(height, device=images.device)
-    across = torch.arange(width, device=images.device)
-    in_rows = (down >= top) & (down < top + size) & _coins(images, generator)[:, None]
+    top, left = draws["top"][:, None], draws["left"][:, None]
+    down, across = torch.arange(height), torch.arange(width)
+    in_rows = (down >= top) & (down < top + size) & draws["hole"][:, None]
     in_columns = (across >= left) & (across < left + size)
-    return images.masked_fill((in_rows[:, :, None] & in_columns[:, None, :])[:, None], 0)
+    inside = (in_rows[:, :, None] & in_columns[:, None, :])[:, None]
+    return images.masked_fill(inside.to(images.device, non_blocking=True), 0)

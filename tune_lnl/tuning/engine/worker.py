@@ -16,7 +16,7 @@ from ray import tune
 
 from tune_lnl.config.trial import build_config
 from tune_lnl.object_storage import StorageError
-from tune_lnl.training.devices import cap_memory
+from tune_lnl.training.accelerator import cap_memory
 from tune_lnl.training.failures import classify
 from tune_lnl.training.loop import Surroundings, objective_so_far
 from tune_lnl.training.registry import start_training

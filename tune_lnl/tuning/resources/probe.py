@@ -7,6 +7,7 @@ It is a process of its own, as a trial is: the process that drives a search must
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 import time
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -24,12 +26,11 @@ from tune_lnl.config.base import GradientSettings
 from tune_lnl.config.trial import TrialConfig
 from tune_lnl.errors import InputError
 from tune_lnl.training.failures import OUT_OF_MEMORY, classify
-from tune_lnl.training.loop import Surroundings, Training
+from tune_lnl.training.loop import Surroundings
+from tune_lnl.training.networks import NetworkTraining
 from tune_lnl.training.registry import start_training
 from tune_lnl.tuning.resources.sharing import Gpu
 
-BATCHES = 4
-"""Of one round; a reading is as many rounds as fit into its seconds, at least one."""
 EVALUATION_BATCHES = 3
 """They hold as much memory as any of the later ones."""
 PATIENCE = 600.0
@@ -170,7 +171,7 @@ class MeasuredTrial:
         self._overhead = 0 if task.device == "cuda" else process_memory("VmRSS")
         settings = task.config.settings
         assert isinstance(settings, GradientSettings)
-        self._batch_size, self._last_epoch = settings.batch_size, settings.epochs - 1
+        self._last_epoch = settings.epochs - 1
         batches = iter(range(EVALUATION_BATCHES))
 
         def after_batch() -> None:
@@ -179,7 +180,9 @@ class MeasuredTrial:
                 raise _Enough
 
         surroundings = Surroundings(data_dir=task.data_dir, device=task.device, between_batches=after_batch)
-        self.training: Training = start_training(task.config, surroundings)
+        training = start_training(task.config, surroundings)
+        assert isinstance(training, NetworkTraining)
+        self.training: NetworkTraining[Any, Any, Any, Any] = training
         for epoch in (0, self._last_epoch):
             self.training.seconds_per_epoch(epoch, 1)
         with suppress(_Enough):
@@ -199,12 +202,16 @@ class MeasuredTrial:
     def reading(self, threads: int, seconds: float) -> Answer:
         """Train for at least ``seconds`` and return images per second of this process with its memory."""
         torch.set_num_threads(threads)
-        images = min(self.training.images_per_epoch(), (BATCHES + 1) * self._batch_size)
-        began, rounds = time.perf_counter(), 0
-        while rounds == 0 or time.perf_counter() - began < seconds:
-            self.training.seconds_per_epoch(self._last_epoch, BATCHES)
-            rounds += 1
-        speed = rounds * images / (time.perf_counter() - began)
+        # Epoch after epoch: on a GPU the work for several batches is done with the first of them.
+        steps = (count for _ in itertools.count() for count in self.training.steps(self._last_epoch))
+        began, images = time.perf_counter(), 0
+        for count in steps:
+            images += count
+            if time.perf_counter() - began >= seconds:
+                break
+        if self._task.device == "cuda":
+            torch.cuda.synchronize()
+        speed = images / (time.perf_counter() - began)
         memory = self.memory()
         return Answer(memory.peak, memory.overhead, speed)
 

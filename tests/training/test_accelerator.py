@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from tune_lnl.training.devices import cap_memory
+from tune_lnl.training.accelerator import cap_memory
 
 
 @pytest.mark.parametrize(
