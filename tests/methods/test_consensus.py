@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tune_lnl.methods.consensus import consensus, denoised_scores
-from tune_lnl.methods.noise_model import fit_noise_model, label_posterior, sharpened
+from tune_lnl.methods.noise_model import EXPONENTS, fit_noise_model, label_posterior, sharpened
 
 CLASSES = 5
 
@@ -33,7 +33,7 @@ def test_equal_trials_by_hand() -> None:
     """All weights are then equal, and the others' prediction is the trial's own."""
     one, given, _ = trials([0.9], 0.7)
     scores = consensus(np.repeat(one, 5, axis=0), given).scores
-    model = fit_noise_model(one[0], given)
+    model = fit_noise_model(one[0], given, EXPONENTS[::4])
     posterior = label_posterior(sharpened(one[0], model.exponent), given, model.matrix)
     np.testing.assert_allclose(scores, (posterior * one[0]).sum(axis=1).mean())
 

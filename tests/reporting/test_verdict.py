@@ -49,6 +49,21 @@ def test_two_trials_with_predictions_are_compared_image_by_image(tmp_path: Path)
     assert "4.00 (1.00 to 8.00) better than the published setting (trial 0); more than" in takeaway
 
 
+def test_the_consensus_is_named_and_decides_nothing(tmp_path: Path) -> None:
+    seen = view(tmp_path, [Asked("COMPLETE", 60.0 - number) for number in range(8)])
+    random = np.random.default_rng(0)
+    true = random.integers(5, size=400)
+    given = np.where(random.random(400) < 0.7, true, (true + 1) % 5)
+    for number in range(8):
+        wrong = (true + random.integers(1, 5, size=400)) % 5
+        predicted = np.where(random.random(400) < (0.98 if number == 5 else 0.85), true, wrong)
+        probabilities = np.eye(5, dtype=np.float32)[predicted]
+        write_heldout(seen.run.files.heldout(number), HeldOutPredictions(probabilities[None], np.arange(400), given))
+    takeaway = validation_figure(seen, []).takeaway
+    assert "Trial 0 is the best" in takeaway
+    assert "The consensus of the 8 complete trials on the held-out images prefers trial 5; thirty images" in takeaway
+
+
 def test_a_lower_loss_is_better(tmp_path: Path) -> None:
     changes = {"objective": {"metric": "val_loss", "mode": "min", "average_last": 1}}
     seen = view(tmp_path, [Asked("COMPLETE", 60.0), Asked("COMPLETE", 50.0)], changes=changes)

@@ -41,7 +41,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tune_lnl.methods.noise_model import NoiseModel, fit_noise_model, label_posterior, sharpened
+from tune_lnl.methods.noise_model import EXPONENTS, NoiseModel, fit_noise_model, label_posterior, sharpened
 
 ROUNDS = 2
 LARGEST_SHIFT = 0.2
@@ -103,7 +103,7 @@ def consensus(probabilities: NDArray[Any], given: NDArray[Any]) -> Consensus:
     for _ in range(ROUNDS):
         weights = _weights(scores)
         mean = np.tensordot(weights, predicted, 1) / weights.sum()
-        model = fit_noise_model(mean, labels)
+        model = fit_noise_model(mean, labels, EXPONENTS[::4])  # coarse: the search is most of the time
         scores = np.array(
             [
                 _score(own, weight, mean, weights.sum(), labels, model)

@@ -21,6 +21,7 @@ that maximises the likelihood (1). A weak network's confusions and those of the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,14 +50,16 @@ class NoiseModel:
     log_likelihood: float
 
 
-def fit_noise_model(probabilities: NDArray[np.float64], given: NDArray[np.int64]) -> NoiseModel:
-    """Return the exponent of :data:`EXPONENTS`, and the matrix, of the largest likelihood; the first of equals.
+def fit_noise_model(
+    probabilities: NDArray[np.float64], given: NDArray[np.int64], exponents: Sequence[float] = EXPONENTS
+) -> NoiseModel:
+    """Return the exponent among ``exponents``, and the matrix, of the largest likelihood; the first of equals.
 
     Args:
         probabilities: (n, C), rows sum to 1.
         given: int64 (n,).
     """
-    fits = [_fit_matrix(sharpened(probabilities, exponent), given, exponent) for exponent in EXPONENTS]
+    fits = [_fit_matrix(sharpened(probabilities, exponent), given, exponent) for exponent in exponents]
     return max(fits, key=lambda fit: fit.log_likelihood)
 
 

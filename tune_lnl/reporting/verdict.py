@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
+from tune_lnl.errors import InputError
+from tune_lnl.methods.consensus import consensus
 from tune_lnl.metrics.classification import mean_and_std
 from tune_lnl.metrics.paired import paired_difference
 from tune_lnl.reporting.figure import Figure, Table
@@ -19,12 +21,17 @@ from tune_lnl.reporting.run_data import RunView, Trial
 from tune_lnl.reporting.texts import setting, shortened
 from tune_lnl.reporting.trainings import PLAIN_TRAINED, Recorded
 from tune_lnl.tuning.runs.confirmation import Confirmation
+from tune_lnl.tuning.runs.judged import read_candidates
 from tune_lnl.wording import counted
 
 ROW = 46
 """Pixels of a row."""
 DEVIATION = "deviation"
 """Over the last epochs of one training."""
+CONSENSUS_OF = 8
+"""Complete trials from which the consensus is named."""
+CONSENSUS_NUMBERS = 4_000_000
+"""Trials times images times classes up to which it is computed: some seconds."""
 DERIVED = ("lr1", "self_epochs", "refine_epochs")
 
 
@@ -65,7 +72,7 @@ def validation_figure(view: RunView, trainings: Sequence[Recorded]) -> Figure:
     return Figure(
         key="validation",
         title="Best against the published setting",
-        takeaway=_validation_takeaway(view),
+        takeaway=_validation_takeaway(view) + _consensus_note(view),
         plot=rows_plot(bars, view.metric_label) if bars else None,
         table=_bars_table(bars, view.metric_label, "Values with intervals") if bars else None,
         notes=notes,
@@ -118,6 +125,28 @@ def _validation_takeaway(view: RunView) -> str:
     return (
         f"{sentence}. The published setting (trial {start.number}) {_ended(start)} at {start.value:.2f}; "
         f"the best had {then:.2f} there."
+    )
+
+
+def _consensus_note(view: RunView) -> str:
+    """Return the trial that the consensus of all prefers, where it can be trusted; it decides nothing."""
+    if len(view.complete) < CONSENSUS_OF or view.answer is None or view.answer.by == "judged":
+        return ""
+    try:
+        candidates = read_candidates(view.run)
+    except InputError:
+        return ""  # no predictions were kept, or the method has none
+    if candidates.probabilities.size > CONSENSUS_NUMBERS:
+        return ""
+    found = consensus(candidates.probabilities, candidates.given)
+    if not found.trusted:
+        return ""
+    number, count = candidates.numbers[int(found.scores.argmax())], len(candidates.numbers)
+    if number == view.answer.number:
+        return f" The consensus of the {count} complete trials on the held-out images prefers it, too."
+    return (
+        f" The consensus of the {count} complete trials on the held-out images prefers trial {number}; thirty images "
+        f"judged by hand can settle it: python -m tune_lnl.judge {view.name}."
     )
 
 
