@@ -25,6 +25,7 @@ from tune_lnl.cli import search_options
 from tune_lnl.config.overrides import parse_overrides
 from tune_lnl.config.registry import METHODS, dataset_names
 from tune_lnl.config.yaml import load_yaml
+from tune_lnl.search import FOLDER_SPACE
 from tune_lnl.training.seeds import resolve_config
 from tune_lnl.tuning.space.named import space_files
 from tune_lnl.tuning.space.space import PRUNERS, SAMPLERS, condition_names, load_space
@@ -177,6 +178,8 @@ def spaces_on(page: Path) -> set[str]:
 def check_search(page: Path, arguments: Namespace) -> None:
     if arguments.list or arguments.runs:
         return
+    if arguments.space is None and arguments.data is not None:
+        arguments.space = FOLDER_SPACE
     options = search_options(arguments)
     assert options.sampler in (None, *SAMPLERS)
     assert options.pruner in (None, *PRUNERS)
@@ -214,7 +217,7 @@ def check_train(page: Path, arguments: Namespace) -> None:
 
 def check_data(page: Path, arguments: Namespace) -> None:
     if arguments.command != "list":
-        assert arguments.name in dataset_names() or is_placeholder(arguments.name)
+        assert arguments.name in dataset_names() or is_placeholder(arguments.name) or arguments.name.startswith("./")
         if arguments.settings:
             assert all(key.startswith("dataset.") for key in parse_overrides(arguments.settings))
 
@@ -322,7 +325,7 @@ def test_snippets_that_search_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 FOLLOWED = {
     "README.md": ("act_digits8no", "results/act_digits8no"),
-    "docs/tutorial_folder.md": ("folder", "mine"),
+    "docs/tutorial_folder.md": ("folder", "mine", "./digits"),
     "docs/tutorial_cifar80n.md": ("small", "check cifar80no"),
 }
 """Page -> words. The page's commands that contain one of the words are run in order."""

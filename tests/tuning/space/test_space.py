@@ -240,3 +240,38 @@ def test_a_run_keeps_the_settings_of_its_start_points() -> None:
     before = [dict(point) for point in space.start]
     assert space.with_own_start(before).config(space.start[1]).flat()["tie_lr"] is False
     assert space.with_own_start(before[:1]) == space
+
+
+class TestPresets:
+    def test_a_preset_sets_length_trials_and_settings(self) -> None:
+        quick = load_space("act_cifar80no", preset="quick")
+        assert (quick.epochs, quick.budget.trials, quick.base["dataset"]["subset"]) == (12, 6, 0.05)
+        assert load_space("act_cifar80no", preset="full").to_dict() == load_space("act_cifar80no").to_dict()
+
+    def test_flags_go_before_it(self) -> None:
+        space = load_space("act_cifar80no", None, 6, ["dataset.subset=0.5"], "quick")
+        assert (space.epochs, space.base["dataset"]["subset"]) == (6, 0.5)
+
+    @pytest.mark.parametrize(
+        ("presets", "told"),
+        [
+            ({"quick": {"epochs": 0}}, "presets.quick.epochs is a whole number of at least 1, got 0"),
+            ({"quick": 3}, "presets.quick is a mapping"),
+            ({"fast": {}}, "unknown preset 'fast'"),
+            ({"quick": {"taw": 1}}, "presets.quick: taw: no such setting; did you mean 'tau'"),
+        ],
+    )
+    def test_a_preset_that_cannot_be(self, tmp_path: Path, presets: object, told: str) -> None:
+        path = tmp_path / "mine.yaml"
+        path.write_text(dump_yaml({**read_mapping(find_space("act_digits8no")), "presets": presets}))
+        with pytest.raises(InputError, match=told):
+            load_space(str(path), preset="quick")
+
+    def test_one_that_the_space_lacks(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="has no preset 'quik'; did you mean 'quick'"):
+            load_space("act_digits8no", preset="quik")
+        path = tmp_path / "bare.yaml"
+        raw = read_mapping(find_space("act_digits8no"))
+        path.write_text(dump_yaml({key: value for key, value in raw.items() if key != "presets"}))
+        with pytest.raises(InputError, match="has no preset 'quick'; it has none"):
+            load_space(str(path), preset="quick")

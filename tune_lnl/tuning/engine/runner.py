@@ -126,8 +126,8 @@ def carry_out(
             with limited_start(session.seconds_left(), leave, plan.resume_command()):
                 running.enter_context(runner.started(plan, folder, output))
             running.enter_context(_watched(plan, session, runner, output))
+            step("starting the workers ...")  # before a table, which then shows the same
             running.enter_context(view or nullcontext())
-            step("starting the workers ...")
             runner.train(plan, session, job_of, folder)
     except (KeyboardInterrupt, SystemExit):
         # A signal while Ray was starting: it handles SIGTERM in its own way there.
