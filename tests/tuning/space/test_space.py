@@ -8,8 +8,10 @@ from tiny_search import EPOCHS, TINY, tiny_space, write_space
 
 from tune_lnl.config.act import ActSettings
 from tune_lnl.config.lr_plans import lr_plan
+from tune_lnl.config.yaml import dump_yaml, read_mapping
 from tune_lnl.errors import InputError
 from tune_lnl.methods.published.act_args import act_arguments
+from tune_lnl.tuning.space.named import find_space
 from tune_lnl.tuning.space.ranges import Int, LogUniform
 from tune_lnl.tuning.space.space import condition_names, load_space
 
