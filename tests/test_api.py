@@ -61,7 +61,7 @@ class TestRun:
             assert trials.loc[row.number, "state"] == row.state
             assert trials.loc[row.number, "params.lr"] == row.params["lr"]
             curve = epochs.loc[row.number]
-            assert list(curve.index) == list(range(row.epochs))
+            assert list(curve.index) == list(range(1, row.epochs + 1))
             assert curve["objective"].iloc[-1] == row.value
         assert epochs.index.names == ["number", "epoch"]
         assert {"val_accuracy", "lr", "train_loss"} <= set(epochs.columns)

@@ -103,6 +103,7 @@ def test_two_seeds_from_config_to_files(capsys: pytest.CaptureFixture[str]) -> N
     assert f"test_last10       {summary['over_seeds']['test_last10']['mean']:6.2f} ± " in told.out
     assert "test accuracy, mean of the last 2 epochs" in told.out
     assert "not for selection" in told.out
+    assert "note: this is a training on 126 of 1,258 images (dataset.subset 0.1); on all images" in lines[-2]
     assert lines[-1].startswith("files: out (")
 
 
@@ -160,7 +161,7 @@ def test_a_seed_that_diverges_gives_1_and_says_so(capsys: pytest.CaptureFixture[
     assert main([config_file(method="standard", lr=1e30), "--output", "out"]) == 1
     told = capsys.readouterr()
     assert "seed 0 diverged: " in told.out
-    assert "at epoch 0; lower the lr" in told.out
+    assert "at epoch 1; lower the lr" in told.out
     assert told.out.count("seed 0 epoch ") == 1
     assert not list(Path("out").rglob("*.pt"))
     assert json.loads(Path("out/seed-0/epochs.jsonl").read_text().splitlines()[-1])["val_accuracy"] is None

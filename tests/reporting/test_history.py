@@ -80,7 +80,8 @@ def test_every_state_is_in_both_legends(tmp_path: Path) -> None:
 
 
 def test_curves_count_epochs_from_one(tmp_path: Path) -> None:
-    figure = curves_figure(view(tmp_path))
+    seen = view(tmp_path)
+    figure = curves_figure(seen)
     traces = {trace.name: trace for trace in drawn(figure).data}
     best = traces["the best, trial 1"]
     assert list(zip(best.x, best.y, strict=True)) == [(epoch + 1, 59.0 + epoch) for epoch in range(6)]
@@ -88,7 +89,9 @@ def test_curves_count_epochs_from_one(tmp_path: Path) -> None:
     assert list(zip(stopped.x, stopped.y, strict=True)) == [(1, 88.0), (2, 89.0), (3, 90.0), (None, None)]
     assert (traces["where it was stopped"].x, traces["where it failed"].x) == ((3,), (2,))
     assert traces["the published setting, trial 0"].y[-1] == 60.0
-    assert [shape.x0 for shape in drawn(figure).layout.shapes] == [3, 4]  # trials are compared after epochs 3 and 4
+    shapes = drawn(figure).layout.shapes
+    assert [shape.x0 for shape in shapes if shape.xref == "x"] == [3, 4]  # trials are compared after epochs 3 and 4
+    assert [shape.y0 for shape in shapes if shape.xref != "x"] == [level for level, _ in seen.levels]
     assert figure.table is not None
     assert figure.table.header[4:] == [f"epoch {epoch}" for epoch in range(1, 7)]
 

@@ -64,6 +64,19 @@ def test_the_consensus_is_named_and_decides_nothing(tmp_path: Path) -> None:
     assert "The consensus of the 8 complete trials on the held-out images prefers trial 5; thirty images" in takeaway
 
 
+def test_a_stopped_trial_that_stood_higher_is_named_with_what_the_best_had_then(tmp_path: Path) -> None:
+    seen = view(tmp_path, [Asked("COMPLETE", 60.0), Asked("PRUNED", 61.0, epochs=3)])
+    told = validation_figure(seen, []).takeaway
+    assert "nothing tried was better" not in told
+    assert "no other trial of full length was better; trial 1, stopped early, stood at 61.00 after 3 epochs" in told
+    assert "(trial 0 after as many: 57.00)" in told
+
+
+def test_guessing_is_called_guessing(tmp_path: Path) -> None:
+    told = validation_figure(view(tmp_path, [Asked("COMPLETE", 13.0)]), []).takeaway
+    assert "No trial is better than guessing, which scores about 12.5." in told
+
+
 def test_a_lower_loss_is_better(tmp_path: Path) -> None:
     changes = {"objective": {"metric": "val_loss", "mode": "min", "average_last": 1}}
     seen = view(tmp_path, [Asked("COMPLETE", 60.0), Asked("COMPLETE", 50.0)], changes=changes)
@@ -104,6 +117,7 @@ def test_published_figures_are_for_the_whole_dataset(tmp_path: Path, monkeypatch
     monkeypatch.setitem(seen.__dict__, "flat_base", base)
     assert len(published_of(seen)) == 16
     told = accuracy_figure(seen, []).takeaway
+    assert "(trained on 70% of the training set; published figures are for all of it)" in told
     assert told.endswith(
         "84.00%, 19.60 points above the 64.40% published for ACT; plain cross-entropy was published with 22.25%."
     )

@@ -115,7 +115,7 @@ def test_another_config_starts_anew(tmp_path: Path) -> None:
 
 
 def test_a_lost_network_is_told(tmp_path: Path) -> None:
-    with pytest.raises(DivergedError, match="not finite at epoch 0"):
+    with pytest.raises(DivergedError, match="not finite at epoch 1"):
         gather(config_of("standard", lr=1e30), tmp_path)
     assert not list(tmp_path.iterdir())
 

@@ -13,6 +13,7 @@ from tune_lnl.reporting.plots import (
     BEST,
     DASHES,
     colour,
+    levels,
     mark,
     picture,
     plain,
@@ -23,6 +24,7 @@ from tune_lnl.reporting.plots import (
 )
 from tune_lnl.reporting.run_data import RunView, Trial
 from tune_lnl.reporting.texts import setting
+from tune_lnl.reporting.verdict import ahead
 from tune_lnl.wording import STATES, counted
 
 MANY = 60
@@ -78,7 +80,7 @@ def _history_takeaway(view: RunView) -> str:
     return sentence + (
         f", after {counted(improvements, 'improvement')}."
         if improvements
-        else ": no other trial of full length was better than the first."
+        else f": no other trial of full length was better than the first{ahead(view)}."
     )
 
 
@@ -116,6 +118,7 @@ def _history(view: RunView, seen: Sequence[Trial]) -> go.Figure:
         traces,
         xaxis={"title": {"text": "trial"}, "range": [-0.6, max(last, 1) + 0.6], "tickformat": "d"},
         yaxis={"title": {"text": plain(view.metric_label)}, "range": list(low_high)},
+        **levels(view.levels),
     )
 
 
@@ -182,7 +185,13 @@ def history_range(view: RunView) -> tuple[float, float]:
             if trial.value is not None and trial.row.standard_error is not None
         ]
         low, high = min([low, *ends]), max([high, *ends])
-    return low, high
+    return with_ceiling(view, low, high)
+
+
+def with_ceiling(view: RunView, low: float, high: float) -> tuple[float, float]:
+    """Return the range, wide enough for the score of a perfect network where that is known."""
+    ceiling = None if view.bounds is None else view.bounds.ceiling
+    return (low, high) if ceiling is None or ceiling <= high else (low, ceiling + 0.08 * (ceiling - low))
 
 
 def visible_range(view: RunView, values: Sequence[float]) -> tuple[float, float]:
@@ -295,7 +304,7 @@ def _curves(view: RunView, drawn: Sequence[Trial]) -> go.Figure:
         name = f"the best, trial {best.number}" + (" (the published setting)" if start is best else "")
         traces.append(_single(best, name, {"color": colour("best"), "width": 3}))
     last = 1 + max(epoch for trial in drawn for epoch, _ in trial.curve)
-    low, high = _curve_range(view, drawn)
+    low, high = with_ceiling(view, *_curve_range(view, drawn))
     room = 0.05 * (high - low) or max(0.05 * abs(high), 1e-9)
     rungs = [rung for rung in view.rungs if rung < last]
     return picture(
@@ -303,7 +312,7 @@ def _curves(view: RunView, drawn: Sequence[Trial]) -> go.Figure:
         height=440,
         xaxis={"title": {"text": "epoch"}, "range": [1 - 0.02 * last, last * 1.02], "tickformat": "d"},
         yaxis={"title": {"text": plain(view.metric_label)}, "range": [low - room, high + room]},
-        **uprights([rung + 1 for rung in rungs], "compared"),
+        **levels(view.levels, uprights([rung + 1 for rung in rungs], "compared")),
     )
 
 

@@ -195,6 +195,26 @@ def uprights(places: Sequence[float], name: str) -> dict[str, Any]:
     }
 
 
+def levels(values: Sequence[tuple[float, str]], also: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return dotted lines over the whole width at (value, name), each with its name, for the layout of a figure.
+
+    Args:
+        also: of :func:`uprights`, for the same figure.
+    """
+    line = {"width": 1.3, "dash": "dot", "color": colour("soft")}
+    over = {"type": "line", "xref": "x domain", "yref": "y", "x0": 0, "x1": 1, "line": line}
+    label = {"xref": "x domain", "yref": "y", "x": 1, "xanchor": "right", "yanchor": "bottom"}
+    label |= {"showarrow": False, "bgcolor": colour("page")}
+    others = also or {"shapes": [], "annotations": []}
+    return {
+        "shapes": [*others["shapes"], *(over | {"y0": value, "y1": value} for value, _ in values)],
+        "annotations": [
+            *others["annotations"],
+            *(label | {"y": value, "text": plain(f"{name}, about {value:.4g}")} for value, name in values),
+        ],
+    }
+
+
 def rounded(value: float | None, digits: int = 6) -> float | None:
     """Return a value with so many significant digits: more cannot be seen, and make the page heavy."""
     return None if value is None else float(f"{value:.{digits}g}")

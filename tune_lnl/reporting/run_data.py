@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from tune_lnl.config.trial import TrialConfig
+from tune_lnl.datasets.bounds import ScoreBounds
 from tune_lnl.tuning.runs.answer import Answer
 from tune_lnl.tuning.runs.location import ResultsDir
 from tune_lnl.tuning.runs.rows import TrialRow
@@ -94,6 +95,20 @@ class RunView:
     @property
     def in_percent(self) -> bool:
         return "loss" not in self.run.metric
+
+    @property
+    def bounds(self) -> ScoreBounds | None:
+        """Ceiling and chance of the objective; None for a run of an earlier version or another objective."""
+        return ScoreBounds.stored(self.run.settings.get("score_bounds"))
+
+    @property
+    def levels(self) -> list[tuple[float, str]]:
+        """(value, label) of the horizontal lines that figures of the objective show: ceiling and chance."""
+        bounds = self.bounds
+        if bounds is None:
+            return []
+        ceiling = [] if bounds.ceiling is None else [(bounds.ceiling, "ceiling: a perfect network")]
+        return [*ceiling, (bounds.chance, "chance: guessing")]
 
     @property
     def epochs(self) -> int:

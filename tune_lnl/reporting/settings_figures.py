@@ -9,7 +9,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from tune_lnl.reporting.figure import Figure, Table
-from tune_lnl.reporting.history import MANY, hover_text, outside_note, visible_range
+from tune_lnl.reporting.history import MANY, hover_text, outside_note, visible_range, with_ceiling
 from tune_lnl.reporting.importances import ENOUGH, FEWEST, Importance, importances
 from tune_lnl.reporting.plots import (
     BEST,
@@ -17,6 +17,7 @@ from tune_lnl.reporting.plots import (
     START,
     Axis,
     colour,
+    levels,
     mark,
     picture,
     plain,
@@ -105,7 +106,7 @@ def _slice(view: RunView, name: str, axis: Axis, get: Getter) -> Figure:
         [setting(get(trial)), f"{trial.value:.2f}", str(trial.number), STATES[trial.state]]
         for trial in reversed(trials)
     ]
-    shown = visible_range(view, [trial.value for trial in trials if trial.value is not None])
+    shown = with_ceiling(view, *visible_range(view, [trial.value for trial in trials if trial.value is not None]))
     traces = marks(view, trials, lambda trial: axis.place(get(trial)), lambda trial: trial.value)
     return Figure(
         key=f"slice-{_identifier(name)}",
@@ -115,6 +116,7 @@ def _slice(view: RunView, name: str, axis: Axis, get: Getter) -> Figure:
             traces,
             xaxis=axis.settings(name),
             yaxis={"title": {"text": plain(view.metric_label)}, "range": list(shown)},
+            **levels(view.levels),
         ),
         notes=outside_note(shown, [trial.value for trial in trials if trial.value is not None]),
         table=Table([name, view.metric_label, "trial", "state"], rows, f"Value by {name}"),

@@ -22,7 +22,7 @@ from tune_lnl.reporting.texts import setting, shortened
 from tune_lnl.reporting.trainings import PLAIN_TRAINED, Recorded
 from tune_lnl.tuning.runs.confirmation import Confirmation
 from tune_lnl.tuning.runs.judged import read_candidates
-from tune_lnl.wording import counted
+from tune_lnl.wording import STATES, counted
 
 ROW = 46
 """Pixels of a row."""
@@ -59,7 +59,11 @@ def validation_figure(view: RunView, trainings: Sequence[Recorded]) -> Figure:
             "Intervals: 95%, from the standard error on the held-out samples; for trainings on several seeds Student's "
             "interval of their mean."
         )
-    if view.best is not None and view.flat_base.get("validation.labels") == "noisy":
+    bounds = view.bounds
+    if bounds is not None:
+        sentence = bounds.sentence()
+        notes.append(f"{sentence[:1].upper()}{sentence[1:]}.")
+    elif view.best is not None and view.flat_base.get("validation.labels") == "noisy":
         notes.append(
             "Judged on held-out samples against their given, partly wrong labels: even a perfect network scores about "
             "the share of right labels here, not 100."
@@ -107,10 +111,15 @@ def _validation_takeaway(view: RunView) -> str:
         # How it compares is in the figure of what chose it; its one training in the search decided nothing.
         return f"Trial {best.number} is the answer, {answer.words}; its training in the search gave {value}."
     sentence = f"Trial {best.number} is the best: {value}"
+    bounds = view.bounds
+    if bounds is not None and bounds.is_guessing(best.value, best.row.standard_error):
+        return f"{sentence}. No trial is better than guessing, which scores about {bounds.chance:.4g}."
     if start is None or start.value is None:
         return f"{sentence}. There is no published setting among the trials to compare it with."
     if start is best:
-        return f"{sentence}. It is the published setting itself: nothing tried was better."
+        higher = ahead(view)
+        others = f"no other trial of full length was better{higher}" if higher else "nothing tried was better"
+        return f"{sentence}. It is the published setting itself: {others}."
     if start.complete:
         gap = _gap(view, best, start)
         sure = gap.low is not None and gap.low > 0
@@ -169,6 +178,29 @@ def _gap(view: RunView, best: Trial, start: Trial) -> Estimate:
     # The interval around the difference of the objectives, which are means over epochs; the predictions are, too.
     value = apart.value
     return Estimate(value, value + 100 * (paired.low - paired.value), value + 100 * (paired.high - paired.value))
+
+
+def ahead(view: RunView) -> str:
+    """Name the trial without full length that stood higher than the best when it ended; empty where none did.
+
+    Both values are objectives at the same epoch, so that lengths are equal.
+    """
+    best = view.best
+    if best is None or best.value is None:
+        return ""
+    higher = [
+        trial
+        for trial in view.trials
+        if not trial.complete and trial.curve and trial.value is not None and view.better(trial.value, best.value)
+    ]
+    if not higher:
+        return ""
+    trial = max(higher, key=lambda one: view.sign * (one.value or 0.0))
+    epoch, value = trial.curve[-1]
+    then = dict(best.curve).get(epoch)
+    compared = "" if then is None else f" (trial {best.number} after as many: {then:.2f})"
+    after = counted(trial.row.epochs, "epoch")
+    return f"; trial {trial.number}, {STATES[trial.state]}, stood at {value:.2f} after {after}{compared}"
 
 
 def _ended(trial: Trial) -> str:
@@ -256,8 +288,9 @@ def _test_takeaway(view: RunView, own: Sequence[RowValue]) -> str:
     if not own:
         return "Nothing was scored on the test set yet: it is scored in the last epochs of complete trials only."
     first = own[0]
-    sentence = f"{first.label[:1].upper()}{first.label[1:]} reaches a {view.test_metric} of {first.estimate.value:.2f}%"
     published = {result.method: result.accuracy for result in published_of(view)}
+    name = f"{first.label[:1].upper()}{first.label[1:]}" + (_other_training_set(view, first) if published else "")
+    sentence = f"{name} reaches a {view.test_metric} of {first.estimate.value:.2f}%"
     method = view.method.upper()
     plain = next((bar for bar in own if bar.label.startswith(PLAIN_TRAINED)), None)
     if plain is not None:
@@ -274,6 +307,14 @@ def _test_takeaway(view: RunView, own: Sequence[RowValue]) -> str:
     if published:
         return f"{sentence}."
     return f"{sentence}. Nothing is published for this dataset and noise: the published setting is that of another one."
+
+
+def _other_training_set(view: RunView, first: RowValue) -> str:
+    """Name the training set where it is not the one of published figures, which is all the training data."""
+    fraction = view.base.validation.fraction
+    if not fraction or first.label.startswith("confirmed"):
+        return ""
+    return f" (trained on {100 * (1 - fraction):.0f}% of the training set; published figures are for all of it)"
 
 
 def _test_notes(view: RunView, own: Sequence[RowValue]) -> list[str]:

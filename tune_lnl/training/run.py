@@ -154,10 +154,10 @@ class TrainingRun:
             self.reports.append(report)
             if files.epochs is not None:
                 append_report(files.epochs, {**files.columns, **report})
-            logger.info("%s", " ".join(f"{name}={value:.6g}" for name, value in report.items()))
+            logger.info("%s", log_line(report))
             reason = training.diverged(report)
             if reason is not None:
-                raise DivergedError(f"{reason} at epoch {training.epoch - 1}")
+                raise DivergedError(f"{reason} at epoch {training.epoch}")
             self._on_epoch(report)
             if training.finished and files.model is not None:
                 write_whole(files.model, training.model_file())
@@ -206,3 +206,9 @@ def _restore_epochs_file(path: Path, reports: list[Report], columns: Mapping[str
     text = "".join(lines.get(epoch, made[epoch]) + "\n" for epoch in made)
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_text(path, text)
+
+
+def log_line(report: Report) -> str:
+    """Write a report as a line of a log, epochs counted from 1, test metrics left out: nobody chooses by them."""
+    values = [f"{name}={value:.6g}" for name, value in report.items() if name != "epoch" and name[:5] != "test_"]
+    return " ".join([f"epoch {int(report['epoch']) + 1}:", *values])

@@ -26,6 +26,7 @@ from tune_lnl.config.overrides import apply_overrides, parse_overrides
 from tune_lnl.config.registry import settings_type
 from tune_lnl.config.trial import PROVENANCE, SECTIONS, TrialConfig, build_config
 from tune_lnl.config.yaml import dump_yaml, read_mapping
+from tune_lnl.datasets.images.noisy import load_noisy
 from tune_lnl.datasets.paths import cache_dir
 from tune_lnl.errors import InputError
 from tune_lnl.files import replace_text
@@ -33,6 +34,7 @@ from tune_lnl.metrics.classification import mean_and_std
 from tune_lnl.object_storage import local_file
 from tune_lnl.training.accelerator import choose_device
 from tune_lnl.training.checkpoint import write_whole
+from tune_lnl.training.classification import ClassifierTraining
 from tune_lnl.training.failures import DivergedError
 from tune_lnl.training.loop import Report, Surroundings, check_precision, objective_so_far, spoken
 from tune_lnl.training.registry import start_training, training_type
@@ -293,9 +295,22 @@ def train(
     say("")
     for line in _closing_lines(results, summarise(results)):
         say(line)
+    share = _share(trial, surroundings)
+    if share is not None:
+        say(f"note: this is a training on {share}; on all images: --set dataset.subset=1.0")
     written = [name for name in (CONFIG, SUMMARY, "model.pt") if (folder / name).exists()]
     say(f"files: {folder} ({', '.join(written)}, seed-*/epochs.jsonl)")
     return 1 if any(result.diverged for result in results) else 0
+
+
+def _share(config: TrialConfig, surroundings: Surroundings) -> str | None:
+    """Return ``216 of 1,438 images (dataset.subset 0.15)``, as after a search on a share; None for all images."""
+    subset = getattr(config.dataset, "subset", 1.0)
+    if subset == 1.0:
+        return None
+    if not issubclass(training_type(config.method), ClassifierTraining):
+        return f"a share of the images (dataset.subset {subset:g})"
+    return load_noisy(config.dataset, surroundings.data_dir).share_of_whole(subset)
 
 
 def _seeds(text: str) -> list[int]:

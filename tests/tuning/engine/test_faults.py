@@ -104,8 +104,8 @@ def toy_search_value(curve: dict[int, float], value: float | None) -> float | No
 
 EXPECTED = {
     "none": ("COMPLETE", EPOCHS, None, None),
-    "nan": ("FAIL", 1, "diverged", "the objective is not finite at epoch 1"),
-    "nan_weights": ("FAIL", 1, "diverged", "weight is not finite at epoch 1"),
+    "nan": ("FAIL", 1, "diverged", "the objective is not finite at epoch 2"),
+    "nan_weights": ("FAIL", 1, "diverged", "weight is not finite at epoch 2"),
     "data": ("FAIL", 1, "data error", "toy.tar: truncated at byte 17; fetch it again"),
     "oom": ("FAIL", 1, "out of memory", "CUDA out of memory. The toy tried to allocate 7.00 GiB."),
     "oom_once": ("COMPLETE", EPOCHS, None, None),

@@ -65,6 +65,7 @@ def _facts(plan: Plan, cost: Cost) -> dict[str, Any]:
             "cpus_per_trial": resources.cpus_per_trial,
             "gpus_per_trial": resources.gpus_per_trial,
         },
+        "score_bounds": None if plan.bounds is None else plan.bounds.to_dict(),
         "notes": plan.remarks(),
         "cost": asdict(cost),
         "disk_bytes": plan.disk_need.total,
@@ -84,6 +85,7 @@ def _describe_plan(plan: Plan, cost: Cost) -> str:
         f"# learning rates, first and last epoch: {_ends(config)}",
         f"# trials are compared {comparisons(space)}",
         f"# resources: {plan.resources}, device {plan.resources.device}",
+        *([] if plan.bounds is None else [f"# {plan.bounds.sentence()}"]),
         *(f"# note: {remark}" for remark in plan.remarks()),
         f"# an epoch: {cost.warmup_epoch_seconds:.1f} s in warm-up, {cost.main_epoch_seconds:.1f} s after, "
         f"measured on {PROBE_BATCHES} batches, one trial alone",

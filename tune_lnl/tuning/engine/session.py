@@ -217,7 +217,7 @@ class Session:
                 self._ended_well(number)
                 return False
         if not math.isfinite(report.value):
-            self._failed(number, DIVERGED, f"the objective is not finite at epoch {report.epoch}")
+            self._failed(number, DIVERGED, f"the objective is not finite at epoch {report.epoch + 1}")
             return False
         ledger.report(number, report.epoch, report.value)
         for listener in self.listeners:

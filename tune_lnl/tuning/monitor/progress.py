@@ -40,6 +40,8 @@ class Progress(Listener):
         row(f"  {plan.resources}")
         if self._console.verbosity != "quiet":
             self._console.labelled("  files", location(plan.files.root))
+        if plan.bounds is not None:
+            row(f"  {plan.bounds.sentence()}")
         for remark in plan.remarks():
             row(f"  note: {remark}")
         if resumed:
@@ -82,6 +84,9 @@ class Progress(Listener):
             text = f"best: trial {row.number}, {self._metric} {row.value_text}, {settings_text(row.params)}{why}"
             for line in [text] if console.width is None else textwrap.wrap(text, console.width, subsequent_indent="  "):
                 console(line)
+            bounds = self._plan.bounds
+            if bounds is not None and row.value is not None and bounds.is_guessing(row.value, row.standard_error):
+                console(f"  no trial is better than guessing, which scores about {bounds.chance:.4g}")
             console.labelled("  config", config)
             console.labelled("  train it again", f"python -m tune_lnl.train {shlex.quote(config)}")
         elif failed:

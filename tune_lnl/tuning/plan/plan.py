@@ -9,11 +9,14 @@ from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
+from tune_lnl.config.trial import TrialConfig
+from tune_lnl.datasets.bounds import ScoreBounds, score_bounds
 from tune_lnl.steps import step
+from tune_lnl.training.classification import ClassifierConfig, ClassifierData, ClassifierTraining
 from tune_lnl.training.loop import Surroundings, check_precision
 from tune_lnl.training.registry import training_type
 from tune_lnl.tuning.plan.checks import AskedStudy, check_search, study_place
@@ -60,6 +63,8 @@ class Plan:
     """Of the data, the labels and the split."""
     disk_need: DiskNeed
     warm_start: WarmStart | None
+    bounds: ScoreBounds | None = None
+    """Of the objective, where it is an accuracy on held-out labels."""
 
     @property
     def place(self) -> StudyPlace:
@@ -93,7 +98,8 @@ class Plan:
             )
         if self.warm_start is not None and self.warm_start.sentence:
             remarks.append(self.warm_start.sentence)
-        return remarks
+        too_few = None if self.bounds is None else self.bounds.too_few()
+        return remarks if too_few is None else [*remarks, too_few]
 
     def settings(self) -> dict[str, Any]:
         """Return the content of ``run.yaml``."""
@@ -117,6 +123,7 @@ class Plan:
             },
             "data_dir": None if self.data_dir is None else str(self.data_dir),
             "fingerprints": dict(self.fingerprints),
+            "score_bounds": None if self.bounds is None else self.bounds.to_dict(),
             "versions": {name: version(name) for name in VERSIONED} | {"python": platform.python_version()},
             "git_commit": git_commit(),
             "warm_start": None if self.warm_start is None else self.warm_start.to_dict(),
@@ -181,7 +188,16 @@ def plan_study(asked: AskedStudy, machine: Machine, measure: Measure = measure_s
         fingerprints=fingerprints,
         disk_need=need,
         warm_start=warm_start,
+        bounds=objective_bounds(config, surroundings),
     )
+
+
+def objective_bounds(config: TrialConfig, surroundings: Surroundings) -> ScoreBounds | None:
+    """Return the bounds of the objective; None where it is no accuracy on held-out labels."""
+    if config.objective.metric != "val_accuracy" or not issubclass(training_type(config.method), ClassifierTraining):
+        return None
+    data = ClassifierData.load(cast(ClassifierConfig, config), surroundings)
+    return score_bounds(data.noisy, len(data.validation), clean=getattr(config.validation, "labels", "") == "clean")
 
 
 def _with_stored_share(options: SearchOptions, stored: Mapping[str, Any] | None) -> SearchOptions:

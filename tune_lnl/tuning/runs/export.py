@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -59,7 +59,12 @@ def export_run(run: Run, top: int | None, form: str) -> Export:
         "csv": _csv,
         "args": _args,
     }
-    return writers[form](run, rows)
+    found = writers[form](run, rows)
+    complete = sum(row.state == "COMPLETE" for row in rows)
+    if top is None or top == 1 or complete == len(rows) or len(rows) == len(run.rows()):
+        return found
+    left_over = f"only {complete} of the {len(rows)} trials listed ran to full length; the others cannot be the best"
+    return replace(found, remarks=(*found.remarks, left_over))
 
 
 def save_export(export: Export, path: Path) -> None:

@@ -186,12 +186,12 @@ class Run:
     def epochs_frame(self) -> DataFrame:
         """Return a pandas row per trial and epoch, both the index: the columns of epochs.parquet.
 
-        It holds the test metrics, which the search does not see.
+        Epochs count from 1 here, from 0 in the file. It holds the test metrics, which the search does not see.
         """
         from tune_lnl.tuning.runs.tables import epochs_table
 
         frame: DataFrame = epochs_table(self).to_pandas()
-        return frame.set_index(["number", "epoch"])
+        return frame.assign(epoch=frame["epoch"] + 1).set_index(["number", "epoch"])
 
     def figures(self) -> dict[str, Any]:
         """Return the pictures of the report, by name, as Plotly figures: ``run.figures()["history"].show()``.
