@@ -103,7 +103,7 @@ def test_two_seeds_from_config_to_files(capsys: pytest.CaptureFixture[str]) -> N
     assert f"test_last10       {summary['over_seeds']['test_last10']['mean']:6.2f} ± " in told.out
     assert "test accuracy, mean of the last 2 epochs" in told.out
     assert "not for selection" in told.out
-    assert "note: this is a training on 126 of 1,258 images (dataset.subset 0.1); on all images" in lines[-2]
+    assert "note: this is a training on 377 of 1,258 images (dataset.subset 0.3); on all images" in lines[-2]
     assert lines[-1].startswith("files: out (")
 
 

@@ -27,6 +27,7 @@ from tune_lnl.training.run import (
     TrainingFiles,
     TrainingRun,
     append_report,
+    log_line,
     run_training,
     stop_at,
 )
@@ -240,3 +241,8 @@ def test_a_limit_on_file_sizes_counts_as_a_full_disk(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert classify(caught.value)[0] == DISK_FULL
     assert not list(tmp_path.iterdir())
+
+
+def test_a_log_line_counts_from_one_and_holds_no_test_metric() -> None:
+    report = {"epoch": 0.0, "val_accuracy": 45.5, "test_accuracy": 90.0, "test_accuracy_ntm": 80.0}
+    assert log_line(report) == "epoch 1: val_accuracy=45.5"

@@ -39,6 +39,15 @@ def test_the_whole_log(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().out == "hello from trial 2\n"
 
 
+def test_a_log_of_an_earlier_version_shows_no_test_metric(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run.files.log(0).parent.mkdir(parents=True, exist_ok=True)
+    run.files.log(0).write_text("epoch=0 val_accuracy=45.5 test_accuracy=90 test_accuracy_ntm=80 seconds=1\n")
+    assert main([run.name, "0", "--results-dir", str(run.files.root.parent)]) == 0
+    assert capsys.readouterr().out == "epoch=0 val_accuracy=45.5 seconds=1\n"
+
+
 @pytest.mark.parametrize("number", ["6", "-1", "best", "1.0", "²", "", "9" * 5000])
 def test_numbers_that_there_are_not(run: Run, capsys: pytest.CaptureFixture[str], number: str) -> None:
     assert logs([str(run.files.root), "--", number]) == 2
