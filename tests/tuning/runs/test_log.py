@@ -44,7 +44,7 @@ def test_a_log_of_an_earlier_version_shows_no_test_metric(
 ) -> None:
     run.files.log(0).parent.mkdir(parents=True, exist_ok=True)
     run.files.log(0).write_text("epoch=0 val_accuracy=45.5 test_accuracy=90 test_accuracy_ntm=80 seconds=1\n")
-    assert main([run.name, "0", "--results-dir", str(run.files.root.parent)]) == 0
+    assert logs([run.name, "0", "--results-dir", str(run.files.root.parent)]) == 0
     assert capsys.readouterr().out == "epoch=0 val_accuracy=45.5 seconds=1\n"
 
 
