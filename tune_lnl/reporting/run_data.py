@@ -150,11 +150,9 @@ class RunView:
 
     @cached_property
     def start(self) -> Trial | None:
-        """The trial at the space's first start point, which is the published setting."""
-        if not self.run.space.start:
-            return None
-        point = self.run.space.start[0]
-        return next((trial for trial in self.trials if _is_at(trial.row.params, point)), None)
+        """The trial at the published setting."""
+        row = self.run.published
+        return None if row is None else next(trial for trial in self.trials if trial.number == row.number)
 
     def count(self, *states: str) -> int:
         """Trials of this run in these states; those taken over are left out."""
@@ -198,15 +196,6 @@ class RunView:
     def test_metric(self) -> str:
         """Return the figure that represents a run on the test set."""
         return self.base.settings.test_metrics[0]
-
-
-def _is_at(params: Mapping[str, Any], point: Mapping[str, Any]) -> bool:
-    return all(name in params and _equal(params[name], value) for name, value in point.items())
-
-
-def _equal(one: Any, other: Any) -> bool:
-    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in (one, other))
-    return math.isclose(one, other, rel_tol=1e-9) if numbers else bool(one == other)
 
 
 def view_run(run: Run) -> RunView:

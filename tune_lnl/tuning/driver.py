@@ -13,7 +13,7 @@ from tune_lnl.config.yaml import dump_yaml
 from tune_lnl.errors import InputError
 from tune_lnl.files import is_disk_full
 from tune_lnl.object_storage import StorageError
-from tune_lnl.tuning.confirm.stage import ConfirmError, confirm
+from tune_lnl.tuning.confirm.stage import ConfirmError, confirm, race
 from tune_lnl.tuning.engine.awake import awake
 from tune_lnl.tuning.engine.joining import joined
 from tune_lnl.tuning.engine.listeners import Checkpoints, StopFlag, Tables
@@ -183,10 +183,17 @@ def _search_and_confirm(plan: Plan, resume: bool, console: Console, runner: Runn
     tidy_heldout(plan.files, study.trials, study.mode, plan.heldout_room)
     Tables(plan, study).write()
     plan.files.sync(plan.files.driver_log)
-    progress.end(outcome)
-    if plan.options.confirm is not None and outcome == "done" and study.count(*ENDED) >= plan.space.budget.trials:
-        run = Run(plan.files, plan.settings(), plan.space, study.trials)
-        return _confirm(plan, plan.options.confirm, run, deadline, console, runner)
+    again = plan.races or isinstance(plan.options.confirm, ConfirmRequest)
+    if not again or outcome != "done" or study.count(*ENDED) < plan.space.budget.trials:
+        progress.end(outcome)
+        return outcome
+    if not plan.races:
+        progress.end(outcome)  # a confirmation prints its own summary
+    run = Run(plan.files, plan.settings(), plan.space, study.trials)
+    outcome = _train_again(plan, run, deadline, console, runner)
+    Tables(plan, study).write()
+    if plan.races:
+        progress.end("done")  # how to continue has been said
     return outcome
 
 
@@ -280,36 +287,51 @@ def _folder_gone(plan: Plan) -> str:
     )
 
 
-def _confirm(
-    plan: Plan, request: ConfirmRequest, run: Run, deadline: float | None, console: Console, runner: Runner
-) -> Outcome:
-    """Confirm the best trials of a finished search."""
+def _train_again(plan: Plan, run: Run, deadline: float | None, console: Console, runner: Runner) -> Outcome:
+    """Train the best configs of a finished search again: the race, or the confirmation that was asked for."""
+    request = plan.options.confirm
     if run.best is None:
-        console("no trial is complete, so there is nothing to confirm")
+        console("no trial is complete, so there is nothing to train again")
         return "failed"
 
     def train(session: Session, job_of: JobOf) -> None:
         carry_out(plan, session, job_of, runner, console)
 
+    found: Confirmation | StopReason | None
     try:
-        found = confirm(
-            plan,
-            request,
-            run,
-            console,
-            train,
-            room=runner.room,
-            working_folder=runner.working_folder,
-            deadline=deadline,
-        )
+        if isinstance(request, ConfirmRequest):
+            found = confirm(
+                plan,
+                request,
+                run,
+                console,
+                train,
+                room=runner.room,
+                working_folder=runner.working_folder,
+                deadline=deadline,
+            )
+        else:
+            found = race(
+                plan,
+                run,
+                console,
+                train,
+                room=runner.room,
+                working_folder=runner.working_folder,
+                deadline=deadline,
+            )
     except ConfirmError as error:
         found, reason = "failing", f"stopped: {error}"
     else:
+        if found is None:
+            return "done"
         if isinstance(found, Confirmation):
-            return "done" if found.winner is not None else "failed"
+            return "done" if found.winner is not None or found.is_race else "failed"
         reason = "the time budget is used up" if found == "time budget" else str(found)
     # The command of the run may ask for another confirmation, or for none.
-    command = re.sub(r" --confirm[ =]\S+", "", plan.resume_command()) + f" --confirm {request}"
+    command = plan.resume_command()
+    if isinstance(request, ConfirmRequest):
+        command = re.sub(r" --confirm[ =]\S+", "", command) + f" --confirm {request}"
     console(f"{reason}; finished trainings are kept; continue with:\n  {command}")
     outcomes: dict[StopReason, Outcome] = {"interrupted": "interrupted", "time budget": "done"}
     return outcomes.get(found, "failed")

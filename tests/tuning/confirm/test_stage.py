@@ -11,73 +11,22 @@ import torch
 from recorded import complete
 from stored_runs import in_storage
 from tiny_search import EPOCHS, tiny_plan, write_space
-from toy_runs import run_locally
+from train_here import Here
 
 from tune_lnl.search import main as search_main
 from tune_lnl.training.loop import Surroundings
 from tune_lnl.training.registry import start_training
 from tune_lnl.training.seeds import read_config, train_seeds
 from tune_lnl.tuning.confirm.replicates import Replicates
-from tune_lnl.tuning.confirm.stage import ConfirmError, confirm
+from tune_lnl.tuning.confirm.stage import ConfirmError
 from tune_lnl.tuning.engine import worker
 from tune_lnl.tuning.engine.dry_run import describe
-from tune_lnl.tuning.engine.listener import Listener
-from tune_lnl.tuning.engine.messages import Job, StopReason, WorkerReport
 from tune_lnl.tuning.engine.session import Session
 from tune_lnl.tuning.engine.tune import JobOf
 from tune_lnl.tuning.engine.worker import TrialRun
-from tune_lnl.tuning.monitor.console import Console
 from tune_lnl.tuning.plan.options import ConfirmRequest, SearchOptions
 from tune_lnl.tuning.plan.plan import Plan
-from tune_lnl.tuning.runs.confirmation import Confirmation
 from tune_lnl.tuning.runs.run import Run, load_run
-from tune_lnl.tuning.study.study import Suggestion
-
-
-class Here:
-    """Trains the jobs of a confirmation in this process, and keeps count."""
-
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-        self.said: list[str] = []
-        self.trained: list[str] = []
-        self.epochs: list[tuple[str, int]] = []
-        """Trained by workers: name and epoch."""
-        self.stop_after: int | None = None
-        self.starts = 0
-
-    def train(self, session: Session, job_of: JobOf) -> None:
-        names: dict[int, str] = {}
-
-        def named(suggestion: Suggestion) -> Job:
-            job = job_of(suggestion)
-            names[job.number] = str(job.replicate)
-            return job
-
-        here = self
-
-        class Count(Listener):
-            def on_epoch(self, report: WorkerReport) -> None:
-                here.epochs.append((names[report.number], report.epoch))
-
-            def on_end(self, number: int) -> None:
-                if (here.plan.files.confirm / f"{names[number]}.json").exists():
-                    here.trained.append(names[number])
-                if len(here.trained) == here.stop_after:
-                    session.stop("interrupted")
-
-        self.starts += 1
-        session.listeners.append(Count())
-        run_locally(self.plan, session, named)
-
-    def confirm(self, request: ConfirmRequest, run: Run) -> Confirmation | StopReason:
-        output = Console(write=self.said.append)
-        return confirm(self.plan, request, run, output, self.train, room=lambda: 1)
-
-    def confirmed(self, request: ConfirmRequest, run: Run) -> Confirmation:
-        found = self.confirm(request, run)
-        assert isinstance(found, Confirmation)
-        return found
 
 
 @pytest.fixture

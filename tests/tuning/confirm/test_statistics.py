@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from tune_lnl.tuning.confirm.statistics import (
     replicate_seeds,
 )
 from tune_lnl.tuning.runs.confirmation import Confirmation, read_confirmation
+from tune_lnl.tuning.runs.layout import RunFiles
 
 # ---- configs
 
@@ -127,10 +129,15 @@ def _confirmation(**values: list[float]) -> Confirmation:
 
 def test_confirm_yaml_reads_back_equal(tmp_path: Path) -> None:
     found = _confirmation(t7=[70.0, 72.0, 71.0], t9=[60.0, math.inf, 1.0])
-    path = tmp_path / "confirm.yaml"
-    path.write_text(dump_yaml(found.to_dict()))
-    assert read_confirmation(path) == found
-    assert read_confirmation(tmp_path / "absent.yaml") is None
+    files = RunFiles(tmp_path)
+    assert read_confirmation(files) is None
+    files.confirmation.write_text(dump_yaml(found.to_dict()))
+    assert read_confirmation(files) == found
+    raced = replace(found, asked="race", complete=12)
+    files.race.write_text(dump_yaml(raced.to_dict()))
+    assert read_confirmation(files) == raced, "it was made with more trials"
+    files.race.write_text(dump_yaml(replace(raced, complete=0).to_dict()))
+    assert read_confirmation(files) == found
 
 
 def test_the_conclusion_says_what_the_test_says() -> None:

@@ -156,7 +156,8 @@ def test_sizes() -> None:
 
 def test_a_confirmation() -> None:
     assert read_confirm("3x5") == ConfirmRequest(3, 5)
-    assert read_confirm("3x5").trainings == 16
+    assert ConfirmRequest(3, 5).trainings == 16
+    assert read_confirm("none") == "none"
     assert str(ConfirmRequest(3, 5)) == "3x5"
     for text in ("3", "3x", "x5", "-1x5", "3X5", "3x5x2", ""):
         assert refused(read_confirm, text).startswith("--confirm is KxS")

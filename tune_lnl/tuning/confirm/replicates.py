@@ -1,4 +1,4 @@
-"""The trainings of a confirmation as a session's ledger: gives them out in order and keeps their results.
+"""The replicates of a run as a session's ledger: gives the trainings out in order and keeps their results.
 
 Replicates are not trials: they have no number in the study. Each finished one is a JSON file under ``confirm/``; one
 that was cut short continues from its checkpoint there.
@@ -17,6 +17,7 @@ from typing import Any
 from tune_lnl.config.trial import TrialConfig
 from tune_lnl.training.failures import DIVERGED
 from tune_lnl.training.loop import objective_so_far
+from tune_lnl.tuning.confirm.table import write_replicates_table
 from tune_lnl.tuning.engine.listener import Listener
 from tune_lnl.tuning.engine.messages import Job, WorkerReport
 from tune_lnl.tuning.plan.plan import Plan
@@ -32,7 +33,7 @@ class Replicate:
     """One training of a confirmation."""
 
     name: str
-    """``007-2``: trial 7, second replicate; ``007-all``: on all the data."""
+    """``007-r2``: trial 7, second replicate of the race; ``007-2``: of a confirmation; ``007-all``: on all the data."""
     config: TrialConfig
     scores_test: bool
 
@@ -47,7 +48,7 @@ class Replicate:
     def describe(self, result: Result) -> str:
         """Return a line about the finished training."""
         trial, _, which = self.name.partition("-")
-        where = "on all the data" if self.scores_test else f"replicate {which}"
+        where = "on all the data" if self.scores_test else f"replicate {which.removeprefix('r')}"
         if "failure" in result:
             outcome = str(result["message"])
         elif self.scores_test:
@@ -75,7 +76,7 @@ class Replicates(Listener):
     Args:
         plan: of the run.
         replicates: those that have a result already are not trained again.
-        follow_up: called once, with the results by name, when all are done; gives one more training, or ``None``.
+        follow_up: called with the results by name whenever all are done; gives the next ones, none at the end.
         on_error: called when a training failed for a reason that says nothing about its settings; see ``error``.
         tell: prints a line per finished training.
         working_folder: where workers are to run; ``None``: they start in the driver's.
@@ -89,14 +90,14 @@ class Replicates(Listener):
         self,
         plan: Plan,
         replicates: Sequence[Replicate],
-        follow_up: Callable[[Mapping[str, Result]], Replicate | None],
+        follow_up: Callable[[Mapping[str, Result]], Sequence[Replicate]],
         *,
         on_error: Callable[[], None] = lambda: None,
         tell: Callable[[str], None] = lambda line: None,
         working_folder: str | None = None,
     ) -> None:
         self._plan = plan
-        self._follow_up: Callable[[Mapping[str, Result]], Replicate | None] | None = follow_up
+        self._follow_up: Callable[[Mapping[str, Result]], Sequence[Replicate]] | None = follow_up
         self._on_error = on_error
         self._tell = tell
         self._working_folder = working_folder
@@ -110,9 +111,10 @@ class Replicates(Listener):
         self._notes: set[tuple[int, str]] = set()
         self._received: dict[int, str] = {}
         self._add(replicates)
+        self._follow()
 
     def total(self) -> int:
-        """Return the number of trainings that were or are still to be done; it grows by the follow-up."""
+        """Return the number of trainings that were or are still to be done; it grows by the follow-ups."""
         return len(self._to_do)
 
     def job(self, suggestion: Suggestion) -> Job:
@@ -144,14 +146,13 @@ class Replicates(Listener):
             self._attempts[number] = max(replicate.checkpoints(self._plan.files).values(), default=0)
             self._waiting.append(number)
             self._to_do.append(replicate)
-        self._follow()
 
     def _follow(self) -> None:
-        if len(self.results) == self._all and self._follow_up is not None:
-            follow_up, self._follow_up = self._follow_up, None
-            more = follow_up(self.results)
-            if more is not None:
-                self._add([more])
+        while len(self.results) == self._all and self._follow_up is not None:
+            more = self._follow_up(self.results)
+            if not more:
+                self._follow_up = None
+            self._add(more)
 
     def _keep(self, number: int, result: dict[str, Any]) -> None:
         """Write the result before the checkpoint goes: a crash in between repeats nothing."""
@@ -160,6 +161,7 @@ class Replicates(Listener):
         files.write(replicate.result(files), json.dumps(result) + "\n")
         files.delete(*replicate.checkpoints(files))
         self.results[replicate.name] = result
+        write_replicates_table(files)
         self._tell(f"[{len(self.results):>3}/{self._all}] {replicate.describe(result)}")
 
     # ---- the session's ledger
@@ -202,7 +204,7 @@ class Replicates(Listener):
         if failure == DIVERGED:
             self._keep(number, {"failure": failure, "message": message, "reports": []})
         else:
-            self.error = f"confirming {self._to_do[number].name}: {failure}: {message}"
+            self.error = f"training {self._to_do[number].name} again: {failure}: {message}"
 
     def wait(self, number: int) -> None:
         self._waiting.appendleft(number)

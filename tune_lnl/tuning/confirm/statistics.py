@@ -29,14 +29,16 @@ SEEDS = 2**32
 # ---- the configs
 
 
-def replicate_config(config: TrialConfig, replicate: int) -> TrialConfig:
+def replicate_config(config: TrialConfig, replicate: int, fresh_noise: bool = True) -> TrialConfig:
     """Return ``config`` with the split, training seed and noise of a replicate (0-based): the search's plus 1, 2, ...
 
-    The noise seed stays if the dataset draws no noise.
+    Args:
+        fresh_noise: draw the noise anew as well, if the dataset draws any. A confirmation does. A race does not: its
+            question is which config is best on these labels, and a user's labels cannot be drawn again.
     """
     step = replicate + 1
     dataset = config.dataset
-    if draws_noise(config):
+    if fresh_noise and draws_noise(config):
         dataset = dataset.model_copy(update={"noise_seed": (dataset.noise_seed + step) % SEEDS})  # type: ignore[attr-defined]
     return TrialConfig(
         method=config.method,

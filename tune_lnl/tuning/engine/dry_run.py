@@ -11,7 +11,7 @@ from tune_lnl.config.yaml import dump_yaml
 from tune_lnl.errors import InputError
 from tune_lnl.tuning.engine.messages import QuietOutput
 from tune_lnl.tuning.plan.cost import PROBE_BATCHES, Cost, estimate, first_config
-from tune_lnl.tuning.plan.options import SearchOptions
+from tune_lnl.tuning.plan.options import ConfirmRequest, SearchOptions
 from tune_lnl.tuning.plan.plan import Plan, plan_search
 from tune_lnl.tuning.resources.divide import Machine
 from tune_lnl.tuning.runs.location import location
@@ -99,8 +99,9 @@ def _describe_plan(plan: Plan, cost: Cost) -> str:
 
 
 def _confirmation(plan: Plan, cost: Cost) -> list[str]:
-    if plan.options.confirm is None:
-        return []
+    if not isinstance(plan.options.confirm, ConfirmRequest):
+        sentence = plan.race_sentence()
+        return [] if sentence is None else [f"# {sentence}: about {duration(cost.confirm_seconds)} at most"]
     top, replicates = plan.options.confirm.top, plan.options.confirm.replicates
     return [
         f"# the confirmation: the top {top} on {replicates} fresh replicates each, then the winner on all the data: "

@@ -37,6 +37,9 @@ class Progress(Listener):
         row(f"search {space.name}{condition}: {space.description}")
         stops = f"; {space.budget.pruner} stops the weaker ones {comparisons(space)}" if plan.rungs else ""
         row(f"  {space.budget.trials} trials of {space.epochs} epochs; {space.budget.sampler} proposes settings{stops}")
+        sentence = plan.race_sentence()
+        if sentence is not None:
+            row(f"  {sentence}")
         row(f"  {plan.resources}")
         if self._console.verbosity != "quiet":
             self._console.labelled("  files", location(plan.files.root))

@@ -22,7 +22,7 @@ from tune_lnl.errors import InputError
 from tune_lnl.steps import step
 from tune_lnl.training.loop import Surroundings
 from tune_lnl.training.registry import start_training
-from tune_lnl.tuning.plan.options import command_line
+from tune_lnl.tuning.plan.options import ConfirmRequest, command_line
 from tune_lnl.tuning.plan.plan import Plan
 from tune_lnl.tuning.space.named import find_space
 from tune_lnl.tuning.study.pruners import expected_share
@@ -78,7 +78,9 @@ def estimate(plan: Plan, batches: int = PROBE_BATCHES) -> Cost:
     trial = warmup * warmup_seconds + (epochs - warmup) * main_seconds
     unstopped = trial * plan.space.budget.trials / plan.resources.concurrent
     confirm = 0.0
-    if plan.options.confirm is not None:
+    if plan.races:
+        confirm = trial * -(-plan.confirmed_trainings // plan.resources.concurrent)
+    elif isinstance(plan.options.confirm, ConfirmRequest):
         # The winner's own training comes last, alone.
         confirm = trial * (-(-(plan.options.confirm.trainings - 1) // plan.resources.concurrent) + 1)
     share = expected_share(plan.space)

@@ -82,15 +82,17 @@ def read_trials(text: str, word: str = "--trials") -> TrialCount:
     return TrialCount(read_count(text[added:], f"{word} +N" if added else word), added)
 
 
-def read_confirm(text: str, word: str = "--confirm") -> ConfirmRequest:
-    """Read ``3x5``.
+def read_confirm(text: str, word: str = "--confirm") -> ConfirmRequest | Literal["none"]:
+    """Read ``3x5`` or ``none``.
 
     Raises:
         InputError: another form, no config, or fewer than two replicates.
     """
+    if text.strip() == "none":
+        return "none"
     found = CONFIRM.fullmatch(text.strip())
     if found is None:
-        raise InputError(f"{word} is KxS, the top K trials on S fresh replicates, such as 3x5; got {text!r}")
+        raise InputError(f"{word} is KxS, the top K trials on S fresh replicates, such as 3x5, or none; got {text!r}")
     top, replicates = int(found[1]), int(found[2])
     if top < 1:
         raise InputError(f"{word} KxS needs at least one trial to confirm, got K = {top}; 3x5 is usual")
@@ -480,12 +482,14 @@ class SearchOptions:
         ),
     )
     """Bytes."""
-    confirm: ConfirmRequest | None = field(
+    confirm: ConfirmRequest | Literal["none"] | None = field(
         default=None,
         metadata=_flag(
             "--confirm",
-            "then train the top K again on S fresh splits, seeds and noises, and the winner on all the data",
-            metavar="KxS",
+            "then train the top K again on S fresh splits, seeds and noises, and the winner on all the data; none: "
+            "train nothing again (default: the few best and the published setting on fresh splits and seeds, for at "
+            "most a quarter of the trials' epochs more)",
+            metavar="KxS|none",
             read=read_confirm,
         ),
     )

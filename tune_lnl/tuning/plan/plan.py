@@ -20,7 +20,7 @@ from tune_lnl.training.classification import ClassifierConfig, ClassifierData, C
 from tune_lnl.training.loop import Surroundings, check_precision
 from tune_lnl.training.registry import training_type
 from tune_lnl.tuning.plan.checks import AskedStudy, check_search, study_place
-from tune_lnl.tuning.plan.options import SearchOptions
+from tune_lnl.tuning.plan.options import ConfirmRequest, SearchOptions
 from tune_lnl.tuning.plan.resume import require_same_search, resume_command
 from tune_lnl.tuning.plan.warm_start import WarmStart, plan_warm_start
 from tune_lnl.tuning.resources.disk import DiskNeed, check_disk_budget, disk_need, measure_sizes
@@ -38,6 +38,11 @@ if TYPE_CHECKING:
     from tune_lnl.tuning.study.database import StudyDatabase
 
 VERSIONED = ("tune_lnl", "torch", "torchvision", "ray", "optuna", "numpy")
+
+RACE_SHARE = 0.25
+"""Most that the race after the trials may cost, as a share of their epochs."""
+RACE_TRIALS = 8
+"""Complete trials below which nothing is trained again."""
 
 Measure = Callable[[Question], Sharing]
 
@@ -65,6 +70,20 @@ class Plan:
     warm_start: WarmStart | None
     bounds: ScoreBounds | None = None
     """Of the objective, where it is an accuracy on held-out labels."""
+    begun_with_race: bool = True
+    """Whether the run was started to end with the race of its few best; a resumed one keeps what it began with."""
+
+    @property
+    def races(self) -> bool:
+        """Whether the few best and the published setting are trained again after the trials."""
+        return self.begun_with_race and self.options.confirm is None
+
+    @property
+    def confirmed_trainings(self) -> int:
+        """Return the number of trainings after the trials, at most."""
+        if isinstance(self.options.confirm, ConfirmRequest):
+            return self.options.confirm.trainings
+        return race_trainings(self.space) if self.races else 0
 
     @property
     def place(self) -> StudyPlace:
@@ -101,6 +120,17 @@ class Plan:
         too_few = None if self.bounds is None else self.bounds.too_few()
         return remarks if too_few is None else [*remarks, too_few]
 
+    def race_sentence(self) -> str | None:
+        """Return what is trained after the trials by default, and for how much."""
+        most = race_trainings(self.space) if self.races else 0
+        if most < 2:
+            return None
+        return (
+            "then the few best and the published setting again on fresh seeds and splits, for at most "
+            f"{100 * RACE_SHARE:.0f}% of the trials' epochs more ({most} trainings of {self.space.epochs}); "
+            "--confirm none leaves that out"
+        )
+
     def settings(self) -> dict[str, Any]:
         """Return the content of ``run.yaml``."""
         resources = self.resources
@@ -127,6 +157,7 @@ class Plan:
             "versions": {name: version(name) for name in VERSIONED} | {"python": platform.python_version()},
             "git_commit": git_commit(),
             "warm_start": None if self.warm_start is None else self.warm_start.to_dict(),
+            "race": self.begun_with_race,
             "storage": None if self.database is None else self.database.to_dict(),
         }
 
@@ -168,7 +199,11 @@ def plan_study(asked: AskedStudy, machine: Machine, measure: Measure = measure_s
         # Last, when all else is known to be right and the data is packed: it takes a minute and many processes.
         resources = division.resources(measure(division.question(space, data_dir)))
         space = _with_threads(asked.space, resources)
-    confirmed = 0 if options.confirm is None else options.confirm.trainings
+    begun_with_race = options.confirm is None if stored is None else bool(stored.get("race", False))
+    if isinstance(options.confirm, ConfirmRequest):
+        confirmed = options.confirm.trainings
+    else:
+        confirmed = race_trainings(space) if begun_with_race and options.confirm is None else 0
     sizes = measure_sizes(config, data_dir)
     need = disk_need(sizes, resources.concurrent, space.budget.trials, space.epochs, confirmed)
     check_disk_budget(need, options.disk_budget)
@@ -189,6 +224,7 @@ def plan_study(asked: AskedStudy, machine: Machine, measure: Measure = measure_s
         disk_need=need,
         warm_start=warm_start,
         bounds=objective_bounds(config, surroundings),
+        begun_with_race=begun_with_race,
     )
 
 
@@ -198,6 +234,12 @@ def objective_bounds(config: TrialConfig, surroundings: Surroundings) -> ScoreBo
         return None
     data = ClassifierData.load(cast(ClassifierConfig, config), surroundings)
     return score_bounds(data.noisy, len(data.validation), clean=getattr(config.validation, "labels", "") == "clean")
+
+
+def race_trainings(space: SearchSpace) -> int:
+    """Return how many trainings the race may have if every trial runs to its full length."""
+    trials = space.budget.trials
+    return int(RACE_SHARE * trials) if trials >= RACE_TRIALS else 0
 
 
 def _with_stored_share(options: SearchOptions, stored: Mapping[str, Any] | None) -> SearchOptions:

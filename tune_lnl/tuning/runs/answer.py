@@ -60,7 +60,7 @@ def find_answer(files: RunFiles, rows: Sequence[TrialRow]) -> Answer | None:
 
 
 def _by_replicates(files: RunFiles) -> Answer | None:
-    found = read_confirmation(files.confirmation)
+    found = read_confirmation(files)
     if found is None or found.winner is None:
         return None
     return Answer(found.winner, "replicates", found.probability)

@@ -1,17 +1,22 @@
-"""``confirm.yaml``: the result of ``--confirm KxS``, as it is stored and shown."""
+"""``replicates.yaml`` and ``confirm.yaml``: the configs that were trained again, as they are stored and shown.
+
+The first is of the race that a search ends with by default, the second of ``--confirm KxS``.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from tune_lnl.config.yaml import read_mapping
 from tune_lnl.errors import damage_refused
+from tune_lnl.tuning.runs.layout import RunFiles
 
 ALPHA = 0.05
-"""Adjusted p-values below it count as a difference."""
+"""Adjusted p-values, and probabilities of being better than the first, below it count as a difference."""
+RACE = "race"
+"""``asked`` of the race."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +39,21 @@ class Candidate:
     p: float | None = None
     """Of the paired t-test against the first."""
     p_holm: float | None = None
+    better: float | None = None
+    """In a race: the probability that it is better than the first."""
+
+    @property
+    def value_text(self) -> str:
+        """Mean and deviation over the replicates, or the mean of one; ``diverged``."""
+        if self.mean is None:
+            return "diverged"
+        return f"{self.mean:.2f}" + ("" if self.std is None else f" ± {self.std:.2f}")
 
     @property
     def distinguishable(self) -> bool | None:
         """Whether the first config is significantly better; ``None`` where that was not tested."""
-        return None if self.p_holm is None else self.p_holm < ALPHA
+        tested = self.p_holm if self.better is None else self.better
+        return None if tested is None else tested < ALPHA
 
 
 @dataclass(frozen=True)
@@ -58,6 +73,12 @@ class Confirmation:
     """The winner, trained on all the data: ``mean`` of the test metric (percent, last ``epochs`` epochs), ``std``."""
     probability: float | None = None
     """That the winner has the best mean of all that were compared; ``None`` in files of earlier versions."""
+    complete: int = 0
+    """Complete trials of the run when this was made; 0 in files of earlier versions."""
+
+    @property
+    def is_race(self) -> bool:
+        return self.asked == RACE
 
     @property
     def winner(self) -> int | None:
@@ -74,9 +95,12 @@ class Confirmation:
             "asked": self.asked,
             "metric": self.metric,
             "mode": self.mode,
-            "comparison": f"paired t-test of the first against each other, two-sided, Holm-adjusted, alpha {ALPHA}",
+            "comparison": "posterior of each config's mean, from all trials and the replicates"
+            if self.is_race
+            else f"paired t-test of the first against each other, two-sided, Holm-adjusted, alpha {ALPHA}",
             "winner": self.winner,
             "probability": self.probability,
+            "complete": self.complete,
             "best_of_study": self.best_of_study,
             "conclusion": self.conclusion(),
             "table": [_candidate_dict(candidate) for candidate in self.candidates],
@@ -94,6 +118,7 @@ class Confirmation:
             candidates=tuple(_candidate_from(row) for row in content["table"]),
             best_of_study=content["best_of_study"],
             probability=content.get("probability"),
+            complete=content.get("complete", 0),
             test=content["test"],
         )
 
@@ -110,15 +135,14 @@ class Confirmation:
 
     def lines(self) -> list[str]:
         """Return the lines of the table for a console."""
-        lines = [
-            f"{'rank':>4} {'trial':>5}  {self.metric + ', mean ± std':<26} {'behind the first (95%)':<28} p (Holm)"
-        ]
+        last = "P(better than it)" if self.is_race else "p (Holm)"
+        lines = [f"{'rank':>4} {'trial':>5}  {self.metric + ', mean ± std':<26} {'behind the first (95%)':<28} {last}"]
         for row in self.candidates:
-            own = f"{row.mean:.2f} ± {row.std:.2f}" if row.mean is not None and row.std is not None else "diverged"
-            behind, p = "", ""
-            if row.interval is not None and row.p_holm is not None:
+            own, behind, p = row.value_text, "", ""
+            tested = row.p_holm if row.better is None else row.better
+            if row.interval is not None and tested is not None:
                 behind = f"{row.difference:.2f} ({row.interval[0]:.2f} to {row.interval[1]:.2f})"
-                p = f"{row.p_holm:.3f}" + ("" if row.distinguishable else "  not distinguishable")
+                p = f"{tested:.3f}" + ("" if row.distinguishable else "  not distinguishable")
             lines.append(f"{row.rank:>4} {row.number:>5}  {own:<26} {behind:<28} {p}".rstrip())
         return lines
 
@@ -134,6 +158,7 @@ def _candidate_dict(candidate: Candidate) -> dict[str, Any]:
         "interval": None if candidate.interval is None else list(candidate.interval),
         "p": candidate.p,
         "p_holm": candidate.p_holm,
+        **({} if candidate.better is None else {"better": candidate.better}),
         "distinguishable": candidate.distinguishable,
     }
 
@@ -150,6 +175,7 @@ def _candidate_from(row: Mapping[str, Any]) -> Candidate:
         interval=None if interval is None else (interval[0], interval[1]),
         p=row["p"],
         p_holm=row["p_holm"],
+        better=row.get("better"),
     )
 
 
@@ -157,9 +183,14 @@ def _trials(numbers: Sequence[int]) -> str:
     return ("trial " if len(numbers) == 1 else "trials ") + ", ".join(map(str, numbers))
 
 
-def read_confirmation(path: Path) -> Confirmation | None:
-    """Return the content of confirm.yaml; ``None`` where there is no such file."""
-    if not path.exists():
-        return None
-    with damage_refused(path):
-        return Confirmation.from_dict(read_mapping(path))
+def read_confirmation(files: RunFiles) -> Confirmation | None:
+    """Return what the replicates of a run say; ``None`` where none were trained, or not all that belong together.
+
+    Of a confirmation and a race the one that was made with more complete trials counts, else the confirmation.
+    """
+    found = []
+    for path in (files.confirmation, files.race):
+        if path.exists():
+            with damage_refused(path):
+                found.append(Confirmation.from_dict(read_mapping(path)))
+    return max(found, key=lambda one: one.complete, default=None)

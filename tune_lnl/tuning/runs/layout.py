@@ -117,6 +117,16 @@ class RunFiles:
         return self.root / "confirm.yaml"
 
     @property
+    def race(self) -> Path:
+        """The standing of the replicates that a search trains by default, in the form of ``confirm.yaml``."""
+        return self.root / "replicates.yaml"
+
+    @property
+    def replicates_table(self) -> Path:
+        """A row per finished replicate, of the race and of confirmations."""
+        return self.root / "replicates.parquet"
+
+    @property
     def confirmed(self) -> Path:
         """The config of the confirmed winner, trained on all the data."""
         return self.root / "confirmed.yaml"

@@ -119,9 +119,17 @@ class Run:
         return find_answer(self.files, self._rows)
 
     @property
+    def published(self) -> TrialRow | None:
+        """The trial at the space's first start point, which is the published setting; it need not be complete."""
+        if not self.space.start:
+            return None
+        rows = sorted(self._rows, key=lambda row: row.number)
+        return next((row for row in rows if _is_at(row.params, self.space.start[0])), None)
+
+    @property
     def confirmation(self) -> Confirmation | None:
-        """The result of ``--confirm``; ``None`` where there is none, or not all replicates are trained."""
-        return read_confirmation(self.files.confirmation)
+        """What the replicates say; ``None`` where there are none, or not all that belong together are trained."""
+        return read_confirmation(self.files)
 
     def config(self, row: TrialRow) -> TrialConfig:
         """Return the complete config of a trial."""
@@ -228,6 +236,15 @@ class Run:
             f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
             + (f"<p>and {more} more: run.trials_frame()</p>" if more else "")
         )
+
+
+def _is_at(params: Mapping[str, Any], point: Mapping[str, Any]) -> bool:
+    return all(name in params and _equal(params[name], value) for name, value in point.items())
+
+
+def _equal(one: Any, other: Any) -> bool:
+    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in (one, other))
+    return math.isclose(one, other, rel_tol=1e-9) if numbers else bool(one == other)
 
 
 def load_run(run: ResultsDir, results_dir: ResultsDir = "results") -> Run:
