@@ -37,7 +37,7 @@ $(RUN_STAMP): pyproject.toml constraints.txt
 
 install: $(STAMP)  ## set up .venv with everything, tests included
 
-demo: $(RUN_STAMP)  ## search on the built-in digits and compare the best config with plain training
+demo: $(RUN_STAMP)  ## search on the built-in digits; plain, published and searched setting on fresh seeds
 	$(BIN)/python benchmarks/demo.py
 
 lint: $(STAMP)  ## ruff and the import contract
