@@ -71,7 +71,9 @@ def main(argv: list[str] | None = None) -> int:
     print(f"\ntraining {len(rows)} settings on seeds {', '.join(map(str, SEEDS))} ...", flush=True)
     jobs = [(label, seed) for label in rows for seed in SEEDS]
     with ProcessPoolExecutor(os.cpu_count(), mp_context=multiprocessing.get_context("spawn")) as pool:
-        found = dict(zip(jobs, pool.map(test_accuracy, [rows[label] for label, _ in jobs], [s for _, s in jobs])))
+        found = dict(
+            zip(jobs, pool.map(test_accuracy, [rows[label] for label, _ in jobs], [s for _, s in jobs]), strict=True)
+        )
     figures = {label: [found[label, seed] for seed in SEEDS] for label in rows}
     figures.setdefault(SEARCHED, figures[PUBLISHED])
     print("\ntest accuracy on true labels, 40% asymmetric label noise, mean of the last ten epochs, ± over the seeds:")

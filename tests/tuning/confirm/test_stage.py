@@ -241,7 +241,7 @@ def test_a_failure_that_says_nothing_about_the_settings_is_told(
         raise ZeroDivisionError("no")
 
     monkeypatch.setattr(worker, "start_training", broken)
-    with pytest.raises(ConfirmError, match="confirming 001-1: bug: ZeroDivisionError: no"):
+    with pytest.raises(ConfirmError, match="training 001-1 again: bug: ZeroDivisionError: no"):
         here.confirm(ConfirmRequest(1, 2), run)
     assert _results(plan) == {}
 
