@@ -20,7 +20,8 @@ def commands_of(view: RunView) -> list[tuple[str, str]]:
     if SEARCH in command:
         resume = resume_command(command, view.asked)
         found.append(("Resume it" if not view.finished else "Resume it with more trials", _more(resume, view)))
-        if view.finished and view.run.confirmation is None and "--confirm" not in command:
+        confirmed = view.run.confirmation
+        if view.finished and (confirmed is None or confirmed.is_race) and "--confirm" not in command:
             found.append(("Confirm its winner on fresh splits and seeds", f"{resume} --confirm 3x5"))
     else:
         found.append(("Resume it, from Python", _python_resume(view)))

@@ -340,7 +340,7 @@ def confirmation_figure(view: RunView) -> Figure | None:
         RowValue(
             f"trial {one.number}",
             Estimate.mean_of(values),
-            f"{len(values)} replicates",
+            counted(len(values), "replicate"),
             ours=one.number == found.winner,
         )
         for one in found.candidates
@@ -356,13 +356,17 @@ def confirmation_figure(view: RunView) -> Figure | None:
         )
     return Figure(
         key="confirmation",
-        title=f"Confirmation, {found.asked}",
+        title="The few best, trained again" if found.is_race else f"Confirmation, {found.asked}",
         takeaway=f"{sentence[:1].upper()}{sentence[1:]}.",
         plot=rows_plot(bars, view.metric_label) if bars else None,
         table=_confirmation_table(found),
         notes=[
-            f"Means over {len(found.replicates)} fresh splits, seeds and noise draws, with Student's 95% intervals; "
-            "differences are paired, replicate by replicate, p-values Holm-adjusted."
+            "Each replicate is a fresh split and training seed, the same for all configs; the clearly worse dropped "
+            "out. The order is that of the likely means, which join the replicates with what all trials say, so the "
+            "mean of few replicates need not follow it."
+            if found.is_race
+            else f"Means over {len(found.replicates)} fresh splits, seeds and noise draws, with Student's 95% "
+            "intervals; differences are paired, replicate by replicate, p-values Holm-adjusted."
         ],
     )
 
@@ -375,18 +379,25 @@ def _confirmed_test(test: Mapping[str, Any]) -> tuple[float, float]:
 def _confirmation_table(found: Confirmation) -> Table:
     rows = []
     for one in found.candidates:
-        own = "diverged" if one.mean is None or one.std is None else f"{one.mean:.2f} ± {one.std:.2f}"
         behind = "–"
+        tested = one.p_holm if one.better is None else one.better
         if one.interval is not None:
             behind = f"{one.difference:.2f} ({one.interval[0]:.2f} to {one.interval[1]:.2f})"
         values = ", ".join("diverged" if value is None else f"{value:.2f}" for value in one.values)
         rows.append(
-            [str(one.rank), str(one.number), own, behind, "–" if one.p_holm is None else f"{one.p_holm:.3f}", values]
+            [str(one.rank), str(one.number), one.value_text, behind, "–" if tested is None else f"{tested:.3f}", values]
         )
     return Table(
-        ["rank", "trial", "mean ± deviation", "behind the first (95%)", "p (Holm)", "each replicate"],
+        [
+            "rank",
+            "trial",
+            "mean ± deviation",
+            "behind the first (95%)",
+            "P(better than the first)" if found.is_race else "p (Holm)",
+            "each replicate",
+        ],
         rows,
-        "Confirmation",
+        "Replicates" if found.is_race else "Confirmation",
     )
 
 
