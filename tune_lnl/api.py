@@ -110,7 +110,9 @@ def run_search(
         pruner: asha, hyperband, median or none.
         time_budget: stop resumably after this time, exit 0.
         disk_budget: most that the run may occupy (default: 20GB).
-        confirm: then train the top K again on S fresh splits, seeds and noises, and the winner on all the data.
+        confirm: then train the top K again on S fresh splits, seeds and noises, and the winner on all the data; none:
+            train nothing again (default: the few best and the published setting on fresh splits and seeds, for at most
+            a quarter of the trials' epochs more).
         warm_start: take over the trials of a comparable run, or try the best configs of any other first.
         dashboard: start Ray's dashboard and the study's, or none (default: start them).
         address: join a running Ray cluster, host:port of its head; auto: the one of this machine.
