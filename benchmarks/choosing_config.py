@@ -35,9 +35,7 @@ from typing import Any
 import numpy as np
 from evidence import evidence, write_evidence
 from replay import Engine, Pool, StudyEngine, answers, ours, stock
-
-sys.path.insert(0, str(Path(__file__).resolve().parent / "testbeds"))
-from record import TESTBEDS, load, space_of
+from testbeds.record import TESTBEDS, load, space_of
 
 from tune_lnl.cli import Parser, guarded
 from tune_lnl.errors import InputError
