@@ -23,6 +23,7 @@ from tune_lnl.tuning.plan.options import (
     read_bytes,
     read_confirm,
     read_seconds,
+    without_address,
 )
 
 
@@ -138,6 +139,14 @@ def refused(read: Callable[[str], object], text: str) -> str:
     with pytest.raises(InputError) as found:
         read(text)
     return str(found.value)
+
+
+def test_the_address_of_a_webhook_is_in_no_stored_command() -> None:
+    begin = "python -m tune_lnl.search x"
+    for flag in ("--on-end https://chat.example/T0/secret", "--on-end=http://chat.example/T0/secret"):
+        assert without_address(f"{begin} {flag} --trials 4") == f"{begin} --trials 4"
+    for command in (f"{begin} --on-end 'echo done'", begin):
+        assert without_address(command) == command
 
 
 def test_durations() -> None:

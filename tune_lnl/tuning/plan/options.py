@@ -612,6 +612,22 @@ def command_line(space: str | Path, given: Mapping[str, Any]) -> list[str]:
     return words
 
 
+def without_address(command: str) -> str:
+    """Return a command line without ``--on-end URL``: the address of a webhook is a secret, and files hold none.
+
+    >>> without_address("python -m tune_lnl.search x --on-end https://chat.example/T0/secret --trials 4")
+    'python -m tune_lnl.search x --trials 4'
+    """
+    words, kept = shlex.split(command), []
+    while words:
+        word = words.pop(0)
+        if word == "--on-end" and words and words[0].startswith(("http://", "https://")):
+            words.pop(0)
+        elif not word.startswith(("--on-end=http://", "--on-end=https://")):
+            kept.append(word)
+    return command if kept == shlex.split(command) else shlex.join(kept)
+
+
 def _without_defaults(given: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     return ((name, value) for name, value in given.items() if value is not None and value != DEFAULTS[name])
 

@@ -20,7 +20,7 @@ from tune_lnl.training.classification import ClassifierConfig, ClassifierData, C
 from tune_lnl.training.loop import Surroundings, check_precision
 from tune_lnl.training.registry import training_type
 from tune_lnl.tuning.plan.checks import AskedStudy, check_search, study_place
-from tune_lnl.tuning.plan.options import ConfirmRequest, SearchOptions
+from tune_lnl.tuning.plan.options import ConfirmRequest, SearchOptions, without_address
 from tune_lnl.tuning.plan.resume import require_same_search, resume_command
 from tune_lnl.tuning.plan.warm_start import WarmStart, plan_warm_start
 from tune_lnl.tuning.resources.disk import DiskNeed, check_disk_budget, disk_need, measure_sizes
@@ -141,7 +141,7 @@ class Plan:
         return {
             "format": RUN_FORMAT,
             "run": self.run,
-            "command": self.options.command,
+            "command": without_address(self.options.command),
             **search_settings(self.space, self.seed),
             "rungs": self.rungs,
             "resources": {
