@@ -29,6 +29,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("names", nargs="*", metavar="NAME", help="testbeds; default: all that are recorded with replicates")
     p.add_argument("--testbeds", type=Path, default=HERE / "testbeds", metavar="DIR")
     p.add_argument("--draws", type=int, default=40, metavar="N")
+    p.add_argument("--budgets", type=int, nargs="+", default=BUDGETS, metavar="N", help="full trials' worth of epochs")
     p.add_argument("--output", type=Path, metavar="FILE.json")
     return p
 
@@ -150,13 +152,13 @@ def by_race(recorded: Recorded, configs: Sequence[int], epochs: int, seen: Seque
     return standing.numbers[0] if standing.numbers else 0
 
 
-def one_draw(recorded: Recorded, draw: int) -> dict[tuple[str, int], tuple[float, bool]]:
+def one_draw(recorded: Recorded, draw: int, budgets: Sequence[int]) -> dict[tuple[str, int], tuple[float, bool]]:
     """Return truth and freshness of each rule's answer at each budget."""
     pool = recorded.pool
     order = np.random.default_rng(draw).permutation(REPLICATES) + 1
     held_back, seen = int(order[0]), [int(one) for one in order[1:]]
     found: dict[tuple[str, int], tuple[float, bool]] = {}
-    for budget in BUDGETS:
+    for budget in budgets:
         chosen = {"published": 0}
         engine = stock(pool, draw)
         (answer,) = answers(engine, [budget * pool.epochs])
@@ -218,17 +220,18 @@ def main(argv: list[str] | None = None) -> int:
         )
     missing = [name for name in TESTBEDS if name not in recorded]
     print(f"recorded: {', '.join(recorded)}; not yet: {', '.join(missing) or 'none'}", flush=True)
-    draws = {name: [one_draw(one, draw) for draw in range(args.draws)] for name, one in recorded.items()}
+    budgets = sorted(args.budgets)
+    draws = {name: [one_draw(one, draw, budgets) for draw in range(args.draws)] for name, one in recorded.items()}
     truth = {
         (name, rule, budget): np.array([draw[rule, budget][0] for draw in found])
         for name, found in draws.items()
         for rule in RULES
-        for budget in BUDGETS
+        for budget in budgets
     }
     rows = []
     for where in [*recorded, "pooled"]:
         names = list(recorded) if where == "pooled" else [where]
-        for budget in BUDGETS:
+        for budget in budgets:
             for rule in RULES:
                 row: dict[str, Any] = {"testbed": where, "budget": budget, "rule": rule}
                 row["accuracy"] = interval([truth[name, rule, budget] for name in names])
@@ -243,7 +246,7 @@ def main(argv: list[str] | None = None) -> int:
     rises = {
         rule: {
             f"{first} to {then}": interval([truth[n, rule, then] - truth[n, rule, first] for n in recorded])
-            for first, then in ((4, 12), (12, 40))
+            for first, then in pairwise(budgets)
         }
         for rule in RULES
     }
