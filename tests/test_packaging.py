@@ -89,6 +89,13 @@ def test_the_wheel_ships_every_search_space(unpacked_wheel: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_wheel_ships_the_templates_of_reports(unpacked_wheel: Path) -> None:
+    room = Path("tune_lnl") / "reporting" / "templates"
+    shipped = {path.name for path in (unpacked_wheel / room).iterdir()}
+    assert shipped == {path.name for path in (ROOT / room).iterdir()} >= {"run.html.j2", "page.js", "style.css"}
+
+
+@pytest.mark.slow
 def test_commands_run_from_the_wheel_outside_the_checkout(unpacked_wheel: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(unpacked_wheel)}
     where = "import tune_lnl; print(tune_lnl.__file__)"

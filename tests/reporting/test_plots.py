@@ -57,6 +57,11 @@ def test_a_picture_merges_what_all_have_with_its_own() -> None:
     assert [(note.x, note.text) for note in made.layout.annotations] == [(3, "compared")]
 
 
+def test_trials_and_epochs_are_not_counted_in_halves() -> None:
+    few, many = (picture([], xaxis={"tickformat": "d", "range": [0, last]}) for last in (2, 150))
+    assert (few.layout.xaxis.dtick, many.layout.xaxis.dtick) == (1, None)
+
+
 def test_true_and_one_are_different_choices() -> None:
     axis = Axis(choices=[True, 1, "x<", None])
     assert [axis.place(value) for value in (True, 1, "x<", None)] == [0, 1, 2, 3]

@@ -53,6 +53,8 @@ SERIES = (("complete", "solid", "circle"), ("best", "dash", "square"), ("running
           ("start", "dashdot", "diamond"), ("fail", "longdash", "x"), ("text", "longdashdot", "star"))  # fmt: skip
 """(colour, dash, symbol) of lines that differ in nothing but their name."""
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', sans-serif"
+FEW = 13
+"""Whole numbers on an axis, up to which each is written."""
 HEIGHT = 380
 """Pixels of a picture that does not say otherwise."""
 
@@ -116,7 +118,7 @@ class Axis:
     @property
     def step(self) -> int | None:
         """Between whole numbers on the axis; None: as many as have room."""
-        return 1 if self.low is not None and self.high is not None and self.high - self.low <= 12 else None
+        return 1 if self.low is not None and self.high is not None and self.high - self.low < FEW else None
 
     def _range(self, low: float, high: float) -> list[float]:
         if self.log:
@@ -144,6 +146,9 @@ def picture(traces: Sequence[Any], height: int = HEIGHT, **layout: Any) -> go.Fi
         "title": {"font": {"size": 14}, "standoff": 8},
     }
     axes = {name: _merged(axis, layout.pop(name, {})) for name in ("xaxis", "yaxis")}
+    for one in axes.values():
+        if one.get("tickformat") == "d" and "range" in one and one["range"][1] - one["range"][0] <= FEW:
+            one.setdefault("dtick", 1)  # Plotly would count trials and epochs in halves
     shared: dict[str, Any] = {
         "template": go.layout.Template(),
         "height": height,

@@ -26,7 +26,7 @@ from tune_lnl.reporting.plots import (
 from tune_lnl.reporting.run_data import RunView, Trial
 from tune_lnl.reporting.texts import setting, shortened
 from tune_lnl.tuning.space.ranges import Choice, Int, LogUniform, Parameter
-from tune_lnl.wording import STATES
+from tune_lnl.wording import STATES, counted
 
 DERIVED = ("lr1", "self_epochs", "refine_epochs")
 """Settings that are not searched themselves, but follow from what is and are worth a look."""
@@ -397,7 +397,8 @@ def _comparable(view: RunView) -> tuple[int | None, list[Trial]]:
 
 def _importance_takeaway(found: Sequence[Importance], count: int) -> str:
     if not found:
-        return f"Importances need at least {FEWEST} trials with different values; there are {count} trials to compare."
+        there = f"there {'is' if count == 1 else 'are'} {counted(count, 'trial')} to compare"
+        return f"Importances need at least {FEWEST} trials with different values; {there}."
     warning = (
         f"Warning: {count} trials are few (under {ENOUGH}); these importances are little more than noise. "
         if count < ENOUGH
