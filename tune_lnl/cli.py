@@ -7,6 +7,7 @@ import errno
 import functools
 import io
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -21,6 +22,15 @@ from tune_lnl.steps import step
 from tune_lnl.tuning.plan.options import FLAGS, SearchOptions
 from tune_lnl.version import __version__
 
+
+def whole(text: str) -> int:
+    """Read a whole number, for argparse: in ASCII digits, and not of thousands of them."""
+    if re.fullmatch(r"[-+]?[0-9]{1,15}", text) is None:
+        raise ValueError
+    return int(text)
+
+
+whole.__name__ = "int"  # in argparse's messages
 UNUSABLE = (
     *(errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR),
     *(errno.EACCES, errno.EPERM, errno.EROFS),
@@ -186,12 +196,22 @@ def guarded(main: Main) -> Callable[..., int]:
                     file=sys.stderr,
                 )
                 return 2
+            if isinstance(error, FileNotFoundError) and not _working_folder_exists():
+                print("error: the current folder does not exist any more; change to another one", file=sys.stderr)
+                return 2
             for line in unexpected(error):
                 print(line, file=sys.stderr)
             return 1
         return code
 
     return run
+
+
+def _working_folder_exists() -> bool:
+    try:
+        return Path.cwd().exists()
+    except OSError:
+        return False
 
 
 def _heed_no_more_interruptions() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from tune_lnl.cli import Parser, guarded, printed
+from tune_lnl.cli import Parser, guarded, printed, whole
 from tune_lnl.steps import shown_steps, step
 
 
@@ -42,7 +42,10 @@ def parser() -> Parser:
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="with --patterned (default auto)"
     )
     add.add_argument(
-        "--epochs", type=int, metavar="N", help="with --patterned: length of that training (default: the published 60)"
+        "--epochs",
+        type=whole,
+        metavar="N",
+        help="with --patterned: length of that training (default: the published 60)",
     )
     add.add_argument(
         "--set",

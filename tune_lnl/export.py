@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from tune_lnl.cli import Parser, guarded, printed
+from tune_lnl.cli import Parser, guarded, printed, whole
 from tune_lnl.steps import shown_steps, step
 
 TRIAL_FLAGS = {"top": "--top", "format": "--format", "output": "--output"}
@@ -37,8 +37,8 @@ def parser() -> Parser:
         metavar="FILE",
         help="judge every training label by the best config, and write a .csv or .parquet file and a page beside it",
     )
-    p.add_argument("--folds", type=int, metavar="K", help="with --labels: folds of the cross-validation (default 5)")
-    p.add_argument("--epochs", type=int, metavar="N", help="with --labels: train at another length")
+    p.add_argument("--folds", type=whole, metavar="K", help="with --labels: folds of the cross-validation (default 5)")
+    p.add_argument("--epochs", type=whole, metavar="N", help="with --labels: train at another length")
     p.add_argument(
         "--set",
         action="append",

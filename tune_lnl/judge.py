@@ -5,13 +5,15 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from tune_lnl.cli import Parser, guarded
+from tune_lnl.cli import Parser, guarded, whole
 
 
 def parser() -> Parser:
     p = Parser(prog="python -m tune_lnl.judge", description=__doc__)
     p.add_argument("run", metavar="RUN", help="name of a run, or its path")
-    p.add_argument("--images", type=int, default=30, metavar="N", help="how many held-out images to draw (default 30)")
+    p.add_argument(
+        "--images", type=whole, default=30, metavar="N", help="how many held-out images to draw (default 30)"
+    )
     one_of = p.add_mutually_exclusive_group()
     form = one_of.add_argument(
         "--form", type=Path, metavar="FILE.csv", help="write a form (id,path,answer) to fill in, instead of the page"

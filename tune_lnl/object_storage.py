@@ -33,7 +33,7 @@ PARALLEL = 16
 """Concurrent transfers."""
 
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
-SECRET = re.compile(r"key|secret|token|password|credential", re.IGNORECASE)
+SECRET = re.compile(r"key|secret|token|password|credential|signature|^sig$", re.IGNORECASE)
 FLAT = ("s3", "gcs", "abfs")
 """Storages without folders; in the others a folder is created before a file in it."""
 HOPELESS = ("ACCESS_DENIED", "NO_SUCH_BUCKET", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH", "UNAUTHENTICATED")
@@ -63,7 +63,7 @@ def is_url(place: str | Path) -> bool:
     """
     text = str(place)
     if "://" not in text and isinstance(place, Path) and SCHEME.match(text):
-        raise InputError(f"a URL is text, not a Path, which cannot hold one: {_masked(text)!r}; pass a str")
+        raise InputError(f"a URL is text, not a Path, which cannot hold one: {masked(text)!r}; pass a str")
     return "://" in text
 
 
@@ -82,14 +82,14 @@ class ObjectFolder:
         """
         parts = urlsplit(url)
         if "@" in parts.netloc and (parts.scheme not in ("abfs", "abfss") or ":" in parts.netloc.partition("@")[0]):
-            raise InputError(f"credentials come from the environment, never from a URL: {_masked(url)}")
+            raise InputError(f"credentials come from the environment, never from a URL: {masked(url)}")
         for name, _ in parse_qsl(parts.query, keep_blank_values=True):
             if SECRET.search(name):
-                raise InputError(f"{name!r} comes from the environment, never from a URL: {_masked(url)}")
+                raise InputError(f"{name!r} comes from the environment, never from a URL: {masked(url)}")
         if parts.fragment:
-            raise InputError(f"a URL of a folder has no '#', got {url!r}")
+            raise InputError(f"a URL of a folder has no '#', got {masked(url)!r}")
         if not parts.netloc and not parts.path.strip("/"):
-            raise InputError(f"{url!r} names no bucket; give SCHEME://BUCKET/PREFIX, such as s3://lab/results")
+            raise InputError(f"{masked(url)!r} names no bucket; give SCHEME://BUCKET/PREFIX, such as s3://lab/results")
         return cls(urlunsplit(parts._replace(path=parts.path.rstrip("/"))))
 
     def __str__(self) -> str:
@@ -236,7 +236,7 @@ def local_file(place: str | Path, cache: Path) -> Path:
     with _as_input_error(folder):
         content = _answered(lambda: folder.get(name, 0.0))
     if content is None:
-        raise InputError(f"{place}: there is no such object; check the URL")
+        raise InputError(f"{masked(str(place))}: there is no such object; check the URL")
     # Keep the name of the folder: it names the run of a best.yaml or a model.pt.
     path = cache / "files" / hashlib.sha256(folder.url.encode()).hexdigest()[:16] / folder.name / name
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -366,8 +366,10 @@ def _next_step(error: BaseException) -> str:
     return "check the URL and your rights there, or give another --results-dir"
 
 
-def _masked(url: str) -> str:
+def masked(url: str) -> str:
     """Return a URL for a message, its possible secrets replaced by ``***``."""
+    if "://" not in url:
+        return url
     parts = urlsplit(url)
     place = f"***@{parts.netloc.rpartition('@')[2]}" if "@" in parts.netloc else parts.netloc
     query = "&".join(

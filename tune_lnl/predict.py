@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from tune_lnl.cli import Parser, guarded
+from tune_lnl.cli import Parser, guarded, whole
 
 
 def parser() -> Parser:
@@ -13,8 +13,8 @@ def parser() -> Parser:
     p.add_argument("model", metavar="MODEL", help="a model.pt or its URL, or the folder in which train wrote one")
     p.add_argument("paths", type=Path, nargs="*", metavar="PATH", help="images, or folders: every image in and below")
     p.add_argument("--output", type=Path, metavar="FILE", help="FILE.csv or FILE.parquet instead of CSV on stdout")
-    p.add_argument("--top", type=int, default=1, metavar="K", help="name the K most probable classes (default 1)")
-    p.add_argument("--batch-size", type=int, metavar="N", help="images at a time (default: by their size)")
+    p.add_argument("--top", type=whole, default=1, metavar="K", help="name the K most probable classes (default 1)")
+    p.add_argument("--batch-size", type=whole, metavar="N", help="images at a time (default: by their size)")
     p.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     p.add_argument(
         "--onnx", type=Path, metavar="FILE.onnx", help="write the network in ONNX, too (needs the extra tune_lnl[onnx])"

@@ -8,6 +8,7 @@ from contextlib import nullcontext
 
 from tune_lnl import runs, spaces
 from tune_lnl.cli import Parser, guarded, search_options
+from tune_lnl.object_storage import masked
 from tune_lnl.steps import shown_steps, step
 from tune_lnl.tuning.plan.checks import check_folder
 from tune_lnl.tuning.plan.options import refuse_removed
@@ -47,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     if not arguments.dry_run:
         check_folder(options)  # first: the imports that follow take seconds
     with nullcontext() if options.verbosity == "quiet" else shown_steps():
-        step(f"tune_lnl {__version__}: starting {options.space} ...")
+        step(f"tune_lnl {__version__}: starting {masked(str(options.space))} ...")
         if arguments.dry_run:
             from tune_lnl.tuning.engine.dry_run import describe
 

@@ -6,7 +6,7 @@ import json
 import sys
 from pathlib import Path
 
-from tune_lnl.cli import Parser, guarded, printed
+from tune_lnl.cli import Parser, guarded, printed, whole
 from tune_lnl.steps import shown_steps, step
 from tune_lnl.version import __version__
 
@@ -15,7 +15,7 @@ def parser() -> Parser:
     p = Parser(prog="python -m tune_lnl.train", description=__doc__)
     p.add_argument("config", metavar="CONFIG.yaml", help="a config, such as a run's best.yaml: a path or a URL")
     p.add_argument("--seeds", metavar="0,1,2", help="training seeds (default: the config's)")
-    p.add_argument("--epochs", type=int, metavar="N", help="train at another length; everything in epochs scales")
+    p.add_argument("--epochs", type=whole, metavar="N", help="train at another length; everything in epochs scales")
     p.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     p.add_argument(
         "--set",

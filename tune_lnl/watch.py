@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from tune_lnl.cli import Parser, guarded, open_page
+from tune_lnl.cli import Parser, guarded, open_page, whole
 from tune_lnl.steps import shown_steps, step
 from tune_lnl.tuning.plan.options import FLAGS
 
@@ -19,7 +19,7 @@ def parser() -> Parser:
         help="show the page in a browser, or not (default: where standard output is a terminal)",
     )
     p.add_argument(
-        "--port", type=int, default=0, metavar="N", help="of the page, on this machine (default: a free one)"
+        "--port", type=whole, default=0, metavar="N", help="of the page, on this machine (default: a free one)"
     )
     p.add_argument("--status-every", metavar="5m", help="without a terminal, print a line this often (default: 5m)")
     p.add_argument(

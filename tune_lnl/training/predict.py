@@ -245,7 +245,7 @@ def _check_output(file: Path, suffixes: Sequence[str]) -> None:
 def _table(output: Path | None, top: int) -> Iterator[Callable[[Prediction], None]]:
     """Give a function that adds a row; the file appears, whole, when the context ends."""
     if output is None:
-        yield _csv_rows(sys.stdout, top)
+        yield _csv_rows(sys.stdout, top, shown)  # class names come from a file, and could control the terminal
         return
     with given_file(output) as temporary:
         if output.suffix.lower() == ".csv":
@@ -256,12 +256,14 @@ def _table(output: Path | None, top: int) -> Iterator[Callable[[Prediction], Non
                 yield write
 
 
-def _csv_rows(file: TextIO, top: int) -> Callable[[Prediction], None]:
+def _csv_rows(file: TextIO, top: int, escape: Callable[[str], str] = str) -> Callable[[Prediction], None]:
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(columns(top))
 
     def write(found: Prediction) -> None:
-        writer.writerow([no_formula(cell) if isinstance(cell, str) else f"{cell:.6f}" for cell in _cells(found)])
+        writer.writerow(
+            [no_formula(escape(cell)) if isinstance(cell, str) else f"{cell:.6f}" for cell in _cells(found)]
+        )
 
     return write
 

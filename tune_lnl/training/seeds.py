@@ -163,6 +163,9 @@ def train_seeds(
     """
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
+        for name in (CONFIG, SUMMARY, "model.pt"):
+            for path in output.glob(f".{name}.*"):
+                path.unlink()  # half of a file, whose writer was killed
         replace_text(output / CONFIG, dump_yaml(config.sections()))
     results: list[SeedResult] = []
     for seed in seeds:
@@ -273,7 +276,11 @@ def train(
     training_type(trial.method).prepare(trial, surroundings)
     # Once more: packing can take long, and another process may have begun or finished a training there meanwhile.
     folder = _output_folder(output, config, trial, numbers)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = f"{error.strerror}: {str(error.filename)!r}"
+        raise InputError(f"results cannot be written to {folder}: {reason}; use another --output") from None
     try:
         with FileLock(folder / LOCK, timeout=0):
             length = f"{trial.settings.epochs} epochs"
@@ -315,7 +322,7 @@ def _share(config: TrialConfig, surroundings: Surroundings) -> str | None:
 
 def _seeds(text: str) -> list[int]:
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() for part in parts):
+    if not all(part.isascii() and part.isdecimal() and len(part) < 10 for part in parts):
         raise InputError(f"--seeds is a list of whole numbers such as 0,1,2, got {text!r}")
     numbers = [int(part) for part in parts]
     if len(set(numbers)) < len(numbers):

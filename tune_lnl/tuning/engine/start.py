@@ -34,8 +34,9 @@ START_SECONDS = 600.0
 """Limit of a start with all its attempts; a time budget that ends earlier ends it earlier."""
 LEAVE_SECONDS = 10.0
 """After that limit, for Ray to notice it; it cannot be interrupted everywhere."""
-GONE_SECONDS = 30.0
-"""Without a process that Ray had started before; the next attempt has begun by then."""
+GONE_SECONDS = 300.0
+"""Without a process that Ray had started before. Ray notices it within the limits of its steps, and is started again;
+this is for a start that does not."""
 STEP_SECONDS = {
     "RAY_raylet_start_wait_time_s": 60,
     "RAY_worker_register_timeout_seconds": 120,

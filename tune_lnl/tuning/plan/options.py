@@ -171,22 +171,24 @@ def read_seed(text: str, word: str = "--seed") -> int:
     return int(text)
 
 
+NUMBER = re.compile(r"[-+]?(?:[0-9]{1,30}\.?[0-9]{0,30}|\.[0-9]{1,30})(?:[eE][-+]?[0-9]{1,2})?")
+"""A decimal number in ASCII digits: ``float`` also takes other scripts, underscores, inf and nan."""
+
+
 def read_gpu_share(text: str, word: str) -> float | str:
     """Read ``auto`` or a number; whether that number tiles a GPU is checked with the machine."""
     if text == "auto":
         return text
-    try:
-        return float(text)
-    except ValueError:
-        raise InputError(f"{word} is auto, 1 or 1/k, got {text!r}") from None
+    if not NUMBER.fullmatch(text) or not 0 < float(text) < math.inf:
+        raise InputError(f"{word} is auto, 1 or 1/k, got {text!r}")
+    return float(text)
 
 
 def read_cpu_share(text: str, word: str) -> float:
     """Read a number of cores; whether there are that many is checked with the machine."""
-    try:
-        return float(text)
-    except ValueError:
-        raise InputError(f"{word} is a number of cores, got {text!r}") from None
+    if not NUMBER.fullmatch(text) or not 0 < float(text) < math.inf:
+        raise InputError(f"{word} is a number of cores, got {text!r}")
+    return float(text)
 
 
 # ---- the list

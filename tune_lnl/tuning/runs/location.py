@@ -32,6 +32,8 @@ def local_folder(results_dir: ResultsDir) -> Path:
     Raises:
         InputError: a URL that cannot be one.
     """
+    if results_dir == "":
+        raise InputError("--results-dir is a folder or a URL, got ''; leave it out for results")
     if not is_url(results_dir):
         return Path(results_dir)
     folder = ObjectFolder.of(str(results_dir))

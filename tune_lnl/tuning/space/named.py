@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tune_lnl.config.yaml import read_mapping
 from tune_lnl.errors import InputError, nearest
+from tune_lnl.object_storage import masked
 
 
 def space_files() -> dict[str, Path]:
@@ -40,7 +41,7 @@ def find_space(name: str) -> Path:
         if path.is_file():
             return path
     if path.suffix in {".yaml", ".yml"} or len(path.parts) > 1:
-        raise InputError(f"no search space file at {name!r}; named spaces: {', '.join(known)}")
+        raise InputError(f"no search space file at {masked(str(name))!r}; named spaces: {', '.join(known)}")
     raise InputError(f"unknown search space {name!r}; {nearest(name, known)}; or give the path of a YAML file")
 
 
