@@ -2,7 +2,10 @@
 
 Each family of commands runs once undisturbed and once with kills; what both leave is compared, value by value.
 
-python benchmarks/kill_moments.py [--family search|packing|confirmation|labels]... [--seed 0] [--output FILE]
+python benchmarks/kill_moments.py [--family NAME]... [--seed 0] [--output FILE]
+
+The families ``search`` and ``confirmation`` are whole commands with a Ray of their own. ``driver`` and ``replicates``
+are the same without Ray: the driver and its trials are one process, so that a kill takes both, and starts cost little.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -26,8 +30,14 @@ from evidence import evidence, write_evidence
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "tests" / "support"))
 
-from toy_runs import Driver, spread, toy_method, write_toy  # noqa: E402
+from toy_runs import TOY, Driver, InThisProcess, Process, spread, toy_method, write_toy  # noqa: E402
 
+from tune_lnl.reporting.write import report_after_search  # noqa: E402
+from tune_lnl.tuning.driver import EXIT_CODES, run_plan  # noqa: E402
+from tune_lnl.tuning.monitor.console import Console  # noqa: E402
+from tune_lnl.tuning.plan.options import SearchOptions  # noqa: E402
+from tune_lnl.tuning.plan.plan import plan_search  # noqa: E402
+from tune_lnl.tuning.resources.divide import Machine  # noqa: E402
 from tune_lnl.tuning.runs.run import load_run  # noqa: E402
 from tune_lnl.tuning.study.trials import ATTEMPTS, ENDED  # noqa: E402
 
@@ -82,6 +92,91 @@ class Disturbed:
             self.lost += number not in now
             self.changed += now.get(number, before) != before
         self.ended |= now
+
+
+class Child:
+    """A process that was forked, with the part of ``Popen`` that a driver uses."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.code: int | None = None
+
+    def poll(self) -> int | None:
+        if self.code is None:
+            done, status = os.waitpid(self.pid, os.WNOHANG)
+            self.code = os.waitstatus_to_exitcode(status) if done else None
+        return self.code
+
+    def wait(self) -> int:
+        if self.code is None:
+            self.code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return self.code
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+class Forked(Driver):
+    """A search in a forked process, which trains its trials itself.
+
+    Args:
+        options: of the search.
+    """
+
+    def __init__(self, folder: Path, space: Path, **options: Any) -> None:
+        super().__init__(folder, space)
+        self.options = options
+
+    def start(self, *more: str) -> Forked:
+        self.output = self.folder / f"output-{self.starts}.txt"
+        self.starts += 1
+        resume = self.files.root.exists()
+        pid = os.fork()
+        if pid == 0:
+            os._exit(self._child(resume))
+        self.process = Child(pid)  # type: ignore[assignment]
+        return self
+
+    def _child(self, resume: bool) -> int:
+        try:
+            out = os.open(self.output, os.O_WRONLY | os.O_CREAT)
+            for descriptor in (1, 2):
+                os.dup2(out, descriptor)
+            os.environ["TOY_EVENTS"] = str(self.events)
+            os.chdir(self.folder)
+            command = f"python -m tune_lnl.search {self.space} --concurrent 1"
+            asked = {"concurrent": 1, "resume": resume, "dashboard": False, "command": command, **self.options}
+            options = SearchOptions.of(str(self.space), results_dir=self.folder / "results", **asked)
+            (plan,) = plan_search(options, Machine(cpus=2, gpus=0))
+            code = EXIT_CODES[run_plan(plan, resume, Console(), InThisProcess(1))]
+            if code != EXIT_CODES["interrupted"]:
+                report_after_search(self.space.stem, self.folder / "results", print)
+            return code
+        except BaseException:
+            traceback.print_exc()
+            return 1
+        finally:
+            sys.stdout.flush()
+
+    def wait(self, condition: Callable[[], Any], what: str, timeout: float = 600.0) -> None:
+        until = time.monotonic() + timeout
+        while self.running and not condition():
+            assert time.monotonic() < until, f"waited {timeout} s for {what}\n{self.text}"
+            time.sleep(0.001)
+
+    def family(self) -> list[Process]:
+        return []
+
+    def kill_family(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def close(self) -> None:
+        if self.running:
+            self.kill_family()
 
 
 def ended_trials(driver: Driver) -> dict[int, tuple[Any, ...]]:
@@ -145,7 +240,7 @@ def summary(disturbed: Disturbed, differing: dict[str, int], trials: int) -> dic
 TRIALS, POINTS, EPOCHS = 16, 3, 8
 
 
-def search(place: Path, rng: random.Random) -> dict[str, Any]:
+def search(place: Path, rng: random.Random, ray: bool = True) -> dict[str, Any]:
     """A search with TPE and ASHA, one trial at a time, that goes thirteen trials beyond its start points."""
 
     def new(name: str) -> Driver:
@@ -153,14 +248,14 @@ def search(place: Path, rng: random.Random) -> dict[str, Any]:
         folder.mkdir()
         more: dict[str, Any] = {"fixed": {"pause": 0.02}, "sampler": "tpe", "pruner": "asha"}
         space = write_toy(folder, spread(POINTS), epochs=EPOCHS, trials=TRIALS, **more)
-        return Driver(folder, space, "--concurrent", "1")
+        return Driver(folder, space, "--concurrent", "1") if ray else Forked(folder, space)
 
     plain = new("plain")
     assert plain.start().finish() == 0, plain.text
     driver = new("killed")
     disturbed = Disturbed(driver, rng)
     phases = {
-        "before Ray is up": lambda: before_ray(driver, rng),
+        "before Ray is up" if ray else "before the first trial": lambda: before_ray(driver, rng, 2.5 if ray else 0.02),
         "first epoch": lambda: first_epoch(driver, rng),
         "between two epochs": lambda: driver.train_on(rng.randrange(1, 7)),
         "after the last epoch": lambda: last_epoch(driver),
@@ -180,10 +275,10 @@ def search(place: Path, rng: random.Random) -> dict[str, Any]:
     return summary(disturbed, differing, TRIALS)
 
 
-def before_ray(driver: Driver, rng: random.Random) -> None:
+def before_ray(driver: Driver, rng: random.Random, longest: float) -> None:
     driver.wait(driver.files.lock.exists, "the run folder")
     driver.wait(driver.files.ray_folder.exists, "Ray's folder")
-    driver.rest(rng.uniform(0.0, 2.5))
+    driver.rest(rng.uniform(0.0, longest))
 
 
 def first_epoch(driver: Driver, rng: random.Random) -> None:
@@ -209,14 +304,18 @@ def the_report(driver: Driver, rng: random.Random) -> None:
 # ---- a confirmation
 
 
-def confirmation(place: Path, rng: random.Random) -> dict[str, Any]:
+def confirmation(place: Path, rng: random.Random, ray: bool = True) -> dict[str, Any]:
     """The search of above in short, then its best three trials on two replicates each."""
 
     def new(name: str) -> Driver:
         folder = place / name
         folder.mkdir()
         space = write_toy(folder, spread(3), epochs=EPOCHS, fixed={"pause": 0.03})
-        return Driver(folder, space, "--concurrent", "1", "--confirm", "3x3")
+        return (
+            Driver(folder, space, "--concurrent", "1", "--confirm", "3x3")
+            if ray
+            else Forked(folder, space, confirm="3x3")
+        )
 
     plain = new("plain")
     assert plain.start().finish() == 0, plain.text
@@ -311,8 +410,8 @@ def labels(place: Path, rng: random.Random) -> dict[str, Any]:
     for run in ("plain", "killed"):
         folder = place / run
         folder.mkdir()
-        driver = Driver(folder, space, "--trials", "1", "--epochs", "2", "--set", "dataset.subset=0.3")
-        assert driver.start().finish() == 0, driver.text
+        driver = Forked(folder, space, trials=1, epochs=2, overrides=["dataset.subset=0.3"])
+        assert driver.start().finish(900.0) == 0, driver.text
         driver.close()
         command = [sys.executable, "-m", "tune_lnl.export", str(driver.files.root), "--labels", "labels.csv"]
         command += ["--folds", "4", "--epochs", "4"]
@@ -340,7 +439,14 @@ def labels(place: Path, rng: random.Random) -> dict[str, Any]:
     }
 
 
-FAMILIES = {"packing": packing, "labels": labels, "confirmation": confirmation, "search": search}
+FAMILIES: dict[str, Callable[[Path, random.Random], dict[str, Any]]] = {
+    "packing": packing,
+    "labels": labels,
+    "replicates": lambda place, rng: confirmation(place, rng, ray=False),
+    "driver": lambda place, rng: search(place, rng, ray=False),
+    "confirmation": confirmation,
+    "search": search,
+}
 
 
 def main() -> int:
@@ -349,14 +455,17 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=ROOT / "results" / "reference" / "kill_moments.json")
     arguments = parser.parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(TOY), str(ROOT)])
     toy_method()  # its folder on the path: the runs name the method
     found: dict[str, Any] = {}
     if arguments.output.exists():  # each family may be run by itself
         found = json.loads(arguments.output.read_text()).get("families", {})
     for name in arguments.family or FAMILIES:
         with tempfile.TemporaryDirectory() as place:
-            found[name] = FAMILIES[name](Path(place), random.Random(f"{arguments.seed} {name}"))
-        print(json.dumps({name: found[name]}, indent=2), flush=True)
+            key = f"{name}, seed {arguments.seed}"
+            found[key] = FAMILIES[name](Path(place), random.Random(key))
+        print(json.dumps({key: found[key]}, indent=2), flush=True)
         moments = sum(family["moments"] for family in found.values())
         write_evidence(
             arguments.output, {**evidence(("ray", "optuna", "torch")), "moments": moments, "families": found}

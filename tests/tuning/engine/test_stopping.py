@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -56,7 +57,7 @@ def check_stopped_and_finish(driver: Driver, trials: int, epochs: int) -> None:
     assert driver.ray_folders() == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("when", ["starting", "running"])
 def test_the_first_signal_stops_at_the_next_batch(search: Start, number: signal.Signals, when: str) -> None:
     driver = search().start()
@@ -111,6 +112,22 @@ def test_the_time_budget_ends_it_with_0(search: Start) -> None:
     driver.start()
     assert driver.finish() == 0, driver.text
     check_whole(driver, 6, 20)
+
+
+def test_a_search_that_was_suspended_goes_on_as_if_nothing_had_been(search: Start) -> None:
+    """All of its processes stop, as with a container that is paused: that is no silence, and no part of the budget."""
+    driver = search("--time-budget", "100s", points=4, fixed={"pause": 0.1}).start()
+    driver.train_on(6)
+    family = driver.family()
+    for process in family:
+        os.kill(process.pid, signal.SIGSTOP)
+    time.sleep(110.0)
+    for process in reversed(family):
+        os.kill(process.pid, signal.SIGCONT)
+    assert driver.finish() == 0, driver.text
+    assert "used up" not in driver.text
+    check_whole(driver, 4, 20)
+    assert {row.attempts for row in driver.run().rows()} == {1}
 
 
 def test_failures_of_real_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
