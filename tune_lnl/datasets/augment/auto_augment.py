@@ -9,7 +9,7 @@ within one grey level).
 For each image one sub-policy is drawn uniformly; each of its two operations is applied with its own probability, in
 order.
 
-Where that package and ``torchvision.transforms.AutoAugment`` differ, the package is followed:
+Where that package differs from the paper's table or from ``torchvision.transforms.AutoAugment``, it is followed:
 
 =====================  =======================================  ======================================
 operation              here, as in the package                  torchvision
@@ -20,6 +20,7 @@ TranslateX, Y          150/331 of the side, nearest pixel       the same, trunca
 ShearY                 cubic interpolation                      nearest pixel
 fill outside           grey 128                                 black
 operation with p       applied when u < p                       applied when u <= p
+sub-policy 17          its second Equalize with p 0.8           with p 0.6, as in Table 7
 =====================  =======================================  ======================================
 
 All arithmetic is in integers or in a fixed floating-point width, and is independent for each pixel: a result depends
@@ -67,7 +68,7 @@ CIFAR10_POLICY: tuple[SubPolicy, ...] = (
     (("Brightness", 0.9, 6), ("Color", 0.2, 8)),
     (("Solarize", 0.5, 2), ("Invert", 0.0, None)),
     (("Equalize", 0.2, None), ("AutoContrast", 0.6, None)),
-    (("Equalize", 0.2, None), ("Equalize", 0.6, None)),
+    (("Equalize", 0.2, None), ("Equalize", 0.8, None)),
     (("Color", 0.9, 9), ("Equalize", 0.6, None)),
     (("AutoContrast", 0.8, None), ("Solarize", 0.2, 8)),
     (("Brightness", 0.1, 3), ("Color", 0.7, 0)),

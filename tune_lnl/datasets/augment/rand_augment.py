@@ -7,8 +7,8 @@ torchvision's RandAugment. Source of the form: Xie et al., "Unsupervised Data Au
 Training", NeurIPS 2020, published policies.py.
 
 Operations, magnitudes, signs, interpolation and fill are those of :mod:`.auto_augment`, which follows the same
-package; ShearX is ShearY along the other axis. Cutout: the package's own table could not be read; here it is
-UDA's, a grey square with a side of twice the level in pixels around a uniform centre, clipped at the border.
+package; ShearX is ShearY along the other axis. Cutout is the package's: a square of one colour around a uniform centre,
+clipped at the border.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from tune_lnl.datasets.augment.auto_augment import (
-    FILL,
     MAGNITUDES,
     OPERATIONS,
     SIGNED,
@@ -32,7 +31,11 @@ from tune_lnl.errors import InputError
 PROBABILITY = 0.5
 LEVELS = tuple(range(1, 10))
 CUTOUT = "Cutout"
-CUTOUT_PIXELS_PER_LEVEL = 2
+CUTOUT_SIDES = (0, 2, 4, 6, 8, 10, 12, 16, 18, 20)
+"""Side in pixels by level: the package rounds 20 / 9 of the level, and goes half of that, rounded down, each way."""
+CUTOUT_COLOUR = (125, 122, 113)
+CUTOUT_GREY = 122
+"""The luma of CUTOUT_COLOUR, for images of one channel, which the package does not take."""
 
 TABLE: dict[str, Operation] = {**OPERATIONS, "ShearX": shear_x}
 """All operations except Cutout, which needs a position as well as a magnitude."""
@@ -44,7 +47,7 @@ NOT_APPLIED = len(KINDS)
 def magnitude_of(kind: str, level: int) -> float:
     """Return the magnitude of an operation at a level 1 to 9, without sign; 0 if it has none; for Cutout the side."""
     if kind == CUTOUT:
-        return float(CUTOUT_PIXELS_PER_LEVEL * level)
+        return float(CUTOUT_SIDES[level])
     table = MAGNITUDES.get("ShearY" if kind == "ShearX" else kind)
     return 0.0 if table is None else table[level]
 
@@ -103,7 +106,7 @@ def apply_pairs(images: Tensor, draw: PairDraw) -> Tensor:
 
 
 def cutout(images: Tensor, side: Tensor, centre: Tensor) -> Tensor:
-    """Set a square in each image (b, C, H, W) to grey.
+    """Set a square in each image (b, C, H, W) to the package's colour.
 
     `side` float64 (b,): even, in pixels. `centre` float64 (b, 2) in [0, 1): the square reaches side / 2 pixels up and
     left of pixel (floor(row * H), floor(column * W)), and side / 2 - 1 pixels down and right.
@@ -114,5 +117,8 @@ def cutout(images: Tensor, side: Tensor, centre: Tensor) -> Tensor:
     down, across = torch.arange(height), torch.arange(width)
     rows = (down >= middle[:, :1] - half) & (down < middle[:, :1] + half)
     columns = (across >= middle[:, 1:] - half) & (across < middle[:, 1:] + half)
-    inside = (rows[:, :, None] & columns[:, None, :])[:, None].to(images.device, non_blocking=True)
-    return images.masked_fill(inside, FILL)
+    inside = (rows[:, :, None] & columns[:, None, :]).to(images.device, non_blocking=True)
+    result = images.clone()
+    for channel, level in enumerate(CUTOUT_COLOUR if images.shape[1] == 3 else (CUTOUT_GREY,)):
+        result[:, channel].masked_fill_(inside, level)
+    return result
