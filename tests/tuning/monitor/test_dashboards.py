@@ -19,9 +19,9 @@ from study_servers import SECRET, database
 from tiny_search import record_run, tiny_space
 
 from tune_lnl.tuning.monitor import dashboards
-from tune_lnl.tuning.monitor.dashboards import study_dashboard
+from tune_lnl.tuning.monitor.dashboards import about_run, study_dashboard
 from tune_lnl.tuning.runs.run import Run, load_run
-from tune_lnl.tuning.study.dashboard import ReadOnlyBackend, read_only_database
+from tune_lnl.tuning.study.dashboard import NamedStudy, ReadOnlyBackend, read_only_database
 from tune_lnl.tuning.study.study import SearchStudy
 
 PATIENCE = 60.0
@@ -162,3 +162,21 @@ class TestServing:
         process.stdout.close()
         wait(lambda: gone(port))
         assert load_run(run.files.root).trials == run.trials
+
+
+def test_the_study_has_the_name_of_its_run_and_a_note(tmp_path: Path) -> None:
+    run = record_run(tmp_path)
+    about = about_run(run)
+    assert about["name"] == "tiny"
+    for part in ("## tiny", "a test", run.settings["command"], "report.html", "read-only"):
+        assert part in about["note"]
+    before = run.files.study.read_bytes()
+    storage = NamedStudy(ReadOnlyBackend(str(run.files.study)), about["name"], about["note"])
+    (study,) = storage.get_all_studies()
+    assert study.study_name == "tiny"
+    note = "".join(value for key, value in study.system_attrs.items() if key.startswith("dashboard:note_str:"))
+    assert note == about["note"]
+    assert not {"sampler_start", "first_trials"} & study.user_attrs.keys()
+    loaded = optuna.load_study(study_name="tiny", storage=storage)
+    assert len(loaded.trials) == len(run.trials)
+    assert run.files.study.read_bytes() == before

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tune_lnl.datasets.bounds import ScoreBounds
 from tune_lnl.tuning.engine.auth import LOOPBACK
 from tune_lnl.tuning.runs.layout import RunFiles
 from tune_lnl.tuning.runs.location import location
@@ -61,18 +62,14 @@ def study_dashboard(
             _end(process)
 
 
-def about_run(run: Run, ceiling: str | None = None) -> dict[str, str]:
-    """Return the name of a run and the note (Markdown) that the dashboard shows beside its study.
-
-    Args:
-        ceiling: a sentence on the best value that the labels allow, where that is known.
-    """
-    space = run.space
+def about_run(run: Run) -> dict[str, str]:
+    """Return the name of a run and the note (Markdown) that the dashboard shows beside its study."""
+    space, bounds = run.space, ScoreBounds.stored(run.settings.get("score_bounds"))
     condition = f", noise condition {space.condition}" if space.condition else ""
     lines = [
         f"## {run.name}",
         f"{space.description or space.name}{condition}. Objective: {run.metric}, {run.mode}.",
-        *([] if ceiling is None else [ceiling]),
+        *([] if bounds is None else [bounds.sentence()]),
         f"Command: `{run.settings['command']}`",
         f"Report: `{location(run.files.root / 'report.html')}`",
         "This page is read-only: the search alone writes the study. Buttons that delete or edit are refused.",
