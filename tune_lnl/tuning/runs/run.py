@@ -177,8 +177,8 @@ class Run:
             return f"{none}: method {self.space.base['method']} is for {self.task}, which has no class probabilities"
         version = self.settings["versions"].get("tune_lnl", "unknown")
         return (
-            f"{none}, which version {version} of tune_lnl or an earlier one trained: version 0.1.0 kept none at first, "
-            "and --disk-budget drops those of the worst trials"
+            f"{none}: runs begun before these were kept have none (this one is of version {version} of tune_lnl), and "
+            "--disk-budget drops those of the worst trials"
         )
 
     def trials_frame(self) -> DataFrame:
