@@ -29,9 +29,9 @@ from numpy.typing import NDArray
 from tune_lnl.cli import Parser, guarded
 from tune_lnl.datasets.base import NoisyData
 from tune_lnl.errors import InputError
-from tune_lnl.methods.label_verdicts import OPEN_SET, RELABEL, Judgement, judge_labels
+from tune_lnl.methods.label_verdicts import OPEN_SET, RELABEL, VERDICTS, Judgement, judge_labels
 from tune_lnl.metrics.label_quality import LabelQuality, label_quality
-from tune_lnl.reporting.label_table import REPORTED, LabelTable, judge
+from tune_lnl.reporting.label_table import REPORTED, LabelTable, evidence_lines, judge
 from tune_lnl.training.accelerator import choose_device
 from tune_lnl.training.labels import LabelEvidence, gather_evidence, label_config
 from tune_lnl.training.loop import Report, Surroundings
@@ -95,6 +95,27 @@ def open_set_quality(table: LabelTable) -> dict[str, float | int] | None:
     return {"open_set": int(open_set.sum()), "called": int(called.sum()), "both": both}
 
 
+def calibration(table: LabelTable) -> dict[str, list[dict[str, float | int]]]:
+    """Return said and true share of right labels by tenth of the confidence, of corrections and of all labels."""
+    true, judged = table.data.true_labels, table.judgement
+    assert true is not None, "refused before"
+    right, known = judged.corrected == true, ~np.isnan(judged.confidence)
+    tenth = np.minimum((np.nan_to_num(judged.confidence) * 10).astype(int), 9)
+    return {
+        name: [
+            {
+                "from": number / 10,
+                "labels": int(here.sum()),
+                "said": float(judged.confidence[here].mean()),
+                "true": float(right[here].mean()),
+            }
+            for number in range(10)
+            if (here := among & (tenth == number)).any()
+        ]
+        for name, among in (("corrections", judged.verdict == RELABEL), ("all labels", known))
+    }
+
+
 def qualities(table: LabelTable, evidence: LabelEvidence) -> dict[str, LabelQuality]:
     """Return our qualities, then cleanlab's."""
     known = table.quality()
@@ -116,9 +137,9 @@ def measure(a: argparse.Namespace, work: Path, device: str) -> dict[str, Any]:
         for seed in a.noise_seeds.split(",")
     }
     content = {**next(iter(draws.values())), "rows": {seed: draw["rows"] for seed, draw in draws.items()}}
-    content["open_set"] = {seed: draw["open_set"] for seed, draw in draws.items()}
-    for of_one_draw in ("fingerprints", "estimated"):
-        del content[of_one_draw]
+    for of_one_draw in ("open_set", "estimated", "verdicts", "calibration"):
+        content[of_one_draw] = {seed: draw[of_one_draw] for seed, draw in draws.items()}
+    del content["fingerprints"]
     content["means"] = means(list(content["rows"].values()))
     print("means over the draws of the noise")
     show(content["means"])
@@ -151,6 +172,12 @@ def hold_against(a: argparse.Namespace, overrides: list[str], work: Path, device
     table = judge(data, found)
     rows = {name: asdict(one) for name, one in qualities(table, found).items()}
     show(rows)
+    for line in evidence_lines(table):
+        print(line)
+    for name, tenths in calibration(table).items():
+        for one in tenths:
+            share = f"said {one['said']:.2f}, true {one['true']:.2f}"
+            print(f"{name}, confidence from {one['from']:.1f}: {one['labels']:>6} {share}")
     return _evidence(config.flat(), a.folds, device, table, rows)
 
 
@@ -194,7 +221,7 @@ def means(draws: Sequence[Mapping[str, Mapping[str, float | None]]]) -> dict[str
 def _evidence(
     config: dict[str, Any], folds: int, device: str, table: LabelTable, rows: dict[str, dict[str, Any]]
 ) -> dict[str, Any]:
-    model = table.judgement.model
+    support = table.judgement.support
     return {
         "what": "Wrong labels found, fractions: ours, and cleanlab on the same out-of-sample predictions",
         **evidence(("torch", "numpy", "cleanlab"), f"{device}, {platform.machine()}"),
@@ -203,7 +230,15 @@ def _evidence(
         "samples": len(table),
         "classes": table.data.num_classes,
         "fingerprints": table.data.fingerprints,
-        "estimated": {"right_labels": model.right, "agreement": table.judgement.support.agreement},
+        "estimated": {
+            "agreement": support.agreement,
+            "right_labels": support.right,
+            "skill": support.skill,
+            "withheld": support.withheld,
+            "noise_by_data_check": None if table.estimate is None else asdict(table.estimate),
+        },
+        "verdicts": {name: int((table.judgement.verdict == place).sum()) for place, name in enumerate(VERDICTS)},
+        "calibration": calibration(table),
         "open_set": open_set_quality(table),
         "rows": rows,
     }

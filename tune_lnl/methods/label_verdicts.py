@@ -8,7 +8,7 @@ s_i its probability. Class k is labelled j with probability T[k, j], independent
 samples whose given label agrees with it is the share tau of right labels (anchor points: Liu & Tao, TPAMI 2016). The
 samples are ordered by s_i, and the number of surest ones is the one with the highest lower confidence bound of the
 agreement. A weak classifier agrees less than that even where it is surest. So tau is at least the plateau of any
-classifier, and the largest of those at hand is used: the network's, and a simple classifier's.
+classifier, and the larger of two is used: the network's, and the lower end of a simple classifier's.
 
 **2. Calibration** (:func:`calibrated`). Probabilities of networks that are trained on noisy labels are not calibrated,
 and against noisy labels only the agreement can be measured: q_i, the share of samples of similar s_i (isotonic over
@@ -162,8 +162,8 @@ def judge_labels(
         given: int64 (n,) in 0..C-1.
         selected_share: (n,) in [0, 1]; None for a method that selects nothing.
         every_network: (n, C), the mean over all networks; None: there is one network.
-        right: share of right labels by other evidence, such as the :func:`plateau` of a simple classifier; the larger
-            of it and the network's own is used.
+        right: share of right labels by other evidence, such as the lower end of the :func:`plateau` of a simple
+            classifier; the larger of it and the network's own share is used.
 
     Raises:
         ValueError: shapes do not fit, or there is no prediction at all.
@@ -175,7 +175,7 @@ def judge_labels(
         raise ValueError("no sample has predictions by a network that has not seen it")
     seen, labels = normalised(np.maximum(probabilities[known].astype(np.float64), SMALLEST)), given[known]
     own, predicted = np.arange(len(labels)), seen.argmax(axis=1)
-    tau = min(MOST_RIGHT, max(plateau(seen, labels), 0.0 if right is None else right))
+    tau = min(MOST_RIGHT, max(plateau(seen, labels)[0], 0.0 if right is None else right))
     prediction, reliable, model = fit_confusions(seen, labels, tau)
     posterior = label_posterior(prediction, labels, model.matrix)
     selected = posterior if selected_share is None else with_selection(posterior, labels, selected_share[known])
@@ -215,8 +215,8 @@ def judge_in_sample(belief: NDArray[np.float32], given: NDArray[np.int64]) -> ND
     return np.where(kept, KEEP, np.where(looks_like_none(belief.max(axis=1), kept), OPEN_SET, RELABEL))
 
 
-def plateau(probabilities: NDArray[Any], given: NDArray[np.int64]) -> float:
-    """Return the share of given labels that the surest predictions agree with.
+def plateau(probabilities: NDArray[Any], given: NDArray[np.int64]) -> tuple[float, float]:
+    """Return the share of given labels that the surest predictions agree with, and its lower end.
 
     The k surest samples are taken, at least LEAST_ANCHORS, with the k of the highest lower end of an interval of one
     standard error; of equals the smallest. The choice of k raises the share a little, on the careful side: with 95%
@@ -234,7 +234,8 @@ def plateau(probabilities: NDArray[Any], given: NDArray[np.int64]) -> float:
     low = share + Z**2 / (2 * count) - Z * np.sqrt(share * (1 - share) / count + Z**2 / (4 * count**2))
     low /= 1 + Z**2 / count
     first = min(LEAST_ANCHORS, len(agrees)) - 1
-    return float(share[first + int(low[first:].argmax())])
+    best = first + int(low[first:].argmax())
+    return float(share[best]), float(low[best])
 
 
 def fit_confusions(

@@ -109,7 +109,8 @@ def judge(data: NoisyData, evidence: LabelEvidence) -> LabelTable:
             given,
             evidence.selected_share,
             every,
-            right=None if simple is None else plateau(*simple),
+            # The lower end: of two shares the larger is used, which would favour a chance high one.
+            right=None if simple is None else plateau(*simple)[1],
         ),
         in_sample=judge_in_sample(evidence.belief, given),
         in_sample_wrong=1.0 - own,
