@@ -335,6 +335,20 @@ def test_pictures_follow_the_colour_scheme(browser: Any, pages: dict[str, Path])
     assert browser.execute_script(body) == "rgb(255, 255, 255)"
 
 
+def test_pictures_keep_to_their_column(browser: Any, pages: dict[str, Path]) -> None:
+    wider = (
+        "return Array.from(document.querySelectorAll('.plot')).filter(plot => plot.dataset.key !== 'parallel' && "
+        "Math.abs(plot.querySelector('svg').getBoundingClientRect().width - plot.clientWidth) > 2).length === 0"
+    )
+    opened(browser, pages["1 trial"])
+    assert browser.execute_script(wider)
+    for width in (700, 390, 1200):
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        until(browser, f"return document.documentElement.clientWidth <= {width}")
+        until(browser, wider)
+
+
 def test_a_page_is_printed_light_and_not_wider_than_paper(browser: Any, pages: dict[str, Path]) -> None:
     opened(browser, pages["36 trials"], scheme="dark")
     browser.execute_script(

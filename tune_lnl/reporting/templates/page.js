@@ -11,7 +11,6 @@
 
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const config = {
-    responsive: true,
     displaylogo: false,
     showTips: false,
     modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "sendChartToCloud"],
@@ -80,7 +79,15 @@
       },
       { rootMargin: "300px" },
     );
+    // Also where the window stays as it is: a scroll bar that comes or goes changes the columns.
+    const sizes = new ResizeObserver((entries) => {
+      for (const { target, contentRect } of entries) {
+        const drawn = !printing && target.dataset.drawn === "yes" && target._fullLayout;
+        if (drawn && contentRect.width && Math.abs(contentRect.width - drawn.width) > 2) Plotly.Plots.resize(target);
+      }
+    });
     for (const plot of plots) {
+      sizes.observe(plot);
       // WebGL starts slowly: such a picture is drawn when it comes into sight.
       if (later(plot)) watcher.observe(plot);
       else await draw(plot);
