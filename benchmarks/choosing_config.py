@@ -143,12 +143,12 @@ def by_race(recorded: Recorded, configs: Sequence[int], epochs: int, seen: Seque
     numbers = hopeful(prior(entrants(order, 0, trainings)), 0)
     start = prior(numbers)
     done: dict[int, dict[int, float]] = {}
-    while more := next_round(start, done, trainings):
+    while more := next_round(start, done, trainings, 0):
         if more[0][1] > len(seen):
             break
         for number, index in more:
             done.setdefault(number, {})[index] = recorded.objective[number, seen[index - 1]]
-    standing = stand(start, done)
+    standing = stand(start, done, 0)
     return standing.numbers[0] if standing.numbers else 0
 
 

@@ -61,6 +61,24 @@ def test_luck_in_the_search_is_drawn_back_and_few_replicates_do_not_overrule_man
     assert stand(prior({1: 50.0, 2: 40.0}, variance=0.1), {1: {1: 40.0}, 2: {1: 42.0}}).numbers == (1, 2)
 
 
+def test_the_published_setting_stays_first_unless_another_is_clearly_better() -> None:
+    start = prior({0: 50.0, 1: 50.0})
+    little, much = {0: {1: 50.0}, 1: {1: 51.0}}, {0: {1: 50.0}, 1: {1: 60.0}}
+    assert stand(start, little).numbers == (1, 0)
+    kept = stand(start, little, published=0)
+    assert kept.numbers == (0, 1)
+    assert 0.5 < kept.better(1) < 0.95
+    assert kept.best[1] > kept.best[0]
+    assert stand(start, much, published=0).numbers == (1, 0)
+
+
+def test_a_collapsed_replicate_speaks_against_its_config() -> None:
+    start = prior({1: 51.0, 2: 50.0})
+    values = {1: {1: 50.0, 2: 12.0}, 2: {1: 50.0, 2: 50.0}}
+    assert stand(start, values).numbers == (2, 1)
+    assert stand(start, values).better(1) < 0.05
+
+
 def test_ties_go_to_the_lower_number() -> None:
     assert stand(prior({7: 50.0, 2: 50.0}), {}).numbers == (2, 7)
 

@@ -11,8 +11,9 @@ The estimate joins three kinds of evidence, all of the objective. Symbols: K con
                b[r] ~ N(0, B^2)                    what a split and a seed give to all configs, B = 10 s: hardly known
                e ~ N(0, s^2)                       the luck of one training
 
-Its posterior is Gaussian; the answer has the highest posterior mean. So a config that led by luck is drawn back to the
-others, and few replicates do not overrule what many trials say.
+Its posterior is Gaussian; the highest posterior mean comes first, but the published setting stays in front of a config
+that is not distinguishable from it: all evidence is on given labels, and their noise can reverse what it cannot tell
+apart. So a config that led by luck is drawn back to the others, and few replicates do not overrule many trials.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from tune_lnl.tuning.plan.plan import RACE_SHARE
 MOST_ENTRANTS = 6
 CLEARLY_WORSE = 0.05
 """A config drops out when the probability that it is better than the first is below this."""
+MOST_NOISE = 4.0
+"""Most that the replicates may raise the expected variance of one training, as a factor."""
 DRAWS = 20_000
 
 Values = Mapping[int, Mapping[int, float]]
@@ -110,7 +113,7 @@ def hopeful(prior: Prior, published: int | None) -> list[int]:
     ]
 
 
-def next_round(prior: Prior, values: Values, trainings: int) -> list[tuple[int, int]]:
+def next_round(prior: Prior, values: Values, trainings: int, published: int | None = None) -> list[tuple[int, int]]:
     """Return what to train next, (trial, replicate) each; empty when the race is over.
 
     A round is one replicate of every config that is still in; fewer than two are no race.
@@ -118,9 +121,10 @@ def next_round(prior: Prior, values: Values, trainings: int) -> list[tuple[int, 
     Args:
         values: of all trainings so far.
         trainings: affordable ones in all.
+        published: as for :func:`stand`.
     """
     done = max((replicate for own in values.values() for replicate in own), default=0)
-    standing = stand(prior, values)
+    standing = stand(prior, values, published)
     still_in = [
         number
         for place, number in enumerate(standing.numbers)
@@ -133,8 +137,12 @@ def next_round(prior: Prior, values: Values, trainings: int) -> list[tuple[int, 
     return [(number, done + 1) for number in still_in[:left]]
 
 
-def stand(prior: Prior, values: Values) -> Standing:
-    """Return the standing by the posterior; ties go to the lower trial number."""
+def stand(prior: Prior, values: Values, published: int | None = None) -> Standing:
+    """Return the standing by the posterior; ties go to the lower trial number.
+
+    Args:
+        published: the trial at the published setting; it comes first unless another is clearly better.
+    """
     diverged = {number for number, own in values.items() if not all(map(math.isfinite, own.values()))}
     kept = [place for place, number in enumerate(prior.numbers) if number not in diverged]
     if not kept:
@@ -153,6 +161,14 @@ def stand(prior: Prior, values: Values) -> Standing:
         mean = mean + gain @ (y - mean[config])
         covariance = covariance - gain @ covariance[config]
     order = sorted(range(len(numbers)), key=lambda place: (-mean[place], numbers[place]))
+    if published in numbers:
+        place = numbers.index(published)
+        ahead = float(mean[order[0]] - mean[place])
+        deviation = math.sqrt(
+            max(0.0, float(covariance[place, place] + covariance[order[0], order[0]] - 2 * covariance[place, order[0]]))
+        )
+        if deviation > 0 and 0.5 * math.erfc(ahead / deviation / math.sqrt(2.0)) >= CLEARLY_WORSE:
+            order = [place, *(other for other in order if other != place)]
     mean, covariance = mean[order], covariance[np.ix_(order, order)]
     spread = np.diag(covariance)
     behind = [
@@ -181,4 +197,6 @@ def _noise(prior: float, seen: Sequence[tuple[int, int, float]], weight: int = 4
         design[row, columns["c", c]] = design[row, columns["r", r]] = 1.0
     y = np.array([v for _, _, v in seen])
     residual = y - design @ np.linalg.lstsq(design, y, rcond=None)[0]
-    return (weight * prior + float(residual @ residual)) / (weight + freedom)
+    joined = (weight * prior + float(residual @ residual)) / (weight + freedom)
+    # A training that collapsed speaks against its config; as noise it would silence all replicates.
+    return min(joined, MOST_NOISE * prior)

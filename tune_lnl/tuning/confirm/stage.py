@@ -169,7 +169,7 @@ def race(
                 replicate_config(run.config(rows[number]), index - 1, fresh_noise=False),
                 scores_test=False,
             )
-            for number, index in next_round(prior, _values(run, results, sign), trainings)
+            for number, index in next_round(prior, _values(run, results, sign), trainings, published)
         ]
 
     first = next_replicates({})
@@ -178,7 +178,7 @@ def race(
     stopped = _train_rounds(plan, first, next_replicates, output, train, room, working_folder, deadline)
     if not isinstance(stopped, Replicates):
         return stopped
-    found = _standing(run, rows, stand(prior, _values(run, results, sign)), results, len(complete))
+    found = _standing(run, rows, stand(prior, _values(run, results, sign), published), results, len(complete))
     run.files.write(run.files.race, dump_yaml(found.to_dict()))
     for line in (*found.lines(), found.conclusion()):
         output(line)
