@@ -90,6 +90,8 @@ class TestFlags:
             (["act_digits8no", "--gpus-per-trial", "0.3"], ["1 or 1/k", "got 0.3; nearest: 0.25 and 0.333333"]),
             (["act_digits8no", "--gpus-per-trial", "1.5"], ["1 or 1/k", "got 1.5; nearest: 0.5 and 1"]),
             (["act_digits8no", "--name", "../run"], ["--name is made of letters", "got '../run'"]),
+            (["act_digits8no", "--data", "photos"], ["--data PATH is for your own images", "reads digits8no"]),
+            (["act_digits8no", "--preset", "quik"], ["has no preset 'quik'", "did you mean 'quick'?"]),
             (["act_digits8no", "--resume"], ["no run 'act_digits8no' to resume", "start it without --resume"]),
             (["act_digits8no", "--resume", "--conditions", "all"], ["no run 'act_digits8no' to resume"]),
             (["act_digits8no", "--data-dir", "absent", "--set", "dataset.name=cifar10n"], ["--data-dir", "absent"]),

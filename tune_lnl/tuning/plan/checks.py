@@ -159,6 +159,8 @@ def _check_study(options: SearchOptions, condition: str | None) -> AskedStudy:
     from tune_lnl.tuning.study.samplers import make_sampler
     from tune_lnl.tuning.study.study import distributions
 
+    if options.data is not None:
+        _check_reads_a_folder(options)
     space = load_space(options.space, condition, options.epochs, options.settings, options.preset)
     space = _with_budget(space, options)
     space, seed = _with_seed(space, options)
@@ -189,6 +191,22 @@ def _check_study(options: SearchOptions, condition: str | None) -> AskedStudy:
     if options.warm_start is not None:
         return replace(asked, other=find_other_run(options.warm_start, options.results_dir, space.condition))
     return asked
+
+
+def _check_reads_a_folder(options: SearchOptions) -> None:
+    """Refuse ``--data PATH`` for a space on a dataset that has its place in ``--data-dir``."""
+    from tune_lnl.config.overrides import parse_overrides
+    from tune_lnl.config.registry import dataset_options
+    from tune_lnl.config.yaml import read_mapping
+
+    section = read_mapping(find_space(options.space)).get("dataset")
+    own = section.get("name") if isinstance(section, dict) else None
+    name = parse_overrides(options.overrides).get("dataset.name", own)
+    if isinstance(name, str) and "root" not in dataset_options(name).model_fields:
+        raise InputError(
+            f"--data PATH is for your own images, and space {options.space} reads {name}; search --data PATH takes the "
+            "space act_folder, and --data-dir DIR says where published datasets lie"
+        )
 
 
 def _with_budget(space: SearchSpace, options: SearchOptions) -> SearchSpace:
