@@ -414,6 +414,16 @@ def test_how_well_a_model_is_chosen_is_the_reference_result() -> None:
             assert f"| {condition} | {trials} | {' | '.join(cells)} |" in text
 
 
+@pytest.mark.parametrize("name", ["asym40", "sym80"])
+def test_the_page_of_labels_tells_the_reference_results(name: str) -> None:
+    text = (ROOT / "docs" / "labels.md").read_text(encoding="utf-8")
+    means = json.loads((ROOT / "results" / "reference" / f"labels_digits8no_{name}.json").read_text())["means"]
+    for row in ("verdict", "verdict_in_sample", "cleanlab prune_by_noise_rate", "cleanlab predicted_neq_given"):
+        keys = ("precision", "recall", "auroc", "given_accuracy", "corrected_accuracy")
+        figures = [means[row][key] for key in keys]
+        assert " | ".join("–" if figure is None else f"{100 * figure:.1f}" for figure in figures) in text
+
+
 def test_the_comparison_of_methods_is_the_reference_result() -> None:
     rows = json.loads((ROOT / "results" / "reference" / "baselines_digits8no.json").read_text())["rows"]
     table = (ROOT / "docs" / "baselines.md").read_text(encoding="utf-8")
