@@ -62,6 +62,7 @@ def run_search(
     storage: str | None = None,
     concurrent: int | str | None = None,
     gpus_per_trial: float | str | None = None,
+    device: str = "auto",
     cpus_per_trial: float | str | None = None,
     sampler: str | None = None,
     pruner: str | None = None,
@@ -105,6 +106,7 @@ def run_search(
         concurrent: trials that run at once (default: as many as fit).
         gpus_per_trial: 1 or 1/k, or auto: measured; without a GPU the CPUs are then shared by measurement (default: 1
             where there is a GPU).
+        device: where trials train; auto: on the GPUs where there are any (default: auto).
         cpus_per_trial: cores per trial (default: 1, or a GPU's share of the cores).
         sampler: tpe, random, qmc, cmaes or gp.
         pruner: asha, hyperband, median or none.

@@ -64,13 +64,13 @@ def search(options: SearchOptions, console: Console) -> int:
     studies = check_search(options)  # a mistyped option is refused before a cluster is asked for anything
     if options.address is None:
         place_for_ray()
-        here = Machine.here()
+        here = Machine.here().for_device(options.device)
         plans = [plan_study(study, here, lambda question: measure_sharing(question, console.tell)) for study in studies]
         return _run_all([(plan, LocalRay(plan.resources.concurrent)) for plan in plans], console)
     set_ray_environment()
     try:
         with joined(options.address, console, options.time_budget) as cluster:
-            machine = cluster.machine()
+            machine = cluster.machine().for_device(options.device)
             plans = [
                 plan_study(study, machine, lambda question: measure_on_nodes(question, machine.nodes, console.tell))
                 for study in studies

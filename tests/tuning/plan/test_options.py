@@ -106,6 +106,7 @@ class TestTheCommandThatAsksForTheSame:
             "resume": True,
             "concurrent": 2,
             "gpus_per_trial": "auto",
+            "device": "cpu",
             "cpus_per_trial": 1.5,
             "sampler": "random",
             "pruner": "none",

@@ -36,14 +36,14 @@ def describe(options: SearchOptions, as_json: bool = False) -> str:
 
 def _planned(options: SearchOptions) -> tuple[list[Plan], list[Cost]]:
     if options.address is None:
-        plans = plan_search(options, Machine.here())
+        plans = plan_search(options, Machine.here().for_device(options.device))
         return plans, [estimate(plan) for plan in plans]
     # Ray: not for a machine alone.
     from tune_lnl.tuning.engine.joining import joined
     from tune_lnl.tuning.engine.node_probing import measure_on_nodes
 
     with joined(options.address, QuietOutput()) as cluster:
-        machine = cluster.machine()
+        machine = cluster.machine().for_device(options.device)
         plans = plan_search(options, machine, lambda question: measure_on_nodes(question, machine.nodes))
         return plans, [estimate(plan) for plan in plans]
 

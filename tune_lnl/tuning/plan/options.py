@@ -442,6 +442,14 @@ class SearchOptions:
             accepts="float | str",
         ),
     )
+    device: str = field(
+        default="auto",
+        metadata=_flag(
+            "--device",
+            "where trials train; auto: on the GPUs where there are any (default: auto)",
+            choices={"auto": "auto", "cpu": "cpu", "cuda": "cuda"},
+        ),
+    )
     cpus_per_trial: float | None = field(
         default=None,
         metadata=_flag(

@@ -44,12 +44,31 @@ class Machine:
 
     @classmethod
     def here(cls) -> Machine:
-        import torch  # only here: the arithmetic of this module needs none of it
+        from tune_lnl.training.accelerator import gpu_count  # only here: the arithmetic of this module needs no torch
 
         return cls(
             len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-            torch.cuda.device_count(),
+            gpu_count(),
         )
+
+    def for_device(self, device: str) -> Machine:
+        """Return the part of the machine that ``--device`` leaves to a search: ``cpu`` leaves the GPUs out.
+
+        Raises:
+            InputError: ``cuda`` without a GPU, or GPUs of this machine that cannot be used.
+        """
+        if device == "cpu":
+            return replace(self, gpus=0, nodes=tuple(replace(node, gpus=0) for node in self.nodes))
+        if not self.nodes:
+            from tune_lnl.training.accelerator import obstacle
+
+            found = obstacle()
+            if found is not None:
+                raise InputError(f"--device {device}: {found}")
+        if device == "cuda" and self.gpus == 0:
+            where = "the cluster has none" if self.nodes else "torch sees none here"
+            raise InputError(f"--device cuda needs a CUDA GPU, and {where}; use --device auto or cpu")
+        return self
 
 
 @dataclass(frozen=True)
