@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tune_lnl.torch_compat import cpu_has_bf16, is_out_of_memory
+from tune_lnl.torch_compat import cpu_has_bf16, is_device_failure, is_out_of_memory
 
 
 def test_the_symbols_that_tell_of_bf16() -> None:
@@ -46,3 +46,26 @@ def test_torchs_sentence_about_memory_on_the_cpu() -> None:
 )
 def test_other_errors(error: Exception, expected: bool) -> None:
     assert is_out_of_memory(error) == expected
+
+
+@pytest.mark.parametrize(
+    ("sentence", "device", "memory"),
+    [
+        ("CUDA error: device-side assert triggered\nCUDA kernel errors might be reported later", True, False),
+        ("CUDA error: an illegal memory access was encountered", True, False),
+        ("CUDA error: uncorrectable ECC error encountered", True, False),
+        ("CUDA error: unspecified launch failure", True, False),
+        ("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED", True, False),
+        ("CUDA error: out of memory", False, True),
+        ("mat1 and mat2 shapes cannot be multiplied (2x3 and 4x5)", False, False),
+    ],
+)
+def test_a_failure_of_the_device_is_told_from_memory_and_from_a_bug(sentence: str, device: bool, memory: bool) -> None:
+    error = RuntimeError(sentence)
+    assert (is_device_failure(error), is_out_of_memory(error)) == (device, memory)
+
+
+def test_torchs_own_class_for_it() -> None:
+    if not hasattr(torch, "AcceleratorError"):
+        pytest.skip("this torch raises RuntimeError")
+    assert is_device_failure(torch.AcceleratorError("something new", 719))

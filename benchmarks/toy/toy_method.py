@@ -30,7 +30,20 @@ from tune_lnl.training.heldout import HeldOutPredictions, heldout_bytes
 from tune_lnl.training.loop import Report, Surroundings, Training
 
 Fault = Literal[
-    "none", "bug", "nan", "nan_weights", "oom", "oom_once", "data", "disk_full", "die", "die_once", "hang", "hang_once"
+    "none",
+    "bug",
+    "nan",
+    "nan_weights",
+    "oom",
+    "oom_once",
+    "data",
+    "disk_full",
+    "die",
+    "die_once",
+    "hang",
+    "hang_once",
+    "device",
+    "device_once",
 ]
 
 EVENTS = "TOY_EVENTS"
@@ -160,6 +173,8 @@ class ToyTraining(Training[ToySettings]):
                 raise ZeroDivisionError("the toy divides by zero\nand explains itself at length")
             case "oom":
                 raise torch.OutOfMemoryError("CUDA out of memory. The toy tried to allocate 7.00 GiB.\nMore advice")
+            case "device":
+                raise RuntimeError("CUDA error: device-side assert triggered\nand more")
             case "data":
                 raise InputError("toy.tar: truncated at byte 17; fetch it again")
             case "disk_full":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -136,6 +137,12 @@ def cap_memory(device: str, fraction: float | None) -> None:
         global _cap
         _cap = 1.0 if fraction is None else fraction
         torch.cuda.set_per_process_memory_fraction(_cap)
+
+
+def release_memory() -> None:
+    """Give the memory that torch keeps for later back to the GPU; a GPU that has failed is left alone."""
+    with suppress(RuntimeError):
+        torch.cuda.empty_cache()
 
 
 RESIDENT_SHARE = 1 / 3

@@ -23,6 +23,8 @@ BUG = "bug"
 """Any other exception; not tried again."""
 WORKER_DIED = "worker died"
 """The process died several times in the same epoch."""
+DEVICE = "device"
+"""The GPU failed. It says nothing about the settings: the trial continues in a new process, several times at most."""
 STUCK = "stuck"
 """No report for the time of many epochs, twice."""
 
@@ -43,12 +45,14 @@ def classify(error: Exception) -> tuple[str, str]:
 
 def _class_of(error: Exception) -> str:
     # torch: only where a training has raised. Readers of a study need the names of the classes alone.
-    from tune_lnl.torch_compat import is_out_of_memory
+    from tune_lnl.torch_compat import is_device_failure, is_out_of_memory
 
     if isinstance(error, DivergedError):
         return DIVERGED
     if is_out_of_memory(error):
         return OUT_OF_MEMORY
+    if is_device_failure(error):
+        return DEVICE
     if is_disk_full(error):
         return DISK_FULL
     if isinstance(error, StorageError):

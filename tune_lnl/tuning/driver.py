@@ -260,6 +260,11 @@ def _search(
         case "failing":
             where = location(plan.files.root / "trials")
             console(f"stopped: {BUGS_TO_STOP} trials in a row ended with a bug; tracebacks in {where}")
+        case "device":
+            console(
+                "stopped: a GPU failed two trials in their first epoch (search.log names it); leave it out, by "
+                f"CUDA_VISIBLE_DEVICES or --address, and continue with:\n  {plan.resume_command()}"
+            )
         case "object storage away":
             plan.files.sync(plan.files.settings)  # raises, with the reason, if the driver cannot write there either
             where = location(plan.files.root)

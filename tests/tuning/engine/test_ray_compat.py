@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.utils.callback import _create_default_callbacks
 
 from tune_lnl.tuning.engine import ray_compat
+from tune_lnl.tuning.engine.messages import DeviceLostError, device_loss
 from tune_lnl.tuning.engine.ray_compat import NamedTasks, is_loss_of_node, job_environment, why_not_joined
 
 
@@ -156,3 +158,12 @@ def test_the_loss_of_a_node() -> None:
     assert is_loss_of_node(ray.exceptions.ActorUnavailableError("RPC error: Socket closed", None))
     assert not is_loss_of_node(RuntimeError("The actor died unexpectedly.\nWorker exits with code 1"))
     assert not is_loss_of_node(None)
+
+
+def test_the_place_of_a_failed_gpu_is_read_from_what_ray_makes_of_the_error() -> None:
+    error = pickle.loads(pickle.dumps(DeviceLostError.at("a1b2 0", "CUDA error: device-side assert triggered")))
+    wrapped = ray.exceptions.RayTaskError("train", "Traceback ...", error).as_instanceof_cause()
+    for found in (error, wrapped):
+        assert device_loss(found) == ("a1b2 0", "CUDA error: device-side assert triggered")
+    assert device_loss(ray.exceptions.ActorDiedError()) is None
+    assert device_loss(None) is None

@@ -13,7 +13,7 @@ from clock import Clock
 from optuna.trial import FrozenTrial, TrialState
 from tiny_search import EPOCHS, curve, tiny_space
 
-from tune_lnl.training.failures import BUG, DATA_ERROR, DISK_FULL, DIVERGED, OUT_OF_MEMORY, STUCK, WORKER_DIED
+from tune_lnl.training.failures import BUG, DATA_ERROR, DEVICE, DISK_FULL, DIVERGED, OUT_OF_MEMORY, STUCK, WORKER_DIED
 from tune_lnl.tuning.engine.listener import Listener
 from tune_lnl.tuning.engine.messages import StopReason, WorkerReport
 from tune_lnl.tuning.engine.session import BUGS_TO_STOP, DEATHS_WITHOUT_PROGRESS, Session
@@ -290,6 +290,45 @@ class TestFailures:
             search.runs(search.ask(), 70.0 if between == "complete" else 40.0)
         search.fails(search.ask(), BUG)
         assert not search.session.stopping
+
+    def test_a_device_that_fails_later_on_closes_nothing_and_is_no_bug(self, begin: Begin) -> None:
+        search = begin(trials=10, concurrent=1)
+        for _ in range(BUGS_TO_STOP + 1):
+            trial = search.ask()
+            assert search.says(trial, search.study.epochs(trial.number), 50.0)
+            search.session.device_failed(trial.number, "node 0", "CUDA error: device-side assert triggered")
+        assert (search.session.closed, search.session.bugs_in_a_row, search.session.stopping) == ([], 0, False)
+        assert search.ask().number == 0, "the trial continues"
+
+    def test_a_place_that_fails_two_trials_in_their_first_epoch_is_closed(self, begin: Begin) -> None:
+        search = begin(trials=10, concurrent=3)
+        trials = [search.ask() for _ in range(3)]
+        for trial, place in zip(trials, ("bad 1", "good 0", "bad 1"), strict=True):
+            assert search.session.closed == []
+            search.session.device_failed(trial.number, place, "CUDA error: ECC")
+        assert search.session.closed == ["bad 1"]
+        assert search.session.open_nodes("bad,good,other") == "good,other"
+        assert not search.session.stopping
+        search.session.open_nodes("bad")
+        assert search.session.stop_reason == "device", "no other node is left"
+
+    def test_on_one_machine_a_closed_place_stops_the_search(self, begin: Begin) -> None:
+        search = begin(trials=10, concurrent=2)
+        for trial in (search.ask(), search.ask()):
+            assert search.session.open_nodes(None) is None
+            search.session.device_failed(trial.number, "here 0", "CUDA error: ECC")
+        assert not search.session.stopping
+        search.session.open_nodes(None)
+        assert search.session.stop_reason == "device"
+        assert search.trials[0].state != TrialState.FAIL, "and --resume continues the trial"
+
+    def test_a_job_whose_devices_fail_again_and_again_fails_by_its_class(self, begin: Begin) -> None:
+        search = begin(trials=2, concurrent=1)
+        for number in range(DEATHS_WITHOUT_PROGRESS):
+            search.session.device_failed(search.ask().number, "node 0", f"CUDA error: launch failure {number}")
+        stored = search.trials[0]
+        assert (stored.state, stored.user_attrs[FAILURE]) == (TrialState.FAIL, DEVICE)
+        assert (search.session.bugs_in_a_row, search.session.closed) == (0, []), "one trial closes no place"
 
     def test_out_of_memory_is_tried_once_more_and_alone(self, begin: Begin) -> None:
         search = begin(trials=5, concurrent=2)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
 StopReason = Literal[
-    "interrupted", "time budget", "failing", "disk full", "disk budget", "study lost", "object storage away"
+    "interrupted", "time budget", "failing", "disk full", "disk budget", "study lost", "object storage away", "device"
 ]
 """Why a session starts no more jobs."""
 
@@ -113,3 +114,22 @@ class WorkerReport:
         """Return ``measures`` as a dictionary."""
         found: dict[str, float] = json.loads(self.measures)
         return found
+
+
+DEVICE_LOST = "the GPU failed at"
+
+
+class DeviceLostError(RuntimeError):
+    """A worker's GPU failed: its process ends, since every later call to the GPU would fail as well."""
+
+    @classmethod
+    def at(cls, place: str, message: str) -> DeviceLostError:
+        # One text alone: Ray pickles the error, and makes it again of its arguments.
+        return cls(f"{DEVICE_LOST} [{place}]: {message}")
+
+
+def device_loss(error: BaseException | None) -> tuple[str, str] | None:
+    """Return (place, cause) where a worker ended by a :class:`DeviceLostError`, which Ray wraps; else ``None``."""
+    text = f"{error}\n{getattr(error, 'cause', '')}"
+    found = re.search(rf"{DEVICE_LOST} \[([^\]]*)\]: (.*)", text)
+    return None if found is None else (found[1], found[2].strip())

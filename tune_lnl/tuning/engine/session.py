@@ -5,6 +5,7 @@ A session knows which jobs run now, when to stop and whom to notify. It keeps no
 
 from __future__ import annotations
 
+import logging
 import math
 import statistics
 from collections import deque
@@ -12,14 +13,19 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from tune_lnl.training.failures import BUG, DISK_FULL, DIVERGED, OUT_OF_MEMORY, STORAGE_AWAY, STUCK, WORKER_DIED
+from tune_lnl.training.failures import BUG, DEVICE, DISK_FULL, DIVERGED, OUT_OF_MEMORY, STORAGE_AWAY, STUCK, WORKER_DIED
 from tune_lnl.tuning.engine.awake import awake
 from tune_lnl.tuning.engine.listener import Listener
 from tune_lnl.tuning.engine.messages import StopReason, WorkerReport
 from tune_lnl.tuning.study.study import Suggestion
 
+logger = logging.getLogger(__name__)
+
 DEATHS_WITHOUT_PROGRESS = 3
 """Deaths of workers in one epoch after which the job counts as failed; fewer say nothing about it."""
+
+FAILURES_TO_CLOSE = 2
+"""Trials whose GPU failed in their first epoch at one place, after which no trial is sent there."""
 
 BUGS_TO_STOP = 3
 """Bugs in a row after which the search stops: they do not come from one configuration."""
@@ -82,6 +88,8 @@ class Running:
     last_heard: float
     alone: bool = False
     ended_as_stuck: bool = False
+    reported: bool = False
+    """Whether it has reported an epoch of this attempt."""
 
 
 class Session:
@@ -126,6 +134,9 @@ class Session:
         self._awake_at = clock()
         self.stop_reason: StopReason | None = None
         self.bugs_in_a_row = 0
+        self._failed_at: dict[str, set[int]] = {}
+        self.closed: list[str] = []
+        """Places, ``NODE GPU``, whose GPU failed too often."""
 
     # ---- starting jobs
 
@@ -205,6 +216,7 @@ class Session:
             return False
         self._epoch_seconds.append(self._clock() - current.last_heard)
         current.last_heard = self._clock()
+        current.reported = True
         return self._take_value(report)
 
     def _take_value(self, report: WorkerReport) -> bool:
@@ -273,6 +285,46 @@ class Session:
         else:
             epoch = self._ledger.epochs(number)
             self._fail(number, WORKER_DIED, f"{DEATHS_WITHOUT_PROGRESS} workers died in epoch {epoch}")
+
+    def device_failed(self, number: int, place: str, message: str) -> None:
+        """Handle a worker that ended because its GPU failed: the job continues in a new process.
+
+        A place that fails jobs in their first epoch is closed: it would take one job after the other. It is no bug
+        of the search, however often it happens; where no other place is left, the search stops.
+
+        Args:
+            place: id of the node, and the numbers of its GPUs that the worker had.
+        """
+        current = self._running.get(number)
+        if current is None:
+            return
+        failed = self._failed_at.setdefault(place, set())
+        if not current.reported:
+            failed.add(number)  # once: a trial that fails everywhere closes nothing
+        if len(failed) >= FAILURES_TO_CLOSE and place not in self.closed:
+            self.closed.append(place)
+            trials = " and ".join(map(str, sorted(failed)))
+            logger.warning(
+                "%s is closed: its GPU failed trials %s in their first epoch there; %s", place, trials, message
+            )
+        if self.stopping or self._may_continue(number):
+            self._put_back(number)
+        else:
+            self._fail(number, DEVICE, f"{message} (at {place})")
+
+    def open_nodes(self, nodes: str | None) -> str | None:
+        """Return the nodes, ids separated by commas, without closed ones; stop the session where none is left.
+
+        On one machine (``None``), where Ray chooses the GPU, the session stops once a place is closed.
+        """
+        if not self.closed or self.stopping:
+            return nodes
+        bad = {place.split()[0] for place in self.closed}
+        left = [] if nodes is None else [node for node in nodes.split(",") if node not in bad]
+        if not left:
+            self.stop("device")
+            return nodes
+        return ",".join(left)
 
     def _may_continue(self, number: int) -> bool:
         epochs = self._ledger.epochs(number)

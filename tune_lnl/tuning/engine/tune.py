@@ -21,7 +21,7 @@ from ray.tune.search import Searcher
 
 from tune_lnl.files import is_disk_full
 from tune_lnl.object_storage import StorageError
-from tune_lnl.tuning.engine.messages import Job, WorkerReport
+from tune_lnl.tuning.engine.messages import Job, WorkerReport, device_loss
 from tune_lnl.tuning.engine.ray_compat import NamedTasks, is_loss_of_node, kill_worker, withdraw
 from tune_lnl.tuning.engine.session import Session
 from tune_lnl.tuning.study.place import StudyLostError
@@ -143,7 +143,7 @@ class StudySearcher(_NotPickled, Searcher):
         job = self._job_of(suggestion)
         if self._session.runs_alone(suggestion.number):
             job = replace(job, memory_fraction=None)  # it ran out of its share; no other job is running now
-        nodes = self._nodes()
+        nodes = self._session.open_nodes(self._nodes())
         # As text: Tune would take dots and lists inside a config for a search space of its own.
         return {NUMBER: suggestion.number, JOB: job.to_json()} | ({} if nodes is None else {NODES: nodes})
 
@@ -182,6 +182,11 @@ class StudyScheduler(_NotPickled, TrialScheduler):
         return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
+        lost = device_loss(trial.get_pickled_error())
+        if lost is not None:
+            with _unwritable_study_stops(self._session):
+                self._session.device_failed(trial.config[NUMBER], *lost)
+            return
         with_its_node = self._nodes() is not None and is_loss_of_node(trial.get_pickled_error())
         with _unwritable_study_stops(self._session):
             self._session.worker_died(trial.config[NUMBER], with_its_node)
@@ -214,7 +219,7 @@ class StudyScheduler(_NotPickled, TrialScheduler):
 
     def _withdraw_misplaced(self, tune_controller: Any) -> None:
         """Put back trials that wait for room on an outdated list of nodes, which may all be gone."""
-        now = self._nodes()
+        now = self._session.open_nodes(self._nodes())
         for trial in list(tune_controller.get_live_trials()) if now is not None else ():
             if trial.status == Trial.PENDING and trial.config[NODES] != now:
                 with _unwritable_study_stops(self._session):

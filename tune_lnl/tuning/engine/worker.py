@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -12,16 +13,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune
 
 from tune_lnl.config.trial import build_config
 from tune_lnl.object_storage import StorageError
-from tune_lnl.training.accelerator import cap_memory
-from tune_lnl.training.failures import classify
+from tune_lnl.training.accelerator import cap_memory, release_memory
+from tune_lnl.training.failures import DEVICE, classify
 from tune_lnl.training.loop import Surroundings, objective_so_far
 from tune_lnl.training.registry import start_training
 from tune_lnl.training.run import StopRequested, TrainingFiles, TrainingRun, stop_at
-from tune_lnl.tuning.engine.messages import Job
+from tune_lnl.tuning.engine.messages import DeviceLostError, Job
 from tune_lnl.tuning.engine.node_check import change_folder
 from tune_lnl.tuning.engine.tensorboard import EventFile
 from tune_lnl.tuning.engine.tune import JOB
@@ -42,7 +44,11 @@ class TrialWorker(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        return self._run.step()
+        reply = self._run.step()
+        if reply.get("failure") == DEVICE:
+            # As an error, after which Ray ends the process: no other trial may get it.
+            raise DeviceLostError.at(place_of_worker(), reply["message"])
+        return reply
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Do nothing: the run's own checkpoints are written after each epoch."""
@@ -55,6 +61,12 @@ class TrialWorker(tune.Trainable):
 
     def _begin(self, config: dict[str, Any]) -> None:
         self._run = TrialRun(Job.from_json(config[JOB]))
+
+
+def place_of_worker() -> str:
+    """Return the id of the node that this worker is on, and its GPUs: ``NODE 0``."""
+    context = ray.get_runtime_context()
+    return " ".join([context.get_node_id(), *(str(each) for each in ray.get_gpu_ids())])
 
 
 class TrialRun:
@@ -81,6 +93,11 @@ class TrialRun:
         if self._events is not None:
             self._events.close()
         self.files.close()
+        # The networks and data of a job that is over would stay on the GPU until the next one has its own.
+        self._run = None
+        if self._job.device == "cuda":
+            gc.collect()
+            release_memory()
 
     def step(self) -> dict[str, Any]:
         """Run one epoch.
