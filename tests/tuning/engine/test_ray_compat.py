@@ -162,7 +162,8 @@ def test_the_loss_of_a_node() -> None:
 
 def test_the_place_of_a_failed_gpu_is_read_from_what_ray_makes_of_the_error() -> None:
     error = pickle.loads(pickle.dumps(DeviceLostError.at("a1b2 0", "CUDA error: device-side assert triggered")))
-    wrapped = ray.exceptions.RayTaskError("train", "Traceback ...", error).as_instanceof_cause()
+    made: Any = ray.exceptions.RayTaskError  # without types
+    wrapped = made("train", "Traceback ...", error).as_instanceof_cause()
     for found in (error, wrapped):
         assert device_loss(found) == ("a1b2 0", "CUDA error: device-side assert triggered")
     assert device_loss(ray.exceptions.ActorDiedError()) is None
