@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 from evidence import evidence, write_evidence
 from replay import Engine, Pool, StudyEngine, answers, ours, stock
 from testbeds.record import TESTBEDS, load, space_of
@@ -220,6 +221,7 @@ def main(argv: list[str] | None = None) -> int:
         )
     missing = [name for name in TESTBEDS if name not in recorded]
     print(f"recorded: {', '.join(recorded)}; not yet: {', '.join(missing) or 'none'}", flush=True)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     budgets = sorted(args.budgets)
     draws = {name: [one_draw(one, draw, budgets) for draw in range(args.draws)] for name, one in recorded.items()}
     truth = {
