@@ -2,7 +2,7 @@
 
 Each family of commands runs once undisturbed and once with kills; what both leave is compared, value by value.
 
-python benchmarks/kill_moments.py [--family NAME]... [--seed 0] [--output FILE]
+python benchmarks/kill_moments.py [--family NAME]... [--seed 0] [--minutes M] [--output FILE]
 
 The families ``search`` and ``confirmation`` are whole commands with a Ray of their own. ``driver`` and ``replicates``
 are the same without Ray: the driver and its trials are one process, so that a kill takes both, and starts cost little.
@@ -44,6 +44,8 @@ from tune_lnl.tuning.study.trials import ATTEMPTS, ENDED  # noqa: E402
 SIGNALS = {"SIGINT": signal.SIGINT, "SIGTERM": signal.SIGTERM, "SIGHUP": signal.SIGHUP, "SIGKILL": signal.SIGKILL}
 TIMED = {"attempt", "seconds", "train_seconds", "images_per_second"}
 Kills = list[tuple[str, str]]
+TIME = {"is up": float("inf")}
+"""When to make no further moments, on a machine that is busy with other things."""
 
 
 class Disturbed:
@@ -59,8 +61,10 @@ class Disturbed:
         self.words: list[str] = []
 
     def at(self, phase: str, wait: Callable[[], None], name: str) -> None:
-        """Start, wait for the moment, stop by a signal, and look at what is left."""
+        """Start, wait for the moment, stop by a signal, and look at what is left; nothing once the time is up."""
         driver = self.driver
+        if time.monotonic() > TIME["is up"]:
+            return
         driver.start()
         wait()
         if not driver.running:
@@ -132,11 +136,16 @@ class Forked(Driver):
 
     def start(self, *more: str) -> Forked:
         self.output = self.folder / f"output-{self.starts}.txt"
+        self.output.touch()
         self.starts += 1
         resume = self.files.root.exists()
         pid = os.fork()
         if pid == 0:
-            os._exit(self._child(resume))
+            code = 1
+            try:
+                code = self._child(resume)
+            finally:
+                os._exit(code)  # nothing of the parent's, such as its temporary folder, is this process's to clear
         self.process = Child(pid)  # type: ignore[assignment]
         return self
 
@@ -155,6 +164,8 @@ class Forked(Driver):
             if code != EXIT_CODES["interrupted"]:
                 report_after_search(self.space.stem, self.folder / "results", print)
             return code
+        except KeyboardInterrupt:
+            return EXIT_CODES["interrupted"]  # as the door of the command does
         except BaseException:
             traceback.print_exc()
             return 1
@@ -453,8 +464,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--family", choices=FAMILIES, action="append")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, help="make no further moments after so long")
     parser.add_argument("--output", type=Path, default=ROOT / "results" / "reference" / "kill_moments.json")
     arguments = parser.parse_args()
+    if arguments.minutes is not None:
+        TIME["is up"] = time.monotonic() + 60.0 * arguments.minutes
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ["PYTHONPATH"] = os.pathsep.join([str(TOY), str(ROOT)])
     toy_method()  # its folder on the path: the runs name the method
