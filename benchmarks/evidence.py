@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-PRIVATE = ("--output", "--data-dir", "--work", "--storage", "--earlier")
+PRIVATE = ("--output", "--json", "--tables", "--keep", "--data-dir", "--work", "--storage", "--earlier")
 """Options that say where files or servers are: no part of how a figure came about."""
 LOAD = os.getloadavg()[0]
 """Of the machine when the script began, before it made one of its own."""

@@ -28,6 +28,7 @@ from optuna.study import StudyDirection
 
 from tune_lnl.errors import InputError
 from tune_lnl.tuning.study.optuna_compat import given_params
+from tune_lnl.tuning.study.related import Advice, RelatedRun, share_of_related
 from tune_lnl.tuning.study.trials import FrozenTrial, TrialState, has_diverged
 
 LEARN_FROM_COMPLETE = {"gp", "cmaes"}
@@ -52,16 +53,27 @@ def experimental_allowed() -> Iterator[None]:
 
 
 def make_sampler(
-    name: str, seed: int, trials: int, distributions: Mapping[str, BaseDistribution]
+    name: str,
+    seed: int,
+    trials: int,
+    distributions: Mapping[str, BaseDistribution],
+    related: Sequence[RelatedRun] = (),
 ) -> optuna.samplers.BaseSampler:
     """Return the sampler called ``name`` (tpe, random, qmc, cmaes, gp) over these ranges.
+
+    Args:
+        name: of the sampler.
+        seed: of the search.
+        trials: number of trials of the search.
+        distributions: the ranges.
+        related: runs whose best points are suggested as far as their ranking holds in this search.
 
     Raises:
         InputError: it needs a package that is not installed.
     """
     if name == "cmaes" and find_spec("cmaes") is None:
         raise InputError("--sampler cmaes needs the package cmaes; install tune_lnl[cmaes], or use --sampler tpe")
-    return WholePointSampler(name, partial(_optuna_sampler, name, trials), seed, distributions)
+    return WholePointSampler(name, partial(_optuna_sampler, name, trials), seed, distributions, related)
 
 
 def startup_trials(trials: int) -> int:
@@ -97,6 +109,7 @@ class WholePointSampler(optuna.samplers.BaseSampler):
         make_sampler: makes it from a seed; called anew for every trial, with a seed of that trial's own.
         seed: of the search.
         distributions: the ranges of the search.
+        related: the related runs.
     """
 
     def __init__(
@@ -105,6 +118,7 @@ class WholePointSampler(optuna.samplers.BaseSampler):
         make_sampler: Callable[[int], optuna.samplers.BaseSampler],
         seed: int,
         distributions: Mapping[str, BaseDistribution],
+        related: Sequence[RelatedRun] = (),
     ) -> None:
         self._name = name
         self._make_sampler = make_sampler
@@ -118,6 +132,8 @@ class WholePointSampler(optuna.samplers.BaseSampler):
             if not (numeric_only and isinstance(range_, CategoricalDistribution))
         }
         self._tried = TriedPoints(self._searched)
+        self._related = related
+        self._advice: Advice | None = None
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return dict(self._searched)
@@ -131,6 +147,10 @@ class WholePointSampler(optuna.samplers.BaseSampler):
         trials = study.get_trials(deepcopy=False)
         others = [other for other in trials if other.number != trial.number]
         self._tried.update(others)
+        if self._related and not given:
+            advised = self._advised(trial.number, others, study.direction)
+            if advised is not None:
+                return advised
         seen = study_for_tpe(others, study.direction) if self._name == "tpe" else study
         seeds = np.random.SeedSequence((self._seed, trial.number)).generate_state(2)
         sampler = self._make_sampler(int(seeds[0]))
@@ -152,6 +172,18 @@ class WholePointSampler(optuna.samplers.BaseSampler):
     ) -> Any:
         raise AssertionError("the whole point is drawn together")
 
+    def _advised(
+        self, number: int, others: Sequence[FrozenTrial], direction: StudyDirection
+    ) -> dict[str, Any] | None:
+        """Return a point of a related run; ``None``: the search suggests one itself."""
+        if self._advice is None:
+            self._advice = Advice(self._related, self._tried.position, self._tried.choices, direction)
+        trust = self._advice.trust(others)
+        chance = np.random.default_rng((self._seed, number)).random()
+        if number == 0 or chance >= trust.max() * share_of_related(number):
+            return None
+        return next((dict(point) for point in self._advice.best_points(trust) if not self._unwanted(point)), None)
+
     def _unwanted(self, point: Mapping[str, Any]) -> bool:
         return self._tried.has_near(point) or (self._name in AVOID_DIVERGED and self._tried.nearest_diverged(point))
 
@@ -161,7 +193,8 @@ class TriedPoints:
 
     def __init__(self, searched: Mapping[str, BaseDistribution]) -> None:
         self._searched = searched
-        self._choice = np.array([isinstance(range_, CategoricalDistribution) for range_ in searched.values()])
+        self.choices = np.array([isinstance(range_, CategoricalDistribution) for range_ in searched.values()])
+        """(axes,) bool."""
         self._tolerance = np.array([NEAR if _is_continuous(range_) else 1e-9 for range_ in searched.values()])
         self._numbers: list[int] = []
         self._known: set[int] = set()
@@ -181,7 +214,7 @@ class TriedPoints:
             if trial.number not in self._known and self._searched.keys() <= trial.params.keys():
                 self._known.add(trial.number)
                 self._numbers.append(trial.number)
-                new.append(self._row(trial.params))
+                new.append(self.position(trial.params))
             if has_diverged(trial):
                 self._diverged.add(trial.number)
             self._settled += trial.number == self._settled and trial.state.is_finished()
@@ -201,12 +234,15 @@ class TriedPoints:
 
     def _apart(self, point: Mapping[str, Any]) -> np.ndarray:
         """Return the (N, axes) distances."""
-        apart: np.ndarray = np.abs(self._rows - np.array(self._row(point)))
-        apart[:, self._choice] = apart[:, self._choice] > 0
+        apart: np.ndarray = np.abs(self._rows - self.position(point))
+        apart[:, self.choices] = apart[:, self.choices] > 0
         return apart
 
-    def _row(self, params: Mapping[str, Any]) -> list[float]:
-        return [scaled(params[name], range_) for name, range_ in self._searched.items()]
+    def position(self, params: Mapping[str, Any]) -> np.ndarray:
+        """Return the (axes,) position of settings, NaN where one is missing."""
+        return np.array(
+            [scaled(params[name], range_) if name in params else math.nan for name, range_ in self._searched.items()]
+        )
 
 
 def scaled(value: Any, distribution: BaseDistribution) -> float:

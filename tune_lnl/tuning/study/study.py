@@ -23,6 +23,7 @@ from tune_lnl.tuning.space.space import SearchSpace
 from tune_lnl.tuning.study.journal import JournalFile
 from tune_lnl.tuning.study.place import StudyPlace
 from tune_lnl.tuning.study.pruners import pruner_of
+from tune_lnl.tuning.study.related import RelatedRun
 from tune_lnl.tuning.study.samplers import experimental_allowed, make_sampler
 from tune_lnl.tuning.study.trials import (
     ATTEMPTS,
@@ -31,6 +32,7 @@ from tune_lnl.tuning.study.trials import (
     FINISHED,
     FIRST_TRIALS,
     MESSAGE,
+    RELATED,
     RUN_ID,
     STANDARD_ERROR,
     STARTED,
@@ -90,7 +92,13 @@ class SearchStudy:
 
     @classmethod
     def create(
-        cls, place: StudyPlace | Path, space: SearchSpace, seed: int, first: FirstTrials | None = None
+        cls,
+        place: StudyPlace | Path,
+        space: SearchSpace,
+        seed: int,
+        first: FirstTrials | None = None,
+        related: Callable[[], Sequence[RelatedRun]] | None = None,
+        around: Callable[[optuna.samplers.BaseSampler], optuna.samplers.BaseSampler] = lambda sampler: sampler,
     ) -> SearchStudy:
         """Begin a new study.
 
@@ -98,6 +106,8 @@ class SearchStudy:
             place: where to keep it; a path is that of a journal file.
             seed: of the suggestions.
             first: called once; default: the space's start points.
+            related: called once; gives the runs whose best points are suggested, as far as they prove related.
+            around: returns the sampler to use in place of the space's; a replay moves suggestions to recorded configs.
         """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         place = JournalFile(place) if isinstance(place, Path) else place
@@ -106,9 +116,10 @@ class SearchStudy:
             study_name=place.name,
             storage=storage,
             direction="maximize" if space.mode == "max" else "minimize",
-            sampler=_sampler(space, seed),
             pruner=pruner_of(space),
         )
+        _keep_related(study, related)
+        study.sampler = around(_sampler(study, space, seed))
         if place.run_id is not None:
             study.set_user_attr(RUN_ID, place.run_id)
         with experimental_allowed():
@@ -119,7 +130,12 @@ class SearchStudy:
 
     @classmethod
     def reopen(
-        cls, place: StudyPlace | Path, space: SearchSpace, seed: int, first: FirstTrials | None = None
+        cls,
+        place: StudyPlace | Path,
+        space: SearchSpace,
+        seed: int,
+        first: FirstTrials | None = None,
+        related: Callable[[], Sequence[RelatedRun]] | None = None,
     ) -> SearchStudy:
         """Continue a study whose driver is gone: running trials wait again, under their numbers and settings.
 
@@ -133,10 +149,11 @@ class SearchStudy:
         place = JournalFile(place) if isinstance(place, Path) else place
         storage = place.storage()
         if not place.exists():
-            return cls.create(place, space, seed, first)
-        study = optuna.load_study(
-            study_name=place.name, storage=storage, sampler=_sampler(space, seed), pruner=pruner_of(space)
-        )
+            return cls.create(place, space, seed, first, related)
+        study = optuna.load_study(study_name=place.name, storage=storage, pruner=pruner_of(space))
+        if FIRST_TRIALS not in study.user_attrs and not study.get_trials(deepcopy=False):
+            _keep_related(study, related)
+        study.sampler = _sampler(study, space, seed)
         if place.run_id is not None:
             if study.user_attrs.get(RUN_ID, place.run_id) != place.run_id:
                 raise InputError(
@@ -253,8 +270,15 @@ class SearchStudy:
         self._storage.set_trial_state_values(self._id(number), TrialState.WAITING)
 
 
-def _sampler(space: SearchSpace, seed: int) -> optuna.samplers.BaseSampler:
-    return make_sampler(space.budget.sampler, seed, space.budget.trials, distributions(space))
+def _keep_related(study: optuna.Study, related: Callable[[], Sequence[RelatedRun]] | None) -> None:
+    """Write the related runs into the study: a resumed search needs them, wherever the runs are by then."""
+    if related is not None:
+        study.set_user_attr(RELATED, [run.to_dict() for run in related()])
+
+
+def _sampler(study: optuna.Study, space: SearchSpace, seed: int) -> optuna.samplers.BaseSampler:
+    related = [RelatedRun.from_dict(content) for content in study.user_attrs.get(RELATED, ())]
+    return make_sampler(space.budget.sampler, seed, space.budget.trials, distributions(space), related)
 
 
 def _finite(standard_error: float | None) -> dict[str, float]:

@@ -49,6 +49,8 @@ TAKEN_FROM = "taken_from"
 # Names of the user attributes of the study itself.
 RUN_ID = "run_id"
 """The id of the run that began a study in a database, where others might have a run of that name."""
+RELATED = "related"
+"""The related runs of a warm start, each as ``RelatedRun.to_dict`` gives it."""
 FIRST_TRIALS = "first_trials"
 """The number of trials that stand in the study before any suggestion: start points, and trials of another run."""
 

@@ -1,0 +1,289 @@
+"""Replay searches on recorded trainings: how far each engine's answer is from the best recorded config, at equal cost.
+
+    python benchmarks/scoreboard.py [--tables DIR] [--engines ours,stock,...] [--seeds N] [--json FILE]
+        [--pairs] [--misleading] [--history N] [--keep FILE.jsonl]
+
+Nothing is trained. DIR holds one parquet per task in TaskSet's columns: a row per training, its hyperparameters, and
+``valid_loss`` after every report. Without it the tables are the recordings of this repository. The engines are those of
+``benchmarks/testbeds/engines.py`` and, each in an environment of its own, of ``benchmarks/testbeds/rivals.py``.
+
+One training runs at a time, every report costs the same, and a budget is counted in full trainings' worth of reports.
+The regret of an answer is (its last loss - the best of the table) / (the median of the table - the best); a training
+that diverged has the worst finite loss. A search without an answer counts as the worst row. No engine gets start
+points.
+
+ours+related begins with every other table of DIR as a related run; with --pairs with each of them alone, in turn. With
+--misleading its only related run is the same table with the losses reversed. A related run is the whole table; with
+--history N it is the trials that a search of ours (seed of its own, N trainings' worth) made on it.
+
+--keep FILE.jsonl appends each finished search and does not repeat those that stand in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import time
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks" / "testbeds"))
+
+from engines import Engine, OptunaEngine, OurEngine, StockEngine, answers, related_run, run_of  # noqa: E402
+from evidence import evidence  # noqa: E402
+from rivals import RIVALS, RivalEngine  # noqa: E402
+from tables import Table, read_curves, read_recordings, read_tables  # noqa: E402
+
+from tune_lnl.cli import Parser, guarded  # noqa: E402
+from tune_lnl.errors import InputError, nearest  # noqa: E402
+from tune_lnl.files import whole_file  # noqa: E402
+from tune_lnl.tuning.space.space import load_space  # noqa: E402
+from tune_lnl.tuning.study.related import RelatedRun  # noqa: E402
+
+BUDGETS = (5, 10, 20, 40)
+"""Full trainings' worth of reports."""
+CURVES = ROOT / "benchmarks" / "data" / "act_digits8no_curves.parquet"
+RELATED = "ours+related"
+RESAMPLES = 4000
+
+
+def optuna_engine(name: str) -> Callable[[Table, int], Engine]:
+    samplers = {
+        "random": optuna.samplers.RandomSampler,
+        "tpe": optuna.samplers.TPESampler,
+        "gp": optuna.samplers.GPSampler,
+    }
+    return lambda table, seed: OptunaEngine(table, samplers[name](seed=seed))
+
+
+ENGINES: dict[str, Callable[[Table, int], Engine]] = {
+    "ours": OurEngine,
+    "stock": StockEngine,
+    **{name: optuna_engine(name) for name in ("random", "tpe", "gp")},
+    **{name: (lambda table, seed, name=name: RivalEngine(table, seed, name)) for name in RIVALS},
+}
+
+
+@dataclass(frozen=True)
+class Search:
+    """One search to replay."""
+
+    table: str
+    engine: str
+    seed: int
+    related: tuple[str, ...] = ()
+    """Names of the tables it begins with."""
+    history: int = 0
+    """Trainings' worth of the searches that made the related runs; 0: the whole tables."""
+    misleading: bool = False
+
+    @property
+    def key(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)
+
+
+def parser() -> argparse.ArgumentParser:
+    p = Parser(prog="benchmarks/scoreboard.py", description=__doc__)
+    p.add_argument("--tables", type=Path, metavar="DIR")
+    p.add_argument("--engines", default="ours,stock", metavar="NAME,...", help=f"of {RELATED}, {', '.join(ENGINES)}")
+    p.add_argument("--seeds", type=int, default=20, metavar="N")
+    p.add_argument("--json", type=Path, metavar="FILE")
+    p.add_argument("--pairs", action="store_true")
+    p.add_argument("--misleading", action="store_true")
+    p.add_argument("--history", type=int, default=0, metavar="N")
+    p.add_argument("--keep", type=Path, metavar="FILE.jsonl")
+    return p
+
+
+def tables_of(folder: Path | None) -> list[Table]:
+    if folder is not None:
+        return read_tables(folder)
+    return [read_curves(CURVES, load_space("act_digits8no")), *read_recordings(ROOT / "benchmarks" / "testbeds")]
+
+
+def searches(args: argparse.Namespace, names: Sequence[str], engines: Sequence[str]) -> Iterator[Search]:
+    """Yield what is to be replayed; seed by seed, so that an interrupted run has whole seeds of everything."""
+    for seed in range(args.seeds):
+        for engine in engines:
+            for name in names:
+                others = tuple(other for other in names if other != name)
+                if engine != RELATED:
+                    yield Search(name, engine, seed)
+                elif args.misleading:
+                    yield Search(name, engine, seed, (name,), args.history, misleading=True)
+                elif args.pairs:
+                    for other in others:
+                        yield Search(name, engine, seed, (other,), args.history)
+                else:
+                    yield Search(name, engine, seed, others, args.history)
+
+
+class Replays:
+    """Replays searches on tables; keeps the related runs that it has made."""
+
+    def __init__(self, tables: Sequence[Table]) -> None:
+        self.tables = {table.name: table for table in tables}
+        self._related: dict[tuple[Any, ...], RelatedRun] = {}
+
+    def play(self, search: Search) -> list[int]:
+        """Return the row that the search would return after each of BUDGETS."""
+        table = self.tables[search.table]
+        if search.engine == RELATED:
+            engine: Engine = OurEngine(table, search.seed, [self.related(name, search) for name in search.related])
+        else:
+            engine = ENGINES[search.engine](table, search.seed)
+        try:
+            found = list(answers(engine, [table.reports * trials for trials in BUDGETS]))
+        finally:
+            engine.close()
+        return [int(table.final.argmax()) if row is None else row for row in found]
+
+    def related(self, name: str, search: Search) -> RelatedRun:
+        key = (name, search.misleading, search.history, search.seed if search.history else 0)
+        if key not in self._related:
+            table = self.tables[name].reversed() if search.misleading else self.tables[name]
+            if search.history:
+                engine = OurEngine(table, 1000 + search.seed)
+                list(answers(engine, [table.reports * search.history]))
+                self._related[key] = run_of(engine)
+            else:
+                self._related[key] = related_run(table)
+        return self._related[key]
+
+
+def replay_all(replays: Replays, wanted: Sequence[Search], keep: Path | None) -> dict[Search, list[int]]:
+    """Return the answers of every search; those in ``keep`` are read, the others appended to it."""
+    done: dict[str, list[int]] = {}
+    if keep is not None and keep.exists():
+        for line in keep.read_text(encoding="utf-8").splitlines():
+            content = json.loads(line)
+            done[content["search"]] = content["rows"]
+    found: dict[Search, list[int]] = {}
+    begun, played = time.monotonic(), 0
+    for count, search in enumerate(wanted, start=1):
+        if search.key not in done:
+            done[search.key] = replays.play(search)
+            played += 1
+            if keep is not None:
+                with keep.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps({"search": search.key, "rows": done[search.key]}) + "\n")
+        found[search] = done[search.key]
+        if played and played % 100 == 0:
+            print(f"{count} of {len(wanted)} searches, {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
+    return found
+
+
+# ---- figures
+
+
+def mean_and_interval(groups: Sequence[Sequence[float]]) -> dict[str, float]:
+    """Return the mean with its 95% percentile bootstrap interval; seeds (the groups) are drawn, not single searches."""
+    means = np.array([np.mean(group) for group in groups])
+    drawn = np.random.default_rng(0).choice(means, (RESAMPLES, len(means))).mean(axis=1)
+    low, high = np.percentile(drawn, (2.5, 97.5))
+    return {"regret": round(float(means.mean()), 4), "low": round(float(low), 4), "high": round(float(high), 4)}
+
+
+def score(tables: Mapping[str, Table], found: Mapping[Search, Sequence[int]]) -> dict[str, list[dict[str, Any]]]:
+    """Return ``rows`` (a row per table, engine and budget) and ``pooled`` (per engine and budget, with the mean rank)."""
+    cells: dict[tuple[str, str, int], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    truths: dict[tuple[str, str, int], list[float]] = defaultdict(list)
+    for search, rows in found.items():
+        table = tables[search.table]
+        for budget, row in zip(BUDGETS, rows, strict=True):
+            cells[search.table, search.engine, budget][search.seed].append(table.regret(row))
+            if table.truth is not None:
+                truths[search.table, search.engine, budget].append(table.truth_regret(row))
+    rows_out = []
+    for (name, engine, budget), seeds in cells.items():
+        row = {"table": name, "engine": engine, "trials": budget, **mean_and_interval(list(seeds.values()))}
+        if truths[name, engine, budget]:
+            row["true_accuracy_below_best"] = round(float(np.mean(truths[name, engine, budget])), 3)
+        rows_out.append(row)
+    names, engines = (list(dict.fromkeys(key[place] for key in cells)) for place in (0, 1))
+    pooled = []
+    for engine in engines:
+        for budget in BUDGETS:
+            seeds = sorted(set.intersection(*(set(cells[name, engine, budget]) for name in names)))
+            groups = [[value for name in names for value in cells[name, engine, budget][seed]] for seed in seeds]
+            ranks = [
+                1 + sum(_rank_step(other, own) for other in others)
+                for name in names
+                for seed in seeds
+                for own, others in [_compared(cells, name, engine, engines, budget, seed)]
+            ]
+            row = {"table": "pooled", "engine": engine, "trials": budget, **mean_and_interval(groups)}
+            pooled.append(row | {"mean_rank": round(float(np.mean(ranks)), 3), "seeds": len(seeds)})
+    return {"rows": rows_out, "pooled": pooled}
+
+
+def _compared(
+    cells: Mapping[Any, Any], name: str, engine: str, engines: Sequence[str], budget: int, seed: int
+) -> tuple[float, list[float]]:
+    """Return an engine's regret on a table, and those of the others that have this seed."""
+    own = float(np.mean(cells[name, engine, budget][seed]))
+    others = [cells[name, other, budget].get(seed) for other in engines if other != engine]
+    return own, [float(np.mean(other)) for other in others if other]
+
+
+def _rank_step(other: float, own: float) -> float:
+    return 1.0 if other < own else 0.5 if other == own else 0.0
+
+
+def markdown(about: Mapping[str, Any], pooled: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    yield "| engine | " + " | ".join(f"{budget}" for budget in BUDGETS) + " | mean rank at " + ", ".join(map(str, BUDGETS))
+    yield "| --- | " + " | ".join("---" for _ in BUDGETS) + " | --- |"
+    by_engine: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for row in pooled:
+        by_engine[str(row["engine"])].append(row)
+    for engine, rows in by_engine.items():
+        cells = [f"{row['regret']:.3f} [{row['low']:.3f}, {row['high']:.3f}]" for row in rows]
+        ranks = ", ".join(f"{row['mean_rank']:.2f}" for row in rows)
+        yield f"| {engine} | " + " | ".join(cells) + f" | {ranks} |"
+
+
+@guarded
+def main(argv: list[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    engines = [name.strip() for name in args.engines.split(",") if name.strip()]
+    for name in engines:
+        if name != RELATED and name not in ENGINES:
+            raise InputError(f"--engines: unknown engine {name!r}; {nearest(name, [RELATED, *ENGINES])}")
+    if args.seeds < 1 or not engines:
+        raise InputError(f"--seeds is at least 1 and --engines names one engine or more, got {args.seeds}, {engines}")
+    tables = tables_of(args.tables)
+    if RELATED in engines and len(tables) < 2 and not args.misleading:
+        raise InputError(f"--engines {RELATED} needs two tables or more: the others are what a search starts from")
+    wanted = list(searches(args, [table.name for table in tables], engines))
+    replays = Replays(tables)
+    found = replay_all(replays, wanted, args.keep)
+    scored = score(replays.tables, found)
+    print("\n".join(markdown({}, scored["pooled"])))
+    if args.json is not None:
+        words = sys.argv[1:] if argv is None else argv
+        about = {
+            "what": "normalised regret of the answer, mean over seeds with 95% bootstrap intervals; budgets in trainings' worth",
+            **evidence(("optuna", "numpy")),
+            "command": " ".join(["python", "benchmarks/scoreboard.py", *map(str, words)]),
+            "seeds": args.seeds,
+        }
+        with whole_file(args.json) as new:
+            new.write_text(json.dumps({**about, **scored}, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,2 @@
+RIVALS = ()
+class RivalEngine: pass
