@@ -23,14 +23,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import sys
 import time
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -242,7 +240,12 @@ def _rank_step(other: float, own: float) -> float:
 
 
 def markdown(about: Mapping[str, Any], pooled: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    yield "| engine | " + " | ".join(f"{budget}" for budget in BUDGETS) + " | mean rank at " + ", ".join(map(str, BUDGETS))
+    yield (
+        "| engine | "
+        + " | ".join(f"{budget}" for budget in BUDGETS)
+        + " | mean rank at "
+        + ", ".join(map(str, BUDGETS))
+    )
     yield "| --- | " + " | ".join("---" for _ in BUDGETS) + " | --- |"
     by_engine: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for row in pooled:

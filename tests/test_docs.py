@@ -184,7 +184,7 @@ def check_search(page: Path, arguments: Namespace) -> None:
     assert options.sampler in (None, *SAMPLERS)
     assert options.pruner in (None, *PRUNERS)
     if options.warm_start:
-        assert options.warm_start in runs_of(page)
+        assert {*options.warm_start} <= runs_of(page)
     if options.space in spaces_on(page) or is_placeholder(options.space):
         parse_overrides(options.overrides)
         return

@@ -22,9 +22,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -32,12 +31,11 @@ import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial
-
 from tables import Table
+
 from tune_lnl.tuning.engine.messages import WorkerReport
 from tune_lnl.tuning.engine.session import Session
 from tune_lnl.tuning.space.space import Budget, SearchSpace
-from tune_lnl.tuning.study.samplers import experimental_allowed
 from tune_lnl.tuning.study.related import RelatedRun
 from tune_lnl.tuning.study.study import SearchStudy
 
@@ -129,7 +127,11 @@ class TableSpace(SearchSpace):
 
     @classmethod
     def of(cls, table: Table) -> TableSpace:
-        base = {"method": "recorded", "objective": {"metric": "loss", "mode": "min"}, "fixed": {"epochs": table.reports}}
+        base = {
+            "method": "recorded",
+            "objective": {"metric": "loss", "mode": "min"},
+            "fixed": {"epochs": table.reports},
+        }
         space = cls(table.name, table.name, "", None, base, table.ranges, [], Budget(trials=TRIALS))
         object.__setattr__(space, "table", table)
         return space
@@ -244,9 +246,7 @@ class StockEngine(Engine):
 
         super().__init__(table)
         self.moving = Moving(optuna.samplers.TPESampler(seed=seed), self)
-        self.searcher = OptunaSearch(
-            space=dict(table.distributions), metric="loss", mode="min", sampler=self.moving
-        )
+        self.searcher = OptunaSearch(space=dict(table.distributions), metric="loss", mode="min", sampler=self.moving)
         self.scheduler: Any = ASHAScheduler(metric="loss", mode="min", max_t=table.reports)
         self.number = -1
         self.last: dict[int, float] = {}

@@ -1,2 +1,5 @@
 RIVALS = ()
-class RivalEngine: pass
+
+
+class RivalEngine:
+    pass

@@ -11,7 +11,7 @@ from tune_lnl.config.yaml import dump_yaml
 from tune_lnl.files import replace_text
 from tune_lnl.training.run import append_report
 from tune_lnl.tuning.plan.plan import Plan
-from tune_lnl.tuning.plan.warm_start import first_trials
+from tune_lnl.tuning.plan.warm_start import first_trials, related_runs
 from tune_lnl.tuning.runs.run import Run, load_run
 from tune_lnl.tuning.study.study import SearchStudy
 from tune_lnl.tuning.study.trials import ENDED
@@ -21,10 +21,14 @@ def begin(plan: Plan) -> SearchStudy:
     """Write run.yaml and open the study, as a driver does first."""
     plan.files.root.mkdir(parents=True, exist_ok=True)
     replace_text(plan.files.settings, dump_yaml(plan.settings()))
-    warm_start = plan.warm_start
-    first = None if warm_start is None else lambda: first_trials(warm_start, plan.space, plan.files)
     opened = SearchStudy.reopen if plan.files.study.exists() else SearchStudy.create
-    return opened(plan.files.study, plan.space, plan.seed, first)
+    return opened(
+        plan.files.study,
+        plan.space,
+        plan.seed,
+        first=lambda: first_trials(plan.warm_starts, plan.space, plan.files),
+        related=lambda: related_runs(plan.warm_starts, plan.earlier, plan.portfolio, plan.space),
+    )
 
 
 def search(plan: Plan, concurrent: int = 1, crashes: Collection[int] = (), chance: int = 0) -> Run:

@@ -35,7 +35,7 @@ from tune_lnl.tuning.plan.checks import check_database, check_search
 from tune_lnl.tuning.plan.options import ConfirmRequest, SearchOptions
 from tune_lnl.tuning.plan.plan import Plan, plan_study
 from tune_lnl.tuning.plan.resume import require_same_search, total_trials
-from tune_lnl.tuning.plan.warm_start import first_trials
+from tune_lnl.tuning.plan.warm_start import first_trials, related_runs
 from tune_lnl.tuning.resources.divide import Machine
 from tune_lnl.tuning.resources.measure import measure_sharing
 from tune_lnl.tuning.runs.confirmation import Confirmation
@@ -199,10 +199,14 @@ def _search_and_confirm(plan: Plan, resume: bool, console: Console, runner: Runn
 
 def open_study(plan: Plan) -> SearchStudy:
     """Return the study of a plan, continued if it exists."""
-    warm_start = plan.warm_start
-    first = None if warm_start is None else lambda: first_trials(warm_start, plan.space, plan.files)
     begin = SearchStudy.reopen if plan.place.exists() else SearchStudy.create
-    return begin(plan.place, plan.space, plan.seed, first)
+    return begin(
+        plan.place,
+        plan.space,
+        plan.seed,
+        first=lambda: first_trials(plan.warm_starts, plan.space, plan.files),
+        related=lambda: related_runs(plan.warm_starts, plan.earlier, plan.portfolio, plan.space),
+    )
 
 
 def _search(

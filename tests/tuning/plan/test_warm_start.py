@@ -111,9 +111,9 @@ def test_trials_outside_the_ranges_stay_where_they_are(other: Run, tmp_path: Pat
 def test_anything_that_decides_numbers_forbids_it(tmp_path: Path, change: dict[str, Any], difference: str) -> None:
     complete(tiny_plan(tmp_path, name="other"), [60.0, 61.0, 62.0])
     plan = warm_plan(tmp_path, **change)
-    assert not plan.warm_start.takes_over
+    assert not plan.warm_starts[0].takes_over
     assert f"not comparable ({difference})" in plan.remarks()[0]
-    assert plan.settings()["warm_start"]["because"] == difference
+    assert plan.settings()["warm_start"][0]["because"] == difference
 
 
 def test_other_data_is_told_apart_by_its_fingerprint(tmp_path: Path) -> None:
@@ -174,13 +174,13 @@ def test_it_is_remembered_and_not_repeated(other: Run, tmp_path: Path) -> None:
     search(warm_plan(tmp_path))
     for given in (None, "other", str(other.files.root)):
         plan = warm_plan(tmp_path, resume=True, warm_start=given)
-        assert plan.warm_start.folder == str(other.files.root)
+        assert plan.warm_starts[0].folder == str(other.files.root)
         assert plan.remarks() == []
     shutil.rmtree(other.files.root)
     plan = warm_plan(tmp_path, resume=True, warm_start=None, trials="6")
     run = search(plan)
     assert len(run.trials) == 14 + 6
-    assert read_mapping(run.files.settings)["warm_start"]["run"] == "other"
+    assert read_mapping(run.files.settings)["warm_start"][0]["run"] == "other"
 
 
 def test_another_than_before_is_refused(other: Run, tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def run_one(study: optuna.Study, curve: Sequence[float]) -> int | None:
 
 def stops(name: str, curves: Sequence[Sequence[float]], direction: Direction = "maximize") -> list[int | None]:
     study = optuna.create_study(
-        study_name="search", direction=direction, pruner=make_pruner(name, EPOCHS, LONGEST_WARMUP)
+        study_name="search", direction=direction, pruner=make_pruner(name, EPOCHS, rungs(EPOCHS, LONGEST_WARMUP))
     )
     return [run_one(study, curve) for curve in curves]
 
@@ -101,7 +101,7 @@ def test_every_pruner(name: str, seed: int) -> None:
 @pytest.mark.parametrize("name", PRUNERS)
 def test_tiny_lengths(name: str) -> None:
     for epochs, longest_warmup in ((1, 0), (2, 0), (2, 1), (3, 0), (3, 2), (6, 0)):
-        pruner = make_pruner(name, epochs, longest_warmup)
+        pruner = make_pruner(name, epochs, rungs(epochs, longest_warmup))
         study = optuna.create_study(study_name="search", direction="maximize", pruner=pruner)
         for number in range(12):
             stopped = run_one(study, [50.0 - number] * epochs)
@@ -183,5 +183,5 @@ class TestRungPruner:
 def test_when_trials_are_compared_is_told(pruner: str, message: str, rungs_there: bool, tmp_path: Path) -> None:
     assert {"asha", "median", "hyperband", "none"} == set(PRUNERS)
     space = tiny_space(tmp_path, budget={"trials": 2, "sampler": "random", "pruner": pruner})
-    assert comparisons(space) == message
+    assert comparisons(space.budget.pruner, rungs_of(space)) == message
     assert bool(rungs_of(space)) == rungs_there

@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 
 from tune_lnl.training.failures import BUG, DIVERGED
 from tune_lnl.tuning.space.space import SAMPLERS
-from tune_lnl.tuning.study.pruners import make_pruner
+from tune_lnl.tuning.study.pruners import make_pruner, rungs
 from tune_lnl.tuning.study.samplers import (
     MOST_GOOD,
     MOST_SEEN,
@@ -470,7 +470,9 @@ def test_no_preference_for_long_warmups() -> None:
     ours = [
         float(
             np.mean(
-                warmups_chosen(make_sampler("tpe", seed, 60, SPACE), make_pruner("asha", EPOCHS, LONGEST, 10), seed)
+                warmups_chosen(
+                    make_sampler("tpe", seed, 60, SPACE), make_pruner("asha", EPOCHS, rungs(EPOCHS, LONGEST, 10)), seed
+                )
             )
         )
         for seed in seeds

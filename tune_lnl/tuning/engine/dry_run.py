@@ -83,7 +83,7 @@ def _describe_plan(plan: Plan, cost: Cost) -> str:
         f"# trial 0: {'the first start point' if space.start else 'every range at its low end'}, complete",
         *(f"#   {name}: {value}" for name, value in config.flat().items()),
         f"# learning rates, first and last epoch: {_ends(config)}",
-        f"# trials are compared {comparisons(space)}",
+        f"# trials are compared {comparisons(space.budget.pruner, plan.rungs)}",
         f"# resources: {plan.resources}, device {plan.resources.device}",
         *([] if plan.bounds is None else [f"# {plan.bounds.sentence()}"]),
         *(f"# note: {remark}" for remark in plan.remarks()),

@@ -35,7 +35,11 @@ class Progress(Listener):
         plan, space, row = self._plan, self._plan.space, self._console.row
         condition = f", noise condition {space.condition}" if space.condition else ""
         row(f"search {space.name}{condition}: {space.description}")
-        stops = f"; {space.budget.pruner} stops the weaker ones {comparisons(space)}" if plan.rungs else ""
+        stops = (
+            f"; {space.budget.pruner} stops the weaker ones {comparisons(space.budget.pruner, plan.rungs)}"
+            if plan.rungs
+            else ""
+        )
         row(f"  {space.budget.trials} trials of {space.epochs} epochs; {space.budget.sampler} proposes settings{stops}")
         sentence = plan.race_sentence()
         if sentence is not None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tune_lnl.tuning.space.space import SearchSpace
     from tune_lnl.tuning.study.database import StudyDatabase
     from tune_lnl.tuning.study.place import StudyPlace
+    from tune_lnl.tuning.study.related import RelatedRun
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,14 @@ class AskedStudy:
     """Where the study is kept; ``None``: in a file of the run."""
     stored: Mapping[str, Any] | None = None
     """Content of ``run.yaml`` of a run to resume; ``None``: the run is new."""
-    warm_start: WarmStart | None = None
-    """The warm start with which a run to resume was started."""
-    other: Run | None = None
-    """The run that a new one is to start from."""
+    warm_starts: tuple[WarmStart, ...] = ()
+    """The warm starts with which a run to resume was started."""
+    others: tuple[Run, ...] = ()
+    """The runs that a new one is to start from."""
+    earlier: tuple[Path, ...] = ()
+    """Folders of the conditions before this one, whose results it is to start from."""
+    portfolio: RelatedRun | None = None
+    """The configs of the method's portfolio that fit."""
 
     @property
     def place(self) -> StudyPlace:
@@ -146,10 +151,15 @@ def check_search(options: SearchOptions) -> list[AskedStudy]:
             raise InputError(f"--conditions all: the space {options.space!r} has no conditions")
     if options.tensorboard and find_spec("tensorboard") is None:
         raise InputError("--tensorboard needs the package tensorboard: pip install 'tune_lnl[tensorboard]'")
-    return [_check_study(options, condition) for condition in conditions]
+    studies = [_check_study(options, condition) for condition in conditions]
+    return [
+        replace(study, earlier=tuple(before.files.root for before in studies[:place]))
+        for place, study in enumerate(studies)
+    ]
 
 
 def _check_study(options: SearchOptions, condition: str | None) -> AskedStudy:
+    from tune_lnl.tuning.plan.portfolio import find_portfolio
     from tune_lnl.tuning.plan.resume import total_trials
     from tune_lnl.tuning.plan.warm_start import find_other_run, remembered
     from tune_lnl.tuning.runs.folder import RunFolder
@@ -185,12 +195,14 @@ def _check_study(options: SearchOptions, condition: str | None) -> AskedStudy:
     )
     if asked.stored is not None:
         trials = total_trials(options.trials, asked.stored, asked.place)
-        warm_start = remembered(files, options.warm_start, options.results_dir, space.condition)
+        warm_starts = remembered(files, options.warm_start, options.results_dir, space.condition)
         begun_space = space.with_trials(trials).with_own_start(asked.stored["space"]["start"])
-        return replace(asked, space=begun_space, warm_start=warm_start)
-    if options.warm_start is not None:
-        return replace(asked, other=find_other_run(options.warm_start, options.results_dir, space.condition))
-    return asked
+        return replace(asked, space=begun_space, warm_starts=warm_starts)
+    others = tuple(find_other_run(name, options.results_dir, space.condition) for name in options.warm_start)
+    for place, other in enumerate(others):
+        if any(other.files.root.resolve() == before.files.root.resolve() for before in others[:place]):
+            raise InputError(f"--warm-start {options.warm_start[place]}: this run is given twice; give it once")
+    return replace(asked, others=others, portfolio=find_portfolio(options.portfolio, space))
 
 
 def _check_reads_a_folder(options: SearchOptions) -> None:

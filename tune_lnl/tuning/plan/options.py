@@ -233,7 +233,7 @@ class Flag:
         if given == "":  # a variable of the shell that is not set; a folder "" would be the working directory
             raise InputError(f"{self.word} needs a value, got ''; give one, or leave {self.word} out")
         if self.repeated:
-            if isinstance(given, str):
+            if isinstance(given, str | Path):
                 given = [given]
             if isinstance(given, Mapping):  # {"tau": 0.1}: the value in YAML, of which JSON is a part
                 given = [f"{key}={_yaml_value(value, self.word)}" for key, value in given.items()]
@@ -503,14 +503,25 @@ class SearchOptions:
             read=read_confirm,
         ),
     )
-    warm_start: str | None = field(
-        default=None,
+    warm_start: Sequence[str] = field(
+        default=(),
         metadata=_flag(
             "--warm-start",
-            "take over the trials of a comparable run, or try the best configs of any other first",
+            "take over the trials of a comparable run, or suggest the best of any other while its ranking holds; may be "
+            "repeated",
             metavar="RUN",
+            repeated=True,
             stored="warm_start",
             same_on_resume=True,
+        ),
+    )
+    portfolio: str = field(
+        default="auto",
+        metadata=_flag(
+            "--portfolio",
+            "auto: the method's shipped configs that fit, suggested while they prove good; none; or a file of such configs",
+            metavar="auto|none|FILE",
+            stored="portfolio",
         ),
     )
     dashboard: bool = field(

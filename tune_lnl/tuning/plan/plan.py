@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import version
@@ -32,6 +32,7 @@ from tune_lnl.tuning.runs.run import RUN_FORMAT
 from tune_lnl.tuning.space.space import SearchSpace
 from tune_lnl.tuning.study.place import StudyPlace
 from tune_lnl.tuning.study.pruners import rungs_of
+from tune_lnl.tuning.study.related import RelatedRun
 from tune_lnl.tuning.study.samplers import LEARN_FROM_COMPLETE
 
 if TYPE_CHECKING:
@@ -67,7 +68,12 @@ class Plan:
     fingerprints: Mapping[str, str]
     """Of the data, the labels and the split."""
     disk_need: DiskNeed
-    warm_start: WarmStart | None
+    warm_starts: tuple[WarmStart, ...] = ()
+    earlier: tuple[Path, ...] = ()
+    """Folders of the conditions before this one, whose results it starts from."""
+    portfolio: RelatedRun | None = None
+    rungs: Sequence[int]
+    """The epochs (0-based) after which trials are compared; a resumed run keeps those that it began with."""
     bounds: ScoreBounds | None = None
     """Of the objective, where it is an accuracy on held-out labels."""
     begun_with_race: bool = True
@@ -91,10 +97,6 @@ class Plan:
         return study_place(self.files, self.database)
 
     @property
-    def rungs(self) -> list[int]:
-        return rungs_of(self.space)
-
-    @property
     def heldout_room(self) -> int:
         """Return the number of complete trials whose held-out predictions fit into the disk budget."""
         return self.disk_need.heldout_room(self.options.disk_budget)
@@ -115,8 +117,17 @@ class Plan:
                 f"held-out predictions ({self.disk_need.sizes.heldout / 1e6:.1f} MB a trial) are kept of the best "
                 f"{self.heldout_room} complete trials: --disk-budget has no room for more"
             )
-        if self.warm_start is not None and self.warm_start.sentence:
-            remarks.append(self.warm_start.sentence)
+        remarks += [start.sentence for start in self.warm_starts if start.sentence]
+        if self.earlier:
+            names = ", ".join(folder.name for folder in self.earlier)
+            remarks.append(
+                f"the best of the conditions before ({names}) are suggested as long as their ranking holds here"
+            )
+        if self.portfolio is not None:
+            remarks.append(
+                f"{len(self.portfolio.points)} configs of the portfolio {self.portfolio.run} are suggested first, after "
+                "the start points (--portfolio none: not)"
+            )
         too_few = None if self.bounds is None else self.bounds.too_few()
         return remarks if too_few is None else [*remarks, too_few]
 
@@ -143,7 +154,7 @@ class Plan:
             "run": self.run,
             "command": without_address(self.options.command),
             **search_settings(self.space, self.seed),
-            "rungs": self.rungs,
+            "rungs": list(self.rungs),
             "resources": {
                 "device": resources.device,
                 "device_name": device,
@@ -156,7 +167,8 @@ class Plan:
             "score_bounds": None if self.bounds is None else self.bounds.to_dict(),
             "versions": {name: version(name) for name in VERSIONED} | {"python": platform.python_version()},
             "git_commit": git_commit(),
-            "warm_start": None if self.warm_start is None else self.warm_start.to_dict(),
+            "warm_start": [start.to_dict() for start in self.warm_starts] or None,
+            "portfolio": None if self.portfolio is None else self.portfolio.run,
             "race": self.begun_with_race,
             "storage": None if self.database is None else self.database.to_dict(),
         }
@@ -207,9 +219,9 @@ def plan_study(asked: AskedStudy, machine: Machine, measure: Measure = measure_s
     sizes = measure_sizes(config, data_dir)
     need = disk_need(sizes, resources.concurrent, space.budget.trials, space.epochs, confirmed)
     check_disk_budget(need, options.disk_budget)
-    warm_start = asked.warm_start
-    if asked.other is not None:
-        warm_start = plan_warm_start(asked.other, space, asked.files, fingerprints, resources.device)
+    warm_starts = asked.warm_starts + tuple(
+        plan_warm_start(other, space, asked.files, fingerprints, resources.device) for other in asked.others
+    )
     return Plan(
         options=options,
         run=asked.run,
@@ -222,7 +234,10 @@ def plan_study(asked: AskedStudy, machine: Machine, measure: Measure = measure_s
         data_dir=data_dir,
         fingerprints=fingerprints,
         disk_need=need,
-        warm_start=warm_start,
+        warm_starts=warm_starts,
+        earlier=asked.earlier,
+        portfolio=asked.portfolio,
+        rungs=rungs_of(space) if stored is None else stored.get("rungs", []),
         bounds=objective_bounds(config, surroundings),
         begun_with_race=begun_with_race,
     )

@@ -1,15 +1,17 @@
-"""``--warm-start RUN``: the use of another run's results, as far as they are comparable.
+"""``--warm-start RUN``, several times if need be: the use of other runs' results, as far as they are comparable.
 
-If method, settings, length, split, data and noise are the same, a trial of the other run has the values that it would
-have here: its finished trials are taken over with their curves, COMPLETE and PRUNED ones as well as diverged ones,
-which repel the sampler. If anything differs, its values do not apply here, and only its best configs are used, as
-additional start points. They follow the space's own start points: trial 0 is always the published setting.
+If settings, length, split, data and noise are the same, a trial of the other run has the values that it would have here:
+its finished trials are taken over with their curves, COMPLETE and PRUNED ones as well as diverged ones, which repel the
+sampler. If anything differs, its values do not apply here, but its ranking may: it is a related run
+(:mod:`tune_lnl.tuning.study.related`), whose best points are suggested as long as its ranking holds. So are the
+conditions before this one in ``--conditions all``, and the portfolio of the method. All follow the space's own start
+points: trial 0 is always the published setting.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,16 +29,14 @@ from tune_lnl.tuning.runs.rows import TrialRow, describe_states
 from tune_lnl.tuning.runs.run import Run, load_run
 from tune_lnl.tuning.space.ranges import Int
 from tune_lnl.tuning.space.space import SearchSpace
+from tune_lnl.tuning.study.related import RelatedRun
 from tune_lnl.tuning.study.study import distributions
-from tune_lnl.tuning.study.trials import FrozenTrial, TrialState, has_diverged, taken_over
-
-BEST_CONFIGS = 5
-"""Number of the other run's best configs that are tried where its trials cannot be taken over."""
+from tune_lnl.tuning.study.trials import FrozenTrial, TrialState, has_diverged, taken_over, with_params
 
 
 @dataclass(frozen=True)
 class WarmStart:
-    """The other run of ``--warm-start``, and how its results are used."""
+    """One other run of ``--warm-start``, and how its results are used."""
 
     run: str
     folder: str
@@ -53,7 +53,7 @@ class WarmStart:
         return self.because is None
 
     def to_dict(self) -> dict[str, Any]:
-        how = "its finished trials are taken over" if self.takes_over else "its best configs are start points"
+        how = "its finished trials are taken over" if self.takes_over else "a related run"
         return {"run": self.run, "folder": self.folder, "how": how, "because": self.because}
 
 
@@ -93,6 +93,16 @@ def plan_warm_start(
     """
     if other.files.root.resolve() == files.root.resolve():
         raise InputError(f"--warm-start {other.name}: a run cannot start from itself; continue it with --resume")
+    theirs, ours = other.space, space
+    for what, before, now in (
+        ("method", theirs.base["method"], ours.base["method"]),
+        ("direction of the objective", theirs.mode, ours.mode),
+    ):
+        if before != now:
+            raise InputError(
+                f"--warm-start {other.name}: its {what} is {before}, that of this search {now}; its results say nothing "
+                "here. Give another run, or leave --warm-start out"
+            )
     because = first_difference(other, space, fingerprints, device)
     if because is None:
         taken = list(comparable_trials(other, space))
@@ -106,40 +116,50 @@ def plan_warm_start(
         states = describe_states([TrialRow.of(trial) for trial in taken])
         sentence = f"warm start: takes over {len(taken)}{of} trials of run {other.name} ({states})"
     else:
-        if not any(_fitting_points(other, space)):
+        count = len(related_run(other, space).points)
+        if not any(_fitting_point(other, row, space) for row in other.rows() if row.state == "COMPLETE"):
             raise InputError(
                 f"--warm-start {other.name}: its trials cannot be taken over ({because}), and it has no complete trial "
                 "whose config fits this search; leave --warm-start out"
             )
-        points = best_configs(other, space)
-        use = f"{len(points)} of its best configs are tried after the start points"
-        if not points:
-            use = "its best configs are start points already"
-        sentence = f"warm start: run {other.name} is not comparable ({because}); {use}"
+        sentence = (
+            f"warm start: run {other.name} is not comparable ({because}); the best of its {count} trials that fit are "
+            "suggested as long as its ranking holds here"
+        )
     return WarmStart(other.name, location(other.files.root.resolve()), because, sentence, other)
 
 
-def remembered(files: RunFolder, name: str | None, results_dir: ResultsDir, condition: str | None) -> WarmStart | None:
-    """Return the warm start with which a run to resume was started.
+def remembered(
+    files: RunFolder, names: Sequence[str], results_dir: ResultsDir, condition: str | None
+) -> tuple[WarmStart, ...]:
+    """Return the warm starts with which a run to resume was started.
 
     Args:
-        name: of the run given now; ``None`` where the flag is not repeated.
+        files: of the run.
+        names: of the runs given now; none where the flag is not repeated.
+        results_dir: where they are looked up.
+        condition: of the run.
 
     Raises:
-        InputError: it was started from another run, or from none.
+        InputError: it was started from other runs, or from none.
     """
-    stored = read_mapping(files.settings).get("warm_start")
-    before = None if stored is None else WarmStart(stored["run"], stored["folder"], stored["because"])
-    if name is None:
+    stored = read_mapping(files.settings).get("warm_start") or []
+    entries = [stored] if isinstance(stored, Mapping) else stored  # version 0.1.0 knew one
+    before = tuple(WarmStart(entry["run"], entry["folder"], entry["because"]) for entry in entries)
+    if not names:
         return before
-    run, results_dir = split_run(name, results_dir)
-    folders = _folders(run, local_folder(results_dir))
-    given = [location(folder) for root in folders for folder in (root, root / (condition or ""))]
-    if before is None or before.folder not in given:
-        began = "without --warm-start" if before is None else f"with --warm-start {before.run}"
+    given = []
+    for name in names:
+        run, root = split_run(name, results_dir)
+        given.append([location(f) for top in _folders(run, local_folder(root)) for f in (top, top / (condition or ""))])
+    if len(given) != len(before) or not all(
+        start.folder in folders for start, folders in zip(before, given, strict=True)
+    ):
+        flags = " ".join(f"--warm-start {start.run}" for start in before)
+        began = f"with {flags}" if before else "without --warm-start"
         raise InputError(
-            f"--resume: this run was started {began}, now it is given --warm-start {name}; "
-            "leave the flag out, or give another --name"
+            f"--resume: this run was started {began}, now it is given "
+            f"{' '.join(f'--warm-start {name}' for name in names)}; leave the flag out, or give another --name"
         )
     return before
 
@@ -150,8 +170,6 @@ def first_difference(other: Run, space: SearchSpace, fingerprints: Mapping[str, 
     ``None``: there is no difference.
     """
     theirs, ours = other.space, space
-    if theirs.base["method"] != ours.base["method"]:
-        return _unequal("method", theirs.base["method"], ours.base["method"])
     searched = _searched(theirs) | _searched(ours)
     # Every setting, defaults included, that is the same for all trials of a search.
     before, now = (
@@ -199,31 +217,31 @@ def comparable_trials(other: Run, space: SearchSpace) -> Iterator[FrozenTrial]:
             yield trial
 
 
-def best_configs(other: Run, space: SearchSpace) -> list[dict[str, Any]]:
-    """Return the settings of its best COMPLETE trials that fit this search and are no start points of it, best first.
-
-    There are at most :data:`BEST_CONFIGS`.
-    """
-    points: list[dict[str, Any]] = []
-    for point in _fitting_points(other, space):
-        if point not in points and point not in [dict(own) for own in space.start]:
-            points.append(point)
-    return points[:BEST_CONFIGS]
-
-
-def _fitting_points(other: Run, space: SearchSpace) -> Iterator[dict[str, Any]]:
-    for row in other.rows():
-        point = _fitting_point(other, row, space) if row.state == "COMPLETE" else None
+def related_run(other: Run, space: SearchSpace) -> RelatedRun:
+    """Return the finished trials of another run whose settings fit this search."""
+    rows = {row.number: row for row in other.rows()}
+    fitting = []
+    for trial in other.trials:
+        point = _fitting_point(other, rows[trial.number], space) if trial.state.is_finished() else None
         if point is not None:
-            yield point
+            fitting.append(with_params(trial, point))
+    return RelatedRun.of_trials(other.name, fitting, other.space.mode)
 
 
 def _fitting_point(other: Run, row: TrialRow, space: SearchSpace) -> dict[str, Any] | None:
-    """Return the row's settings under this search's names, epochs scaled to this length; ``None``: they do not fit.
+    return fitting_point(other.config(row).flat() | dict(row.params), other.space.epochs, space)
 
-    The sampler chooses the settings that the other run neither searched nor fixed.
+
+def fitting_point(values: Mapping[str, Any], epochs: int, space: SearchSpace) -> dict[str, Any] | None:
+    """Return settings under this search's names, epochs scaled to its length; ``None``: they do not fit.
+
+    The sampler chooses the settings that ``values`` lack.
+
+    Args:
+        values: of a config whose training has ``epochs`` epochs.
+        epochs: that length.
+        space: of the search.
     """
-    values = other.config(row).flat() | dict(row.params)
     settings = settings_type(str(space.base["method"]))
     counted = {name for name, entry in settings.model_fields.items() if entry.json_schema_extra == EPOCHS}
     counted |= {name for name, knob in settings.knobs.items() if knob.counts_epochs}
@@ -233,7 +251,7 @@ def _fitting_point(other: Run, row: TrialRow, space: SearchSpace) -> dict[str, A
             continue
         value = values[name]
         if name in counted and isinstance(value, int):
-            value = scale_count(value, space.epochs / other.space.epochs)
+            value = scale_count(value, space.epochs / epochs)
             if isinstance(parameter, Int):  # the nearest point of the range's grid
                 value = parameter.low + parameter.step * round((value - parameter.low) / parameter.step)
         if not parameter.contains(value):
@@ -250,22 +268,45 @@ def _fitting_point(other: Run, row: TrialRow, space: SearchSpace) -> dict[str, A
 # ---- the first trials of the run
 
 
-def first_trials(warm_start: WarmStart, space: SearchSpace, files: RunFolder) -> list[FrozenTrial | Mapping[str, Any]]:
+def first_trials(
+    warm_starts: Sequence[WarmStart], space: SearchSpace, files: RunFolder
+) -> list[FrozenTrial | Mapping[str, Any]]:
     """Return the trials of the study before any suggestion; copy the files of those taken over to this run.
 
     Start points that a trial taken over has already tried are left out.
 
     Raises:
-        InputError: the other run is gone.
+        InputError: another run is gone.
     """
-    other = warm_start.other or _still_there(warm_start)
-    if not warm_start.takes_over:
-        return [*space.start, *best_configs(other, space)]
-    taken = list(comparable_trials(other, space))
-    own = [point for point in space.start if not any(dict(point) == trial.params for trial in taken)]
-    for number, trial in enumerate(taken, start=len(own)):
+    taken: list[tuple[Run, FrozenTrial]] = []
+    for warm_start in warm_starts:
+        if warm_start.takes_over:
+            other = warm_start.other or _still_there(warm_start)
+            taken += [(other, trial) for trial in comparable_trials(other, space)]
+    own = [point for point in space.start if not any(dict(point) == trial.params for _, trial in taken)]
+    for number, (other, trial) in enumerate(taken, start=len(own)):
         _copy_files(other, trial.number, files, number)
-    return [*own, *(taken_over(trial, other.name, distributions(space)) for trial in taken)]
+    return [*own, *(taken_over(trial, other.name, distributions(space)) for other, trial in taken)]
+
+
+def related_runs(
+    warm_starts: Sequence[WarmStart], earlier: Sequence[Path], portfolio: RelatedRun | None, space: SearchSpace
+) -> list[RelatedRun]:
+    """Return the runs whose ranking may hold in this search.
+
+    Args:
+        warm_starts: those that are not comparable are related.
+        earlier: folders of the conditions before this one; one without a finished trial that fits is left out.
+        portfolio: of the method.
+        space: of the search.
+
+    Raises:
+        InputError: a run of the warm start is gone.
+    """
+    others = [start.other or _still_there(start) for start in warm_starts if not start.takes_over]
+    others += [load_run(folder) for folder in earlier if RunFolder(folder).settings.is_file()]
+    found = [related_run(other, space) for other in others]
+    return [run for run in [*found, *([] if portfolio is None else [portfolio])] if run.points]
 
 
 def _still_there(warm_start: WarmStart) -> Run:

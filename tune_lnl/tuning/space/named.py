@@ -14,14 +14,15 @@ from tune_lnl.object_storage import masked
 def space_files() -> dict[str, Path]:
     """Return the files of the named spaces; one in ``./search_spaces`` goes before a shipped one of that name."""
     found: dict[str, Path] = {}
-    for folder in (Path("search_spaces"), _shipped_folder()):
+    for folder in (Path("search_spaces"), shipped_folder()):
         if folder.is_dir():
             for path in sorted(folder.glob("*.yaml")):
                 found.setdefault(path.stem, path)
     return dict(sorted(found.items()))
 
 
-def _shipped_folder() -> Path:
+def shipped_folder() -> Path:
+    """Return the folder of the shipped spaces."""
     inside = Path(str(files("tune_lnl"))) / "search_spaces"
     # In an editable install the folder lies next to the package instead of inside it.
     return inside if inside.is_dir() else inside.parent.parent / "search_spaces"

@@ -17,35 +17,47 @@ REDUCTION = 3
 """One trial in three continues at each rung."""
 
 
-def rungs(epochs: int, longest_warmup: int, average_last: int = 1, reduction: int = REDUCTION) -> list[int]:
+LEVELS = 3
+"""Rungs of a long training: a twenty-seventh, a ninth and a third of the way."""
+LEVELS_OF_0_1_0 = 2
+
+
+def rungs(
+    epochs: int, longest_warmup: int, average_last: int = 1, reduction: int = REDUCTION, levels: int = LEVELS
+) -> list[int]:
     """Return the epochs (0-based) after which trials are compared.
 
-    The rungs lie a ninth and a third of the way from a fair start to the end. The start is the longest warm-up plus
-    ``average_last - 1`` epochs, so that no warm-up epoch is averaged. This delay is capped at a third of the remaining
-    epochs; otherwise pruning would save little. The second rung is left out where it lies less than ``average_last``
-    epochs behind the first: both would judge by nearly the same epochs.
+    The rungs lie a twenty-seventh, a ninth and a third of the way from a fair start to the end. The start is the longest
+    warm-up plus ``average_last - 1`` epochs, so that no warm-up epoch is averaged. This delay is capped at a third of the
+    remaining epochs; otherwise pruning would save little. Rungs less than ``average_last`` epochs apart judge by nearly
+    the same epochs: of these the one a ninth of the way stays.
 
-    Replayed as ``benchmarks/replay.py`` does on 300 curves, 30 seeds: rungs at epochs 20 and 26, which judge warm-up
-    epochs, have 0.11 [-0.11, 0.34], 0.10 [-0.08, 0.27] and 0.07 [-0.06, 0.21] points more regret at 10, 20 and 40 full
-    trials' worth of epochs than the one at 28. One in two or one in four instead of three changes no budget by more
-    than 0.06, all within the noise.
+    Replayed on 300 curves of ACT on the digits, 30 seeds: rungs at epochs 20 and 26, which judge warm-up epochs, have
+    0.11 [-0.11, 0.34], 0.10 [-0.08, 0.27] and 0.07 [-0.06, 0.21] points more regret at 10, 20 and 40 full trials' worth of
+    epochs than the one at 28. One in two or one in four instead of three changes no budget by more than 0.06, all within
+    the noise.
 
     >>> rungs(150, 60)
-    [69, 89]
+    [62, 69, 89]
     >>> rungs(150, 60, average_last=10)
     [77, 95]
     """
     start = longest_warmup + min(average_last - 1, (epochs - longest_warmup) // reduction)
-    first, second = (start + math.ceil((epochs - start) / reduction**power) for power in (2, 1))
+    early, first, second = (start + math.ceil((epochs - start) / reduction**power) for power in (3, 2, 1))
     counts = [first, second] if second - first >= average_last else [first]
+    if levels > LEVELS_OF_0_1_0 and first - early >= average_last:
+        counts.insert(0, early)
     return [count - 1 for count in counts if count < epochs]
 
 
-def rungs_of(space: SearchSpace) -> list[int]:
-    """Return the rungs of a search; none where nothing is stopped."""
+def rungs_of(space: SearchSpace, levels: int = LEVELS) -> list[int]:
+    """Return the rungs of a new search; none where nothing is stopped."""
     if space.budget.pruner == "none":
         return []
-    return rungs(space.epochs, space.longest_warmup(), space.any_config().objective.average_last)
+    average_last = space.any_config().objective.average_last
+    # The lowest rung was measured with asha alone.
+    levels = levels if space.budget.pruner == "asha" else LEVELS_OF_0_1_0
+    return rungs(space.epochs, space.longest_warmup(), average_last, levels=levels)
 
 
 def expected_share(space: SearchSpace) -> float:
@@ -59,25 +71,24 @@ def expected_share(space: SearchSpace) -> float:
     return share
 
 
-def comparisons(space: SearchSpace) -> str:
-    """Describe when trials are compared; epochs count from 1."""
-    stops = [str(rung + 1) for rung in rungs_of(space)]
+def comparisons(pruner: str, rungs: Sequence[int]) -> str:
+    """Describe when a pruner compares trials at these rungs; epochs count from 1."""
+    stops = [str(rung + 1) for rung in rungs]
     if not stops:
         return "never"
-    match space.budget.pruner:
+    match pruner:
         case "median":
             return f"after every epoch from {stops[0]} on"
         case "hyperband":
             return f"in brackets, after epoch {stops[0]} at the earliest"
         case _:
-            return f"after epoch{'s' * (len(stops) > 1)} {' and '.join(stops)}"
+            *others, last = stops
+            return f"after epochs {', '.join(others)} and {last}" if others else f"after epoch {last}"
 
 
-def pruner_of(space: SearchSpace) -> optuna.pruners.BasePruner:
-    """Return the pruner of a search."""
-    return make_pruner(
-        space.budget.pruner, space.epochs, space.longest_warmup(), space.any_config().objective.average_last
-    )
+def pruner_of(space: SearchSpace, rungs: Sequence[int] | None = None) -> optuna.pruners.BasePruner:
+    """Return the pruner of a search; ``rungs``: those it began with, by default those of a new search."""
+    return make_pruner(space.budget.pruner, space.epochs, rungs_of(space) if rungs is None else rungs)
 
 
 class RungPruner(optuna.pruners.BasePruner):
@@ -107,17 +118,16 @@ class RungPruner(optuna.pruners.BasePruner):
         return better >= keep
 
 
-def make_pruner(name: str, epochs: int, longest_warmup: int, average_last: int = 1) -> optuna.pruners.BasePruner:
+def make_pruner(name: str, epochs: int, rungs: Sequence[int]) -> optuna.pruners.BasePruner:
     """Return the pruner called ``name`` (asha, hyperband, median, none) for trials of this length."""
-    stops = rungs(epochs, longest_warmup, average_last)
-    if name == "none" or not stops:
+    if name == "none" or not rungs:
         return optuna.pruners.NopPruner()
     if name == "median":
-        return optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=stops[0])
+        return optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=rungs[0])
     if name == "hyperband":
         # Optuna requires at least 1: where the first rung is epoch 0, this pruner begins an epoch later.
         return optuna.pruners.HyperbandPruner(
-            min_resource=max(1, stops[0]), max_resource=epochs - 1, reduction_factor=REDUCTION
+            min_resource=max(1, rungs[0]), max_resource=epochs - 1, reduction_factor=REDUCTION
         )
     assert name == "asha"
-    return RungPruner(stops)
+    return RungPruner(rungs)

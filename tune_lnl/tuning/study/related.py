@@ -28,21 +28,18 @@ FAR = 0.3
 NEIGHBOURS = 8
 """Points of the related run by which it predicts the rank of any other."""
 SHARES = ((3, 1.0), (12, 0.5), (math.inf, 0.25))
-"""Shares of suggestions that come from fully trusted related runs, up to and with a trial of this number."""
+"""Shares of suggestions that come from fully trusted related runs, before these places among the suggestions."""
 MOST_CANDIDATES = 60
 """Best points of a related run that may be suggested."""
 MOST_POINTS = 500
 """Points kept of a related run: the better half of that number, and an even share of the others."""
 
 
-def share_of_related(number: int) -> float:
-    """Return the share of suggestions that come from fully trusted related runs at this trial.
-
-    The first trial is never theirs: their ranking is tried against it.
-    """
-    if number == 0:
+def share_of_related(place: int) -> float:
+    """Return the share of suggestions that come from fully trusted related runs, at a place among the suggestions."""
+    if place < 0:
         return 0.0
-    return next(share for last, share in SHARES if number <= last)
+    return next(share for before, share in SHARES if place < before)
 
 
 @dataclass(frozen=True)
@@ -79,8 +76,10 @@ class RelatedRun:
         keep = np.arange(count)
         if count > MOST_POINTS:
             half = MOST_POINTS // 2
-            keep = np.concatenate([keep[:half], keep[half:][np.linspace(0, count - half - 1, half).round().astype(int)]])
-        return cls(run, [points[place] for place in keep], [float(scores[place]) for place in keep])
+            keep = np.concatenate(
+                [keep[:half], keep[half:][np.linspace(0, count - half - 1, half).round().astype(int)]]
+            )
+        return cls(run, [points[int(place)] for place in keep], [float(scores[place]) for place in keep])
 
     @classmethod
     def of_trials(cls, run: str, trials: Sequence[FrozenTrial], mode: str) -> RelatedRun:

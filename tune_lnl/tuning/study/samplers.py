@@ -58,6 +58,7 @@ def make_sampler(
     trials: int,
     distributions: Mapping[str, BaseDistribution],
     related: Sequence[RelatedRun] = (),
+    first: int = 0,
 ) -> optuna.samplers.BaseSampler:
     """Return the sampler called ``name`` (tpe, random, qmc, cmaes, gp) over these ranges.
 
@@ -67,13 +68,14 @@ def make_sampler(
         trials: number of trials of the search.
         distributions: the ranges.
         related: runs whose best points are suggested as far as their ranking holds in this search.
+        first: number of trials that stand in the study before any suggestion.
 
     Raises:
         InputError: it needs a package that is not installed.
     """
     if name == "cmaes" and find_spec("cmaes") is None:
         raise InputError("--sampler cmaes needs the package cmaes; install tune_lnl[cmaes], or use --sampler tpe")
-    return WholePointSampler(name, partial(_optuna_sampler, name, trials), seed, distributions, related)
+    return WholePointSampler(name, partial(_optuna_sampler, name, trials), seed, distributions, related, first)
 
 
 def startup_trials(trials: int) -> int:
@@ -110,6 +112,7 @@ class WholePointSampler(optuna.samplers.BaseSampler):
         seed: of the search.
         distributions: the ranges of the search.
         related: the related runs.
+        first: number of trials that stand in the study before any suggestion.
     """
 
     def __init__(
@@ -119,6 +122,7 @@ class WholePointSampler(optuna.samplers.BaseSampler):
         seed: int,
         distributions: Mapping[str, BaseDistribution],
         related: Sequence[RelatedRun] = (),
+        first: int = 0,
     ) -> None:
         self._name = name
         self._make_sampler = make_sampler
@@ -133,6 +137,8 @@ class WholePointSampler(optuna.samplers.BaseSampler):
         }
         self._tried = TriedPoints(self._searched)
         self._related = related
+        # Without any start point the first trial is the search's own: there is nothing yet to try a ranking against.
+        self._first = max(1, first)
         self._advice: Advice | None = None
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -148,9 +154,7 @@ class WholePointSampler(optuna.samplers.BaseSampler):
         others = [other for other in trials if other.number != trial.number]
         self._tried.update(others)
         if self._related and not given:
-            advised = self._advised(trial.number, others, study.direction)
-            if advised is not None:
-                return advised
+            given = self._advised(trial.number, others, study.direction)
         seen = study_for_tpe(others, study.direction) if self._name == "tpe" else study
         seeds = np.random.SeedSequence((self._seed, trial.number)).generate_state(2)
         sampler = self._make_sampler(int(seeds[0]))
@@ -172,17 +176,15 @@ class WholePointSampler(optuna.samplers.BaseSampler):
     ) -> Any:
         raise AssertionError("the whole point is drawn together")
 
-    def _advised(
-        self, number: int, others: Sequence[FrozenTrial], direction: StudyDirection
-    ) -> dict[str, Any] | None:
-        """Return a point of a related run; ``None``: the search suggests one itself."""
+    def _advised(self, number: int, others: Sequence[FrozenTrial], direction: StudyDirection) -> dict[str, Any]:
+        """Return a point of a related run, all or some of its settings; empty: the search suggests one itself."""
         if self._advice is None:
             self._advice = Advice(self._related, self._tried.position, self._tried.choices, direction)
         trust = self._advice.trust(others)
         chance = np.random.default_rng((self._seed, number)).random()
-        if number == 0 or chance >= trust.max() * share_of_related(number):
-            return None
-        return next((dict(point) for point in self._advice.best_points(trust) if not self._unwanted(point)), None)
+        if chance >= trust.max() * share_of_related(number - self._first):
+            return {}
+        return next((dict(point) for point in self._advice.best_points(trust) if not self._unwanted(point)), {})
 
     def _unwanted(self, point: Mapping[str, Any]) -> bool:
         return self._tried.has_near(point) or (self._name in AVOID_DIVERGED and self._tried.nearest_diverged(point))
@@ -222,20 +224,22 @@ class TriedPoints:
             self._rows = np.concatenate([self._rows, np.array(new).reshape(-1, len(self._searched))])
 
     def has_near(self, point: Mapping[str, Any]) -> bool:
-        """Return whether the point is a near-duplicate of one of them."""
-        return bool((self._apart(point) <= self._tolerance).all(axis=1).any())
+        """Return whether the point is a near-duplicate of one of them; settings that it lacks do not count."""
+        apart = self._apart(point)
+        return bool(((apart <= self._tolerance) | np.isnan(apart)).all(axis=1).any())
 
     def nearest_diverged(self, point: Mapping[str, Any]) -> bool:
         """Return whether the nearest one (Euclidean) diverged."""
         if not self._diverged:
             return False
-        nearest = int(np.square(self._apart(point)).sum(axis=1).argmin())
+        nearest = int(np.nansum(np.square(self._apart(point)), axis=1).argmin())
         return self._numbers[nearest] in self._diverged
 
     def _apart(self, point: Mapping[str, Any]) -> np.ndarray:
         """Return the (N, axes) distances."""
         apart: np.ndarray = np.abs(self._rows - self.position(point))
-        apart[:, self.choices] = apart[:, self.choices] > 0
+        choices = apart[:, self.choices]
+        apart[:, self.choices] = np.where(np.isnan(choices), choices, choices > 0)
         return apart
 
     def position(self, params: Mapping[str, Any]) -> np.ndarray:

@@ -22,7 +22,7 @@ from tune_lnl.tuning.space.ranges import Choice, Int, LogUniform, Parameter, Uni
 from tune_lnl.tuning.space.space import SearchSpace
 from tune_lnl.tuning.study.journal import JournalFile
 from tune_lnl.tuning.study.place import StudyPlace
-from tune_lnl.tuning.study.pruners import pruner_of
+from tune_lnl.tuning.study.pruners import LEVELS_OF_0_1_0, pruner_of, rungs_of
 from tune_lnl.tuning.study.related import RelatedRun
 from tune_lnl.tuning.study.samplers import experimental_allowed, make_sampler
 from tune_lnl.tuning.study.trials import (
@@ -34,6 +34,7 @@ from tune_lnl.tuning.study.trials import (
     MESSAGE,
     RELATED,
     RUN_ID,
+    RUNGS,
     STANDARD_ERROR,
     STARTED,
     FrozenTrial,
@@ -116,16 +117,15 @@ class SearchStudy:
             study_name=place.name,
             storage=storage,
             direction="maximize" if space.mode == "max" else "minimize",
-            pruner=pruner_of(space),
         )
-        _keep_related(study, related)
-        study.sampler = around(_sampler(study, space, seed))
         if place.run_id is not None:
             study.set_user_attr(RUN_ID, place.run_id)
         with experimental_allowed():
             # Only a label in optuna-dashboard.
             study.set_metric_names([str(space.base["objective"]["metric"])])
-        _put_first(study, first or (lambda: space.start))
+        _put_first(study, space, first or (lambda: space.start), related)
+        study.pruner = pruner_of(space)
+        study.sampler = around(_sampler(study, space, seed))
         return cls(study, storage, space, place)
 
     @classmethod
@@ -150,10 +150,7 @@ class SearchStudy:
         storage = place.storage()
         if not place.exists():
             return cls.create(place, space, seed, first, related)
-        study = optuna.load_study(study_name=place.name, storage=storage, pruner=pruner_of(space))
-        if FIRST_TRIALS not in study.user_attrs and not study.get_trials(deepcopy=False):
-            _keep_related(study, related)
-        study.sampler = _sampler(study, space, seed)
+        study = optuna.load_study(study_name=place.name, storage=storage)
         if place.run_id is not None:
             if study.user_attrs.get(RUN_ID, place.run_id) != place.run_id:
                 raise InputError(
@@ -161,7 +158,10 @@ class SearchStudy:
                     "there, or begin this one under another --name"
                 )
             study.set_user_attr(RUN_ID, place.run_id)
-        _put_first(study, first or (lambda: space.start))
+        _put_first(study, space, first or (lambda: space.start), related)
+        # A study keeps the rungs that it began with: version 0.1.0 had fewer, and did not write them.
+        study.pruner = pruner_of(space, study.user_attrs.get(RUNGS, rungs_of(space, levels=LEVELS_OF_0_1_0)))
+        study.sampler = _sampler(study, space, seed)
         reopened = cls(study, storage, space, place)
         for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             reopened._set_waiting(trial.number)
@@ -270,27 +270,32 @@ class SearchStudy:
         self._storage.set_trial_state_values(self._id(number), TrialState.WAITING)
 
 
-def _keep_related(study: optuna.Study, related: Callable[[], Sequence[RelatedRun]] | None) -> None:
-    """Write the related runs into the study: a resumed search needs them, wherever the runs are by then."""
-    if related is not None:
-        study.set_user_attr(RELATED, [run.to_dict() for run in related()])
-
-
 def _sampler(study: optuna.Study, space: SearchSpace, seed: int) -> optuna.samplers.BaseSampler:
-    related = [RelatedRun.from_dict(content) for content in study.user_attrs.get(RELATED, ())]
-    return make_sampler(space.budget.sampler, seed, space.budget.trials, distributions(space), related)
+    attributes = study.user_attrs
+    related = [RelatedRun.from_dict(content) for content in attributes.get(RELATED, ())]
+    return make_sampler(
+        space.budget.sampler, seed, space.budget.trials, distributions(space), related, attributes[FIRST_TRIALS]
+    )
 
 
 def _finite(standard_error: float | None) -> dict[str, float]:
     return {STANDARD_ERROR: standard_error} if standard_error is not None and math.isfinite(standard_error) else {}
 
 
-def _put_first(study: optuna.Study, first: FirstTrials) -> None:
-    """Put the first trials into a study; a driver that died while doing so left some of them, in order."""
+def _put_first(
+    study: optuna.Study, space: SearchSpace, first: FirstTrials, related: Callable[[], Sequence[RelatedRun]] | None
+) -> None:
+    """Put all that stands in a study before any suggestion; a driver that died while doing so left some of it, in order.
+
+    A resumed search needs the related runs, wherever they are by then.
+    """
     present = len(study.get_trials(deepcopy=False))
     wanted = study.user_attrs.get(FIRST_TRIALS)
     if wanted is not None and present >= wanted:
         return
+    if wanted is None:
+        study.set_user_attr(RUNGS, rungs_of(space))
+        study.set_user_attr(RELATED, [] if related is None else [run.to_dict() for run in related()])
     trials = first()
     study.set_user_attr(FIRST_TRIALS, len(trials))
     for trial in trials[present:]:

@@ -5,6 +5,7 @@ The other rooms of ``tuning`` take ``FrozenTrial`` and ``TrialState`` from here 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,6 +32,7 @@ __all__ = [
     "last_value",
     "ranked",
     "taken_over",
+    "with_params",
 ]
 
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
@@ -49,6 +51,8 @@ TAKEN_FROM = "taken_from"
 # Names of the user attributes of the study itself.
 RUN_ID = "run_id"
 """The id of the run that began a study in a database, where others might have a run of that name."""
+RUNGS = "rungs"
+"""The epochs (0-based) after which trials are compared, as the study began."""
 RELATED = "related"
 """The related runs of a warm start, each as ``RelatedRun.to_dict`` gives it."""
 FIRST_TRIALS = "first_trials"
@@ -74,6 +78,13 @@ def taken_over(trial: FrozenTrial, run: str, distributions: Mapping[str, BaseDis
         user_attrs={**trial.user_attrs, TAKEN_FROM: {"run": run, "number": trial.number}},
         intermediate_values=trial.intermediate_values,
     )
+
+
+def with_params(trial: FrozenTrial, params: Mapping[str, Any]) -> FrozenTrial:
+    """Return a copy of an ended trial with other settings, for a ranking; it has no ranges."""
+    copied = copy.copy(trial)
+    copied.params = dict(params)
+    return copied
 
 
 def ranked(trials: Sequence[FrozenTrial], mode: str) -> list[FrozenTrial]:
