@@ -9,7 +9,7 @@ JOBS ?= 2
 PARALLEL := -n $(JOBS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo lint types test test-slow test-kill test-gpu test-browser test-lowest test-newest coverage ablation baselines bench bench-gpu docs clean
+.PHONY: help install demo lint types test test-slow test-kill test-gpu test-browser test-lowest test-newest coverage ablation baselines bench scoreboard bench-gpu docs clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -98,6 +98,9 @@ baselines: $(STAMP)  ## cross-entropy, Co-teaching, JoCoR and ACT on the digits,
 
 bench: $(STAMP)  ## speed on the CPU, one table: a training step, the engine, ranking, memory; wants an otherwise idle machine
 	$(BIN)/python benchmarks/bench.py
+
+scoreboard: $(STAMP)  ## searches replayed on recorded trainings, ours beside others; TABLES=DIR: on those tables
+	$(BIN)/python benchmarks/scoreboard.py --engines ours,stock,tpe,random $(if $(TABLES),--tables $(TABLES))
 
 bench-gpu: $(STAMP)  ## speed and peak memory on a CUDA device
 	$(BIN)/python benchmarks/throughput_gpu.py

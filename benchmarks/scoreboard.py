@@ -5,7 +5,7 @@
 
 Nothing is trained. DIR holds one parquet per task in TaskSet's columns: a row per training, its hyperparameters, and
 ``valid_loss`` after every report. Without it the tables are the recordings of this repository. The engines are those of
-``benchmarks/testbeds/engines.py`` and, each in an environment of its own, of ``benchmarks/testbeds/rivals.py``.
+``benchmarks/testbeds/engines.py``.
 
 One training runs at a time, every report costs the same, and a budget is counted in full trainings' worth of reports.
 The regret of an answer is (its last loss - the best of the table) / (the median of the table - the best); a training
@@ -34,21 +34,17 @@ from typing import Any
 
 import numpy as np
 import optuna
+from evidence import evidence
+from testbeds.engines import Engine, OptunaEngine, OurEngine, StockEngine, answers, related_run, run_of
+from testbeds.tables import Table, read_curves, read_recordings, read_tables
+
+from tune_lnl.cli import Parser, guarded
+from tune_lnl.errors import InputError, nearest
+from tune_lnl.files import whole_file
+from tune_lnl.tuning.space.space import load_space
+from tune_lnl.tuning.study.related import RelatedRun
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "benchmarks" / "testbeds"))
-
-from engines import Engine, OptunaEngine, OurEngine, StockEngine, answers, related_run, run_of  # noqa: E402
-from evidence import evidence  # noqa: E402
-from rivals import RIVALS, RivalEngine  # noqa: E402
-from tables import Table, read_curves, read_recordings, read_tables  # noqa: E402
-
-from tune_lnl.cli import Parser, guarded  # noqa: E402
-from tune_lnl.errors import InputError, nearest  # noqa: E402
-from tune_lnl.files import whole_file  # noqa: E402
-from tune_lnl.tuning.space.space import load_space  # noqa: E402
-from tune_lnl.tuning.study.related import RelatedRun  # noqa: E402
-
 BUDGETS = (5, 10, 20, 40)
 """Full trainings' worth of reports."""
 CURVES = ROOT / "benchmarks" / "data" / "act_digits8no_curves.parquet"
@@ -69,7 +65,6 @@ ENGINES: dict[str, Callable[[Table, int], Engine]] = {
     "ours": OurEngine,
     "stock": StockEngine,
     **{name: optuna_engine(name) for name in ("random", "tpe", "gp")},
-    **{name: (lambda table, seed, name=name: RivalEngine(table, seed, name)) for name in RIVALS},
 }
 
 
@@ -166,7 +161,7 @@ def replay_all(replays: Replays, wanted: Sequence[Search], keep: Path | None) ->
     if keep is not None and keep.exists():
         for line in keep.read_text(encoding="utf-8").splitlines():
             content = json.loads(line)
-            done[content["search"]] = content["rows"]
+            done[str(content["search"])] = list(content["rows"])
     found: dict[Search, list[int]] = {}
     begun, played = time.monotonic(), 0
     for count, search in enumerate(wanted, start=1):
@@ -193,53 +188,49 @@ def mean_and_interval(groups: Sequence[Sequence[float]]) -> dict[str, float]:
     return {"regret": round(float(means.mean()), 4), "low": round(float(low), 4), "high": round(float(high), 4)}
 
 
+Cells = Mapping[tuple[str, str, int], Mapping[int, Sequence[float]]]
+"""(table, engine, budget) -> seed -> regrets; there are several with --pairs."""
+
+
 def score(tables: Mapping[str, Table], found: Mapping[Search, Sequence[int]]) -> dict[str, list[dict[str, Any]]]:
-    """Return ``rows`` (a row per table, engine and budget) and ``pooled`` (per engine and budget, with the mean rank)."""
+    """Return ``rows``, per table, engine and budget, and ``pooled``, per engine and budget with the mean rank."""
     cells: dict[tuple[str, str, int], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     truths: dict[tuple[str, str, int], list[float]] = defaultdict(list)
-    for search, rows in found.items():
+    for search, answered in found.items():
         table = tables[search.table]
-        for budget, row in zip(BUDGETS, rows, strict=True):
-            cells[search.table, search.engine, budget][search.seed].append(table.regret(row))
+        for budget, answer in zip(BUDGETS, answered, strict=True):
+            cells[search.table, search.engine, budget][search.seed].append(table.regret(answer))
             if table.truth is not None:
-                truths[search.table, search.engine, budget].append(table.truth_regret(row))
-    rows_out = []
+                truths[search.table, search.engine, budget].append(table.truth_regret(answer))
+    rows: list[dict[str, Any]] = []
     for (name, engine, budget), seeds in cells.items():
         row = {"table": name, "engine": engine, "trials": budget, **mean_and_interval(list(seeds.values()))}
         if truths[name, engine, budget]:
             row["true_accuracy_below_best"] = round(float(np.mean(truths[name, engine, budget])), 3)
-        rows_out.append(row)
-    names, engines = (list(dict.fromkeys(key[place] for key in cells)) for place in (0, 1))
-    pooled = []
+        rows.append(row)
+    names = list(dict.fromkeys(name for name, _, _ in cells))
+    engines = list(dict.fromkeys(engine for _, engine, _ in cells))
+    pooled: list[dict[str, Any]] = []
     for engine in engines:
         for budget in BUDGETS:
-            seeds = sorted(set.intersection(*(set(cells[name, engine, budget]) for name in names)))
-            groups = [[value for name in names for value in cells[name, engine, budget][seed]] for seed in seeds]
-            ranks = [
-                1 + sum(_rank_step(other, own) for other in others)
-                for name in names
-                for seed in seeds
-                for own, others in [_compared(cells, name, engine, engines, budget, seed)]
-            ]
-            row = {"table": "pooled", "engine": engine, "trials": budget, **mean_and_interval(groups)}
-            pooled.append(row | {"mean_rank": round(float(np.mean(ranks)), 3), "seeds": len(seeds)})
-    return {"rows": rows_out, "pooled": pooled}
+            common = sorted(set.intersection(*(set(cells[name, engine, budget]) for name in names)))
+            groups = [[value for name in names for value in cells[name, engine, budget][seed]] for seed in common]
+            ranks = [_rank(cells, engine, engines, name, budget, seed) for name in names for seed in common]
+            place = {"mean_rank": round(float(np.mean(ranks)), 3), "seeds": len(common)}
+            pooled.append({"engine": engine, "trials": budget, **mean_and_interval(groups), **place})
+    return {"rows": rows, "pooled": pooled}
 
 
-def _compared(
-    cells: Mapping[Any, Any], name: str, engine: str, engines: Sequence[str], budget: int, seed: int
-) -> tuple[float, list[float]]:
-    """Return an engine's regret on a table, and those of the others that have this seed."""
+def _rank(cells: Cells, engine: str, engines: Sequence[str], name: str, budget: int, seed: int) -> float:
+    """Return an engine's rank on a table by regret among the engines that have this seed; equal ones share it."""
     own = float(np.mean(cells[name, engine, budget][seed]))
     others = [cells[name, other, budget].get(seed) for other in engines if other != engine]
-    return own, [float(np.mean(other)) for other in others if other]
+    regrets = [float(np.mean(values)) for values in others if values]
+    return 1.0 + sum(regret < own for regret in regrets) + sum(regret == own for regret in regrets) / 2
 
 
-def _rank_step(other: float, own: float) -> float:
-    return 1.0 if other < own else 0.5 if other == own else 0.0
-
-
-def markdown(about: Mapping[str, Any], pooled: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def markdown(pooled: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield the pooled figures as a table, an engine a row."""
     yield (
         "| engine | "
         + " | ".join(f"{budget}" for budget in BUDGETS)
@@ -274,11 +265,11 @@ def main(argv: list[str] | None = None) -> int:
     replays = Replays(tables)
     found = replay_all(replays, wanted, args.keep)
     scored = score(replays.tables, found)
-    print("\n".join(markdown({}, scored["pooled"])))
+    print("\n".join(markdown(scored["pooled"])))
     if args.json is not None:
         words = sys.argv[1:] if argv is None else argv
         about = {
-            "what": "normalised regret of the answer, mean over seeds with 95% bootstrap intervals; budgets in trainings' worth",
+            "what": "normalised regret of the answer, mean over seeds, 95% bootstrap; trials: full trainings' worth",
             **evidence(("optuna", "numpy")),
             "command": " ".join(["python", "benchmarks/scoreboard.py", *map(str, words)]),
             "seeds": args.seeds,

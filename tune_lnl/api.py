@@ -70,6 +70,7 @@ def run_search(
     disk_budget: str | None = None,
     confirm: str | None = None,
     warm_start: str | None = None,
+    portfolio: str = "auto",
     dashboard: bool = True,
     address: str | None = None,
     tensorboard: bool = False,
@@ -115,7 +116,10 @@ def run_search(
         confirm: then train the top K again on S fresh splits, seeds and noises, and the winner on all the data; none:
             train nothing again (default: the few best and the published setting on fresh splits and seeds, for at most
             a quarter of the trials' epochs more).
-        warm_start: take over the trials of a comparable run, or try the best configs of any other first.
+        warm_start: take over the trials of a comparable run, or suggest the best of any other while its ranking holds;
+            may be repeated.
+        portfolio: configs to suggest first: auto (the shipped ones of the method, where they fit), none, or a YAML
+            file.
         dashboard: start Ray's dashboard and the study's, or none (default: start them).
         address: join a running Ray cluster, host:port of its head; auto: the one of this machine.
         tensorboard: write event files per trial, in RUN/tensorboard.

@@ -1,8 +1,8 @@
 """Search engines over a table: which training to start, what its losses say, and which one is the answer now.
 
 One training runs at a time. Every engine gets the loss after every report; a training whose loss is not finite has
-diverged and ends there. A proposal is moved to the nearest row of the table that the search has not used, and the engine
-learns from the settings it was moved to: all engines search the same finite set.
+diverged and ends there. A proposal is moved to the nearest row of the table that the search has not used, and the
+engine learns from the settings it was moved to: all engines search the same finite set.
 
 ours
     :class:`tune_lnl.tuning.engine.session.Session` over a :class:`tune_lnl.tuning.study.study.SearchStudy` with this
@@ -31,7 +31,7 @@ import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial
-from tables import Table
+from testbeds.tables import Table
 
 from tune_lnl.tuning.engine.messages import WorkerReport
 from tune_lnl.tuning.engine.session import Session
@@ -62,8 +62,8 @@ class Engine(ABC):
     def answer(self) -> int | None:
         """Return the row that would be the answer if the search ended now."""
 
-    def close(self) -> None:
-        """End what the engine has started."""
+    def close(self) -> None:  # noqa: B027
+        """End what the engine has started; most start nothing."""
 
     def take(self, point: np.ndarray) -> int:
         """Return the unused row nearest to a point, used from now on; when all are used, all may be used once more."""

@@ -1,7 +1,8 @@
 """Recorded trainings as tables that a search can be replayed on.
 
-A table is a parquet file in the columns of TaskSet: a row per training with its hyperparameters, and lists of its losses
-after every report; ``valid_loss`` is what a search minimises. A loss that is not finite is a training that diverged.
+A table is a parquet file in the columns of TaskSet: a row per training with its hyperparameters, and lists of its
+losses after every report; ``valid_loss`` is what a search minimises. A loss that is not finite is a training that
+diverged.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -64,19 +66,20 @@ class Table:
 
     def nearest_unused(self, point: np.ndarray, used: np.ndarray) -> int:
         """Return the row nearest to ``point`` (Euclidean) that is not in ``used``, (N,) bool; ties to the first."""
-        distances = np.square(self.points - point).sum(axis=1)
+        distances: np.ndarray = np.square(self.points - point).sum(axis=1)
         distances[used] = np.inf
         return int(distances.argmin())
 
     @cached_property
     def final(self) -> np.ndarray:
-        """(N,): the last finite loss of each row; a row without any has the worst finite loss of the table."""
+        """(N,): the last loss of each row; of one that diverged the worst of all rows' last finite losses."""
         finite = np.isfinite(self.losses)
         last = self.reports - 1 - finite[:, ::-1].argmax(axis=1)
-        values = self.losses[np.arange(len(last)), last]
-        values = np.where(finite.any(axis=1), values, self.losses[finite].max())
+        values: np.ndarray = self.losses[np.arange(len(last)), last]
+        values[~finite.any(axis=1)] = -np.inf  # diverged: set below
         # The last report of a training that diverged says nothing: it counts as the worst.
-        return np.where(finite[:, -1], values, values.max())
+        values[~finite[:, -1]] = values.max()
+        return values
 
     def regret(self, row: int) -> float:
         """Return the normalised regret of a row: 0 is the best of the table, 1 its median."""
@@ -167,12 +170,12 @@ def read_recordings(folder: Path) -> list[Table]:
     paths = sorted(folder.glob("*.npz"))
     if not paths:
         return []
-    from record import load, space_of
+    record = import_module("testbeds.record")
 
     tables = []
     for path in paths:
-        _, arrays = load(path)
-        space = space_of(path.stem)
+        _, arrays = record.load(path)
+        space = record.space_of(path.stem)
         columns = {name: arrays[f"param_{name}"].tolist() for name in space.parameters}
         tables.append(
             Table(

@@ -11,7 +11,7 @@ import pytest
 from recorded import begin, complete, search
 from tiny_search import EPOCHS, tiny_plan
 
-from tune_lnl.config.yaml import read_mapping
+from tune_lnl.config.yaml import dump_yaml, read_mapping
 from tune_lnl.errors import InputError
 from tune_lnl.training.registry import training_type
 from tune_lnl.tuning.plan.warm_start import plan_warm_start
@@ -123,13 +123,57 @@ def test_other_data_is_told_apart_by_its_fingerprint(tmp_path: Path) -> None:
     assert "source of the data is 'f0f0f0f0f0f..." in warm_plan(tmp_path).remarks()[0]
 
 
-def test_best_configs_come_after_the_start_points_at_most_five(tmp_path: Path) -> None:
+def test_best_configs_come_after_the_start_points(tmp_path: Path) -> None:
     theirs = complete(tiny_plan(tmp_path, name="other"), [50.0, 51.0, 60.0, 66.0, 64.0, 63.0, 65.0, 62.0])
     plan = warm_plan(tmp_path, trials="9", overrides=["dataset.noise_seed=1"])
     run = search(plan)
     assert [trial.params for trial in run.trials[:2]] == [dict(point) for point in plan.space.start]
-    assert [trial.params for trial in run.trials[2:7]] == [theirs.trials[number].params for number in (3, 6, 4, 5, 7)]
+    assert run.trials[2].params == theirs.trials[3].params, "their best is the first suggestion"
+    assert any(trial.params not in [other.params for other in theirs.trials] for trial in run.trials)
     assert not any(TAKEN_FROM in trial.user_attrs for trial in run.trials)
+
+
+def test_several_runs_warm_start_one(other: Run, tmp_path: Path) -> None:
+    complete(tiny_plan(tmp_path, name="third", seed=4), [50.0, 51.0, 66.0])
+    plan = warm_plan(tmp_path, warm_start=["other", "third"])
+    taken, related = plan.remarks()[:2]
+    assert taken.startswith("warm start: takes over 14 trials of run other (")
+    assert related.startswith("warm start: run third is not comparable (seed is 4 there, 0 here); ")
+    run = search(plan)
+    assert [entry["run"] for entry in read_mapping(run.files.settings)["warm_start"]] == ["other", "third"]
+    assert sum(TAKEN_FROM in trial.user_attrs for trial in run.trials) == 14
+    for same in ([], ["other", "third"]):
+        warm_plan(tmp_path, resume=True, warm_start=same)
+    for given in (["other"], ["third", "other"]):
+        with pytest.raises(InputError, match="started with --warm-start other --warm-start third"):
+            warm_plan(tmp_path, resume=True, warm_start=given)
+    with pytest.raises(InputError, match="this run is given twice"):
+        warm_plan(tmp_path, name="twice", warm_start=["other", str(other.files.root)])
+
+
+@pytest.mark.parametrize(
+    ("line", "other_line", "named"),
+    [("method: act", "method: standard", "method is standard"), ("mode: max", "mode: min", "direction .* is min")],
+)
+def test_a_run_of_another_method_or_direction_is_refused(
+    tmp_path: Path, line: str, other_line: str, named: str
+) -> None:
+    run = complete(tiny_plan(tmp_path, name="other"), [50.0, 51.0, 60.0])
+    stored = run.files.settings.read_text()
+    assert line in stored
+    run.files.settings.write_text(stored.replace(line, other_line))
+    if other_line == "method: standard":  # which knows fewer settings
+        run.files.settings.write_text(_without_knobs(run.files.settings))
+    with pytest.raises(InputError, match=f"--warm-start other: its {named}"):
+        warm_plan(tmp_path)
+    assert not (tmp_path / "results" / "own").exists()
+
+
+def _without_knobs(settings: Path) -> str:
+    content = read_mapping(settings)
+    content["space"]["search"].pop("lr_asymmetry")
+    content["space"]["start"] = []
+    return dump_yaml(content)
 
 
 def test_epochs_of_best_configs_scale_with_the_length(tmp_path: Path) -> None:

@@ -507,8 +507,8 @@ class SearchOptions:
         default=(),
         metadata=_flag(
             "--warm-start",
-            "take over the trials of a comparable run, or suggest the best of any other while its ranking holds; may be "
-            "repeated",
+            "take over the trials of a comparable run, or suggest the best of any other while its ranking holds; may "
+            "be repeated",
             metavar="RUN",
             repeated=True,
             stored="warm_start",
@@ -519,7 +519,7 @@ class SearchOptions:
         default="auto",
         metadata=_flag(
             "--portfolio",
-            "auto: the method's shipped configs that fit, suggested while they prove good; none; or a file of such configs",
+            "configs to suggest first: auto (the shipped ones of the method, where they fit), none, or a YAML file",
             metavar="auto|none|FILE",
             stored="portfolio",
         ),

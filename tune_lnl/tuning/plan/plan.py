@@ -125,8 +125,8 @@ class Plan:
             )
         if self.portfolio is not None:
             remarks.append(
-                f"{len(self.portfolio.points)} configs of the portfolio {self.portfolio.run} are suggested first, after "
-                "the start points (--portfolio none: not)"
+                f"{len(self.portfolio.points)} configs of the portfolio {self.portfolio.run} are suggested after the "
+                "start points; --portfolio none leaves them out"
             )
         too_few = None if self.bounds is None else self.bounds.too_few()
         return remarks if too_few is None else [*remarks, too_few]

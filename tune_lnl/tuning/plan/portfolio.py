@@ -33,6 +33,7 @@ class Evidence(Settings):
     trials: int = Field(ge=1, description="number of trials of the run")
     metric: str = Field(description="the objective")
     value: float = Field(description="of the trial, on the noisy held-out split")
+    standard_error: float = Field(gt=0, description="of that value")
     published: float | None = Field(description="the objective of the published setting (trial 0) in that run")
     date: date
 
@@ -102,8 +103,6 @@ def find_portfolio(choice: str, space: SearchSpace) -> RelatedRun | None:
                 f"--portfolio {path}: config {number} ({config.settings}) does not fit the space {space.name}, which "
                 f"searches {', '.join(space.parameters)}; correct the file, or give --portfolio none"
             )
-    names = {tuple(point) for point in points}
-    if len(names) > 1 and choice != "auto":
-        raise InputError(f"--portfolio {path}: all configs give the same settings; correct the file")
-    points = [point for point in points if tuple(point) == tuple(points[0])]
+    if len({tuple(point) for point in points}) > 1:
+        raise InputError(f"--portfolio {path}: its configs do not all give the same settings; correct the file")
     return RelatedRun(path.stem, points, [0.0] * len(points)) if points else None

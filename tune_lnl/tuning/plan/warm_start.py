@@ -1,8 +1,8 @@
 """``--warm-start RUN``, several times if need be: the use of other runs' results, as far as they are comparable.
 
-If settings, length, split, data and noise are the same, a trial of the other run has the values that it would have here:
-its finished trials are taken over with their curves, COMPLETE and PRUNED ones as well as diverged ones, which repel the
-sampler. If anything differs, its values do not apply here, but its ranking may: it is a related run
+If settings, length, split, data and noise are the same, a trial of the other run has the values that it would have
+here: its finished trials are taken over with their curves, COMPLETE and PRUNED ones as well as diverged ones, which
+repel the sampler. If anything differs, its values do not apply here, but its ranking may: it is a related run
 (:mod:`tune_lnl.tuning.study.related`), whose best points are suggested as long as its ranking holds. So are the
 conditions before this one in ``--conditions all``, and the portfolio of the method. All follow the space's own start
 points: trial 0 is always the published setting.
@@ -100,8 +100,8 @@ def plan_warm_start(
     ):
         if before != now:
             raise InputError(
-                f"--warm-start {other.name}: its {what} is {before}, that of this search {now}; its results say nothing "
-                "here. Give another run, or leave --warm-start out"
+                f"--warm-start {other.name}: its {what} is {before}, that of this search {now}; its results say "
+                "nothing here. Give another run, or leave --warm-start out"
             )
     because = first_difference(other, space, fingerprints, device)
     if because is None:

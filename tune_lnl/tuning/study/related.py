@@ -1,10 +1,9 @@
 """What other searches say about this one: suggestions from related runs, trusted as far as their ranking holds here.
 
-A related run is known by its points, best first. It starts with the benefit of the doubt: its best points are suggested
-early, between the search's own. From then on every pair of trials of this search is evidence. Where the related run
-predicts their order it is trusted more; where it does not, a few trials, most of them stopped at the first rung, end its
-influence. The trust is the posterior probability that the run is related, of which this module has no other opinion:
-it knows neither what the runs trained nor on what data.
+A related run is known by its points, best first. At first it is trusted: its best points are suggested early. From then
+on every pair of trials of this search is evidence. Where the related run predicts their order it is trusted more; where
+it does not, a few trials, most of them stopped at the first rung, end its influence. The trust is the posterior
+probability that the run is related.
 """
 
 from __future__ import annotations
@@ -28,18 +27,24 @@ FAR = 0.3
 NEIGHBOURS = 8
 """Points of the related run by which it predicts the rank of any other."""
 SHARES = ((3, 1.0), (12, 0.5), (math.inf, 0.25))
-"""Shares of suggestions that come from fully trusted related runs, before these places among the suggestions."""
+"""Shares of suggestions that come from related runs, while they are trusted, before these places among all."""
 MOST_CANDIDATES = 60
 """Best points of a related run that may be suggested."""
 MOST_POINTS = 500
 """Points kept of a related run: the better half of that number, and an even share of the others."""
 
 
-def share_of_related(place: int) -> float:
-    """Return the share of suggestions that come from fully trusted related runs, at a place among the suggestions."""
+def share_of_related(place: int, trust: np.ndarray) -> float:
+    """Return the share of suggestions that come from related runs.
+
+    Args:
+        place: among the suggestions of the search; below 0 there is none.
+        trust: (runs,) the probability that each is related.
+    """
     if place < 0:
         return 0.0
-    return next(share for before, share in SHARES if place < before)
+    share = next(share for before, share in SHARES if place < before)
+    return share * min(1.0, float(trust.max()) / PRIOR)
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,7 @@ class RelatedRun:
 
     @classmethod
     def of_trials(cls, run: str, trials: Sequence[FrozenTrial], mode: str) -> RelatedRun:
-        """Make one of the ended trials of a study: COMPLETE ones by value, PRUNED ones by epochs and value, diverged."""
+        """Make one of a study's ended trials: COMPLETE by value, then PRUNED by epochs and value, then diverged."""
         sign = -1 if mode == "max" else 1
 
         def rank(trial: FrozenTrial) -> tuple[int, int, float]:

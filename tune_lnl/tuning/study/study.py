@@ -285,7 +285,7 @@ def _finite(standard_error: float | None) -> dict[str, float]:
 def _put_first(
     study: optuna.Study, space: SearchSpace, first: FirstTrials, related: Callable[[], Sequence[RelatedRun]] | None
 ) -> None:
-    """Put all that stands in a study before any suggestion; a driver that died while doing so left some of it, in order.
+    """Put into a study all that stands before any suggestion; a driver that died while doing so left some of it.
 
     A resumed search needs the related runs, wherever they are by then.
     """

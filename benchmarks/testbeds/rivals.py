@@ -1,5 +1,0 @@
-RIVALS = ()
-
-
-class RivalEngine:
-    pass
