@@ -41,7 +41,8 @@ def imported(folder: Path) -> dict[str, str]:
                 names = [str(node.module)]
             found |= {name.partition(".")[0]: path.relative_to(ROOT).as_posix() for name in names}
     # Tests import benchmarks, too, whose folder they put on the path.
-    ours = {"tune_lnl", *(path.stem for place in (folder, ROOT / "benchmarks") for path in place.rglob("*.py"))}
+    places = [path for place in (folder, ROOT / "benchmarks") for path in place.rglob("*.py")]
+    ours = {"tune_lnl", *(path.stem for path in places), *(path.parent.name for path in places)}
     return {name: path for name, path in found.items() if name not in sys.stdlib_module_names and name not in ours}
 
 

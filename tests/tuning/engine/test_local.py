@@ -46,6 +46,7 @@ def test_ray_is_shut_down_where_its_first_line_cannot_be_printed(
     """``run_search`` in a process that goes on would find it running the next time."""
     shut_down: list[bool] = []
     monkeypatch.setattr(ray, "init", lambda **options: SimpleNamespace(dashboard_url=""))
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(get_job_id=lambda: "01000000"))
     monkeypatch.setattr(ray, "shutdown", lambda: shut_down.append(True))
 
     def closed(line: str) -> None:

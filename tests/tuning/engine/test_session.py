@@ -212,7 +212,7 @@ class TestReports:
         assert not search.says(trial, 1, value)
         stored = search.trials[0]
         assert (stored.state, stored.user_attrs[FAILURE]) == (TrialState.FAIL, DIVERGED)
-        assert "epoch 1" in stored.user_attrs[MESSAGE]
+        assert "epoch 2" in stored.user_attrs[MESSAGE]
         assert stored.intermediate_values == {0: 10.0}
         assert search.heard.ended == [0]
 

@@ -6,6 +6,7 @@ import errno
 import pickle
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -15,7 +16,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
-from tune_lnl.tuning.engine.messages import Job, WorkerReport
+from tune_lnl.tuning.engine.messages import DeviceLostError, Job, WorkerReport
 from tune_lnl.tuning.engine.session import Session
 from tune_lnl.tuning.engine.tune import JOB, LOOK_SECONDS, NODES, NUMBER, StudyScheduler, StudySearcher, share_on
 from tune_lnl.tuning.study.place import StudyLostError
@@ -36,6 +37,13 @@ class ScriptedSession:
     stop_reasons: list[str] = field(default_factory=list)
     without_worker: list[int] = field(default_factory=list)
     alone: list[int] = field(default_factory=list)
+    failed_devices: list[tuple[int, str, str]] = field(default_factory=list)
+
+    def open_nodes(self, nodes: str | None) -> str | None:
+        return nodes
+
+    def device_failed(self, number: int, place: str, message: str) -> None:
+        self.failed_devices.append((number, place, message))
 
     def next_job(self) -> Suggestion | None:
         if self.raises is not None:
@@ -84,7 +92,11 @@ def scheduler(session: ScriptedSession) -> StudyScheduler:
 
 def ray_trial(number: int, status: str = Trial.RUNNING, actor: object = None) -> Any:
     return SimpleNamespace(
-        config={NUMBER: number}, status=status, temporary_state=SimpleNamespace(ray_actor=actor), trial_id=str(number)
+        config={NUMBER: number},
+        status=status,
+        temporary_state=SimpleNamespace(ray_actor=actor),
+        trial_id=str(number),
+        pickled_error_file=None,
     )
 
 
@@ -153,13 +165,26 @@ class TestScheduler:
             (None, False),
         ],
     )
-    def test_the_end_of_a_machine_is_not_the_trial_s_doing(self, error: Exception | None, with_its_node: bool) -> None:
+    def test_the_end_of_a_machine_is_not_the_trial_s_doing(
+        self, error: Exception | None, with_its_node: bool, tmp_path: Path
+    ) -> None:
         session = ScriptedSession()
         hooks = StudyScheduler(cast(Session, session), lambda: "aa")
         trial = ray_trial(4)
-        trial.get_pickled_error = lambda: error
+        if error is not None:
+            (tmp_path / "error.pkl").write_bytes(pickle.dumps(error))
+            trial.pickled_error_file = str(tmp_path / "error.pkl")
         hooks.on_trial_error(controller(), trial)
         assert (session.lost_nodes, session.deaths) == (([4], []) if with_its_node else ([], [4]))
+
+    def test_a_failed_gpu_is_no_death_of_a_worker(self, tmp_path: Path) -> None:
+        session = ScriptedSession()
+        trial = ray_trial(4)
+        (tmp_path / "error.pkl").write_bytes(pickle.dumps(DeviceLostError.at("ab 0", "CUDA error: misaligned address")))
+        trial.pickled_error_file = str(tmp_path / "error.pkl")
+        scheduler(session).on_trial_error(controller(), trial)
+        assert session.failed_devices == [(4, "ab 0", "CUDA error: misaligned address")]
+        assert session.deaths == []
 
     def test_a_trial_that_waits_for_nodes_of_before_is_asked_for_anew(self) -> None:
         session = ScriptedSession()

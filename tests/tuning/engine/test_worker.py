@@ -362,7 +362,7 @@ class TestFailing:
         monkeypatch.setattr(ActTraining, "train_step", spoil)
         reply = run.step()
         assert reply["failure"] == "diverged"
-        assert "epoch 1" in reply["message"]
+        assert "epoch 2" in reply["message"]
         assert [path.name for path in run.files.checkpoints_of(7)] == ["007.1.pt"]
 
     def test_settings_that_do_not_fit(self, trial: Trial) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,6 +51,19 @@ def withdraw(controller: Any, trial: Trial) -> None:
     inner = getattr(controller, "_tune_controller", controller)  # Tune passes a wrapper
     if trial in inner._staged_trials:
         inner._unstage_trial_with_resources(trial)
+
+
+def last_error(trial: Trial) -> BaseException | None:
+    """Return the error that ended the worker of a trial; ``None`` where Ray kept none.
+
+    ``Trial.get_pickled_error`` reads it from the storage of the experiment, where it arrives after the hooks have run.
+    """
+    file = trial.pickled_error_file
+    if file is None or not Path(file).is_file():
+        return None
+    with Path(file).open("rb") as stream:
+        error = pickle.load(stream)  # Ray wrote it, in this search's own folder
+    return error if isinstance(error, BaseException) else None
 
 
 def kill_worker(trial: Trial) -> None:

@@ -22,7 +22,7 @@ from ray.tune.search import Searcher
 from tune_lnl.files import is_disk_full
 from tune_lnl.object_storage import StorageError
 from tune_lnl.tuning.engine.messages import Job, WorkerReport, device_loss
-from tune_lnl.tuning.engine.ray_compat import NamedTasks, is_loss_of_node, kill_worker, withdraw
+from tune_lnl.tuning.engine.ray_compat import NamedTasks, is_loss_of_node, kill_worker, last_error, withdraw
 from tune_lnl.tuning.engine.session import Session
 from tune_lnl.tuning.study.place import StudyLostError
 from tune_lnl.tuning.study.study import Suggestion
@@ -182,12 +182,13 @@ class StudyScheduler(_NotPickled, TrialScheduler):
         return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
-        lost = device_loss(trial.get_pickled_error())
+        error = last_error(trial)
+        lost = device_loss(error)
         if lost is not None:
             with _unwritable_study_stops(self._session):
                 self._session.device_failed(trial.config[NUMBER], *lost)
             return
-        with_its_node = self._nodes() is not None and is_loss_of_node(trial.get_pickled_error())
+        with_its_node = self._nodes() is not None and is_loss_of_node(error)
         with _unwritable_study_stops(self._session):
             self._session.worker_died(trial.config[NUMBER], with_its_node)
 
