@@ -16,7 +16,7 @@ SPACES = Path(__file__).resolve().parents[3] / "search_spaces"
 
 def test_a_search_whose_checkpoints_outgrow_the_disk(tmp_path: Path) -> None:
     """Real networks: torch turns the error of the system into one of its own."""
-    with small_disk(tmp_path / "disk", "1500k") as disk:
+    with small_disk(tmp_path / "disk", "700k") as disk:
         flags = ("--trials", "4", "--epochs", "6", "--pruner", "none", "--results-dir", str(disk / "results"))
         driver = Driver(disk, SPACES / "act_digits8no.yaml", *flags)
         try:
@@ -69,8 +69,8 @@ def test_a_training_whose_output_folder_is_too_small(tmp_path: Path) -> None:
         command = [sys.executable, "-m", "tune_lnl.train", str(config), "--output", str(disk / "out")]
         ran = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
         assert ran.returncode == 1, ran.stdout + ran.stderr
-        assert ran.stderr.startswith("error: the disk is full: No space left on device")
-        assert len(ran.stderr.splitlines()) == 1
+        assert "error: the disk is full: No space left on device" in ran.stderr
+        assert "Traceback" not in ran.stderr
         make_room(disk, "20m")
         ran = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
         assert ran.returncode == 0, ran.stderr
