@@ -140,3 +140,9 @@ def test_nearest_offers_the_closest_name_and_all_of_them() -> None:
 def test_user_errors_are_value_errors() -> None:
     assert issubclass(InputError, ValueError)
     assert issubclass(CorruptDataError, InputError)
+
+
+def test_windows_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert guarded(lambda argv: 0)([]) == 2
+    assert capsys.readouterr().err == ("error: tune_lnl runs on Linux and macOS, not on Windows\nuse it in WSL there\n")

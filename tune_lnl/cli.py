@@ -154,7 +154,7 @@ def open_page(page: Path | str) -> None:
 
 
 def guarded(main: Main) -> Callable[..., int]:
-    """Turn what ends a command into its exit code.
+    """Turn what ends a command into its exit code; refuse Windows, where file locks and Ray's sockets differ.
 
     An :class:`InputError` is printed on stderr and gives 2, a full disk likewise gives 1, an interruption gives 130. A
     reader that closes the pipe early (head, less) ends the command silently: with 1 where that cut it short. Any other
@@ -165,6 +165,8 @@ def guarded(main: Main) -> Callable[..., int]:
     def run(argv: list[str] | None = None) -> int:
         code = 1
         try:
+            if sys.platform == "win32":
+                raise InputError("tune_lnl runs on Linux and macOS, not on Windows\nuse it in WSL there")
             _print_any_character()
             code = main(argv)
             sys.stdout.flush()
