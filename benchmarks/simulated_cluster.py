@@ -36,7 +36,7 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -67,6 +67,19 @@ SPACE: dict[str, Any] = {
 }
 LONGEST_WARMUP = 60
 CPUS_PER_GPU = 16
+
+
+class _Awake:
+    """The clock of a driver that never sleeps, on simulated time."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+
+    def __call__(self) -> float:
+        return self._clock()
+
+    def ticking(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
 
 class Meter:
@@ -212,7 +225,7 @@ class Driver:
 
         replace(runner, _watched=lambda *args: nullcontext())
         replace(Session, put_back_running=unless_lost)
-        replace(driver, Session=partial(Session, clock=clock), open_study=opened, time=now)
+        replace(driver, Session=partial(Session, clock=clock), open_study=opened, awake=_Awake(clock))
         replace(listeners, time=now)
         replace(prometheus, MetricsExport=partial(MetricsExport, clock=clock))
         replace(driver, SearchState=partial(SearchState, clock=clock))

@@ -25,6 +25,7 @@ from toy_runs import MARK, PATIENCE, TOY, Driver, check_whole, spread, write_toy
 
 from tune_lnl.tuning.runs.run import load_run
 from tune_lnl.tuning.study.trials import ENDED
+from tune_lnl.wording import counted
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -228,6 +229,6 @@ def test_a_search_is_submitted_stopped_and_resumed_by_the_commands_of_the_tutori
 
     job = submit(f"{search} --resume")
     log = laptop.ray_job("logs -f", job)
-    assert f"kept {len(complete)}, continued " in log
+    assert f"{counted(len(complete), 'trial')} {'is' if len(complete) == 1 else 'are'} finished" in log
     assert "SUCCEEDED" in laptop.ray_job("status", job).upper()
     check_whole(run, TRIALS, EPOCHS)

@@ -93,7 +93,7 @@ def test_two_searches_one_killed(
 
     first.start("--storage", url)
     assert first.finish() == 0, first.text
-    assert "kept " in first.text
+    assert " finished" in first.text
     assert second.finish() == 0, second.text
     for each in (first, second):
         check_whole(each, trials=TRIALS, epochs=EPOCHS)
