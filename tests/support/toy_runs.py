@@ -374,7 +374,9 @@ def check_whole(driver: Driver, trials: int, epochs: int, seed: int = 0) -> None
         assert [report["val_accuracy"] for report in reports][: len(values)] == values
     assert run.best is not None
     complete = [trial for trial in run.trials if trial.state.name == "COMPLETE"]
-    assert run.best.value == max(trial.value for trial in complete if trial.value is not None)
+    assert run.answer is not None
+    if run.answer.by == "objective":  # the race at the end may prefer another
+        assert run.best.value == max(trial.value for trial in complete if trial.value is not None)
     kept = {path.name for path in driver.files.checkpoints.iterdir()}
     assert len(kept) == min(3, len(complete)), kept
     assert all(name.endswith("-model.pt") for name in kept)

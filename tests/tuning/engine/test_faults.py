@@ -255,7 +255,7 @@ def test_a_full_disk_leaves_no_half_record_in_the_study(prepare: Prepare, monkey
 class RayTrial:
     def __init__(self, number: int) -> None:
         self.config = {NUMBER: number}
-        self.pickled_error_file = None
+        self.error_file = None
 
 
 @pytest.mark.parametrize("call", ["report", "death", "ask"])

@@ -96,7 +96,7 @@ def ray_trial(number: int, status: str = Trial.RUNNING, actor: object = None) ->
         status=status,
         temporary_state=SimpleNamespace(ray_actor=actor),
         trial_id=str(number),
-        pickled_error_file=None,
+        error_file=None,
     )
 
 
@@ -172,16 +172,16 @@ class TestScheduler:
         hooks = StudyScheduler(cast(Session, session), lambda: "aa")
         trial = ray_trial(4)
         if error is not None:
-            (tmp_path / "error.pkl").write_bytes(pickle.dumps(error))
-            trial.pickled_error_file = str(tmp_path / "error.pkl")
+            (tmp_path / "error.txt").write_text(str(error))
+            trial.error_file = str(tmp_path / "error.txt")
         hooks.on_trial_error(controller(), trial)
         assert (session.lost_nodes, session.deaths) == (([4], []) if with_its_node else ([], [4]))
 
     def test_a_failed_gpu_is_no_death_of_a_worker(self, tmp_path: Path) -> None:
         session = ScriptedSession()
         trial = ray_trial(4)
-        (tmp_path / "error.pkl").write_bytes(pickle.dumps(DeviceLostError.at("ab 0", "CUDA error: misaligned address")))
-        trial.pickled_error_file = str(tmp_path / "error.pkl")
+        (tmp_path / "error.txt").write_text(str(DeviceLostError.at("ab 0", "CUDA error: misaligned address")))
+        trial.error_file = str(tmp_path / "error.txt")
         scheduler(session).on_trial_error(controller(), trial)
         assert session.failed_devices == [(4, "ab 0", "CUDA error: misaligned address")]
         assert session.deaths == []

@@ -128,8 +128,7 @@ class DeviceLostError(RuntimeError):
         return cls(f"{DEVICE_LOST} [{place}]: {message}")
 
 
-def device_loss(error: BaseException | None) -> tuple[str, str] | None:
-    """Return (place, cause) where a worker ended by a :class:`DeviceLostError`, which Ray wraps; else ``None``."""
-    text = f"{error}\n{getattr(error, 'cause', '')}"
-    found = re.search(rf"{DEVICE_LOST} \[([^\]]*)\]: (.*)", text)
+def device_loss(error: str) -> tuple[str, str] | None:
+    """Return (place, cause) where the text of a worker's error names a :class:`DeviceLostError`; else ``None``."""
+    found = re.search(rf"{DEVICE_LOST} \[([^\]]*)\]: (.*)", error)
     return None if found is None else (found[1], found[2].strip())

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +21,8 @@ from ray.tune.progress_reporter import TrialProgressCallback
 JOB_CONFIG_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Ray's job supervisor sets it for the process of a submitted job; Ray documents neither name nor content."""
 AUTH_VARIABLE = "RAY_AUTH_MODE"
+UNAVAILABLE = "is unavailable: "
+"""In the message of an ``ActorUnavailableError``."""
 NODE_DIED = "node has died"
 """In the message of an ``ActorDiedError`` whose node went down; the exception has no attribute for it."""
 LOOPBACK_VARIABLE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
@@ -53,17 +54,15 @@ def withdraw(controller: Any, trial: Trial) -> None:
         inner._unstage_trial_with_resources(trial)
 
 
-def last_error(trial: Trial) -> BaseException | None:
-    """Return the error that ended the worker of a trial; ``None`` where Ray kept none.
+def last_error(trial: Trial) -> str:
+    """Return the text of the error that ended the worker of a trial; "" where Ray kept none.
 
-    ``Trial.get_pickled_error`` reads it from the storage of the experiment, where it arrives after the hooks have run.
+    ``Trial.get_error`` reads it from the storage of the experiment, where it arrives after the hooks have run.
     """
-    file = trial.pickled_error_file
+    file = trial.error_file
     if file is None or not Path(file).is_file():
-        return None
-    with Path(file).open("rb") as stream:
-        error = pickle.load(stream)  # Ray wrote it, in this search's own folder
-    return error if isinstance(error, BaseException) else None
+        return ""
+    return Path(file).read_text(encoding="utf-8", errors="replace")
 
 
 def kill_worker(trial: Trial) -> None:
@@ -179,9 +178,9 @@ def job_environment(environment: Mapping[str, str]) -> dict[str, str]:
 # ---- messages
 
 
-def is_loss_of_node(error: BaseException | None) -> bool:
-    """Return whether a worker was lost because its machine went down or cannot be reached."""
-    return isinstance(error, ray.exceptions.ActorUnavailableError) or NODE_DIED in str(error)
+def is_loss_of_node(error: str) -> bool:
+    """Return whether a worker was lost because its machine went down or cannot be reached, by the text of its error."""
+    return NODE_DIED in error or UNAVAILABLE in error
 
 
 def is_refusal_of_token(printed: str) -> bool:
