@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
         each = ", ".join(f"{value:.1f}" for value in values)
         print(f"  {label:<23} {statistics.fmean(values):6.2f} ± {statistics.stdev(values):.2f}   ({each})")
     if run.best.number == run.published.number:
-        print("The search answers with the published setting: its trials and replicates found none that is better.")
+        print("The search answers with the published setting: it found none that it could tell to be better.")
     else:
         print(verdict(figures[PUBLISHED], figures[SEARCHED]))
     print(f"report: {write_reports([name], RESULTS)[0]}")

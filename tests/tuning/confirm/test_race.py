@@ -189,7 +189,9 @@ def test_a_small_search_has_no_race(tmp_path: Path) -> None:
     plan = tiny_plan(tmp_path, name="own", trials="7", epochs=2, pruner="none")
     complete(plan, [60.0 + number for number in range(7)])
     assert plan.race_sentence() is None
-    assert run_race(plan, Here(plan)) is None
+    here = Here(plan)
+    assert run_race(plan, here) is None
+    assert here.said[0].startswith("nothing is trained again: that takes 8 complete trials")
     assert not plan.files.race.exists()
 
 

@@ -138,6 +138,11 @@ def race(
     trained = sum(row.epochs for row in run.rows() if row.taken_from is None)
     trainings = affordable(trained, plan.space.epochs)
     if len(complete) < RACE_TRIALS or trainings < 2:
+        output(
+            f"nothing is trained again: that takes {RACE_TRIALS} complete trials and room for 2 trainings, here are "
+            f"{len(complete)} and {trainings}\n"
+            "the best is chosen by one training of each setting, which luck can decide; --resume --confirm 3x5 goes on"
+        )
         return None
     sign = 1.0 if run.mode == "max" else -1.0
     errors = [row.standard_error for row in complete if row.standard_error is not None]
