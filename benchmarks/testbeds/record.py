@@ -80,7 +80,7 @@ TESTBEDS = _testbeds()
 def parser() -> argparse.ArgumentParser:
     p = Parser(prog="benchmarks/testbeds/record.py", description=__doc__)
     p.add_argument("names", nargs="*", metavar="NAME", choices=[*TESTBEDS, []], help="default: all, in order")
-    p.add_argument("--work", type=Path, default=HERE / "work", metavar="DIR")
+    p.add_argument("--work", type=Path, default=HERE / "unfinished", metavar="DIR")
     p.add_argument("--output", type=Path, default=HERE, metavar="DIR")
     p.add_argument("--processes", type=int, default=2, metavar="N")
     p.add_argument("--data-dir", type=Path, metavar="DIR")
