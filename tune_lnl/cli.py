@@ -91,6 +91,15 @@ class Parser(argparse.ArgumentParser):
         self.commands[name] = (help, parser)
         return parser
 
+    def add_results_dir(self) -> None:
+        """Add the option that every command takes which reads runs."""
+        self.add_argument(
+            "--results-dir",
+            default="results",
+            metavar="DIR|URL",
+            help="where runs lie: a folder (default: results), or object storage such as s3://bucket/prefix",
+        )
+
     def add_search_options(self) -> None:
         """Add every option of a search, as text; :func:`search_options` reads what was parsed."""
         for name, flag in FLAGS.items():

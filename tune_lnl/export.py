@@ -48,12 +48,7 @@ def parser() -> Parser:
     )
     p.add_argument("--data-dir", type=Path, metavar="DIR", help="with --labels: where datasets lie")
     p.add_argument("--device", choices=["auto", "cpu", "cuda"], help="with --labels (default auto)")
-    p.add_argument(
-        "--results-dir",
-        default="results",
-        metavar="DIR|URL",
-        help="where runs lie: a folder, or object storage such as s3://bucket/prefix",
-    )
+    p.add_results_dir()
     return p
 
 

@@ -24,12 +24,7 @@ def parser() -> Parser:
     p.arguments.extend([form, answers])
     p.add_argument("--open", action="store_true", help="show the page in a browser")
     p.add_argument("--data-dir", type=Path, metavar="DIR", help="where datasets lie (default: as in the search)")
-    p.add_argument(
-        "--results-dir",
-        default="results",
-        metavar="DIR|URL",
-        help="where runs lie: a folder, or object storage such as s3://bucket/prefix",
-    )
+    p.add_results_dir()
     return p
 
 

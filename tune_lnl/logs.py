@@ -12,12 +12,7 @@ def parser() -> Parser:
     p.add_argument("run", metavar="RUN", help="name of the run, or its path")
     p.add_argument("number", metavar="NUMBER", help="number of the trial")
     p.add_argument("-f", "--follow", action="store_true", help="keep printing until the trial ends")
-    p.add_argument(
-        "--results-dir",
-        default="results",
-        metavar="DIR|URL",
-        help="where runs lie: a folder, or object storage such as s3://bucket/prefix",
-    )
+    p.add_results_dir()
     return p
 
 

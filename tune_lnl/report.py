@@ -12,12 +12,7 @@ def parser() -> Parser:
     p = Parser(prog="python -m tune_lnl.report", description=__doc__)
     p.add_argument("runs", nargs="+", metavar="RUN", help="name of a run, or its path; several are compared")
     p.add_argument("--open", action="store_true", help="show the page in a browser")
-    p.add_argument(
-        "--results-dir",
-        default="results",
-        metavar="DIR|URL",
-        help="where runs lie: a folder, or object storage such as s3://bucket/prefix",
-    )
+    p.add_results_dir()
     return p
 
 

@@ -10,12 +10,7 @@ from tune_lnl.tuning.plan.options import FLAGS
 
 def parser() -> Parser:
     p = Parser(prog="python -m tune_lnl.runs", description=__doc__)
-    p.add_argument(
-        "--results-dir",
-        default="results",
-        metavar="DIR|URL",
-        help="where runs lie: a folder (default: results), or object storage such as s3://bucket/prefix",
-    )
+    p.add_results_dir()
     p.add_argument("--json", action="store_true", help="print the list as JSON")
     return p
 

@@ -22,12 +22,7 @@ def parser() -> Parser:
         "--port", type=whole, default=0, metavar="N", help="of the page, on this machine (default: a free one)"
     )
     p.add_argument("--status-every", metavar="5m", help="without a terminal, print a line this often (default: 5m)")
-    p.add_argument(
-        "--results-dir",
-        default="results",
-        metavar="DIR|URL",
-        help="where runs lie: a folder, or object storage such as s3://bucket/prefix",
-    )
+    p.add_results_dir()
     return p
 
 
