@@ -14,7 +14,7 @@ import pytest
 from s3_server import S3Server
 
 from tune_lnl.errors import InputError
-from tune_lnl.object_storage import ObjectFolder, StorageError, for_all, is_url, local_file
+from tune_lnl.object_storage import ObjectFolder, StorageError, _next_step, for_all, is_url, local_file
 
 
 @pytest.fixture(params=["s3", "file"])
@@ -65,6 +65,24 @@ def test_a_storage_that_comes_back_is_waited_for(s3: S3Server) -> None:
     folder.put("a", b"2")
     back.join()
     assert folder.get("a") == b"2"
+
+
+@pytest.mark.parametrize(
+    ("message", "step"),
+    [
+        (
+            "s3://b/x?endpoint_override=127.0.0.1:40335: AWS Error UNKNOWN (HTTP status 503) for 'b/403'",
+            "check the URL",
+        ),
+        ("s3://resolved/x: AWS Error UNKNOWN (HTTP status 500)", "check the URL"),
+        ("s3://b/x: AWS Error UNKNOWN (HTTP status 403) during PutObject operation", "set credentials"),
+        ("s3://b/x: AWS Error ACCESS_DENIED during PutObject operation", "set credentials"),
+        ("s3://b/x: AWS Error NO_SUCH_BUCKET during PutObject operation", "create the bucket"),
+        ("s3://b/x: curlCode: 6, Couldn't resolve host 'b'", "check the network"),
+    ],
+)
+def test_the_next_step_depends_on_the_error_and_not_on_the_address(message: str, step: str) -> None:
+    assert _next_step(message).startswith(step)
 
 
 @pytest.mark.slow

@@ -349,14 +349,19 @@ def _as_input_error(folder: ObjectFolder) -> Iterator[None]:
         yield
     except StorageError as error:
         message = str(error) if folder.url in str(error) else f"{folder}: {error}"
-        raise InputError(f"{message}\n{_next_step(error)}") from None
+        raise InputError(f"{message}\n{_next_step(str(error))}") from None
 
 
-def _next_step(error: BaseException) -> str:
-    text = str(error)
+def _next_step(message: str) -> str:
+    """Return the next step for the message of a storage's error."""
+    # Addresses and quoted keys may hold what is looked for: the port 40335 holds 403, a bucket may be called resolved.
+    text = re.sub(r"\S+://\S+|(?<= )'[^']*'", "", message)
     if "NO_SUCH_BUCKET" in text:
         return "create the bucket, or give another --results-dir"
-    if any(word in text for word in ("ACCESS_DENIED", "INVALID_ACCESS_KEY", "SIGNATURE", "UNAUTH", "redential", "403")):
+    if any(
+        word in text
+        for word in ("ACCESS_DENIED", "INVALID_ACCESS_KEY", "SIGNATURE", "UNAUTH", "redential", "status 403")
+    ):
         return (
             "set credentials with the rights to read, write, list and delete there in the environment (for S3: "
             "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or a role of the machine)"
