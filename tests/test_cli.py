@@ -24,7 +24,7 @@ def door(prog: str = "python -m tune_lnl.door") -> Parser:
 @pytest.mark.parametrize(
     ("argv", "why"),
     [
-        (["--epoch", "3"], "unrecognized arguments: --epoch 3"),
+        (["--epoch", "3"], "unrecognized arguments: --epoch 3; did you mean --epochs?"),
         (["--epochs", "x"], "argument --epochs: invalid int value: 'x'"),
         (["--mode", "c"], "argument --mode: invalid choice: 'c'"),
         (["more"], "unrecognized arguments: more"),

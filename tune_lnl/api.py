@@ -140,7 +140,7 @@ def run_search(
     asked = SearchOptions.of(space, **options)
     if asked.all_conditions:
         raise InputError("run_search runs one condition at a time; give condition=NAME, and call it once for each")
-    with nullcontext() if quiet or asked.verbosity == "quiet" else shown_steps(HELD):
+    with nullcontext() if quiet or asked.verbosity == "quiet" else shown_steps(held=HELD):
         code = search_and_report(asked, Console(asked.verbosity, (lambda line: None) if quiet else None))
     if code == EXIT_CODES["interrupted"]:
         raise KeyboardInterrupt

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from tune_lnl.bugs import unexpected
-from tune_lnl.errors import InputError, shown
+from tune_lnl.errors import InputError, closest, shown
 from tune_lnl.files import is_disk_full
 from tune_lnl.steps import step
 from tune_lnl.tuning.plan.options import FLAGS, SearchOptions
@@ -60,7 +60,20 @@ class Parser(argparse.ArgumentParser):
             super().add_argument("--version", action="version", version=version, help="print the version and stop")
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}\nsee: {self.prog} --help\n")
+        self.exit(2, f"error: {message}{self._meant(message)}\nsee: {self.prog} --help\n")
+
+    def _meant(self, message: str) -> str:
+        """Return the nearest valid word to one that argparse has refused."""
+        if (choice := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)) is not None:
+            word, valid = choice[1], re.findall(r"[\w.-]+", choice[2])
+        elif (flag := re.search(r"^unrecognized arguments: (--[^ =]*)", message)) is not None:
+            parsers = [self, *(parser for _, parser in self.commands.values())]
+            actions = [action for parser in parsers for action in parser.arguments]
+            word, valid = flag[1], [each for action in actions for each in action.option_strings]
+        else:
+            return ""
+        near = closest(word, valid)
+        return "" if near is None else f"; did you mean {near}?"
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse, but a value that begins with a dash belongs to its option, which can then say what is wrong."""

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from tune_lnl.cli import Parser, guarded, printed, whole
-from tune_lnl.steps import shown_steps, step
+from tune_lnl.steps import shown_steps
 
 
 def parser() -> Parser:
@@ -79,13 +79,12 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     if arguments.command != "list" and arguments.name is None and arguments.data is None:
         parser().error(f"NAME or a folder is needed: data {arguments.command} ./photos; data list shows the names")
-    with shown_steps():
-        if arguments.command != "list":
-            step(f"reading {arguments.name or arguments.data or 'data'} ...")
+    what = "the list of datasets" if arguments.command == "list" else arguments.name or arguments.data
+    with shown_steps(f"reading {what} ..."):
         from tune_lnl.datasets import check  # numpy and pydantic: not needed for --help
 
         if arguments.command == "list":
-            print("\n".join(check.list_datasets(arguments.data_dir)))
+            printed("\n".join(check.list_datasets(arguments.data_dir)))
             return 0
         name, settings = check.named_data(arguments.name, arguments.data, arguments.settings)
         if arguments.command == "prepare" and arguments.patterned:

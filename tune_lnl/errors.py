@@ -26,9 +26,20 @@ class CorruptDataError(InputError):
 def nearest(name: str, valid: Iterable[str]) -> str:
     """Return the hint after a failed lookup: the closest valid name, then all of them."""
     names = sorted(valid)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f"did you mean {close[0]!r}? " if close else ""
+    close = closest(name, names)
+    hint = "" if close is None else f"did you mean {close!r}? "
     return f"{hint}valid: {', '.join(names)}"
+
+
+def closest(name: str, valid: Iterable[str]) -> str | None:
+    """Return the valid name that is most like this one, whatever its case; ``None`` where none is.
+
+    >>> closest("SERCH", ["search", "train"]), closest("x", ["search", "train"])
+    ('search', None)
+    """
+    by_lower = {each.lower(): each for each in valid}
+    close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
+    return by_lower[close[0]] if close else None
 
 
 def first_line(error: BaseException | None) -> str:

@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 from tune_lnl.cli import Parser, guarded, printed, whole
-from tune_lnl.steps import shown_steps, step
+from tune_lnl.steps import HELD_SHORT, shown_steps
+from tune_lnl.tuning.runs.finding import refuse_unknown
 
 TRIAL_FLAGS = {"top": "--top", "format": "--format", "output": "--output"}
 LABEL_FLAGS = {
@@ -65,18 +66,19 @@ def main(argv: list[str] | None = None) -> int:
         unread = [flag for name, flag in TRIAL_FLAGS.items() if getattr(arguments, name) != parser().get_default(name)]
         if unread:
             parser().error(f"{', '.join(unread)} not with --labels FILE, which has its own format")
-        with shown_steps():
-            step(f"reading run {arguments.run} ...")
+        refuse_unknown([arguments.run], arguments.results_dir)
+        with shown_steps(f"reading run {arguments.run} ..."):
             from tune_lnl.reporting.label_export import LabelOptions, export_labels
 
             options = LabelOptions(arguments.run, arguments.results_dir, arguments.labels, **given)
             return export_labels(options, printed)
     if given:
         parser().error(f"{', '.join(LABEL_FLAGS[name] for name in given)} only with --labels FILE")
-    from tune_lnl.tuning.runs.export import export_run, save_export
-    from tune_lnl.tuning.runs.run import load_run
+    with shown_steps(f"reading run {arguments.run} ...", held=HELD_SHORT):
+        from tune_lnl.tuning.runs.export import export_run, save_export
+        from tune_lnl.tuning.runs.run import load_run
 
-    export = export_run(load_run(arguments.run, arguments.results_dir), arguments.top, arguments.format)
+        export = export_run(load_run(arguments.run, arguments.results_dir), arguments.top, arguments.format)
     for remark in export.remarks:
         print(f"note: {remark}", file=sys.stderr)
     if arguments.output is None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from tune_lnl.cli import Parser, guarded, whole
+from tune_lnl.cli import Parser, guarded, printed, whole
+from tune_lnl.steps import shown_steps
+from tune_lnl.tuning.runs.finding import refuse_unknown
 
 
 def parser() -> Parser:
@@ -31,21 +33,20 @@ def parser() -> Parser:
 @guarded
 def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
-    from tune_lnl.tuning.runs.run import run_folders
+    refuse_unknown([arguments.run], arguments.results_dir)
+    with shown_steps(f"reading run {arguments.run} ..."):
+        from tune_lnl.reporting.judging import JudgeOptions, judge
 
-    run_folders(arguments.run, arguments.results_dir)  # a typo is refused before torch is imported
-    from tune_lnl.reporting.judging import JudgeOptions, judge
-
-    options = JudgeOptions(
-        arguments.run,
-        arguments.results_dir,
-        arguments.images,
-        arguments.form,
-        arguments.answers,
-        arguments.data_dir,
-        arguments.open,
-    )
-    judge(options, lambda line: print(line, flush=True))
+        options = JudgeOptions(
+            arguments.run,
+            arguments.results_dir,
+            arguments.images,
+            arguments.form,
+            arguments.answers,
+            arguments.data_dir,
+            arguments.open,
+        )
+        judge(options, printed)
     return 0
 
 

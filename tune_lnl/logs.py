@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from tune_lnl.cli import Parser, guarded
+from tune_lnl.steps import HELD_SHORT, shown_steps
 
 
 def parser() -> Parser:
@@ -19,9 +20,11 @@ def parser() -> Parser:
 @guarded
 def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
-    from tune_lnl.tuning.runs.log import trial_log
+    with shown_steps(f"reading run {arguments.run} ...", held=HELD_SHORT):
+        from tune_lnl.tuning.runs.log import trial_log
 
-    for piece in trial_log(arguments.run, arguments.number, arguments.results_dir, arguments.follow):
+        pieces = trial_log(arguments.run, arguments.number, arguments.results_dir, arguments.follow)
+    for piece in pieces:
         print(piece, end="", flush=True)
     return 0
 

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from tune_lnl.cli import Parser, guarded, whole
+from tune_lnl.steps import shown_steps, step
 
 
 def parser() -> Parser:
@@ -26,18 +27,24 @@ def parser() -> Parser:
 def main(argv: list[str] | None = None) -> int:
     """Exit code: 0 done, 1 no file could be read, 2 bad input, 130 interrupted."""
     arguments = parser().parse_args(argv)
-    from tune_lnl.training.predict import predict_command
+    with shown_steps(f"reading {arguments.model} ..."):
+        from tune_lnl.training.predict import predict_command
 
-    return predict_command(
-        arguments.model,
-        arguments.paths,
-        arguments.output,
-        arguments.top,
-        arguments.batch_size,
-        arguments.device,
-        arguments.onnx,
-        note=lambda line: print(line, file=sys.stderr),
-    )
+        return predict_command(
+            arguments.model,
+            arguments.paths,
+            arguments.output,
+            arguments.top,
+            arguments.batch_size,
+            arguments.device,
+            arguments.onnx,
+            note=_noted,
+        )
+
+
+def _noted(line: str) -> None:
+    step("")
+    print(line, file=sys.stderr)
 
 
 if __name__ == "__main__":

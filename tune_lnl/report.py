@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 
 from tune_lnl.cli import Parser, guarded, open_page
-from tune_lnl.steps import shown_steps, step
+from tune_lnl.steps import shown_steps
+from tune_lnl.tuning.runs.finding import refuse_unknown
 
 
 def parser() -> Parser:
@@ -19,12 +20,8 @@ def parser() -> Parser:
 @guarded
 def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
-    from tune_lnl.tuning.runs.run import run_folders
-
-    for run in arguments.runs:
-        run_folders(run, arguments.results_dir)  # a typo is refused before torch and Optuna are imported
-    with shown_steps():
-        step("writing the report ...")
+    refuse_unknown(arguments.runs, arguments.results_dir)
+    with shown_steps("writing the report ..."):
         from tune_lnl.reporting.write import write_reports
 
         written = write_reports(arguments.runs, arguments.results_dir)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from tune_lnl.cli import Parser, guarded
+from tune_lnl.steps import HELD_SHORT, shown_steps
 from tune_lnl.tuning.plan.options import FLAGS
 
 
@@ -18,10 +19,12 @@ def parser() -> Parser:
 @guarded
 def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
-    from tune_lnl.tuning.runs.listing import list_runs, runs_as_json
+    with shown_steps("reading the runs ...", held=HELD_SHORT):
+        from tune_lnl.tuning.runs.listing import list_runs, runs_as_json
 
-    place = FLAGS["results_dir"].value_of(arguments.results_dir)
-    print(runs_as_json(place) if arguments.json else "\n".join(list_runs(place)))
+        place = FLAGS["results_dir"].value_of(arguments.results_dir)
+        listing = runs_as_json(place) if arguments.json else "\n".join(list_runs(place))
+    print(listing)
     return 0
 
 

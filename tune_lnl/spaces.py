@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from tune_lnl.cli import Parser, guarded
+from tune_lnl.steps import HELD_SHORT, shown_steps
 
 
 def parser() -> Parser:
@@ -14,9 +15,11 @@ def parser() -> Parser:
 @guarded
 def main(argv: list[str] | None = None) -> int:
     parser().parse_args(argv)
-    from tune_lnl.tuning.space.named import list_spaces
+    with shown_steps("reading the search spaces ...", held=HELD_SHORT):
+        from tune_lnl.tuning.space.named import list_spaces
 
-    print("\n".join(list_spaces()))
+        listing = "\n".join(list_spaces())
+    print(listing)
     return 0
 
 

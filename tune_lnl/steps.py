@@ -25,6 +25,8 @@ PERCENT_LINES = 10.0
 """Seconds between two lines of the same step in a pipe or log file, such as ``packing ... 40%``."""
 HELD = 0.1
 """Seconds for which the first line is held back in a pipe: a command that is refused at once prints its error alone."""
+HELD_SHORT = 2.0
+"""The same for commands that answer at once nearly always, and whose output goes into files and other programs."""
 HELD_CAPTURED = 30.0
 """The same for a command that is called inside another program, which has replaced standard error."""
 
@@ -44,10 +46,11 @@ def percent(done: int, total: int) -> str:
 
 
 @contextmanager
-def shown_steps(held: float | None = None) -> Iterator[None]:
+def shown_steps(first: str = "", held: float | None = None) -> Iterator[None]:
     """Show steps on standard error while the context lasts.
 
     Args:
+        first: a step to show at once; a command calls this before it imports what takes time.
         held: seconds for which the first line is held back in a pipe.
     """
     stream = sys.stderr
@@ -58,6 +61,7 @@ def shown_steps(held: float | None = None) -> Iterator[None]:
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False
+    step(first)
     try:
         yield
     finally:

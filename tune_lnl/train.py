@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from tune_lnl.cli import Parser, guarded, printed, whole
-from tune_lnl.steps import shown_steps, step
+from tune_lnl.steps import shown_steps
 from tune_lnl.version import __version__
 
 
@@ -43,8 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     root = given.pop("data")
     if root is not None:
         given["overrides"].insert(0, f"dataset.root={json.dumps(root)}")
-    with shown_steps():
-        step(f"tune_lnl {__version__}: starting {arguments.config} ...")
+    with shown_steps(f"tune_lnl {__version__}: starting {arguments.config} ..."):
         from tune_lnl.training.seeds import train
 
         return train(**given, say=printed)

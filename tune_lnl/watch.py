@@ -6,8 +6,9 @@ import argparse
 import sys
 
 from tune_lnl.cli import Parser, guarded, open_page, whole
-from tune_lnl.steps import shown_steps, step
+from tune_lnl.steps import shown_steps
 from tune_lnl.tuning.plan.options import FLAGS
+from tune_lnl.tuning.runs.finding import find_run, refuse_unknown
 
 
 def parser() -> Parser:
@@ -32,11 +33,9 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     flag = FLAGS["status_every"]
     every = flag.value_of(arguments.status_every if arguments.status_every is not None else "5m")
-    from tune_lnl.tuning.runs.run import find_run
-
-    root = find_run(arguments.run, arguments.results_dir)  # a typo is refused before Optuna is imported
-    with shown_steps():
-        step(f"reading {root} ...")
+    refuse_unknown([arguments.run], arguments.results_dir)
+    with shown_steps(f"reading run {arguments.run} ..."):
+        root = find_run(arguments.run, arguments.results_dir)
         from tune_lnl.reporting.watching import watch
 
         wants = sys.stdout.isatty() if arguments.open is None else arguments.open

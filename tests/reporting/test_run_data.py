@@ -7,7 +7,7 @@ from report_runs import COMPLETE, MIXED, Asked, make_run, view
 
 from tune_lnl.errors import InputError
 from tune_lnl.reporting.run_data import load_runs
-from tune_lnl.tuning.runs.run import conditions_folder
+from tune_lnl.tuning.runs.finding import conditions_folder
 
 
 def test_what_a_view_knows(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ from tune_lnl.tuning.runs.judged import (
     write_judged,
     write_judgement,
 )
-from tune_lnl.tuning.runs.location import ResultsDir, location
+from tune_lnl.tuning.runs.location import ResultsDir, nearby
 from tune_lnl.tuning.runs.run import Run, load_run
 
 NAMED = 3
@@ -113,8 +113,8 @@ def judge(options: JudgeOptions, say: Callable[[str], None]) -> None:
         return
     write_judgement(run.files, judgement)
     write_best(run)
-    say(f"  answers: {location(run.files.judged)}")
-    say(f"  config: {location(run.files.best)}")
+    say(f"  answers: {nearby(run.files.judged)}")
+    say(f"  config: {nearby(run.files.best)}")
     report_after_search(options.run, options.results_dir, say)
 
 
@@ -249,7 +249,7 @@ def _serve(
     say(f"{len(shown)} held-out images to judge, {len(answers)} answered; open on this machine:")
     with page.served() as url:
         say(f"  {url}")
-        say(f"every answer is saved at once in {location(run.files.judged)}; Ctrl-C ends and keeps them")
+        say(f"every answer is saved at once in {nearby(run.files.judged)}; Ctrl-C ends and keeps them")
         if options.open:
             import webbrowser
 

@@ -20,7 +20,7 @@ from tune_lnl.tuning.monitor.dashboards import about_run, study_dashboard
 from tune_lnl.tuning.monitor.from_disk import Moment, Watched
 from tune_lnl.tuning.monitor.status import status_line
 from tune_lnl.tuning.monitor.table import table_of
-from tune_lnl.tuning.runs.location import location
+from tune_lnl.tuning.runs.location import nearby
 from tune_lnl.tuning.runs.run import load_run
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def watch(root: Path, show: Callable[[str], None] | None, port: int, every: floa
         except (OSError, OverflowError) as error:
             raise InputError(f"--port {port} cannot be used: {error}; give another, or none") from None
         console(f"run {run.name} ({moment.state})")
-        console.labelled("  files", location(run.files.root))
+        console.labelled("  files", nearby(run.files.root))
         console.labelled("  page", address)
         if (run.files.root / REPORT).is_file():
             console.labelled("  report", str(run.files.root / REPORT))

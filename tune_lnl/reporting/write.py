@@ -14,9 +14,9 @@ from tune_lnl.object_storage import StorageError
 from tune_lnl.reporting.page import comparison_page, run_page
 from tune_lnl.reporting.run_data import RunView, load_runs, view_run
 from tune_lnl.steps import step
+from tune_lnl.tuning.runs.finding import conditions_folder
 from tune_lnl.tuning.runs.folder import RunFolder
-from tune_lnl.tuning.runs.location import ResultsDir, location
-from tune_lnl.tuning.runs.run import conditions_folder
+from tune_lnl.tuning.runs.location import ResultsDir, nearby
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def report_after_search(run: str, results_dir: ResultsDir, say: Callable[[str], 
     """
     step("writing the report ...")
     try:
-        say(f"  report: {location(write_reports([run], results_dir)[0])}")
+        say(f"  report: {nearby(write_reports([run], results_dir)[0])}")
     except InputError as error:
         say(f"  no report: {error}")
     except Exception as error:

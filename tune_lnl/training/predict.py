@@ -25,6 +25,7 @@ from tune_lnl.datasets.pictures.listing import ListBuilder
 from tune_lnl.errors import InputError, shown
 from tune_lnl.files import FORMULA_SIGNS, given_file, no_formula, refuse_output
 from tune_lnl.object_storage import local_file
+from tune_lnl.steps import step
 from tune_lnl.training.accelerator import choose_device
 from tune_lnl.training.classification import evaluation_batch
 from tune_lnl.training.model_file import ImageClassifier, load_classifier
@@ -111,11 +112,14 @@ def _predict_all(
     if first is None:
         raise InputError(f"no image files in {', '.join(shown(str(path)) for path in paths)}")
     readable = unreadable = 0
+    step("")
     with _table(output, top) as write:
         for found in predictions(classifier, chain([first], files), top, batch_size):
             if isinstance(found, Prediction):
                 write(found)
                 readable += 1
+                if output is not None:
+                    step(f"classifying ... {counted(readable, 'image')}")
                 continue
             unreadable += 1
             if unreadable <= NAMED_FILES:

@@ -31,7 +31,7 @@ from tune_lnl.tuning.monitor.progress import Progress
 from tune_lnl.tuning.monitor.state import SearchState
 from tune_lnl.tuning.monitor.status import status_lines
 from tune_lnl.tuning.monitor.table import table_shown
-from tune_lnl.tuning.plan.checks import check_database, check_search
+from tune_lnl.tuning.plan.checks import check_database, check_search, run_name
 from tune_lnl.tuning.plan.options import ConfirmRequest, SearchOptions
 from tune_lnl.tuning.plan.plan import Plan, plan_study
 from tune_lnl.tuning.plan.resume import require_same_search, total_trials
@@ -41,7 +41,7 @@ from tune_lnl.tuning.resources.measure import measure_sharing
 from tune_lnl.tuning.runs.confirmation import Confirmation
 from tune_lnl.tuning.runs.keeping import tidy, tidy_heldout
 from tune_lnl.tuning.runs.lease import FolderLease, holding
-from tune_lnl.tuning.runs.location import location
+from tune_lnl.tuning.runs.location import nearby
 from tune_lnl.tuning.runs.run import Run, read_settings
 from tune_lnl.tuning.study.password import password_hidden
 from tune_lnl.tuning.study.place import StudyLostError
@@ -69,7 +69,7 @@ def search(options: SearchOptions, console: Console) -> int:
         return _run_all([(plan, LocalRay(plan.resources.concurrent)) for plan in plans], console)
     set_ray_environment()
     try:
-        with joined(options.address, console, options.time_budget) as cluster:
+        with joined(options.address, run_name(options), console, options.time_budget) as cluster:
             machine = cluster.machine().for_device(options.device)
             plans = [
                 plan_study(study, machine, lambda question: measure_on_nodes(question, machine.nodes, console.tell))
@@ -262,7 +262,7 @@ def _search(
             console(f"the time budget is used up; continue with:\n  {plan.resume_command()}")
             return "done"
         case "failing":
-            where = location(plan.files.root / "trials")
+            where = nearby(plan.files.root / "trials")
             console(f"stopped: {BUGS_TO_STOP} trials in a row ended with a bug; tracebacks in {where}")
         case "device":
             console(
@@ -271,7 +271,7 @@ def _search(
             )
         case "object storage away":
             plan.files.sync(plan.files.settings)  # raises, with the reason, if the driver cannot write there either
-            where = location(plan.files.root)
+            where = nearby(plan.files.root)
             console(f"stopped: workers could not write to {where}; continue with:\n  {plan.resume_command()}")
         case "disk full":
             console(_disk_full(plan))

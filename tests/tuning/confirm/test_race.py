@@ -191,7 +191,7 @@ def test_a_small_search_has_no_race(tmp_path: Path) -> None:
     assert plan.race_sentence() is None
     here = Here(plan)
     assert run_race(plan, here) is None
-    assert here.said[0].startswith("nothing is trained again: that takes 8 complete trials")
+    assert here.said[0].startswith("no replicates: they need 8 complete trials")
     assert not plan.files.race.exists()
 
 

@@ -81,7 +81,7 @@ def test_ray_is_not_asked_before_the_address_answers(monkeypatch: pytest.MonkeyP
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        with pytest.raises(InputError, match="no Ray cluster answers"), joined(address, Console("quiet")):
+        with pytest.raises(InputError, match="no Ray cluster answers"), joined(address, "mine", Console("quiet")):
             pass
 
 
@@ -92,7 +92,7 @@ def test_ray_is_not_asked_on_a_machine_without_a_node(monkeypatch: pytest.Monkey
         address = f"127.0.0.1:{server.getsockname()[1]}"
         with (
             pytest.raises(InputError, match=r"no node of a Ray cluster .* ray job submit"),
-            joined(address, Console("quiet")),
+            joined(address, "mine", Console("quiet")),
         ):
             pass
 

@@ -82,7 +82,7 @@ def test_a_terminal_gets_a_table_below_the_lines(monkeypatch: pytest.MonkeyPatch
         console = Console()
         with console.showing(lambda screen: Text("the table " + "=" * 300, style="green", no_wrap=True)):
             console("a long line " + "x" * 150)
-            console.row("a row " + "y" * 150)
+            console.row("a row " + "yy " * 75)
             wait_for(shown, "a row")
             print("a stray print")
             wait_for(shown, "a stray print")
@@ -96,7 +96,7 @@ def test_a_terminal_gets_a_table_below_the_lines(monkeypatch: pytest.MonkeyPatch
     assert any(line.startswith("the table") and len(line) <= 100 for line in lines)
     assert max(map(len, (line for line in lines if "y" in line))) <= 100
     assert "".join(line.strip() for line in lines if "y" in line).count("y") >= 150, "nothing of a row is cut"
-    assert "a long line " + "x" * 150 in plain.replace("\r\n", "")
+    assert "x" * 150 in plain, "a word stays whole, to be copied"
     assert plain.rstrip().endswith("afterwards")
 
 

@@ -32,7 +32,7 @@ from tune_lnl.tuning.plan.options import ConfirmRequest
 from tune_lnl.tuning.plan.plan import RACE_TRIALS, Plan
 from tune_lnl.tuning.runs.best import provenance
 from tune_lnl.tuning.runs.confirmation import RACE, Candidate, Confirmation
-from tune_lnl.tuning.runs.location import location
+from tune_lnl.tuning.runs.location import nearby
 from tune_lnl.tuning.runs.rows import TrialRow
 from tune_lnl.tuning.runs.run import Run
 
@@ -139,9 +139,10 @@ def race(
     trainings = affordable(trained, plan.space.epochs)
     if len(complete) < RACE_TRIALS or trainings < 2:
         output(
-            f"nothing is trained again: that takes {RACE_TRIALS} complete trials and room for 2 trainings, here are "
+            f"no replicates: they need {RACE_TRIALS} complete trials and epochs for 2 trainings; here are "
             f"{len(complete)} and {trainings}\n"
-            "the best is chosen by one training of each setting, which luck can decide; --resume --confirm 3x5 goes on"
+            "the best has one training like every other trial, so luck can decide; --resume --confirm 3x5 trains the "
+            "best three again"
         )
         return None
     sign = 1.0 if run.mode == "max" else -1.0
@@ -323,6 +324,6 @@ def _finish(run: Run, row: TrialRow, result: Result, found: Confirmation, output
         f"trial {row.number} on all the data: test {spoken(metric)} {mean:.2f} ± {std:.2f} over the last {epochs} "
         "epochs, scored once"
     )
-    output(f"  confirmed config: {location(run.files.confirmed)}, model: {location(run.files.confirmed_model)}")
-    output(f"  best by the search alone stays trial {found.best_of_study}: {location(run.files.best)}")
+    output(f"  confirmed config: {nearby(run.files.confirmed)}, model: {nearby(run.files.confirmed_model)}")
+    output(f"  best by the search alone stays trial {found.best_of_study}: {nearby(run.files.best)}")
     return found

@@ -10,6 +10,7 @@ from tune_lnl.config.trial import TrialConfig
 from tune_lnl.config.yaml import dump_yaml
 from tune_lnl.errors import InputError
 from tune_lnl.tuning.engine.messages import QuietOutput
+from tune_lnl.tuning.plan.checks import run_name
 from tune_lnl.tuning.plan.cost import PROBE_BATCHES, Cost, estimate, first_config
 from tune_lnl.tuning.plan.options import ConfirmRequest, SearchOptions
 from tune_lnl.tuning.plan.plan import Plan, plan_search
@@ -42,7 +43,7 @@ def _planned(options: SearchOptions) -> tuple[list[Plan], list[Cost]]:
     from tune_lnl.tuning.engine.joining import joined
     from tune_lnl.tuning.engine.node_probing import measure_on_nodes
 
-    with joined(options.address, QuietOutput()) as cluster:
+    with joined(options.address, run_name(options), QuietOutput()) as cluster:
         machine = cluster.machine().for_device(options.device)
         plans = plan_search(options, machine, lambda question: measure_on_nodes(question, machine.nodes))
         return plans, [estimate(plan) for plan in plans]

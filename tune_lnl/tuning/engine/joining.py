@@ -24,6 +24,7 @@ from tune_lnl.tuning.engine.ray_compat import (
     cluster_of_this_machine,
     is_refusal_of_token,
     job_environment,
+    job_named,
     no_node_here,
     use_token,
     why_not_joined,
@@ -44,13 +45,14 @@ ELSEWHERE = (
 
 
 @contextmanager
-def joined(address: str, output: Output, seconds: float | None = None) -> Iterator[Cluster]:
+def joined(address: str, run: str, output: Output, seconds: float | None = None) -> Iterator[Cluster]:
     """Be part of a cluster while the context lasts.
 
     The cluster belongs to somebody else: the search starts and stops nothing in it but its own tasks and actors.
 
     Args:
         address: ``host:port`` of its head, or ``auto``: that of ``RAY_ADDRESS``, or the cluster of this machine.
+        run: name of the search in the cluster's dashboard.
         seconds: time budget of the search; joining is given up when it is used up.
 
     Raises:
@@ -75,6 +77,7 @@ def joined(address: str, output: Output, seconds: float | None = None) -> Iterat
         context = join_ray(
             _why_not,
             address=target,
+            job_config=job_named(run),
             namespace=f"tune_lnl-{secrets.token_hex(4)}",
             runtime_env={"env_vars": travelling(os.environ)},
             log_to_driver=False,

@@ -12,7 +12,7 @@ import ray
 
 from tune_lnl.tuning.engine.auth import LOOPBACK, private_token, ray_dashboard_line
 from tune_lnl.tuning.engine.messages import Output
-from tune_lnl.tuning.engine.ray_compat import read_environment_again
+from tune_lnl.tuning.engine.ray_compat import job_named, read_environment_again
 from tune_lnl.tuning.engine.runner import Runner, keeping_sigterm, logging_to_run
 from tune_lnl.tuning.engine.start import start_ray, vital_children
 from tune_lnl.tuning.engine.temporary import RAY
@@ -54,6 +54,7 @@ class LocalRay(Runner):
                     # Not True: a dashboard that cannot start would then end the search.
                     include_dashboard=None if plan.options.dashboard else False,
                     dashboard_host=LOOPBACK,
+                    job_config=job_named(plan.files.root.name),
                     log_to_driver=False,
                     logging_level=logging.WARNING,
                 )

@@ -15,6 +15,7 @@ from typing import Any
 
 import ray
 from ray._private import ray_constants
+from ray.job_config import JobConfig
 from ray.tune.experiment import Trial
 from ray.tune.progress_reporter import TrialProgressCallback
 
@@ -104,6 +105,11 @@ class NamedTasks(TrialProgressCallback):
 
 
 # ---- starting and joining
+
+
+def job_named(name: str) -> JobConfig:
+    """Return the part of ``ray.init`` that names this process's job in the list of jobs of Ray's dashboard."""
+    return JobConfig(metadata={"job_name": name})
 
 
 def start_local(folder: Path, **options: Any) -> Any:

@@ -23,6 +23,8 @@ from tune_lnl.tuning.plan.options import Verbosity
 WIDEST = 100
 """Columns of the table; a wider terminal gets no wider table."""
 DRAWS_PER_SECOND = 2.0
+COMMANDS = ("python -m ", "tune-lnl ")
+"""Lines that begin so are commands."""
 
 
 class Console:
@@ -38,15 +40,20 @@ class Console:
         self._screen: _Screen | None = None
 
     def __call__(self, line: str) -> None:
-        """Print a line at every verbosity."""
-        screen = self._screen
+        """Print a line at every verbosity; a terminal breaks it between words, but no command.
+
+        Nothing is cut, and a pipe or a file gets one line.
+        """
+        screen, width = self._screen, self.width
         step("")
         if self._write is not None:
             self._write(line)
-        elif screen is not None:
-            screen.print(Text(line), soft_wrap=True)
-        else:
-            print(line, flush=True)
+            return
+        for text in line.split("\n") if width is None else _wrapped(line, width):
+            if screen is not None:
+                screen.print(Text(text), soft_wrap=True)
+            else:
+                print(text, flush=True)
 
     def tell(self, line: str) -> None:
         """Print a line unless ``--quiet`` was given."""
@@ -59,21 +66,14 @@ class Console:
             self(line)
 
     def row(self, line: str, rest: str = "") -> None:
-        """Print a line as :meth:`tell` does, and ``rest`` at its end; on a terminal where that fits, else below.
-
-        Nothing is cut: on a terminal a line is broken between words. A pipe or a file gets one line.
-        """
-        if self.verbosity == "quiet":
-            return
+        """Print a line as :meth:`tell` does, and ``rest`` at its end; on a terminal where that fits, else below."""
         whole = f"{line}  {rest}".rstrip()
         width = self.width
-        if width is None or len(whole) <= width:
-            self(whole)
-            return
-        for part, indent in ((line, "    "), (rest, "      ")):
-            first = "" if part is line else indent
-            for each in textwrap.wrap(part, width, initial_indent=first, subsequent_indent=indent):
-                self(each)
+        if width is None or len(whole) <= width or not rest:
+            self.tell(whole)
+        else:
+            self.tell(line)
+            self.tell(f"      {rest}")
 
     def labelled(self, label: str, address: str) -> None:
         """Print a path, an address or a command, at every verbosity; on a line of its own where both do not fit."""
@@ -162,6 +162,21 @@ class _Screen(RichConsole):
     def show_cursor(self, show: bool = True) -> bool:
         """Leave the cursor visible: a killed search could not restore it."""
         return False
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """Break what is longer than the terminal is wide between words; commands and addresses stay whole, to be copied."""
+    lines: list[str] = []
+    for line in text.split("\n"):
+        words = line.lstrip()
+        if len(line) <= width or words.startswith(COMMANDS):
+            lines.append(line)
+        else:
+            indent = " " * (len(line) - len(words) + 4)
+            lines += textwrap.wrap(
+                line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+            )
+    return lines
 
 
 def draws_tables(stream: TextIO) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import textwrap
 import time
 
 from tune_lnl.tuning.engine.listener import Listener
@@ -12,7 +11,7 @@ from tune_lnl.tuning.monitor.console import Console
 from tune_lnl.tuning.plan.cost import cost_lines
 from tune_lnl.tuning.plan.plan import Plan
 from tune_lnl.tuning.runs.answer import find_answer
-from tune_lnl.tuning.runs.location import location
+from tune_lnl.tuning.runs.location import nearby
 from tune_lnl.tuning.runs.rows import TrialRow, describe_states
 from tune_lnl.tuning.study.pruners import comparisons
 from tune_lnl.tuning.study.study import SearchStudy
@@ -46,7 +45,7 @@ class Progress(Listener):
             row(f"  {sentence}")
         row(f"  {plan.resources}")
         if self._console.verbosity != "quiet":
-            self._console.labelled("  files", location(plan.files.root))
+            self._console.labelled("  files", nearby(plan.files.root))
         if plan.bounds is not None:
             row(f"  {plan.bounds.sentence()}")
         for remark in plan.remarks():
@@ -86,11 +85,10 @@ class Progress(Listener):
         failed = [row for row in rows if row.state == "FAIL"]
         if answer is not None:
             row = next(row for row in rows if row.number == answer.number)
-            config = location(self._plan.files.best)
+            config = nearby(self._plan.files.best)
             why = "" if answer.by == "objective" else f" ({answer.words})"
             text = f"best: trial {row.number}, {self._metric} {row.value_text}, {settings_text(row.params)}{why}"
-            for line in [text] if console.width is None else textwrap.wrap(text, console.width, subsequent_indent="  "):
-                console(line)
+            console(text)
             bounds = self._plan.bounds
             if bounds is not None and row.value is not None and bounds.is_guessing(row.value, row.standard_error):
                 console(f"  no trial is better than guessing, which scores about {bounds.chance:.4g}")

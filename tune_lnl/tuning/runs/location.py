@@ -63,6 +63,14 @@ def location(path: Path) -> str:
     return str(path)
 
 
+def nearby(path: Path) -> str:
+    """Return a path for the console: as :func:`location`, but relative to the current folder where it lies in it."""
+    text = location(path)
+    with suppress(ValueError, OSError):
+        return text if is_url(text) else str(Path(text).relative_to(Path.cwd()))
+    return text
+
+
 def split_run(run: ResultsDir, results_dir: ResultsDir) -> tuple[ResultsDir, ResultsDir]:
     """Return (name or path of a run, its results folder); a run may be given by its URL."""
     if not is_url(run):

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tune_lnl.errors import InputError
+from tune_lnl.tuning.runs.finding import find_run
 from tune_lnl.tuning.runs.folder import RunFolder
 from tune_lnl.tuning.runs.lease import FolderLease
 from tune_lnl.tuning.runs.location import ResultsDir
-from tune_lnl.tuning.runs.run import Run, find_run, load_run
+from tune_lnl.tuning.runs.run import Run, load_run
 from tune_lnl.wording import STATES
 
 POLL = 0.3

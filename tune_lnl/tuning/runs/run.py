@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from html import escape
@@ -22,12 +21,13 @@ from tune_lnl.config.base import without_removed
 from tune_lnl.config.registry import METHOD_NAMES, settings_type
 from tune_lnl.config.trial import TrialConfig
 from tune_lnl.config.yaml import read_mapping
-from tune_lnl.errors import InputError, LaterVersionError, damage_refused, nearest
+from tune_lnl.errors import InputError, LaterVersionError, damage_refused
 from tune_lnl.tuning.runs.answer import Answer, find_answer
 from tune_lnl.tuning.runs.confirmation import Confirmation, read_confirmation
+from tune_lnl.tuning.runs.finding import conditions_folder, find_run
 from tune_lnl.tuning.runs.folder import RunFolder
 from tune_lnl.tuning.runs.layout import HELDOUT, RunFiles
-from tune_lnl.tuning.runs.location import ResultsDir, bring_here, join_tail, local_folder, split_run
+from tune_lnl.tuning.runs.location import ResultsDir, join_tail
 from tune_lnl.tuning.runs.rows import TrialRow, describe_states
 from tune_lnl.tuning.runs.snapshot import read_snapshot
 from tune_lnl.tuning.space.ranges import parse_parameter
@@ -278,57 +278,6 @@ def study_place(files: RunFiles, settings: Mapping[str, Any]) -> StudyPlace:
     from tune_lnl.tuning.study.database import StudyDatabase, parse_storage  # SQLAlchemy: not for those who have a file
 
     return StudyDatabase(parse_storage(stored["url"]), stored["study"], stored["run_id"])
-
-
-def find_run(run: ResultsDir, results_dir: ResultsDir) -> Path:
-    """Return the folder of a run; one in object storage is downloaded first.
-
-    Raises:
-        InputError: no such run, or one that holds several conditions.
-    """
-    run, results_dir = split_run(run, results_dir)
-    folder = bring_here(results_dir, run)
-    for root in (folder / run, Path(run)):
-        try:
-            if RunFiles(root).settings.is_file():
-                return root
-            inner = sorted(path.parent.name for path in root.glob("*/run.yaml")) if root.is_dir() else []
-        except OSError as error:  # the name is too long for a file system, or a folder may not be read
-            raise InputError(f"run {str(run)!r} cannot be read: {error.strerror}; give another name or path") from None
-        if inner:
-            raise InputError(
-                f"{run} holds one run per condition; name one of: {', '.join(f'{run}/{i}' for i in inner)}"
-            )
-    known = [path.parent.relative_to(folder).as_posix() for path in _runs_in(folder)]
-    hint = nearest(str(run), known) if known else "there are no runs yet"
-    raise InputError(f"no run {str(run)!r} under {str(results_dir)!r} or at that path; {hint}")
-
-
-def _runs_in(folder: Path) -> list[Path]:
-    """Return the run.yaml files of all runs in a results folder; what cannot be read is left out."""
-    found: list[Path] = []
-    for pattern in ("*/run.yaml", "*/*/run.yaml"):
-        with suppress(OSError, ValueError):
-            found.extend(folder.glob(pattern))
-    return found
-
-
-def conditions_folder(run: ResultsDir, results_dir: ResultsDir) -> Path | None:
-    """Return the folder of a run with one run per condition; ``None`` where it is a run by itself.
-
-    Raises:
-        InputError: there is no such run.
-    """
-    try:
-        find_run(run, results_dir)
-    except InputError:
-        run, results_dir = split_run(run, results_dir)
-        for root in (local_folder(results_dir) / run, Path(run)):
-            with suppress(OSError):  # find_run has named it
-                if not RunFiles(root).settings.is_file() and any(root.glob("*/run.yaml")):
-                    return root
-        raise
-    return None
 
 
 def run_folders(run: ResultsDir, results_dir: ResultsDir) -> list[Path]:
