@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
+import pty
+import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -54,3 +59,24 @@ def test_a_terminal_gets_one_line_that_is_erased(monkeypatch: pytest.MonkeyPatch
     shown = stream.getvalue()
     assert "\n" not in shown
     assert shown.endswith("\r\x1b[Kpacking photos ... 20%\r\x1b[K")
+
+
+def test_the_line_stays_on_the_terminal_while_the_descriptor_leads_elsewhere(tmp_path: Path) -> None:
+    """Ray's start sends the descriptor of standard error to the run's log."""
+    terminal, user = pty.openpty()
+    code = (
+        "import os, sys\n"
+        "from tune_lnl.steps import shown_steps, step\n"
+        f"with shown_steps('reading ...'), open({str(tmp_path / 'log')!r}, 'w') as log:\n"
+        "    os.dup2(log.fileno(), 2)\n"
+        "    step('starting Ray ...')\n"
+    )
+    subprocess.run([sys.executable, "-c", code], stderr=user, check=True)
+    os.close(user)
+    shown = b""
+    with contextlib.suppress(OSError):  # the end of a pseudo-terminal
+        while piece := os.read(terminal, 1024):
+            shown += piece
+    os.close(terminal)
+    assert b"starting Ray ..." in shown
+    assert (tmp_path / "log").read_text() == ""

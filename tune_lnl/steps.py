@@ -8,6 +8,7 @@ what it was. Where nobody shows them, as in a worker, the lines go nowhere.
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import sys
 import threading
@@ -53,9 +54,9 @@ def shown_steps(first: str = "", held: float | None = None) -> Iterator[None]:
         first: a step to show at once; a command calls this before it imports what takes time.
         held: seconds for which the first line is held back in a pipe.
     """
-    stream = sys.stderr
     if held is None:
-        held = HELD if stream is sys.__stderr__ else HELD_CAPTURED
+        held = HELD if sys.stderr is sys.__stderr__ else HELD_CAPTURED
+    stream = _own(sys.stderr)
     handler = _Live(stream) if stream.isatty() else _Lines(stream, held)
     before = logger.level, logger.propagate
     logger.addHandler(handler)
@@ -67,8 +68,19 @@ def shown_steps(first: str = "", held: float | None = None) -> Iterator[None]:
     finally:
         handler.close()
         logger.removeHandler(handler)
+        if stream is not sys.stderr:
+            stream.close()
         logger.setLevel(before[0])
         logger.propagate = before[1]
+
+
+def _own(stream: TextIO) -> TextIO:
+    """Return a stream to the same place that stays there: the descriptor leads to a log file while Ray starts."""
+    try:
+        number = os.dup(stream.fileno())
+    except (OSError, ValueError):  # a stream in memory
+        return stream
+    return os.fdopen(number, "w", encoding=stream.encoding, errors="backslashreplace")
 
 
 class _Lines(logging.Handler):
@@ -105,6 +117,8 @@ class _Lines(logging.Handler):
 
     def close(self) -> None:
         self._timer.cancel()
+        with self.lock or threading.Lock():
+            self._held = None
         super().close()
 
 
@@ -127,8 +141,8 @@ class _Live(logging.Handler):
 
     def _tick(self) -> None:
         while not self._ended.wait(1.0 / PER_SECOND):
-            if self._text and time.monotonic() - self._since > SHOWN_AFTER:
-                with self.lock or threading.Lock():
+            with self.lock or threading.Lock():
+                if self._text and time.monotonic() - self._since > SHOWN_AFTER:
                     self._draw()
 
     def _draw(self) -> None:
@@ -140,7 +154,8 @@ class _Live(logging.Handler):
 
     def close(self) -> None:
         self._ended.set()
-        if self._text:
-            self._text = ""
-            self._draw()
+        with self.lock or threading.Lock():
+            if self._text:
+                self._text = ""
+                self._draw()
         super().close()
