@@ -71,7 +71,7 @@ def _history_takeaway(view: RunView) -> str:
     best = view.best
     if best is None:
         return f"{done}; none has run to its full length with a finite value, so there is no best one."
-    if view.answer is not None and view.answer.by != "objective":
+    if view.answer is not None and not view.answer.has_highest_objective:
         top = view.complete[0]
         highest = f"the best value in the search is {top.value:.2f}, of trial {top.number}"
         return f"{done}. Trial {best.number} is the answer, {view.answer.words}; {highest}."

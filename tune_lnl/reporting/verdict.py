@@ -107,7 +107,7 @@ def _validation_takeaway(view: RunView) -> str:
         return "No trial has run to its full length with a finite value yet, so there is no best config."
     value = f"{view.run.metric} {Estimate.measured(best.value, best.row.standard_error)}"
     answer = view.answer
-    if answer is not None and answer.by != "objective":
+    if answer is not None and not answer.has_highest_objective:
         # How it compares is in the figure of what chose it; its one training in the search decided nothing.
         return f"Trial {best.number} is the answer, {answer.words}; its training in the search gave {value}."
     sentence = f"Trial {best.number} is the best: {value}"

@@ -11,11 +11,12 @@ from tiny_search import record_run
 from tune_lnl.config.yaml import dump_yaml, load_yaml
 from tune_lnl.reporting.run_data import view_run
 from tune_lnl.reporting.verdict import validation_figure
-from tune_lnl.tuning.runs.answer import Answer
+from tune_lnl.tuning.runs.answer import Answer, find_answer
 from tune_lnl.tuning.runs.best import write_best
 from tune_lnl.tuning.runs.confirmation import Candidate, Confirmation
 from tune_lnl.tuning.runs.export import export_run
 from tune_lnl.tuning.runs.listing import list_runs
+from tune_lnl.tuning.runs.rows import TrialRow
 from tune_lnl.tuning.runs.run import Run, load_run
 
 
@@ -46,6 +47,30 @@ def test_without_more_evidence_the_objective_decides(run: Run) -> None:
         "by": "objective",
         "probability": None,
     }
+
+
+def row(number: int, value: float, lr: float, error: float | None = 2.0) -> TrialRow:
+    return TrialRow(number, "COMPLETE", value, error, 6, {"lr": lr}, None, None, 1, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("ahead", "others", "number"),
+    [(4.6, 1, 0), (4.7, 1, 1), (7.2, 10, 0), (7.4, 10, 1)],  # 1.645 and 2.576 times the root of 2^2 + 2^2
+)
+def test_the_published_setting_stays_unless_another_is_distinguishable(
+    run: Run, ahead: float, others: int, number: int
+) -> None:
+    """By hand: the normal quantiles at 0.95 and, for the best of ten, at 0.995."""
+    for sign in (1, -1):  # a metric and a loss
+        rows = [row(1, 50.0 + sign * ahead, 0.1), row(0, 50.0, 0.01)]
+        rows += [row(2 + extra, 50.0 - sign, 0.2) for extra in range(others - 1)]
+        answer = find_answer(run.files, rows, {"lr": 0.01})
+        assert answer is not None
+        assert (answer.number, answer.by, answer.has_highest_objective) == (number, "objective", number == 1)
+        assert ("does not distinguish trial 1" in answer.words) == (number == 0)
+        assert find_answer(run.files, rows) == Answer(1, "objective"), "a space without a published setting"
+        assert find_answer(run.files, [rows[0], *rows[2:]], {"lr": 0.01}) == Answer(1, "objective"), "it is stopped"
+    assert find_answer(run.files, [row(1, 51.0, 0.1, None), row(0, 50.0, 0.01)], {"lr": 0.01}) == Answer(1, "objective")
 
 
 def test_every_view_shows_the_trial_that_is_best_over_replicates(run: Run, tmp_path: Path) -> None:

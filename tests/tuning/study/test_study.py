@@ -207,6 +207,13 @@ class TestTelling:
             assert study.should_prune(1) == (epoch == 2)
             assert not study.should_prune(0)
 
+    def test_the_published_setting_is_never_stopped(self, study: SearchStudy) -> None:
+        for _ in range(2):
+            study.ask()
+        study.report(1, 2, 50.0)
+        study.report(0, 2, 40.0)
+        assert not study.should_prune(0)
+
     def test_counting(self, study: SearchStudy) -> None:
         for _ in range(3):
             study.ask()

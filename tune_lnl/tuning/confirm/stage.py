@@ -141,8 +141,8 @@ def race(
         output(
             f"no replicates: they need {RACE_TRIALS} complete trials and epochs for 2 trainings; here are "
             f"{len(complete)} and {trainings}\n"
-            "the best has one training like every other trial, so luck can decide; --resume --confirm 3x5 trains the "
-            "best three again"
+            "the published setting stays the answer unless one training of each distinguishes another from it; "
+            "--resume --confirm 3x5 trains the best three again"
         )
         return None
     sign = 1.0 if run.mode == "max" else -1.0

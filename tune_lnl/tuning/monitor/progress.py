@@ -81,12 +81,14 @@ class Progress(Listener):
         console, trials = self._console, self._study.trials
         rows = [TrialRow.of(trial) for trial in trials]
         console(f"{describe_states(rows)} in {duration(time.monotonic() - self._began)}")
-        answer = find_answer(self._plan.files, [TrialRow.of(trial) for trial in ranked(trials, self._study.mode)])
+        start = self._plan.space.start
+        ranking = [TrialRow.of(trial) for trial in ranked(trials, self._study.mode)]
+        answer = find_answer(self._plan.files, ranking, start[0] if start else None)
         failed = [row for row in rows if row.state == "FAIL"]
         if answer is not None:
             row = next(row for row in rows if row.number == answer.number)
             config = nearby(self._plan.files.best)
-            why = "" if answer.by == "objective" else f" ({answer.words})"
+            why = "" if answer.has_highest_objective else f" ({answer.words})"
             text = f"best: trial {row.number}, {self._metric} {row.value_text}, {settings_text(row.params)}{why}"
             console(text)
             bounds = self._plan.bounds

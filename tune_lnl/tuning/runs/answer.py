@@ -5,8 +5,10 @@ Every view gets it from here: export, ``best.yaml``, console, report and the lis
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any, Literal
 
 from tune_lnl.config.yaml import read_mapping
@@ -22,6 +24,8 @@ WORDS: dict[By, str] = {
     "judged": "best by the images judged by hand",
     "consensus": "best by the consensus of the trials",
 }
+ALPHA = 0.05
+"""Probability, over all trials together, that luck alone distinguishes one of them from the published setting."""
 
 
 @dataclass(frozen=True)
@@ -33,30 +37,75 @@ class Answer:
     """The evidence that chose it."""
     probability: float | None = None
     """That it is the best of those compared, in [0, 1]; ``None`` where that is not estimated."""
+    highest: int | None = None
+    """The trial of the highest objective, where the published setting is the answer in its place."""
+
+    @property
+    def has_highest_objective(self) -> bool:
+        """Whether nothing but the order of the objectives chose it."""
+        return self.by == "objective" and self.highest is None
 
     @property
     def words(self) -> str:
         """The evidence, in words: ``best over its replicates, with probability 0.62``."""
+        if self.highest is not None:
+            return f"the published setting, from which one training of each does not distinguish trial {self.highest}"
         return WORDS[self.by] + ("" if self.probability is None else f", with probability {self.probability:.2f}")
 
     def to_dict(self) -> dict[str, Any]:
         return {"number": self.number, "by": self.by, "probability": self.probability}
 
 
-def find_answer(files: RunFiles, rows: Sequence[TrialRow]) -> Answer | None:
+def find_answer(files: RunFiles, rows: Sequence[TrialRow], published: Mapping[str, Any] | None = None) -> Answer | None:
     """Return the answer of a run; ``None`` while no trial is complete.
 
     Args:
         rows: in the one order of every view: complete ones by objective first, ties to the lower number.
+        published: the published setting, if the space has one.
     """
-    complete = [row.number for row in rows if row.state == "COMPLETE"]
+    complete = [row for row in rows if row.state == "COMPLETE"]
     if not complete:
         return None
     for source in SOURCES:
         found = source(files)
-        if found is not None and found.number in complete:
+        if found is not None and found.number in (row.number for row in complete):
             return found
-    return Answer(complete[0], "objective")
+    highest, start = complete[0].number, published_trial(complete, published)
+    if start is None or start.number == highest or is_distinguishable(complete[0], start, len(complete) - 1):
+        return Answer(highest, "objective")
+    return Answer(start.number, "objective", highest=highest)
+
+
+def published_trial(rows: Sequence[TrialRow], published: Mapping[str, Any] | None) -> TrialRow | None:
+    """Return the first trial at the published setting; ``None`` where there is none."""
+    if published is None:
+        return None
+    at = [row for row in rows if _is_at(row.params, published)]
+    return min(at, key=lambda row: row.number, default=None)
+
+
+def is_distinguishable(highest: TrialRow, start: TrialRow, others: int) -> bool:
+    """Return whether the best of ``others`` trials is better than the published setting by more than luck.
+
+    The objectives of two trainings differ by luck with a standard error of at most sqrt(s1^2 + s2^2), s their standard
+    errors: the images of the two are the same, which makes it smaller, and the luck of the trainings makes it larger,
+    together two thirds of that on recorded digits. The best of many is compared with the normal quantile at
+    1 - ALPHA / others (Bonferroni). Where an error is not known, the higher objective counts.
+    """
+    if None in (highest.value, start.value, highest.standard_error, start.standard_error):
+        return True
+    error = math.hypot(highest.standard_error or 0.0, start.standard_error or 0.0)
+    ahead = abs((highest.value or 0.0) - (start.value or 0.0))
+    return ahead > NormalDist().inv_cdf(1.0 - ALPHA / others) * error
+
+
+def _is_at(params: Mapping[str, Any], point: Mapping[str, Any]) -> bool:
+    return all(name in params and _equal(params[name], value) for name, value in point.items())
+
+
+def _equal(one: Any, other: Any) -> bool:
+    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in (one, other))
+    return math.isclose(one, other, rel_tol=1e-9) if numbers else bool(one == other)
 
 
 def _by_replicates(files: RunFiles) -> Answer | None:

@@ -1,5 +1,5 @@
 """Which files stay: the states of unfinished trials, the networks of the best few, and held-out predictions while there
-is room."""
+is room. Trial 0 counts as the best: it stays the answer unless another is distinguishable from it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def tidy(files: RunFolder, trials: Sequence[FrozenTrial], mode: str) -> None:
     }
     ended = {path: n for path, n in owners.items() if n < len(trials) and trials[n].state.is_finished()}
     networks = [trials[number] for path, number in ended.items() if path == files.model(number)]
-    best = [trial.number for trial in ranked(networks, mode)[:KEPT_MODELS] if trial.state.name == "COMPLETE"]
+    best = _best(networks, mode)[:KEPT_MODELS]
     files.delete(*(ended.keys() - {files.model(number) for number in best}))
 
 
@@ -42,9 +42,13 @@ def tidy_heldout(files: RunFolder, trials: Sequence[FrozenTrial], mode: str, roo
         return
     owners = {path: files.number_of(path) for path in files.listed(HELDOUT)}
     ended = {path: n for path, n in owners.items() if n < len(trials) and trials[n].state.is_finished()}
-    complete = [trial for trial in ranked(trials, mode) if trial.state.name == "COMPLETE"]
-    best = {trial.number for trial in complete[:room]}
+    best = _best(trials, mode)[:room]
     files.delete(*(path for path, number in ended.items() if number not in best))
+
+
+def _best(trials: Sequence[FrozenTrial], mode: str) -> list[int]:
+    """Return the numbers of the COMPLETE trials, 0 first and then the best."""
+    return sorted((trial.number for trial in ranked(trials, mode) if trial.state.name == "COMPLETE"), key=bool)
 
 
 def remove_half_written(files: RunFiles) -> None:

@@ -15,7 +15,7 @@ from tune_lnl.tuning.runs.folder import RunFolder
 from tune_lnl.tuning.runs.lease import FolderLease
 from tune_lnl.tuning.runs.location import ResultsDir, bring_here
 from tune_lnl.tuning.runs.rows import TrialRow
-from tune_lnl.tuning.runs.run import load_run, read_settings, study_place
+from tune_lnl.tuning.runs.run import load_run, read_settings, space_from_settings, start_that_stays, study_place
 from tune_lnl.tuning.runs.snapshot import read_snapshot
 from tune_lnl.wording import ENDED, duration
 
@@ -117,7 +117,7 @@ def _line(files: RunFolder, name: str) -> RunLine:
         driven = driven or study_place(files, settings).is_held()
     if rows is None:
         rows = load_run(files.root).rows()
-    answer = find_answer(files, rows)
+    answer = find_answer(files, rows, start_that_stays(settings, space_from_settings(settings, str(files.settings))))
     best = None if answer is None else next(row for row in rows if row.number == answer.number)
     written = next(path for path in (files.study, files.trials_table, files.settings) if path.exists())
     age = max(0.0, time.time() - written.stat().st_mtime)

@@ -22,7 +22,7 @@ from tune_lnl.config.registry import METHOD_NAMES, settings_type
 from tune_lnl.config.trial import TrialConfig
 from tune_lnl.config.yaml import read_mapping
 from tune_lnl.errors import InputError, LaterVersionError, damage_refused
-from tune_lnl.tuning.runs.answer import Answer, find_answer
+from tune_lnl.tuning.runs.answer import Answer, find_answer, published_trial
 from tune_lnl.tuning.runs.confirmation import Confirmation, read_confirmation
 from tune_lnl.tuning.runs.finding import conditions_folder, find_run
 from tune_lnl.tuning.runs.folder import RunFolder
@@ -116,15 +116,12 @@ class Run:
     @property
     def answer(self) -> Answer | None:
         """The trial that every view shows as the best, and the evidence that chose it."""
-        return find_answer(self.files, self._rows)
+        return find_answer(self.files, self._rows, start_that_stays(self.settings, self.space))
 
     @property
     def published(self) -> TrialRow | None:
         """The trial at the space's first start point, which is the published setting; it need not be complete."""
-        if not self.space.start:
-            return None
-        rows = sorted(self._rows, key=lambda row: row.number)
-        return next((row for row in rows if _is_at(row.params, self.space.start[0])), None)
+        return published_trial(self._rows, self.space.start[0] if self.space.start else None)
 
     @property
     def confirmation(self) -> Confirmation | None:
@@ -238,13 +235,12 @@ class Run:
         )
 
 
-def _is_at(params: Mapping[str, Any], point: Mapping[str, Any]) -> bool:
-    return all(name in params and _equal(params[name], value) for name, value in point.items())
+def start_that_stays(settings: Mapping[str, Any], space: SearchSpace) -> Mapping[str, Any] | None:
+    """Return the published setting, which stays the answer of a run unless another is distinguishable from it.
 
-
-def _equal(one: Any, other: Any) -> bool:
-    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in (one, other))
-    return math.isclose(one, other, rel_tol=1e-9) if numbers else bool(one == other)
+    ``None`` for a space without start points, and for a run of version 0.1.0, whose answer was the highest objective.
+    """
+    return space.start[0] if space.start and "race" in settings else None
 
 
 def load_run(run: ResultsDir, results_dir: ResultsDir = "results") -> Run:

@@ -85,6 +85,7 @@ class SearchStudy:
         self._study_id = storage.get_study_id_from_name(place.name)
         self.place = place
         self._distributions = distributions(space)
+        self._published = 0 if space.start else None
         self._live: dict[int, optuna.Trial] = {}
         # Counted once and kept up to date: going through all trials at every trial's end would cost more and more.
         trials = self.trials
@@ -232,6 +233,9 @@ class SearchStudy:
                 self._live[number].report(value, epoch)
 
     def should_prune(self, number: int) -> bool:
+        """Return whether the stopping rule stops a running trial; trial 0 at the published setting runs to its end."""
+        if number == self._published:
+            return False
         with self.place.access():
             return self._live[number].should_prune()
 
