@@ -141,3 +141,8 @@ FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r")
 def no_formula(cell: str) -> str:
     """Return the text, with an apostrophe in front where a spreadsheet would run it as a formula."""
     return f"'{cell}" if cell.startswith(FORMULA_SIGNS) else cell
+
+
+def without_apostrophe(cell: str) -> str:
+    """Return the text as it was before :func:`no_formula`."""
+    return cell[1:] if cell.startswith("'") and cell[1:].startswith(FORMULA_SIGNS) else cell

@@ -226,3 +226,18 @@ def test_labels_of_images_that_are_refused(content: str, told: str, tmp_path: Pa
     (tmp_path / "t.csv").write_text(content)
     with pytest.raises(InputError, match=told):
         picture_labels(tmp_path / "t.csv", None, ["cat", "dog"], NAMES)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv"])
+def test_an_exported_file_is_a_label_file(suffix: str, tmp_path: Path) -> None:
+    images = ["a/=1.png", "a/caf\u0065\u0301.png", "b/\udcff.png", "b/x y.png"]
+    text = ["path,label", "b/\\xff.png,'=sum", "a/caf\u00e9.png,b", "b\\x y.png,b", "./a/=1.png,'=sum"]
+    (tmp_path / f"decided.{suffix}").write_text("\n".join(text), encoding="utf-8")
+    assert picture_labels(tmp_path / f"decided.{suffix}", None, ["=sum", "b"], images).tolist() == [0, 1, 0, 1]
+
+
+def test_a_number_is_a_class_name_where_classes_are_numbers(tmp_path: Path) -> None:
+    (tmp_path / "own.csv").write_text("label\n1\n2\n10\n")
+    assert picture_labels(tmp_path / "own.csv", None, ["1", "2", "10"], ["a", "b", "c"]).tolist() == [0, 1, 2]
+    (tmp_path / "own.csv").write_text("label\n0\n1\n2\n")
+    assert picture_labels(tmp_path / "own.csv", None, ["1", "2", "10"], ["a", "b", "c"]).tolist() == [0, 1, 2]

@@ -1,6 +1,6 @@
 """Given labels from a file: `noise: {file: PATH, column: NAME}`.
 
-Formats: npy, npz (column = array name), parquet, csv, and the published CIFAR-N files (Wei et al. 2022:
+Formats: npy, npz (column = array name), parquet, csv, tsv, and the published CIFAR-N files (Wei et al. 2022:
 CIFAR-10_human.pt, CIFAR-100_human.pt). No file can run code when it is read.
 
 For image files a label is a class number or a class name, and a table may have a column `path`: its rows are then
@@ -12,7 +12,7 @@ from __future__ import annotations
 import codecs
 import csv
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tune_lnl.datasets.base import Labels
+from tune_lnl.datasets.pictures.listing import class_name
 from tune_lnl.errors import InputError, first_line, nearest, shown
+from tune_lnl.files import without_apostrophe
 
 CLEAN_COLUMNS = ("clean_label", "true_label")
 PATH_COLUMN = "path"
-DELIMITERS = (",", ";", "\t")
-FORMATS = (".npy", ".npz", ".parquet", ".csv", ".pt")
+DELIMITERS = (",", ";", "\t", "|")
+FORMATS = (".npy", ".npz", ".parquet", ".csv", ".tsv", ".pt")
 # A million labels take 8 MB; a file that unpacks to more than this is no label file.
 MAX_UNPACKED_BYTES = 2**30
 
@@ -36,7 +38,7 @@ def read_label_file(path: str | Path, column: str | None = None) -> Labels:
     """Return the labels in a file, int64 (N,), none negative.
 
     Args:
-        path: its suffix gives the format: npy, npz, parquet, csv or pt.
+        path: its suffix gives the format: npy, npz, parquet, csv, tsv or pt.
         column: the column, array or key; optional if the file has only one besides the clean labels.
 
     Raises:
@@ -107,25 +109,35 @@ def _rows_of_images(paths: Sequence[str], image_names: Sequence[str], file: Path
     """Return the row of each image."""
     row_of: dict[str, int] = {}
     for row, given in enumerate(paths):
-        name = given.strip().replace("\\", "/").removeprefix("./")
+        name = _path_key(without_apostrophe(given.strip()))
         if name in row_of:
             raise InputError(f"{file}: {shown(name)} is listed twice\nkeep one row for each image")
         row_of[name] = row
-    missing = [name for name in image_names if name not in row_of]
+    keys = [_path_key(name) for name in image_names]
+    missing = [name for name, key in zip(image_names, keys, strict=True) if key not in row_of]
     if missing:
         raise InputError(
             f"{file} has no label for {len(missing):,} of {len(image_names):,} training images, the first is "
             f"{shown(missing[0])}\ngive every image a row; paths are relative to the dataset's folder"
         )
-    return [row_of[name] for name in image_names]
+    return [row_of[key] for key in keys]
+
+
+def _path_key(path: str) -> str:
+    """Return a path in the one spelling that a label file and the images are compared by."""
+    return class_name(path).replace("\\", "/").removeprefix("./")
 
 
 def _class_numbers(values: NDArray[Any], class_names: Sequence[str], file: Path) -> Labels:
     """Return class numbers for labels that are class numbers or class names."""
     if values.ndim == 1 and values.dtype.kind in "OUST":
         # One gap in a column of numbers makes text of them all.
-        texts = ["" if value is None or value != value else str(value).strip() for value in values.tolist()]
+        gap = [value is None or value != value for value in values.tolist()]
         number_of = {name: number for number, name in enumerate(class_names)}
+        texts = [
+            "" if empty else _label_text(str(value), number_of)
+            for value, empty in zip(values.tolist(), gap, strict=True)
+        ]
         if all(text in number_of for text in texts):
             return np.array([number_of[text] for text in texts], dtype=np.int64)
         wrong, text = next((row, text) for row, text in enumerate(texts) if text not in number_of)
@@ -135,6 +147,10 @@ def _class_numbers(values: NDArray[Any], class_names: Sequence[str], file: Path)
                 f"{nearest(text, class_names)}"
             )
     labels = _whole_numbers(values, file)
+    # Folders 1 to 12: the number is the folder's name, unless it is the name of none.
+    named = {name: number for number, name in enumerate(class_names)}
+    if all(str(label) in named for label in np.unique(labels).tolist()):
+        return np.array([named[str(label)] for label in labels.tolist()], dtype=np.int64)
     if labels.max(initial=0) >= len(class_names):
         raise InputError(
             f"{file}: labels must be in 0..{len(class_names) - 1} ({len(class_names)} classes), got {labels.max()}\n"
@@ -142,6 +158,12 @@ def _class_numbers(values: NDArray[Any], class_names: Sequence[str], file: Path)
             "class names can be given instead of numbers, as text"
         )
     return labels
+
+
+def _label_text(text: str, class_names: Collection[str]) -> str:
+    """Return a label in the spelling of class names, without the apostrophe of an exported file."""
+    text = class_name(text.strip())
+    return text if text in class_names else class_name(without_apostrophe(text))
 
 
 def _require_same_order(clean: Labels, true_labels: Labels, file: Path, name: str) -> None:
@@ -168,7 +190,7 @@ def _existing(path: str | Path) -> Path:
 
 
 def _columns(file: Path) -> Columns:
-    readers = {".npy": _npy, ".npz": _npz, ".parquet": _parquet, ".csv": _csv, ".pt": _pt}
+    readers = {".npy": _npy, ".npz": _npz, ".parquet": _parquet, ".csv": _csv, ".tsv": _csv, ".pt": _pt}
     return readers[file.suffix.lower()](file)
 
 
@@ -287,15 +309,15 @@ def _csv(file: Path) -> Columns:
 
 
 def table_form(file: Path) -> tuple[str, str]:
-    """Return the delimiter and the encoding of a text table: by its ending, its byte order mark, and its first line.
+    """Return the delimiter and the encoding of a text table, by its byte order mark and its first line.
 
     Spreadsheet programs write semicolons in many countries, and UTF-16 as "Unicode text".
     """
     with file.open("rb") as content:
         start = content.read(65536)
     encoding = "utf-16" if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
-    if file.suffix.lower() == ".tsv":
-        return "\t", encoding
+    if not start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) and b"\0" in start[:2]:
+        encoding = "utf-16-be" if start.startswith(b"\0") else "utf-16-le"
     first = start.decode(encoding, "replace").split("\n", 1)[0]
     return max(DELIMITERS, key=first.count), encoding
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
@@ -132,8 +134,57 @@ def test_two_folders_of_one_split_are_refused(root: Path) -> None:
 def test_folders_that_all_hold_the_same_folders_are_refused(parts: Sequence[str], root: Path) -> None:
     for part in parts:
         write_class_folders(root / part, CLASSES, 1)
-    with pytest.raises(InputError, match=r"all hold the same folders .*\n.*train and test"):
+    with pytest.raises(InputError, match=r"hold the same folders .*\n.*train and test"):
         listed(root)
+
+
+@pytest.mark.parametrize("inside", ["", "train"])
+def test_parts_that_share_some_folders_are_refused(inside: str, root: Path) -> None:
+    write_class_folders(root / inside / "2021", ["cat", "dog"], 1)
+    write_class_folders(root / inside / "2022", ["cat", "bird"], 1)
+    with pytest.raises(InputError, match=r"2021, 2022 in .* hold the same folders \(cat\)"):
+        listed(root)
+
+
+def test_a_folder_of_images_in_each_class_is_a_usual_layout(root: Path) -> None:
+    for name in ("cat", "dog"):
+        write_class_folders(root / "train" / name, ["images"], 2)
+    assert listed(root).class_names == ("cat", "dog")
+
+
+@pytest.mark.parametrize(
+    ("folders", "classes", "note"),
+    [
+        (["-1", "0", "1", "10", "2"], ("-1", "0", "1", "2", "10"), None),
+        (["01", "1", "10", "2"], ("01", "1", "2", "10"), "'01', '1'"),
+        (["1.5", "10.5", "2.5"], ("1.5", "2.5", "10.5"), None),
+        (["1.0", "10.0", "2.0"], ("1", "2", "10"), None),
+        ([f"{number:02d}" for number in range(12)], tuple(f"{number:02d}" for number in range(12)), None),
+        (["1_cat", "10_dog", "2_bird"], ("10_dog", "1_cat", "2_bird"), None),
+    ],
+)
+def test_numbers_as_folders(folders: Sequence[str], classes: tuple[str, ...], note: str | None, root: Path) -> None:
+    write_class_folders(root, folders, 1)
+    found = listed(root)
+    assert found.class_names == classes
+    assert [text for text in found.notes if "look alike" in text] == (
+        [] if note is None else [f"classes whose names look alike: {note}"]
+    )
+
+
+def test_files_without_an_ending_are_counted_where_there_is_no_image(root: Path) -> None:
+    for name in ("cat", "dog"):
+        (root / name).mkdir()
+        (root / name / "0").write_bytes(b"x")
+    with pytest.raises(InputError, match=r"no training image; 2 other files: no ending 2; 2 folders without an image"):
+        listed(root)
+
+
+def test_links_to_nothing_are_named_whatever_their_ending(root: Path) -> None:
+    write_class_folders(root, ["a", "b"], 1)
+    (root / "a" / "gone").symlink_to(root / "nowhere")
+    (root / "b" / "self").symlink_to("self")
+    assert listed(root).skipped == {"a/gone": "it is a link to nothing", "b/self": "it is a link to nothing"}
 
 
 def test_a_folder_that_holds_only_the_folder_of_the_classes(root: Path) -> None:
@@ -475,7 +526,14 @@ def test_files_outside_are_left_out_and_named(images: Path) -> None:
 
 @pytest.mark.parametrize(
     ("encoding", "delimiter", "header"),
-    [("utf-8-sig", ",", "Path,LABEL"), ("utf-16", ",", "path,label"), ("utf-8", ";", "path;label")],
+    [
+        ("utf-8-sig", ",", "Path,LABEL"),
+        ("utf-16", ",", "path,label"),
+        ("utf-16-le", ",", "path,label"),
+        ("utf-8", ";", "path;label"),
+        ("utf-8", "|", "path|label"),
+        ("utf-8", "\t", "path\tlabel"),
+    ],
 )
 def test_tables_as_spreadsheet_programs_write_them(encoding: str, delimiter: str, header: str, images: Path) -> None:
     rows = [header, *(delimiter.join((f"imgs/{number}.jpg", "ab"[number % 2])) for number in range(6))]
@@ -485,9 +543,9 @@ def test_tables_as_spreadsheet_programs_write_them(encoding: str, delimiter: str
 
 
 def test_whole_numbers_of_any_spelling_are_one_class(images: Path) -> None:
-    labels = ("1", "1.0", '"1"', "2.", "2", "")
-    found = listed(table(images, [(f"imgs/{number}.jpg", label) for number, label in enumerate(labels)]))
-    assert (found.class_names, found.labels.tolist()) == (("1", "2"), [0, 0, 0, 1, 1])
+    for labels in (("1", "1.0", '"1"', "2.", "2", ""), ("1", "+1", "1e0", "2e+00", "2", "")):
+        found = listed(table(images, [(f"imgs/{number}.jpg", label) for number, label in enumerate(labels)]))
+        assert (found.class_names, found.labels.tolist()) == (("1", "2"), [0, 0, 0, 1, 1])
     pq.write_table(
         pa.table({"path": [f"imgs/{number}.jpg" for number in range(3)], "label": [1.0, None, 2.0]}),
         images / "t.parquet",
@@ -502,11 +560,27 @@ def test_a_missing_true_label_is_noted(images: Path) -> None:
     assert any("1 training rows have no true_label" in note for note in found.notes)
 
 
-def test_paths_of_windows(images: Path) -> None:
-    rows = [(f"imgs\\{number}.jpg", "ab"[number % 2]) for number in range(6)]
-    found = listed(table(images, rows))
-    assert names(found) == [f"imgs/{number}.jpg" for number in range(6)]
-    assert any("6 paths have backslashes" in note for note in found.notes)
+@pytest.mark.parametrize(
+    ("spelt", "note"),
+    [
+        (lambda root, name: f"imgs\\{name}", "have backslashes"),
+        (lambda root, name: quote(f"imgs/{name}"), "are URLs of files"),
+        (lambda root, name: f"file://{quote(str(root / 'imgs' / name))}", "are URLs of files"),
+        (lambda root, name: unicodedata.normalize("NFC", f"imgs/{name}"), "are read in Unicode's decomposed form"),
+        (lambda root, name: f" ./imgs/{name} ", None),
+        (lambda root, name: str(root / "imgs" / name), None),
+    ],
+)
+def test_paths_of_other_systems(spelt: Callable[[Path, str], str], note: str | None, root: Path) -> None:
+    files = [unicodedata.normalize("NFD", f"é {number}.jpg") for number in range(4)]
+    for number, name in enumerate(files):
+        write_image(root / "imgs" / name, number, label=number % 2)
+    found = listed(table(root, [(spelt(root, name), "ab"[number % 2]) for number, name in enumerate(files)]))
+    assert names(found) == [f"imgs/{name}" for name in files]
+    assert not found.notes if note is None else any(f"4 paths {note}" in text for text in found.notes)
+
+
+def test_the_first_skipped_path_and_its_reason_are_told(images: Path) -> None:
     with pytest.raises(InputError, match=r"6 files were skipped; the first is D:\\x\\0\.jpg: it cannot be read"):
         listed(table(images, [(f"D:\\x\\{number}.jpg", "a") for number in range(6)]))
 

@@ -17,10 +17,14 @@ from __future__ import annotations
 import csv
 import os
 import re
-from collections.abc import Iterator, Sequence
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
+from urllib.parse import unquote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,15 +48,22 @@ from tune_lnl.datasets.pictures.noisy import PictureDataset, Pictures
 from tune_lnl.datasets.pictures.rows import Survey
 from tune_lnl.errors import InputError, shown
 
-TRAIN_NAMES = ("train", "training", "trainset", "train_set")
-TEST_NAMES = ("test", "testing", "testset", "test_set", "val", "valid", "validation", "eval", "dev")
-"""Names of a split, in any case. The first of TEST_NAMES that is there is the test set."""
+TRAIN_NAMES = ("train", "training")
+TEST_NAMES = ("test", "testing", "val", "valid", "validation", "eval", "evaluation", "dev")
+"""Names of a split, by :func:`_split_name`. The first of TEST_NAMES that is there is the test set."""
 MISSING_NAMES = frozenset(["none", "null", "nan", "na", "n/a", "<na>", "?", "unknown", "unlabeled", "unlabelled"])
 """Labels that often stand for a missing one, in lower case."""
 TABLES = (".csv", ".tsv", ".parquet")
 NEEDED = ("path", "label")
 OPTIONAL = ("true_label", "split")
 ROWS_PER_BATCH = 65536
+SPELLINGS: Mapping[str, Callable[[str], str]] = {
+    "have backslashes, which are read as slashes": lambda path: path.replace("\\", "/"),
+    "are URLs of files, which are decoded": lambda path: unquote(path.removeprefix("file://")),
+    "are read in Unicode's composed form": partial(unicodedata.normalize, "NFC"),
+    "are read in Unicode's decomposed form": partial(unicodedata.normalize, "NFD"),
+}
+"""Other spellings of a path in a table, tried where the file does not exist, and said."""
 LARGEST_SQUARE = 64
 """Up to this side, images are kept square and padded before the crop, as in CIFAR; larger ones are kept larger."""
 RESIZE_RATIO = 256 / 224
@@ -107,7 +118,7 @@ class ImageFolder(PictureDataset[FolderOptions]):
         root = _existing(options.root)
         if root.is_file():
             found = _TableReader(root, options.on_error).read()
-            return require_training_images(found, "rows with a path and a label")
+            return require_training_images(found, "rows with a path, relative to the table's folder, and a label")
         looked_for = "<class>/<image> or train/<class>/<image>, with jpg, png and the like"
         return require_training_images(_class_folders(root, options), looked_for)
 
@@ -115,7 +126,7 @@ class ImageFolder(PictureDataset[FolderOptions]):
         """Read the images, and drop classes without a training image that can be decoded."""
         found = super().read(data_dir, cache_dir, options)
         readable = found.examined.rows[: found.examined.training]
-        return replace(found, listed=_without_empty_classes(found.listed, readable))
+        return replace(found, listed=_without_empty_classes(found.listed, readable, found.examined.unreadable))
 
     def working_size(self, options: FolderOptions, seen: Survey) -> WorkingSize:
         crop = options.resolution
@@ -166,8 +177,7 @@ def _class_folders(root: Path, options: FolderOptions) -> PictureList:
         if is_image_name(stray) and not is_leftover(stray):
             builder.skip(f"{inside}/{stray}" if inside else stray, "it is in no class folder")
     names = [name for name in builder.folders_in(root / inside) if inside or name != test]
-    if not inside:
-        _require_classes(builder, names)
+    _require_classes(builder, inside, names)
     classes = _classes(builder, inside, names)
     ordered = in_order(classes)
     add_class_folders(builder, inside, ordered, classes)
@@ -185,10 +195,17 @@ def _class_folders(root: Path, options: FolderOptions) -> PictureList:
     return builder.finish(ordered)
 
 
+def _split_name(text: str) -> str:
+    """Return the name of a split without case, spaces and signs, and without a word such as "set" at its end."""
+    return re.sub(r"[\s_-]|(?<=.)(set|data|images|split)$", "", text.strip().casefold())
+
+
 def _split_folder(builder: ListBuilder, folders: Sequence[str], names: Sequence[str], split: str) -> str:
     """Return the folder of a split, "" if there is none. Raises InputError if two folders have its name."""
     for name in names:
-        same = [folder for folder in folders if folder.casefold() == name and builder.folders_in(builder.root / folder)]
+        same = [
+            folder for folder in folders if _split_name(folder) == name and builder.folders_in(builder.root / folder)
+        ]
         if len(same) > 1:
             raise InputError(
                 f"{shown(str(builder.root))} has {' and '.join(same)}: which is the {split} set?\nrename all but one"
@@ -206,7 +223,9 @@ def _test_folder(builder: ListBuilder, folders: Sequence[str], training: str, na
     inner = {folder: {class_name(inside) for inside in builder.folders_in(builder.root / folder)} for folder in folders}
     classes = {class_name(folder) for folder in folders}
     possible = [
-        folder for folder in folders if training or folder.casefold() == "test" or inner[folder] & (classes - {folder})
+        folder
+        for folder in folders
+        if training or _split_name(folder) == "test" or inner[folder] & (classes - {folder})
     ]
     return _split_folder(builder, possible, (name, *TEST_NAMES), "test")
 
@@ -225,27 +244,33 @@ def _note_splits(builder: ListBuilder, folders: Sequence[str], training: str, te
         )
 
 
-def _require_classes(builder: ListBuilder, folders: Sequence[str]) -> None:
+def _require_classes(builder: ListBuilder, inside: str, folders: Sequence[str]) -> None:
     """Raise InputError where the folders look like splits or years of one set of classes, not like classes."""
-    inner = [
-        {name for name in builder.folders_in(builder.root / folder) if _has_image(builder.root / folder / name)}
+    home = builder.root / inside
+    for folder in folders:
+        if any(is_image_name(entry.name) and not is_leftover(entry.name) for entry in os.scandir(home / folder)):
+            return
+    inner = {
+        folder: {name for name in builder.folders_in(home / folder) if _has_image(home / folder / name)}
         for folder in folders
-    ]
-    shared = set.intersection(*inner) if inner else set()
-    flat = any(
-        is_image_name(entry.name) and not is_leftover(entry.name)
-        for folder in folders
-        for entry in os.scandir(builder.root / folder)
-    )
-    if len(shared) < 2 or flat:
+    }
+    inner = {folder: names for folder, names in inner.items() if names}
+    holders = Counter(name for names in inner.values() for name in names)
+    shared = sorted(name for name, count in holders.items() if count > 1)
+    # A folder "images" in every class is a usual layout; two folders or more in each are classes or parts of them.
+    if not inner or min(map(len, inner.values())) < 2 or (len(inner) > 1 and not shared):
         return
-    root, some = shown(str(builder.root)), ", ".join(shown(name) for name in sorted(shared)[:3])
-    if len(folders) == 1:
-        inside = shown(str(builder.root / folders[0]))
-        raise InputError(f"{root} holds one folder, and that holds the classes ({some})\ngive dataset.root={inside}")
+    root = shown(str(home))
+    if len(inner) == 1:
+        (only, names), *_ = inner.items()
+        some = ", ".join(shown(name) for name in sorted(names)[:3])
+        raise InputError(
+            f"{root} holds one folder with images, and that holds the folders {some}\n"
+            f"give dataset.root={shown(str(home / only))}"
+        )
     raise InputError(
-        f"the folders {', '.join(shown(name) for name in folders[:5])} in {root} all hold the same folders ({some}), "
-        "so it is not clear which are the classes\n"
+        f"the folders {', '.join(shown(name) for name in sorted(inner)[:5])} in {root} hold the same folders "
+        f"({', '.join(shown(name) for name in shared[:3])}), so it is not clear which are the classes\n"
         "name the parts train and test, or give dataset.root one of them, or a table with the columns path and label"
     )
 
@@ -258,14 +283,17 @@ def _classes(builder: ListBuilder, inside: str, folders: Sequence[str]) -> dict[
         if _has_image(builder.root / inside / name):
             filled.setdefault(class_name(name), []).append(name)
         else:
-            empty.append(f"{inside}/{name}" if inside else name)
+            path = f"{inside}/{name}" if inside else name
+            empty.append(path)
+            # Counts the files that are no images.
+            list(builder.images_in(path))
     if empty:
         named = ", ".join(shown(name) for name in empty[:5])
         more = ", ..." if len(empty) > 5 else ""
         builder.notes.append(f"{len(empty)} folders without an image are no classes: {named}{more}")
     for name, own in filled.items():
         if len(own) > 1:
-            builder.notes.append(f"{len(own)} folders are one class, {shown(name)}: their names differ in Unicode form")
+            builder.notes.append(f"{len(own)} folders are one class, {shown(name)}: their names are spellings of it")
         elif not own[0].isascii() and "\\x" in name:
             builder.notes.append(f"a folder's name is no UTF-8; its class is written {shown(name)}")
     return filled
@@ -301,12 +329,15 @@ def _note_odd_names(builder: ListBuilder, classes: Sequence[str]) -> None:
         )
 
 
-def _without_empty_classes(listed: PictureList, readable: NDArray[np.int64]) -> PictureList:
+def _without_empty_classes(
+    listed: PictureList, readable: NDArray[np.int64], unreadable: Mapping[str, str]
+) -> PictureList:
     """Return the list without closed classes of which no training image is readable; labels are numbered anew.
 
     Args:
         listed: the images.
         readable: int64 (n,): rows of the training images that can be decoded.
+        unreadable: the reasons of those that cannot, by name.
 
     Raises:
         InputError: fewer than two classes are left.
@@ -317,10 +348,11 @@ def _without_empty_classes(listed: PictureList, readable: NDArray[np.int64]) -> 
         return listed
     kept, dropped = np.flatnonzero(counts), np.flatnonzero(counts == 0)
     if len(kept) < 2:
+        first = [*unreadable.items()][:1]
         raise InputError(
             f"{shown(str(listed.root))} has readable training images of one class only "
             f"({shown(listed.class_names[int(kept[0])])}); a classifier needs at least two\n"
-            "`python -m tune_lnl.data check` names the files that cannot be read"
+            + "".join(f"the first file that cannot be read is {shown(name)}: {shown(why)}" for name, why in first)
         )
     true = listed.true_labels
     still_true = dropped[np.isin(dropped, [] if true is None else true[readable])]
@@ -368,7 +400,7 @@ class _TableReader:
         """The closed classes and those that only occur as true labels."""
         self._test_names: frozenset[str] = frozenset()
         self._unread_names: frozenset[str] = frozenset()
-        self._backslashes = 0
+        self._respelled = Counter[str]()
 
     def read(self) -> PictureList:
         """Read the classes, then the files in a second pass, training rows before test rows."""
@@ -399,15 +431,14 @@ class _TableReader:
         self._builder.begin_test()
         if has_test:
             self._add_rows(test=True)
-        if self._backslashes:
-            self._builder.notes.append(f"{self._backslashes:,} paths have backslashes, which are read as slashes")
+        self._builder.notes += [f"{count:,} paths {change}" for change, count in self._respelled.items()]
         return self._builder.finish(everything, len(names))
 
     def _choose_splits(self) -> None:
         """Find the names of the splits, and which of them is the test set."""
         counts: dict[str, int] = {}
         for row in self._rows():
-            split = None if row.split is None else row.split.casefold()
+            split = None if row.split is None else _split_name(row.split)
             if split not in (None, *TRAIN_NAMES, *TEST_NAMES):
                 raise InputError(
                     f"row {row.number:,} of {self._file.name}: split must be train or test, got "
@@ -458,15 +489,23 @@ class _TableReader:
         self._builder.add(name, status, number, true)
 
     def _name(self, path: str) -> str:
-        if "\\" in path and not (self._builder.root / path).exists():
-            slashed = path.replace("\\", "/")
-            if (self._builder.root / slashed).exists():
-                self._backslashes += 1
-                path = slashed
+        """Return the path relative to the root, in the first spelling whose file exists."""
+        if not self._exists(path):
+            for change, spelling in SPELLINGS.items():
+                if self._exists(spelling(path)):
+                    self._respelled[change] += 1
+                    path = spelling(path)
+                    break
         given = Path(path)
         if given.is_absolute() and given.is_relative_to(self._builder.root):
             return given.relative_to(self._builder.root).as_posix()
         return Path(os.path.normpath(path)).as_posix()
+
+    def _exists(self, path: str) -> bool:
+        try:
+            return (self._builder.root / path).exists()
+        except (OSError, ValueError):  # a name too long for a file, or with a zero byte
+            return False
 
     def _is_repeated(self, name: str, label: int, where: str) -> bool:
         if name not in self._seen:
@@ -480,10 +519,10 @@ class _TableReader:
         return True
 
     def _is_test(self, row: _Row) -> bool:
-        return row.split is not None and row.split.casefold() in self._test_names
+        return row.split is not None and _split_name(row.split) in self._test_names
 
     def _is_unread(self, row: _Row) -> bool:
-        return row.split is not None and row.split.casefold() in self._unread_names
+        return row.split is not None and _split_name(row.split) in self._unread_names
 
     def _rows(self) -> Iterator[_Row]:
         number = 0
@@ -518,7 +557,7 @@ class _TableReader:
     def _csv_batches(self) -> Iterator[dict[str, list[Any]]]:
         delimiter, encoding = table_form(self._file)
         with self._file.open(newline="", encoding=encoding) as lines:
-            reader = csv.reader(lines, delimiter=delimiter)
+            reader = csv.reader(lines, delimiter=delimiter, strict=True)
             header = [name.strip().casefold() for name in next(reader, [])]
             _require_columns(header, self._file)
             columns = {name: header.index(name) for name in (*NEEDED, *OPTIONAL) if name in header}
@@ -579,9 +618,4 @@ def _text(value: Any) -> str | None:
         raise TypeError(type(value).__name__)
     if value is None or value != value:
         return None
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    text = class_name(str(value).replace("\0", "").strip())
-    if re.fullmatch(r"[+-]?[0-9]+\.0*", text):
-        text = str(int(text.split(".")[0]))
-    return text or None
+    return class_name(str(value).replace("\0", "").strip()) or None

@@ -15,6 +15,7 @@ from array import array
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,15 @@ LEFTOVERS = frozenset(
     {
         *("__macosx", "network trash folder", "temporary items", "thevolumesettingsfolder"),  # macOS
         *("$recycle.bin", "recycler", "recycled", "system volume information", "found.000"),  # Windows
-        *("@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "@tmp"),  # network storage
+        *("@eadir", "#recycle", "#snapshot", "~snapshot", "@recycle", "@recently-snapshot", "@tmp"),  # network storage
         *("lost+found", "lost.dir", "__pycache__"),  # Linux, Android, Python
     }
 )
 """Folders that operating systems, archivers, storage devices and notebooks add, in lower case; they hold no data."""
+LONGEST_NUMBER = 40
+NUMBER = re.compile(r"[+-]?[0-9]{1,300}(\.[0-9]*)?")
+WHOLE = re.compile(r"[+-]?(0|[1-9][0-9]*)(\.0*)?([eE][+-]?[0-9]{1,2})?")
+"""A whole number in any spelling but one with leading zeros, which is a code; also a fraction such as 1e-3."""
 OUTSIDE = "it is outside the folder, by its name or through a link"
 NAMES_TOLD = 1000
 """Number of skipped files whose names are kept; the others are only counted."""
@@ -265,9 +270,12 @@ class ListBuilder:
         if not entry.is_symlink():
             return entry.is_dir(follow_symlinks=False)
         real = Path(os.path.realpath(entry.path))
+        name = Path(entry.path).relative_to(self.root).as_posix()
+        if not real.exists():
+            self._skip_link(name, "it is a link to nothing")
+            return False
         if not real.is_dir():
             return False
-        name = Path(entry.path).relative_to(self.root).as_posix()
         if not real.is_relative_to(self._home):
             self._skip_link(name, "it is a link to a folder outside")
             return False
@@ -324,8 +332,8 @@ def is_leftover(name: str) -> bool:
 
 def in_order(names: Collection[str]) -> list[str]:
     """Sort class names: numbers by value if all are numbers, so that 10 comes after 9, else by their characters."""
-    if all(name.isascii() and name.isdecimal() for name in names):
-        return sorted(names, key=lambda name: (int(name), name))
+    if all(NUMBER.fullmatch(name) for name in names):
+        return sorted(names, key=lambda name: (Decimal(name), name))
     return sorted(names)
 
 
@@ -358,17 +366,21 @@ def add_class_folders(
 def class_name(folder_name: str) -> str:
     """Return the class of a folder name or a label: text in Unicode's composed form (NFC).
 
-    Bytes that are no UTF-8 are written as ``\\xe9``, so that every file and every console can hold the name.
+    Bytes that are no UTF-8 are written as ``\\xe9``, so that every file and every console can hold the name. Whole
+    numbers of any spelling (1, 1.0, +1, 1e0) give the same text.
     """
     text = folder_name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    if len(text) <= LONGEST_NUMBER and WHOLE.fullmatch(text) and (number := Decimal(text)) == int(number):
+        return str(int(number))
     return unicodedata.normalize("NFC", text)
 
 
 def look_alike(names: Iterable[str]) -> list[tuple[str, ...]]:
-    """Return groups of names that differ only in case, spaces, hyphens or underscores."""
+    """Return groups of names that differ only in case, spaces, hyphens, underscores or leading zeros."""
     groups: dict[str, list[str]] = {}
     for name in names:
-        groups.setdefault(re.sub(r"[\s_-]+", "", name).casefold(), []).append(name)
+        joined = re.sub(r"(?<!^)[\s_-]+", "", name.strip()).casefold()
+        groups.setdefault(re.sub(r"^0+(?=[0-9]+$)", "", joined), []).append(name)
     return [tuple(group) for group in groups.values() if len(group) > 1]
 
 
@@ -384,7 +396,8 @@ def require_training_images(found: PictureList, looked_for: str) -> PictureList:
         skipped = f"; {found.skipped_count:,} files were skipped{first}" if found.skipped_count else ""
         most = ", ".join(f"{shown(ending) or 'no ending'} {count:,}" for ending, count in most_common(found.ignored))
         ignored = f"; {sum(found.ignored.values()):,} other files: {most}" if found.ignored else ""
-        raise InputError(f"{root} has no training image{skipped}{ignored}\nlooked for {looked_for}")
+        notes = "".join(f"; {note}" for note in found.notes[:3])
+        raise InputError(f"{root} has no training image{skipped}{ignored}{notes}\nlooked for {looked_for}")
     classes = np.unique(found.labels[: found.training])
     if len(classes) < 2:
         only = shown(found.class_names[int(classes[0])])
