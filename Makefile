@@ -99,8 +99,9 @@ baselines: $(STAMP)  ## cross-entropy, Co-teaching, JoCoR and ACT on the digits,
 bench: $(STAMP)  ## speed on the CPU, one table: a training step, the engine, ranking, memory; wants an otherwise idle machine
 	$(BIN)/python benchmarks/bench.py
 
-scoreboard: $(STAMP)  ## searches replayed on recorded trainings, ours beside others; TABLES=DIR: on those tables
-	$(BIN)/python benchmarks/scoreboard.py --engines ours,stock,tpe,random $(if $(TABLES),--tables $(TABLES))
+scoreboard: $(STAMP)  ## searches replayed on recorded trainings, ours beside other packages'; TABLES=DIR: on those tables
+	$(BIN)/python benchmarks/testbeds/rivals.py
+	$(BIN)/python benchmarks/scoreboard.py --engines all --keep build/scoreboard.jsonl --json build/scoreboard.json $(if $(TABLES),--tables $(TABLES))
 
 bench-gpu: $(STAMP)  ## speed and peak memory on a CUDA device
 	$(BIN)/python benchmarks/throughput_gpu.py
@@ -109,4 +110,4 @@ docs: $(STAMP)  ## docs/settings.md and docs/commands.md again, from the code
 	$(BIN)/python docs/make_settings.py
 
 clean:  ## remove the environment and caches
-	rm -rf $(VENV) .venv-lowest .venv-newest build .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-lowest .venv-newest .venv-rivals build .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis

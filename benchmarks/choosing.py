@@ -16,7 +16,6 @@ Rules: ``noisy``, the highest noisy accuracy on the held-out images; ``judged K`
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,11 +23,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from evidence import evidence, write_evidence
 from numpy.typing import NDArray
 from testbeds.record import load
 
 from tune_lnl.cli import Parser, guarded
-from tune_lnl.files import replace_text
 from tune_lnl.methods.consensus import consensus
 from tune_lnl.methods.judging import images_to_judge, judged_scores, judging_weights
 
@@ -166,7 +165,8 @@ def main(argv: list[str] | None = None) -> int:
             f"{row['condition']:<20} {row['trials']:>3} {row['rule']:<20} {row['regret']:6.2f}  "
             f"{row['ratio']:5.2f} [{low:.2f}, {high:.2f}]"
         )
-    replace_text(args.output, json.dumps({"draws": args.draws, "rows": rows}, indent=1) + "\n")
+    what = "regret of the chosen model in true accuracy (points), its ratio to the noisy accuracy's, 95% intervals"
+    write_evidence(args.output, {"what": what, **evidence(("numpy",)), "draws": args.draws, "rows": rows})
     print(args.output)
     return 0
 

@@ -16,7 +16,8 @@ ours+related begins with every other table of DIR as a related run; with --pairs
 --misleading its only related run is the same table with the losses reversed. A related run is the whole table; with
 --history N it is the trials that a search of ours (seed of its own, N trainings' worth) made on it.
 
---keep FILE.jsonl appends each finished search and does not repeat those that stand in it.
+--keep FILE.jsonl appends each finished search and does not repeat those that stand in it; with --kept nothing else is
+replayed, and engines may have different numbers of seeds.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,7 @@ import numpy as np
 import optuna
 from evidence import evidence
 from testbeds.engines import Engine, OptunaEngine, OurEngine, StockEngine, answers, related_run, run_of
+from testbeds.rivals import PACKAGES, RIVALS, RivalEngine, python_of
 from testbeds.tables import Table, read_curves, read_recordings, read_tables
 
 from tune_lnl.cli import Parser, guarded
@@ -65,6 +68,7 @@ ENGINES: dict[str, Callable[[Table, int], Engine]] = {
     "ours": OurEngine,
     "stock": StockEngine,
     **{name: optuna_engine(name) for name in ("random", "tpe", "gp")},
+    **{name: partial(RivalEngine, name) for name in RIVALS},
 }
 
 
@@ -89,13 +93,19 @@ class Search:
 def parser() -> argparse.ArgumentParser:
     p = Parser(prog="benchmarks/scoreboard.py", description=__doc__)
     p.add_argument("--tables", type=Path, metavar="DIR")
-    p.add_argument("--engines", default="ours,stock", metavar="NAME,...", help=f"of {RELATED}, {', '.join(ENGINES)}")
+    p.add_argument(
+        "--engines",
+        default="ours,stock",
+        metavar="NAME,...",
+        help=f"of {RELATED}, {', '.join(ENGINES)}; all: each that is installed",
+    )
     p.add_argument("--seeds", type=int, default=20, metavar="N")
     p.add_argument("--json", type=Path, metavar="FILE")
     p.add_argument("--pairs", action="store_true")
     p.add_argument("--misleading", action="store_true")
     p.add_argument("--history", type=int, default=0, metavar="N")
     p.add_argument("--keep", type=Path, metavar="FILE.jsonl")
+    p.add_argument("--kept", action="store_true")
     return p
 
 
@@ -155,9 +165,13 @@ class Replays:
         return self._related[key]
 
 
-def replay_all(replays: Replays, wanted: Sequence[Search], keep: Path | None) -> dict[Search, list[int]]:
-    """Return the answers of every search; those in ``keep`` are read, the others appended to it."""
+def replay_all(
+    replays: Replays, wanted: Sequence[Search], keep: Path | None, only_kept: bool = False
+) -> dict[Search, list[int]]:
+    """Return the answers of every search; those in ``keep`` are read, the others appended to it or left out."""
     done: dict[str, list[int]] = {}
+    if keep is not None:
+        keep.parent.mkdir(parents=True, exist_ok=True)
     if keep is not None and keep.exists():
         for line in keep.read_text(encoding="utf-8").splitlines():
             content = json.loads(line)
@@ -166,6 +180,8 @@ def replay_all(replays: Replays, wanted: Sequence[Search], keep: Path | None) ->
     begun, played = time.monotonic(), 0
     for count, search in enumerate(wanted, start=1):
         if search.key not in done:
+            if only_kept:
+                continue
             done[search.key] = replays.play(search)
             played += 1
             if keep is not None:
@@ -231,20 +247,16 @@ def _rank(cells: Cells, engine: str, engines: Sequence[str], name: str, budget: 
 
 def markdown(pooled: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Yield the pooled figures as a table, an engine a row."""
-    yield (
-        "| engine | "
-        + " | ".join(f"{budget}" for budget in BUDGETS)
-        + " | mean rank at "
-        + ", ".join(map(str, BUDGETS))
-    )
-    yield "| --- | " + " | ".join("---" for _ in BUDGETS) + " | --- |"
+    budgets = [str(budget) for budget in BUDGETS]
+    yield f"| engine | seeds | {' | '.join(budgets)} | mean rank at {', '.join(budgets)} |"
+    yield "| --- |" + " --- |" * (len(budgets) + 2)
     by_engine: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for row in pooled:
         by_engine[str(row["engine"])].append(row)
     for engine, rows in by_engine.items():
         cells = [f"{row['regret']:.3f} [{row['low']:.3f}, {row['high']:.3f}]" for row in rows]
         ranks = ", ".join(f"{row['mean_rank']:.2f}" for row in rows)
-        yield f"| {engine} | " + " | ".join(cells) + f" | {ranks} |"
+        yield f"| {engine} | {rows[0]['seeds']} | {' | '.join(cells)} | {ranks} |"
 
 
 @guarded
@@ -253,6 +265,13 @@ def main(argv: list[str] | None = None) -> int:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     engines = [name.strip() for name in args.engines.split(",") if name.strip()]
+    if engines == ["all"]:
+        missing = [name for name in RIVALS if not python_of(name).exists()]
+        engines = [name for name in [*ENGINES, RELATED] if name not in missing]
+        if missing:
+            print(
+                f"skipped, not installed: {', '.join(missing)} (python benchmarks/testbeds/rivals.py)", file=sys.stderr
+            )
     for name in engines:
         if name != RELATED and name not in ENGINES:
             raise InputError(f"--engines: unknown engine {name!r}; {nearest(name, [RELATED, *ENGINES])}")
@@ -263,19 +282,22 @@ def main(argv: list[str] | None = None) -> int:
         raise InputError(f"--engines {RELATED} needs two tables or more: the others are what a search starts from")
     wanted = list(searches(args, [table.name for table in tables], engines))
     replays = Replays(tables)
-    found = replay_all(replays, wanted, args.keep)
+    found = replay_all(replays, wanted, args.keep, args.kept)
     scored = score(replays.tables, found)
-    print("\n".join(markdown(scored["pooled"])))
+    table = "\n".join(markdown(scored["pooled"]))
+    print(table)
     if args.json is not None:
-        words = sys.argv[1:] if argv is None else argv
         about = {
             "what": "normalised regret of the answer, mean over seeds, 95% bootstrap; trials: full trainings' worth",
-            **evidence(("optuna", "numpy")),
-            "command": " ".join(["python", "benchmarks/scoreboard.py", *map(str, words)]),
+            **evidence(("optuna", "numpy", "ray")),
+            "rivals": sorted({PACKAGES[RIVALS[name]] for name in engines if name in RIVALS}),
+            "tables": list(replays.tables),
             "seeds": args.seeds,
         }
         with whole_file(args.json) as new:
             new.write_text(json.dumps({**about, **scored}, indent=1) + "\n", encoding="utf-8")
+        with whole_file(args.json.with_suffix(".md")) as new:
+            new.write_text(f"`{about['command']}`, {about['date']}; {about['what']}.\n\n{table}\n", encoding="utf-8")
     return 0
 
 

@@ -14,7 +14,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 import scoreboard
-from testbeds.engines import OurEngine, StockEngine, answers, related_run
+from testbeds.engines import OurEngine, StockEngine, TableSpace, answers, related_run
+from testbeds.rivals import RIVALS, RivalEngine, python_of
 from testbeds.tables import Table, read_table
 
 NAN, INF = float("nan"), float("inf")
@@ -107,6 +108,54 @@ def test_the_form_of_the_output(tmp_path: Path) -> None:
         for trials in (5, 10, 20, 40)
     }
     assert all(row["low"] <= row["regret"] <= row["high"] for row in once["rows"])
+
+
+def test_only_what_is_kept_is_scored(tmp_path: Path) -> None:
+    random_table(tmp_path / "a.parquet")
+    keep, out = tmp_path / "keep.jsonl", tmp_path / "out.json"
+    words = ["--tables", str(tmp_path), "--keep", str(keep)]
+    assert scoreboard.main([*words, "--engines", "random", "--seeds", "1"]) == 0
+    before = keep.read_text()
+    assert scoreboard.main([*words, "--engines", "random,tpe", "--kept", "--json", str(out)]) == 0
+    assert keep.read_text() == before
+    pooled = json.loads(out.read_text())["pooled"]
+    assert {row["engine"]: row["seeds"] for row in pooled} == {"random": 1}
+    assert out.with_suffix(".md").read_text().count("| random | 1 |") == 1
+
+
+def test_the_published_setting_is_the_first_trial_and_is_never_stopped(tmp_path: Path) -> None:
+    """Row 0 becomes the worst of the table from its first report on."""
+    table = read_table(random_table(tmp_path / "a.parquet"))
+    table.losses[0] = 100.0
+    engine = OurEngine(table, 0, space=TableSpace.of(table, published=True))
+    list(answers(engine, [10 * table.reports]))
+    assert engine.rows[0] == 0
+    assert engine.complete()[0] == 0
+    assert list(engine.rows.values()).count(0) == 1
+
+
+@pytest.mark.parametrize("name", RIVALS)
+def test_a_rival_spends_no_more_than_the_budget(tmp_path: Path, name: str) -> None:
+    if not python_of(name).exists():
+        pytest.skip(f"{python_of(name)} is missing; benchmarks/testbeds/rivals.py makes it")
+    table = read_table(random_table(tmp_path / "a.parquet"))
+    table.losses[7, 4:] = NAN
+    engine = RivalEngine(name, table, 0)
+    try:
+        (answer,) = answers(engine, [6 * table.reports])
+    finally:
+        engine.close()
+    assert sum(engine.done.values()) == 6 * table.reports
+    assert answer in set(engine.rows.values()) - {7}
+
+
+def test_a_rival_without_its_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TUNE_LNL_RIVALS", str(tmp_path / "none"))
+    random_table(tmp_path / "a.parquet")
+    assert scoreboard.main(["--tables", str(tmp_path), "--engines", "smac"]) == 2
+    assert "make it with python benchmarks/testbeds/rivals.py" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

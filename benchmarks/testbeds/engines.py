@@ -16,6 +16,8 @@ stock
     training is a trial with an error.
 random, tpe, gp
     Optuna's samplers at their defaults; every training runs to its end. A diverged one counts as the worst loss seen.
+smac, dehb, asha_cqr
+    SMAC3, DEHB and Syne Tune's ASHA with CQR, in environments of their own: ``rivals.py``.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 from testbeds.tables import Table
 
 from tune_lnl.tuning.engine.messages import WorkerReport
@@ -49,6 +51,8 @@ class Engine(ABC):
     def __init__(self, table: Table) -> None:
         self.table = table
         self.used = np.zeros(len(table.points), dtype=bool)
+        self.first = 0
+        """Reports that the training which starts has had already."""
 
     @abstractmethod
     def start(self) -> int:
@@ -80,7 +84,8 @@ def answers(engine: Engine, budgets: Sequence[int]) -> Iterator[int | None]:
     for budget in budgets:
         while spent < budget:
             if row is None:
-                row, epoch = engine.start(), 0
+                row = engine.start()
+                epoch = engine.first
             if engine.report(epoch, float(engine.table.losses[row, epoch])):
                 epoch += 1
             else:
@@ -121,18 +126,20 @@ class Moving(optuna.samplers.BaseSampler):
 
 
 class TableSpace(SearchSpace):
-    """The search space of a table: its settings, and no start point."""
+    """The search space of a table: its settings, and no start point unless row 0 is the published setting."""
 
     table: Table
 
     @classmethod
-    def of(cls, table: Table) -> TableSpace:
+    def of(cls, table: Table, published: bool = False, pruner: str = "asha") -> TableSpace:
         base = {
             "method": "recorded",
             "objective": {"metric": "loss", "mode": "min"},
             "fixed": {"epochs": table.reports},
         }
-        space = cls(table.name, table.name, "", None, base, table.ranges, [], Budget(trials=TRIALS))
+        start = [table.settings[0]] if published else []
+        budget = Budget.model_validate({"trials": TRIALS, "pruner": pruner})
+        space = cls(table.name, table.name, "", None, base, table.ranges, start, budget)
         object.__setattr__(space, "table", table)
         return space
 
@@ -178,24 +185,41 @@ class InMemory:
 
 
 class OurEngine(Engine):
-    """The engine of this package: session, study, sampler and pruner."""
+    """The engine of this package: session, study, sampler and pruner.
 
-    def __init__(self, table: Table, seed: int, related: Sequence[RelatedRun] = ()) -> None:
+    Args:
+        table, seed: what it searches, and the seed of its suggestions.
+        related: runs that it begins with.
+        space: in place of the table's own without start points.
+    """
+
+    def __init__(
+        self, table: Table, seed: int, related: Sequence[RelatedRun] = (), space: TableSpace | None = None
+    ) -> None:
         super().__init__(table)
         self.clock = 0.0
         self.study = SearchStudy.create(
-            InMemory(), TableSpace.of(table), seed, related=lambda: related, around=lambda inner: Moving(inner, self)
+            InMemory(),
+            space or TableSpace.of(table),
+            seed,
+            related=lambda: related,
+            around=self.around,
         )
         self.session = Session(self.study, jobs=10**6, epochs=table.reports, concurrent=1, clock=lambda: self.clock)
         self.rows: dict[int, int] = {}
+
+    def around(self, inner: optuna.samplers.BaseSampler) -> Moving:
+        self.moving = Moving(inner, self)
+        return self.moving
 
     def start(self) -> int:
         job = self.session.next_job()
         assert job is not None
         self.running = job
-        # The settings are those of a row that is used already; the distance to it is 0.
-        row = self.rows[job.number] = self.table.nearest_unused(self.table.point(job.params), ~self.used)
-        return row
+        row = self.moving.rows.get(job.number)
+        # Nothing was drawn for the published setting, which is a row.
+        self.rows[job.number] = self.take(self.table.point(job.params)) if row is None else row
+        return self.rows[job.number]
 
     def report(self, epoch: int, loss: float) -> bool:
         self.clock += 1.0
@@ -204,6 +228,10 @@ class OurEngine(Engine):
     def answer(self) -> int | None:
         best = self.study.best
         return None if best is None else self.rows[best.number]
+
+    def complete(self) -> list[int]:
+        """Return the rows of the COMPLETE trials, by number."""
+        return [self.rows[trial.number] for trial in self.study.trials if trial.state == TrialState.COMPLETE]
 
 
 # ---- others

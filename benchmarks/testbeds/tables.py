@@ -167,25 +167,20 @@ def read_curves(path: Path, space: SearchSpace) -> Table:
 
 def read_recordings(folder: Path) -> list[Table]:
     """Read the recordings (NAME.npz) that ``benchmarks/testbeds/record.py`` wrote; none where there are none."""
-    paths = sorted(folder.glob("*.npz"))
-    if not paths:
-        return []
     record = import_module("testbeds.record")
+    return [table_of(path.stem, record.load(path)[1]) for path in sorted(folder.glob("*.npz"))]
 
-    tables = []
-    for path in paths:
-        _, arrays = record.load(path)
-        space = record.space_of(path.stem)
-        columns = {name: arrays[f"param_{name}"].tolist() for name in space.parameters}
-        tables.append(
-            Table(
-                path.stem,
-                space.parameters,
-                [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)],
-                100.0 - arrays["objective"].astype(float),
-                space.longest_warmup(),
-                space.any_config().objective.average_last,
-                arrays["test_accuracy"].astype(float),
-            )
-        )
-    return tables
+
+def table_of(name: str, arrays: Mapping[str, np.ndarray]) -> Table:
+    """Return the trials of the recording ``name`` as a table; row 0 is the published setting."""
+    space = import_module("testbeds.record").space_of(name)
+    columns = {name: arrays[f"param_{name}"].tolist() for name in space.parameters}
+    return Table(
+        name,
+        space.parameters,
+        [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)],
+        100.0 - arrays["objective"].astype(float),
+        space.longest_warmup(),
+        space.any_config().objective.average_last,
+        np.nan_to_num(arrays["test_accuracy"].astype(float), nan=0.0),
+    )
