@@ -14,10 +14,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import numpy as np
 import pytest
 from label_tables import table_of
 from report_runs import COMPLETE, MIXED, Asked, imagined, make_run, view
 
+from tune_lnl.datasets.label_file import picture_labels
+from tune_lnl.methods.label_verdicts import RELABEL
 from tune_lnl.reporting.label_page import label_page
 from tune_lnl.reporting.page import run_page
 from tune_lnl.reporting.write import write_reports
@@ -391,3 +394,36 @@ def test_names_from_outside_do_not_run(browser: Any, tmp_path: Path) -> None:
     )
     assert browser.execute_script("return window.ran") is None
     assert any("Content Security Policy" in entry["message"] for entry in browser.get_log("browser"))
+
+
+def test_corrections_are_accepted_or_kept_and_saved_as_a_label_file(browser: Any, tmp_path: Path) -> None:
+    names = [f'photos/{number}, "a".png' if number % 7 else f"=photos/{number}.png" for number in range(400)]
+    table = table_of(400, names)
+    assert (table.judgement.verdict == RELABEL).sum() > 4, "there is something to decide"
+    page = tmp_path / "labels.html"
+    page.write_text(label_page(table, "run", "labels.csv", datetime(2026, 1, 1)), encoding="utf-8")
+    opened(browser, page)
+    browser.execute_script(
+        "URL.createObjectURL = (blob) => { blob.text().then((text) => { window.saved = text; }); return '#'; };"
+    )
+    cards = browser.find_elements("css selector", "li[data-row]")
+    rows = [int(card.get_attribute("data-row")) for card in cards]
+    cards[0].find_element("css selector", "button[data-key=k]").click()
+    browser.execute_script("arguments[0].focus()", cards[1])
+    cards[1].send_keys("a")
+    assert browser.switch_to.active_element == cards[2], "a key goes on to the next image"
+    cards[2].send_keys("k")
+    assert browser.find_element("id", "decided").text == f"3 of {len(cards)} decided"
+    given = table.data.given_labels
+    for others in (False, True):
+        if others:
+            browser.find_element("id", "others").click()
+        browser.execute_script("window.saved = undefined; document.getElementById('save').click()")
+        until(browser, "return window.saved !== undefined")
+        decided = tmp_path / "labels.decided.csv"
+        decided.write_text(browser.execute_script("return window.saved"), encoding="utf-8")
+        found = picture_labels(decided, None, table.data.class_names, names)
+        expected = np.where(others & (table.judgement.verdict == RELABEL), table.judgement.corrected, given)
+        expected[[rows[0], rows[2]]] = given[[rows[0], rows[2]]]
+        expected[rows[1]] = table.judgement.corrected[rows[1]]
+        assert found.tolist() == expected.tolist()

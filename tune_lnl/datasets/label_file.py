@@ -25,7 +25,7 @@ from tune_lnl.errors import InputError, first_line, nearest, shown
 from tune_lnl.files import without_apostrophe
 
 CLEAN_COLUMNS = ("clean_label", "true_label")
-PATH_COLUMN = "path"
+PATH_COLUMN, ID_COLUMN = "path", "id"
 DELIMITERS = (",", ";", "\t", "|")
 FORMATS = (".npy", ".npz", ".parquet", ".csv", ".tsv", ".pt")
 # A million labels take 8 MB; a file that unpacks to more than this is no label file.
@@ -62,7 +62,7 @@ def given_labels(path: str | Path, column: str | None, true_labels: Labels) -> L
     """
     file = _existing(path)
     columns = _columns(file)
-    labels = _whole_numbers(columns[_chosen(file, columns, column)](), file)
+    labels = _whole_numbers(columns[_chosen(file, columns, column, without=(ID_COLUMN,))](), file)
     if len(labels) != len(true_labels):
         raise InputError(
             f"{file} must hold one label per training sample: {len(true_labels):,}, got {len(labels):,}\n"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 import numpy as np
+from markupsafe import Markup
 from numpy.typing import NDArray
 
 from tune_lnl.methods.label_verdicts import OPEN_SET, RELABEL, VERDICTS
@@ -21,6 +23,8 @@ THUMBNAILS, MOST_PER_CLASS, LEAST_PER_CLASS = 600, 12, 2
 SIDE = 112
 """Larger images are brought to this longer side, pixels; the page stays below 5 MB."""
 LOSSLESS_SIDE = 48
+MOST_DECIDED = 50_000
+"""Labels of a set that is decided on the page, which then holds them all."""
 
 
 def label_page(table: LabelTable, run: str, file: str, written: datetime, advice: Sequence[str] = ()) -> str:
@@ -36,7 +40,9 @@ def label_page(table: LabelTable, run: str, file: str, written: datetime, advice
     each = max(LEAST_PER_CLASS, min(MOST_PER_CLASS, THUMBNAILS // classes))
     galleries = []
     for label in range(classes):
-        samples = most_suspicious(table, label, each)
+        # Every correction is to be looked at, as far as there is room.
+        corrections = int(((table.judgement.verdict == RELABEL) & (table.data.given_labels == label)).sum())
+        samples = most_suspicious(table, label, max(each, min(corrections, THUMBNAILS // classes)))
         if len(samples):
             galleries.append((f"label-{label}", table.class_name(label), _counts(table, label), _cards(table, samples)))
     found, unsure = int(table.found.sum()), int((table.suspicious & ~table.found).sum())
@@ -45,10 +51,13 @@ def label_page(table: LabelTable, run: str, file: str, written: datetime, advice
         title="Suspicious labels",
         contents=[("overview", "By given label"), *((key, name) for key, name, *_ in galleries)],
         pictures=False,
+        script="labels.js" if len(table) <= MOST_DECIDED else None,
+        decisions=_decisions(table, file) if len(table) <= MOST_DECIDED else None,
+        decided_file=decided_name(file),
         lines=[
             *(f"{line[:1].upper()}{line[1:]}." for line in (*evidence_lines(table), *advice)),
             f"{found:,} of {len(table):,} labels are called wrong and {unsure:,} are unsure, by the best config of "
-            f"{run}. Of each given label the {each} most suspicious images are shown; all are in {file}. "
+            f"{run}. Of each given label the most suspicious images are shown; all are in {file}. "
             f"Written {written:%Y-%m-%d %H:%M}.",
         ],
         overview=_overview(table),
@@ -57,13 +66,35 @@ def label_page(table: LabelTable, run: str, file: str, written: datetime, advice
     )
 
 
+def decided_name(file: str) -> str:
+    """Return the name of the file that the page saves."""
+    return f"{file.rpartition('.')[0]}.decided.csv"
+
+
+def _decisions(table: LabelTable, file: str) -> Markup:
+    """Return everything that the page's script needs for the decided file, as JSON in HTML."""
+    data, judged = table.data, table.judgement
+    images = data.train_names is not None
+    relabelled = np.flatnonzero(judged.verdict == RELABEL)
+    content = {
+        "key": "path" if images else "id",
+        "file": decided_name(file),
+        # Sets without files take class numbers.
+        "numbers": not images,
+        "names": [table.class_name(label) for label in range(data.num_classes)],
+        "rows": [[table.sample_name(row), int(label)] for row, label in enumerate(data.given_labels)],
+        "changed": {int(row): int(judged.corrected[row]) for row in relabelled},
+    }
+    return Markup(json.dumps(content).replace("<", "\\u003c"))
+
+
 def most_suspicious(table: LabelTable, label: int, count: int) -> NDArray[np.int64]:
-    """Suspicious samples under this given label: those called wrong, then unsure ones, each the likeliest first.
+    """Suspicious samples under this given label: corrections, open-set ones, unsure ones, each the likeliest first.
 
     Of equals the earlier one is first.
     """
     samples = np.flatnonzero((table.data.given_labels == label) & table.suspicious)
-    order = np.lexsort((-table.judgement.wrong[samples], ~table.found[samples]))
+    order = np.lexsort((-table.judgement.wrong[samples], table.judgement.verdict[samples]))
     return samples[order[:count]].astype(np.int64)
 
 
@@ -94,6 +125,11 @@ class Card:
     """A data: URI."""
     address: str | None
     """Of the image's own file, where it is one."""
+    row: int
+    label: int
+    proposal: int | None
+    """Another class to accept or to refuse; None for open-set images."""
+    proposed: str
 
 
 def _cards(table: LabelTable, samples: NDArray[np.int64]) -> list[Card]:
@@ -116,7 +152,21 @@ def _card(table: LabelTable, sample: int, image: NDArray[np.uint8]) -> Card:
     address = None
     if data.root is not None and data.train_names is not None:
         address = (data.root.absolute() / data.train_names[int(data.rows[sample])]).as_uri()
-    return Card(given, sentence, below, str(table.sample_name(sample)), data_uri(image), address)
+    proposal = (
+        None if verdict == OPEN_SET else int((judged.corrected if verdict == RELABEL else judged.nearest)[sample])
+    )
+    return Card(
+        given,
+        sentence,
+        below,
+        str(table.sample_name(sample)),
+        data_uri(image),
+        address,
+        sample,
+        int(data.given_labels[sample]),
+        proposal,
+        "" if proposal is None else table.class_name(proposal),
+    )
 
 
 def data_uri(image: NDArray[np.uint8]) -> str:

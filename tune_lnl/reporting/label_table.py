@@ -217,6 +217,7 @@ def evidence_lines(table: LabelTable) -> Iterator[str]:
         f"the networks agree with {100 * support.agreement:.0f}% of the {support.judged:,} labels that they have not "
         f"seen; networks that make no mistake would agree with about {100 * support.right:.0f}%"
     )
+    yield f"{support.judged:,} of {len(table):,} labels are judged"
     yield noise_line(table.estimate)
     if support.withheld:
         yield (

@@ -20,15 +20,25 @@ FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]*(?: \d\S*)?")
 FOOTER = "Made by tune_lnl from the study and the epoch files; works offline."
 
 
-def render(template: str, *, title: str, contents: Sequence[tuple[str, str]], pictures: bool, **values: Any) -> str:
+def render(
+    template: str,
+    *,
+    title: str,
+    contents: Sequence[tuple[str, str]],
+    pictures: bool,
+    script: str | None = None,
+    **values: Any,
+) -> str:
     """Return a page as the text of an HTML file. Every value is escaped.
 
     Args:
         template: file name in ``templates/``.
         contents: id and name of each section.
         pictures: the page holds figures, and needs Plotly's script, which makes up most of its size.
+        script: file name in ``templates/`` of a script of this page alone.
     """
     scripts = [*([plotly_script()] if pictures else []), part("page.js")]
+    own = [] if script is None else [part(script)]
     return (
         environment()
         .get_template(template)
@@ -37,7 +47,8 @@ def render(template: str, *, title: str, contents: Sequence[tuple[str, str]], pi
             contents=contents,
             style=Markup(part("style.css")),
             scripts=[Markup(script) for script in scripts],
-            policy=content_policy(scripts, pictures),
+            last_scripts=[Markup(text) for text in own],
+            policy=content_policy([*scripts, *own], pictures),
             palette=Markup(json.dumps(exchanged_colours())),
             **{"footer": FOOTER, **values},
         )
