@@ -101,6 +101,7 @@ def run_page(view: RunView, written: datetime, beside: bool = True) -> str:
         links=[(name, text) for name, text in FILES.items() if beside and (root / name).is_file()],
         commands=[(name, command, _words(command)) for name, command in commands_of(view)],
         provenance=_provenance(view),
+        script=None,
         **{f"{name}_figures": found for name, found in figures.items()},
     )
 
