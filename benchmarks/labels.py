@@ -16,7 +16,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ SHARE = ("--set", "dataset.subset=0.15", "--set", "batch_size=16", "--set", "val
 SEARCH = (*SHARE, "--epochs", "8", "--trials", "3")
 """As in the tutorial."""
 PER_CLASS = 100
+DEFAULT = f"cleanlab {FILTERS[0]}"
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--only", action="append", choices=CASES, help="may be repeated")
     p.add_argument("--exports", default="tutorial,short,long")
     p.add_argument("--data-dir", type=Path)
+    p.add_argument("--finished", action="store_true", help="leave out what would take a search or a training")
     p.add_argument("--output", type=Path, metavar="FILE.json")
     return p
 
@@ -202,6 +204,33 @@ def pooled(draws: Sequence[Sequence[Sequence[float]]]) -> list[dict[str, float]]
     ]
 
 
+def markdown(content: Mapping[str, Any]) -> list[str]:
+    """Return the lines of docs/labels.md: right labels and quality, then the calibration, in percent."""
+    lines = []
+    for table in content["tables"].values():
+        draws = list(table["draws"].values())
+
+        def mean(row: str, key: str, draws: Sequence[Mapping[str, Any]] = draws) -> str:
+            values = [draw["rows"][row][key] for draw in draws if draw["rows"][row][key] is not None]
+            return f"{100 * sum(values) / len(values):.1f}" if values else "–"
+
+        before, after = (mean("verdict", f"{when}_accuracy") for when in ("given", "corrected"))
+        filtered = [mean(f"cleanlab {name}", "corrected_accuracy") for name in (FILTERS[0], FILTERS[-1])]
+        quality = [" / ".join(mean(row, key) for key in ("precision", "recall")) for row in ("verdict", DEFAULT)]
+        surely = [sum(draw["relabelled at 0.9"][place] for draw in draws) for place in (0, 1)]
+        held = sum(draw["withheld"] for draw in draws)
+        cells = [table["title"], len(draws), before, after, *filtered, *quality, f"{surely[1]} of {surely[0]}", held]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    for kind in ("corrections", "all labels"):
+        rows = [row for table in content["tables"].values() for draw in table["draws"].values() for row in draw[kind]]
+        for row in pooled([rows]):
+            words = f"{row['from']:.1f} to {row['from'] + 0.1:.1f}"
+            lines.append(
+                f"| {kind} | {words} | {row['labels']:,} | {100 * row['said']:.1f} | {100 * row['true']:.1f} |"
+            )
+    return lines
+
+
 @guarded
 def main(argv: list[str] | None = None) -> int:
     a = parser().parse_args(argv)
@@ -212,6 +241,8 @@ def main(argv: list[str] | None = None) -> int:
             draws = {}
             for draw in map(int, a.draws.split(",")):
                 if name == "cifar" and export == "long":
+                    continue
+                if a.finished and not (a.work / f"{name}-{draw}" / f"{export}.parquet").is_file():
                     continue
                 folder = searched(name, draw, a.work, a.data_dir)
                 draws[str(draw)] = found = measured(folder, export, a.data_dir)
@@ -233,6 +264,7 @@ def main(argv: list[str] | None = None) -> int:
         what = "Right labels before and after the export, by the tutorial's commands; cleanlab on the same predictions"
         base = evidence(("torch", "numpy", "cleanlab"), f"cpu, {platform.machine()}")
         write_evidence(a.output, {"what": what, **base, "search": " ".join(SEARCH), "tables": tables})
+        print("\n".join(markdown({"tables": tables})))
     return 0
 
 

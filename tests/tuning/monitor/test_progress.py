@@ -67,8 +67,11 @@ def test_verbose_tells_every_epoch(tmp_path: Path) -> None:
 @pytest.mark.parametrize("verbosity", ["quiet", "normal", "verbose"])
 def test_how_it_ended_is_always_shown(tmp_path: Path, verbosity: Verbosity) -> None:
     shown = Lines(tmp_path, verbosity)
-    end = "\n".join(shown.lines[-6:])
+    end = "\n".join(shown.lines[-7:])
     assert "1 complete, 1 stopped early, 1 failed" in end
     assert "best: trial 0, val_accuracy 60.00 ± 1.50, lr=0.01" in end
+    then = curve(0, 60.0, EPOCHS)[2]
+    told = f"  trial 1, stopped early, stood at 90.00 after 3 epochs (trial 0 after as many: {then:.2f})"
+    assert told in shown.lines
     assert f"interrupted; continue with:\n  {shown.plan.resume_command()}" in end
-    assert (len(shown.lines) > 6) == (verbosity != "quiet")
+    assert (len(shown.lines) > 7) == (verbosity != "quiet")

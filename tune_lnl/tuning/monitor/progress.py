@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
+from collections.abc import Sequence
 
 from tune_lnl.tuning.engine.listener import Listener
 from tune_lnl.tuning.engine.messages import WorkerReport
@@ -15,7 +16,7 @@ from tune_lnl.tuning.runs.location import nearby
 from tune_lnl.tuning.runs.rows import TrialRow, describe_states
 from tune_lnl.tuning.study.pruners import comparisons
 from tune_lnl.tuning.study.study import SearchStudy
-from tune_lnl.tuning.study.trials import ATTEMPTS, ENDED, TrialState, ranked
+from tune_lnl.tuning.study.trials import ATTEMPTS, ENDED, FrozenTrial, TrialState, ranked
 from tune_lnl.wording import STATES, counted, duration, settings_text
 
 
@@ -94,6 +95,9 @@ class Progress(Listener):
             bounds = self._plan.bounds
             if bounds is not None and row.value is not None and bounds.is_guessing(row.value, row.standard_error):
                 console(f"  no trial is better than guessing, which scores about {bounds.chance:.4g}")
+            higher = self._stood_higher(trials, row)
+            if higher is not None:
+                console(f"  {higher}")
             console.labelled("  config", config)
             console.labelled("  train it again", f"python -m tune_lnl.train {shlex.quote(config)}")
         elif failed:
@@ -103,6 +107,24 @@ class Progress(Listener):
             console("no trial has run to its full length yet, so there is no best config")
         if outcome == "interrupted":
             console(f"interrupted; continue with:\n  {self._plan.resume_command()}")
+
+    def _stood_higher(self, trials: Sequence[FrozenTrial], best: TrialRow) -> str | None:
+        """Name the trial without full length that stood highest above the best, and the best at the same epoch."""
+        sign = 1.0 if self._study.mode == "max" else -1.0
+        curves = {trial.number: trial.intermediate_values for trial in trials if trial.intermediate_values}
+        ends = {
+            trial.number: curves[trial.number][max(curves[trial.number])]
+            for trial in trials
+            if trial.state in (TrialState.PRUNED, TrialState.FAIL) and trial.number in curves
+        }
+        number = max(ends, key=lambda one: sign * ends[one], default=None)
+        if number is None or best.value is None or sign * (ends[number] - best.value) <= 0:
+            return None
+        epoch = max(curves[number])
+        then = curves.get(best.number, {}).get(epoch)
+        compared = "" if then is None else f" (trial {best.number} after as many: {then:.2f})"
+        state = STATES[next(trial.state.name for trial in trials if trial.number == number)]
+        return f"trial {number}, {state}, stood at {ends[number]:.2f} after {counted(epoch + 1, 'epoch')}{compared}"
 
 
 def resumed_text(ended: int, continued: int, again: int) -> str:
