@@ -17,7 +17,7 @@ from typing import Any
 from evidence import evidence, write_evidence
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.append(str(ROOT / "tests" / "tuning"))
+sys.path.append(str(ROOT / "tests" / "support"))
 
 from toy_runs import Driver, check_whole, write_toy  # noqa: E402
 

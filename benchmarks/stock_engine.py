@@ -24,7 +24,7 @@ from typing import Any
 from evidence import evidence, write_evidence
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path += [str(ROOT / "benchmarks" / "toy"), str(ROOT / "tests" / "tuning")]
+sys.path += [str(ROOT / "benchmarks" / "toy"), str(ROOT / "tests" / "support")]
 
 import optuna  # noqa: E402
 from optuna.storages.journal import JournalFileBackend  # noqa: E402
