@@ -7,7 +7,7 @@ from typing import NoReturn
 
 import pytest
 
-from tune_lnl.bugs import write_traceback
+from tune_lnl.bugs import LOG_BYTES, write_traceback
 from tune_lnl.cli import guarded
 
 
@@ -29,6 +29,15 @@ def test_two_lines_and_the_traceback_in_the_cache(
     assert "Traceback (most recent call last)" in log
     assert "in broken" in log
     assert told.out == ""
+
+
+def test_the_log_does_not_grow_without_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNE_LNL_CACHE", str(tmp_path))
+    (tmp_path / "errors.log").write_text("x" * (LOG_BYTES + 1))
+    guarded(broken)([])
+    guarded(broken)([])
+    assert (tmp_path / "errors.log.old").read_text() == "x" * (LOG_BYTES + 1)
+    assert (tmp_path / "errors.log").read_text().count("Traceback") == 2
 
 
 def test_the_log_of_the_run_is_named_where_a_search_has_written_it(

@@ -15,6 +15,7 @@ from pathlib import Path
 from tune_lnl.errors import first_line, shown
 
 LOG = "errors.log"
+LOG_BYTES = 1_000_000  # a longer errors.log becomes errors.log.old, in place of the one before
 ISSUES = "the issue tracker of tune_lnl"
 
 
@@ -49,8 +50,11 @@ def _written(error: BaseException) -> Path | None:
     with suppress(OSError, RuntimeError):  # no home folder
         cache = Path(configured or "~/.cache/tune_lnl").expanduser()
         cache.mkdir(parents=True, exist_ok=True)
-        if write_traceback(error, (cache / LOG).absolute()):
-            return (cache / LOG).absolute()
+        log = (cache / LOG).absolute()
+        if log.exists() and log.stat().st_size > LOG_BYTES:
+            log.replace(log.with_name(f"{LOG}.old"))
+        if write_traceback(error, log):
+            return log
     log = Path(tempfile.gettempdir()) / f"tune_lnl-{os.getuid()}-{LOG}"
     return log if not log.is_symlink() and write_traceback(error, log) else None
 
