@@ -230,6 +230,8 @@ def score(tables: Mapping[str, Table], found: Mapping[Search, Sequence[int]]) ->
     for engine in engines:
         for budget in BUDGETS:
             common = sorted(set.intersection(*(set(cells[name, engine, budget]) for name in names)))
+            if not common:  # of what is kept only: no seed of it has every table
+                continue
             groups = [[value for name in names for value in cells[name, engine, budget][seed]] for seed in common]
             ranks = [_rank(cells, engine, engines, name, budget, seed) for name in names for seed in common]
             place = {"mean_rank": round(float(np.mean(ranks)), 3), "seeds": len(common)}

@@ -414,6 +414,19 @@ def test_how_well_a_model_is_chosen_is_the_reference_result() -> None:
             assert f"| {condition} | {trials} | {' | '.join(cells)} |" in text
 
 
+def test_how_well_a_config_is_chosen_is_the_reference_result() -> None:
+    measured = json.loads((ROOT / "results" / "reference" / "choosing_config.json").read_text())
+    rows = {(row["testbed"], row["budget"], row["rule"]): row for row in measured["rows"]}
+    text = (ROOT / "docs" / "choosing_without_the_test_set.md").read_text(encoding="utf-8")
+    for name in (*measured["recorded"], "pooled"):
+        for budget in (10, 20, 40):
+            rules = ("published", "stock", "objective", "answer")
+            cells = [f"{rows[name, budget, rule]['accuracy']['mean']:.2f}" for rule in rules]
+            for other in ("minus_published", "minus_stock"):
+                cells.append("{mean:+.2f} [{low:+.2f}, {high:+.2f}]".format(**rows[name, budget, "answer"][other]))
+            assert f"| {name} | {budget} | {' | '.join(cells)} |" in text
+
+
 @pytest.mark.parametrize("name", ["digits8no_asym40", "digits8no_sym20", "digits8no_sym80", "cifar100_ten_classes"])
 def test_the_page_of_labels_tells_the_reference_results(name: str) -> None:
     text = (ROOT / "docs" / "labels.md").read_text(encoding="utf-8")
@@ -438,8 +451,8 @@ def test_the_comparison_of_methods_is_the_reference_result() -> None:
 def test_the_comparison_tells_the_reference_results() -> None:
     text = (ROOT / "docs" / "compared_with_ray_and_optuna.md").read_text(encoding="utf-8")
     reference = ROOT / "results" / "reference"
-    replayed = [line for line in (reference / "replay.md").read_text().split("\n") if line.startswith("|")]
-    assert len(replayed) > 12
+    replayed = [line for line in (reference / "scoreboard.md").read_text().split("\n") if line.startswith("|")]
+    assert len(replayed) > 8
     assert all(line in text for line in replayed)
 
     measured = json.loads((reference / "stock_engine.json").read_text())
