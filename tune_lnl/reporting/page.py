@@ -91,7 +91,7 @@ def run_page(view: RunView, written: datetime, beside: bool = True) -> str:
         pictures=_pictures(*figures.values()),
         view=view,
         description=view.run.space.description,
-        state=_state(view),
+        state=_state(view, beside),
         facts=_facts(view, written),
         config=config_table(view),
         yaml=None if best is None else config_yaml(view.run, best.row),
@@ -146,14 +146,14 @@ def _pictures(*groups: Sequence[Figure]) -> bool:
 # ---- the head of a run's page
 
 
-def _state(view: RunView) -> str | None:
+def _state(view: RunView, beside: bool) -> str | None:
     if view.finished:
         return None
     ended = view.count("COMPLETE", "PRUNED", "FAIL")
     running = view.count("RUNNING")
     sentence = f"Not finished: {ended} of {view.asked} trials have ended"
     sentence += f", {running} running" if running else ""
-    return f"{sentence}. Write this page again for the latest."
+    return f"{sentence}. {'Write this page again for the latest.' if beside else 'This page refreshes itself.'}"
 
 
 def _facts(view: RunView, written: datetime) -> list[tuple[str, str]]:

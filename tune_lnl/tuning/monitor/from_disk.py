@@ -80,5 +80,6 @@ class Watched:
         until = now if driven else max(ends, default=now)
         elapsed = max(0.0, until - min(begun)) if begun else 0.0
         best = best_trial(trials, self.run.mode)
-        left = elapsed * (1.0 - progress) / progress if driven and progress > 0 else None
+        # Before a trial has ended the share is a guess, and the end would jump.
+        left = elapsed * (1.0 - progress) / progress if driven and ended else None
         return View(running, None if best is None else TrialRow.of(best), counts, total, progress, left, elapsed)
