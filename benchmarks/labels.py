@@ -3,8 +3,8 @@
     python benchmarks/labels.py --work DIR [--draws 901,902,903] [--only NAME]... [--data-dir DIR] [--output FILE.json]
 
 Searches a share of the images, exports the labels as a user does, and holds the exported file against the true labels,
-and against confident learning (cleanlab's find_label_issues) on the same out-of-sample predictions. cleanlab is no
-dependency: install it in an environment of its own. DIR keeps everything; an interrupted run continues.
+and against confident learning (cleanlab's find_label_issues) on the same out-of-sample predictions. Needs the
+extra `benchmark` (cleanlab). DIR keeps everything; an interrupted run continues.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--only", action="append", choices=CASES, help="may be repeated")
     p.add_argument("--exports", default="tutorial,short,long")
     p.add_argument("--data-dir", type=Path)
-    p.add_argument("--finished", action="store_true", help="leave out what would take a search or a training")
+    p.add_argument("--finished", action="store_true", help="read the exported files that are there, and make none")
     p.add_argument("--output", type=Path, metavar="FILE.json")
     return p
 
@@ -100,14 +100,19 @@ def searched(name: str, draw: int, work: Path, data_dir: Path | None) -> Path:
     return folder
 
 
-def exported(folder: Path, export: str) -> dict[str, NDArray[Any]]:
-    """Return the columns of the file that the export writes; trainings that are done are not repeated."""
+def exported(folder: Path, export: str, finished: bool) -> dict[str, NDArray[Any]]:
+    """Return the columns of the file that the export writes; trainings that are done are not repeated.
+
+    Args:
+        finished: read the file that is there.
+    """
     _, _, flags = EXPORTS[export]
     results, file = folder / "results", folder / f"{export}.parquet"
     if not (results / export).is_dir():
         # A run of its own for each export: the training on all images has one place in a run.
         shutil.copytree(results / "search", results / export)
-    run(("tune_lnl.export", export, "--results-dir", str(results), "--labels", str(file), *flags))
+    if not finished:
+        run(("tune_lnl.export", export, "--results-dir", str(results), "--labels", str(file), *flags))
     table = pq.read_table(file)
     return {column: np.asarray(table[column].to_pylist()) for column in table.column_names}
 
@@ -137,9 +142,9 @@ def true_labels(data: NoisyData, folder: Path) -> NDArray[np.int64]:
     return np.array([classes[known[data.train_names[row]]] for row in data.rows], dtype=np.int64)
 
 
-def measured(folder: Path, export: str, data_dir: Path | None) -> dict[str, Any]:
+def measured(folder: Path, export: str, data_dir: Path | None, finished: bool) -> dict[str, Any]:
     """Return the figures of one exported file, and cleanlab's on the same predictions."""
-    columns = exported(folder, export)
+    columns = exported(folder, export, finished)
     dataset = read_config(folder / "results" / "search" / "best.yaml", ["dataset.subset=1.0"], None).dataset
     data = load_noisy(dataset, data_dir)
     true, given, classes = true_labels(data, folder), data.given_labels, data.num_classes
@@ -245,7 +250,7 @@ def main(argv: list[str] | None = None) -> int:
                 if a.finished and not (a.work / f"{name}-{draw}" / f"{export}.parquet").is_file():
                     continue
                 folder = searched(name, draw, a.work, a.data_dir)
-                draws[str(draw)] = found = measured(folder, export, a.data_dir)
+                draws[str(draw)] = found = measured(folder, export, a.data_dir, a.finished)
                 ours, filtered = found["rows"]["verdict"], found["rows"][f"cleanlab {FILTERS[0]}"]
                 print(
                     f"{name} {export} {draw}: right {100 * ours['given_accuracy']:.1f} -> "

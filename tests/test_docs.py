@@ -427,14 +427,14 @@ def test_how_well_a_config_is_chosen_is_the_reference_result() -> None:
             assert f"| {name} | {budget} | {' | '.join(cells)} |" in text
 
 
-@pytest.mark.parametrize("name", ["digits8no_asym40", "digits8no_sym20", "digits8no_sym80", "cifar100_ten_classes"])
-def test_the_page_of_labels_tells_the_reference_results(name: str) -> None:
-    text = (ROOT / "docs" / "labels.md").read_text(encoding="utf-8")
-    means = json.loads((ROOT / "results" / "reference" / f"labels_{name}.json").read_text())["means"]
-    for row in ("verdict", "verdict_in_sample", "cleanlab prune_by_noise_rate", "cleanlab predicted_neq_given"):
-        keys = ("precision", "recall", "auroc", "given_accuracy", "corrected_accuracy")
-        figures = [means[row][key] for key in keys]
-        assert " | ".join("–" if figure is None else f"{100 * figure:.1f}" for figure in figures) in text
+def test_the_page_of_labels_tells_the_reference_results() -> None:
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    from labels import markdown
+
+    text = (ROOT / "docs" / "labels.md").read_text(encoding="utf-8").split("\n")
+    lines = markdown(json.loads((ROOT / "results" / "reference" / "labels.json").read_text()))
+    assert len(lines) > 10
+    assert [line for line in lines if line not in text] == []
 
 
 def test_the_comparison_of_methods_is_the_reference_result() -> None:
