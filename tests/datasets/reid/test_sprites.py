@@ -25,7 +25,7 @@ Pixels = NDArray[np.uint8]
 FOLDERS = ("bounding_box_train", "query", "bounding_box_test")
 # sha256 over every path and its pixels before JPEG, in drawing order. Another value means another dataset:
 # FOLDER then needs the next version number, and Sprites the new mean and standard deviation.
-CHECKSUM = "96d212766a801dab33ff45a44dbab26a642b2193107372e1d2500f819e4b8df7"
+CHECKSUM = "6e03486b724f7f6aee3045de760c08360e9bc2edbce96aef6eebc96091eeed56"
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,6 @@ def test_two_draws_are_equal_byte_for_byte(drawn: Drawn, tmp_path: Path) -> None
 
 def test_a_picture_does_not_depend_on_what_was_drawn_before() -> None:
     expected = picture(7, 2, 3)
-    sprites.backdrop.cache_clear()
     np.random.seed(0)  # noqa: NPY002 (the global stream must not matter)
     picture(8, 5, 0)
     assert np.array_equal(picture(7, 2, 3), expected)
@@ -161,7 +160,7 @@ def test_an_interrupted_drawing_leaves_no_dataset(tmp_path: Path, monkeypatch: p
         yield "query/left_over.jpg", picture(1, 1, 0)
         raise KeyboardInterrupt
 
-    root = tmp_path / "data" / "sprites-v3"
+    root = tmp_path / "data" / "sprites-v4"
     monkeypatch.setattr(sprites, "pictures", interrupted)
     with pytest.raises(KeyboardInterrupt):
         draw_sprites(root)
@@ -169,14 +168,14 @@ def test_an_interrupted_drawing_leaves_no_dataset(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(sprites, "pictures", few_pictures)
     draw_sprites(root)
     assert sorted(path.name for path in (root / "query").iterdir()) == ["0.jpg", "1.jpg", "2.jpg"]
-    assert [path.name for path in root.parent.iterdir() if path.is_dir()] == ["sprites-v3"]
+    assert [path.name for path in root.parent.iterdir() if path.is_dir()] == ["sprites-v4"]
 
 
 def test_a_drawing_that_is_there_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sprites, "pictures", lambda: pytest.fail("drawn again"))
-    (tmp_path / "sprites-v3").mkdir()
-    draw_sprites(tmp_path / "sprites-v3")
-    assert list((tmp_path / "sprites-v3").iterdir()) == []
+    (tmp_path / "sprites-v4").mkdir()
+    draw_sprites(tmp_path / "sprites-v4")
+    assert list((tmp_path / "sprites-v4").iterdir()) == []
 
 
 # ---- identities ----------------------------------------------------------------------------------------------------
@@ -194,19 +193,14 @@ def someone(**attributes: Any) -> Person:
     """A person in plain clothes whose colours are far apart, with the given attributes."""
     who = Person(1)
     plain = {
-        "skin": (0.9, 0.8, 0.7),
-        "hair": (0.1, 0.1, 0.1),
-        "hair_length": 7,
         "upper": (0.0, 0.0, 1.0),
         "second": (1.0, 1.0, 0.0),
         "pattern": "plain",
         "sleeve": 1.0,
         "lower": (0.2, 0.2, 0.2),
         "leg": 1.0,
-        "shoes": (0.0, 0.0, 0.0),
         "bag": "none",
         "bag_colour": (1.0, 0.0, 1.0),
-        "left": 1,
         "height": 1.0,
         "width": 1.0,
     }
@@ -227,16 +221,15 @@ def area(pixels: NDArray[np.float64], colour: tuple[float, float, float]) -> int
 
 @pytest.mark.parametrize(
     ("pattern", "seen_from"),
-    [("plain", ""), ("logo", "F"), ("print", "B"), ("open", "FLR"), ("stripes", "FBLR"), ("band", "FBLR")],
+    [("plain", ""), ("logo", "F"), ("print", "B"), ("stripes", "FBLR"), ("band", "FBLR")],
 )
 def test_a_pattern_shows_from_its_own_sides(pattern: str, seen_from: str) -> None:
     who = someone(pattern=pattern)
     assert [view for view in "FBLR" if area(drawing_of(who, view), who.second) > 20] == list(seen_from)
 
 
-@pytest.mark.parametrize("bag", ["shoulder", "hand"])
-def test_a_bag_changes_sides_with_the_view(bag: str) -> None:
-    who = someone(bag=bag)
+def test_a_shoulder_bag_changes_sides_with_the_view() -> None:
+    who = someone(bag="shoulder")
     front, back = drawing_of(who, "F"), drawing_of(who, "B")
     assert area(front[:, 20:], who.bag_colour) > 20 + area(front[:, :16], who.bag_colour)
     assert area(back[:, :16], who.bag_colour) > 20 + area(back[:, 20:], who.bag_colour)
@@ -245,16 +238,9 @@ def test_a_bag_changes_sides_with_the_view(bag: str) -> None:
     assert area(drawing_of(who, "R"), who.bag_colour) == 0
 
 
-def test_a_backpack_is_large_from_behind_and_straps_from_the_front() -> None:
+def test_a_backpack_is_hidden_from_the_front() -> None:
     who = someone(bag="backpack")
-    assert 0 < area(drawing_of(who, "F"), who.bag_colour) < area(drawing_of(who, "B"), who.bag_colour)
-
-
-def test_halves_swap_from_behind() -> None:
-    who = someone(pattern="halves")
-    front, back = drawing_of(who, "F"), drawing_of(who, "B")
-    assert area(front[:, 18:], who.second) > 50 > area(front[:, :18], who.second)
-    assert area(back[:, :18], who.second) > 50 > area(back[:, 18:], who.second)
+    assert [view for view in "FBLR" if area(drawing_of(who, view), who.bag_colour) > 20] == list("BLR")
 
 
 def test_build_and_cut_show() -> None:
@@ -265,10 +251,9 @@ def test_build_and_cut_show() -> None:
     tall, short = covered(plain), covered(someone(height=0.9))
     assert np.flatnonzero(tall.any(axis=1))[0] < np.flatnonzero(short.any(axis=1))[0]
     assert covered(someone(width=1.2)).sum() > 1.1 * tall.sum()
-    skin = area(drawing_of(plain, "F"), plain.skin)
-    assert area(drawing_of(someone(leg=0.42), "F"), plain.skin) > skin + 50
-    assert area(drawing_of(someone(sleeve=0.35), "F"), plain.skin) > skin + 30
-    assert area(drawing_of(someone(hair_length=14), "B"), plain.hair) > area(drawing_of(plain, "B"), plain.hair) + 20
+    skin = area(drawing_of(plain, "F"), sprites.SKIN)
+    assert area(drawing_of(someone(leg=0.42), "F"), sprites.SKIN) > skin + 50
+    assert area(drawing_of(someone(sleeve=0.35), "F"), sprites.SKIN) > skin + 30
 
 
 # ---- cameras -------------------------------------------------------------------------------------------------------
@@ -292,7 +277,7 @@ def test_colours_alone_tell_the_camera_rather_than_the_person(drawn: Drawn) -> N
 
 
 def test_cameras_look_different() -> None:
-    walls = np.array([sprites.backdrop(number).mean(axis=(0, 1)) * CAMERAS[number - 1].light for number in range(1, 7)])
+    walls = np.array([np.multiply(light, wall) for _, light, _, _, wall in CAMERAS])
     apart = np.abs(walls[:, None] - walls[None]).max(axis=2)
     assert apart[~np.eye(6, dtype=bool)].min() > 0.04
 
