@@ -44,6 +44,15 @@ def _emulated_bf16_will_do(request: pytest.FixtureRequest, monkeypatch: pytest.M
         monkeypatch.setattr(training, "has_bf16", lambda device: True)
 
 
+@pytest.fixture
+def checkpoint_after_every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings of this process write a checkpoint after every epoch and wait for it, however young the last one is."""
+    from tune_lnl.training.checkpoint import CheckpointWriter
+
+    keep = CheckpointWriter.keep
+    monkeypatch.setattr(CheckpointWriter, "keep", lambda self, content, now=False: keep(self, content, True))
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
     """A PostgreSQL server for all tests that do not stop it; skips where it is not installed."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import math
 import os
 import resource
 import subprocess
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,7 @@ from tiny_runs import EPOCHS, finish, start, tiny, without_times
 
 from tune_lnl.errors import InputError
 from tune_lnl.files import is_disk_full
-from tune_lnl.training.checkpoint import write_whole
+from tune_lnl.training.checkpoint import CheckpointWriter, content_of, write_whole
 from tune_lnl.training.failures import DISK_FULL, DivergedError, classify
 from tune_lnl.training.loop import Report, Surroundings, Training
 from tune_lnl.training.registry import start_training
@@ -86,6 +89,59 @@ def test_continued_it_equals_a_training_that_never_stopped(whole: list[Report], 
     assert without_times(reports) == whole
     assert without_times(lines_of(tmp_path / "epochs.jsonl")) == whole
     assert files.model.exists()
+
+
+def test_when_a_checkpoint_is_written(tmp_path: Path) -> None:
+    files = TrainingFiles(tmp_path / "state.pt", checkpoint_after=(1,))
+    saved: list[int] = []
+
+    def look() -> None:
+        saved.append(len(torch.load(tmp_path / "state.pt", weights_only=True)["reports"]))
+
+    for _ in TrainingRun(start(tiny("standard")), files, on_saved=look).epochs():
+        pass
+    assert saved == [1, 2, EPOCHS]  # not after the third epoch, which follows at once
+
+
+def test_a_checkpoint_that_is_old_enough_is_replaced_by_a_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tune_lnl.training.checkpoint.CHECKPOINT_SECONDS", 0.0)
+    files = TrainingFiles(tmp_path / "state.pt")
+    saved: list[threading.Thread] = []
+    run = TrainingRun(start(tiny("standard")), files, on_saved=lambda: saved.append(threading.current_thread()))
+    for _ in run.epochs():
+        pass
+    assert len(saved) > 2
+    assert threading.main_thread() not in saved
+
+
+def test_a_killed_training_repeats_the_epochs_since_its_checkpoint(whole: list[Report], tmp_path: Path) -> None:
+    files = files_in(tmp_path)
+    killed = TrainingRun(start(tiny("standard")), files)
+    epochs = killed.epochs()
+    assert [int(next(epochs)["epoch"]) for _ in range(3)] == [0, 1, 2]
+    assert len(lines_of(tmp_path / "epochs.jsonl")) == 3
+    seen: list[Report] = []
+    reports = run_training(start(tiny("standard")), files, on_epoch=seen.append)
+    killed.discard()
+    assert [int(report["epoch"]) for report in seen] == [1, 2, 3]
+    assert without_times(reports) == whole
+    assert without_times(lines_of(tmp_path / "epochs.jsonl")) == whole
+
+
+def test_the_kept_state_is_a_copy() -> None:
+    training = start(tiny("act"))
+    reports = [training.run_epoch()]
+    content = content_of(training, reports)
+    before = copy.deepcopy(content)
+    reports.append(training.run_epoch())
+    assert content["reports"] == before["reports"]
+    kept, unchanged = (each["state"] for each in (content, before))
+    assert kept["epoch"] == 1
+    for place in ("networks", "act"):
+        flat, expected = (torch.utils._pytree.tree_leaves(each[place]) for each in (kept, unchanged))
+        assert all(torch.equal(one, other) for one, other in zip(flat, expected, strict=True))
 
 
 def test_what_an_epoch_gathers_is_part_of_the_checkpoint(tmp_path: Path) -> None:
@@ -218,6 +274,30 @@ def test_on_a_full_disk_the_error_names_it_and_the_earlier_file_stays(small_disk
     assert classify(caught.value)[0] == DISK_FULL
     assert path.read_bytes() == before
     assert sorted(each.name for each in small_disk.iterdir()) == ["rest", "state.pt"]
+
+
+@pytest.mark.parametrize("call", ["flush", "keep"])
+def test_a_full_disk_under_the_thread_is_an_error_of_the_next_call(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    monkeypatch.setattr("tune_lnl.training.checkpoint.CHECKPOINT_SECONDS", 0.0)
+    writer = CheckpointWriter(small_disk / "state.pt")
+    writer.keep({"weight": torch.zeros(10)}, now=True)
+    before = (small_disk / "state.pt").read_bytes()
+    large = {"weight": torch.zeros(100_000)}
+    writer.keep(large)
+
+    def go_on() -> None:
+        if call == "flush":
+            writer.flush()
+        for _ in range(1000):
+            writer.keep(large)
+            time.sleep(0.01)
+
+    with pytest.raises(OSError, match="No space left") as caught:
+        go_on()
+    assert classify(caught.value)[0] == DISK_FULL
+    assert (small_disk / "state.pt").read_bytes() == before
 
 
 def test_a_training_whose_checkpoint_does_not_fit_can_be_continued(

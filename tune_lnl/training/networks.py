@@ -269,9 +269,9 @@ class NetworkTraining(Training[S, D, V], Generic[B, S, D, V]):
             network.load_state_dict(state["networks"][suffix])
         for suffix, optimizer in self.optimizers.items():
             own = [{name: group.get(name) for name in OF_THE_DEVICE} for group in optimizer.param_groups]
-            optimizer.load_state_dict(state["optimizers"][suffix])
-            for group, kept in zip(optimizer.param_groups, own, strict=True):
-                group.update(kept)
+            stored = state["optimizers"][suffix]
+            groups = [{**group, **kept} for group, kept in zip(stored["param_groups"], own, strict=True)]
+            optimizer.load_state_dict({**stored, "param_groups": groups})
         self.scaler.load_state_dict(state["scaler"])
 
     # ---- pixels

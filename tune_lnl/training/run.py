@@ -1,9 +1,13 @@
 """The only loop that drives a training: search trials, confirmations, ``train``, label folds and patterned noise.
 
 Per epoch, in this order: train and score, append the report to the epochs file, stop where the training diverged, write
-the model and the held-out predictions after the last epoch, write the checkpoint. So an epoch that a checkpoint
-contains is also in the epochs file, a checkpoint of the last epoch implies these two files, and a diverged training
-leaves neither of them nor a checkpoint of its lost state.
+the model and the held-out predictions after the last epoch, keep the state for the checkpoint. So an epoch that a
+checkpoint contains is also in the epochs file, a checkpoint of the last epoch implies these two files, and a diverged
+training leaves neither of them nor a checkpoint of its lost state.
+
+A checkpoint is written after the first epoch of every attempt, after those that :class:`TrainingFiles` names, after the
+last one and at a stop request; in between at most every :data:`tune_lnl.training.checkpoint.CHECKPOINT_SECONDS`. A
+training that continues from it repeats the epochs since, with the same numbers.
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +24,13 @@ from typing import Any
 from torch import Tensor
 
 from tune_lnl.files import replace_text
-from tune_lnl.training.checkpoint import DamagedCheckpointError, load_checkpoint, save_checkpoint, write_whole
+from tune_lnl.training.checkpoint import (
+    CheckpointWriter,
+    DamagedCheckpointError,
+    content_of,
+    load_checkpoint,
+    write_whole,
+)
 from tune_lnl.training.failures import DivergedError
 from tune_lnl.training.heldout import write_heldout
 from tune_lnl.training.loop import Report, Training
@@ -50,13 +60,14 @@ class TrainingFiles:
     """Paths of what a training writes; a file whose path is ``None`` is not written.
 
     Attributes:
-        checkpoint: state after the last finished epoch, and the reports so far.
+        checkpoint: state after a finished epoch, and the reports up to it.
         earlier: checkpoints of earlier attempts, the latest first. They are read where ``checkpoint`` is absent or
             damaged, and deleted after it is written.
         epochs: one line of JSON per epoch.
         columns: further columns of these lines.
         model: the reported network, written after the last epoch.
         heldout: the predictions for the held-out images, likewise; of trainings that have some.
+        checkpoint_after: further epochs (0-based) after which a checkpoint is written.
     """
 
     checkpoint: Path | None = None
@@ -65,6 +76,7 @@ class TrainingFiles:
     columns: Mapping[str, Any] = field(default_factory=dict)
     model: Path | None = None
     heldout: Path | None = None
+    checkpoint_after: tuple[int, ...] = ()
 
 
 def run_training(
@@ -79,7 +91,7 @@ def run_training(
     Args:
         training: at epoch 0.
         files: where the training continues from and what it writes.
-        on_epoch: called after each epoch and before its checkpoint is written.
+        on_epoch: called after each epoch and before its state is kept.
         gathered: what ``on_epoch`` collects over epochs; a checkpoint contains it, and it is restored from there.
 
     Returns:
@@ -117,7 +129,7 @@ class TrainingRun:
 
         Args:
             training, files, on_epoch, gathered: as in :func:`run_training`.
-            on_saved: called after a checkpoint is written and before those of earlier attempts are deleted.
+            on_saved: called in a thread after a checkpoint is written, before those of earlier attempts are deleted.
 
         Raises:
             InputError: the checkpoint belongs to another config or other data.
@@ -128,6 +140,7 @@ class TrainingRun:
         self._files = files
         self._on_epoch = on_epoch
         self._on_saved = on_saved
+        self._checkpoints = None if files.checkpoint is None else CheckpointWriter(files.checkpoint, self._saved)
         self._gathered = {} if gathered is None else gathered
         for path in (files.checkpoint, *files.earlier):
             if path is not None and path.exists():
@@ -141,35 +154,70 @@ class TrainingRun:
         if files.epochs is not None:
             _restore_epochs_file(files.epochs, self.reports, files.columns)
 
-    def epochs(self) -> Iterator[Report]:
-        """Run the remaining epochs; yield each report once everything of its epoch is written.
+    def epochs(self) -> Generator[Report, None, None]:
+        """Run the remaining epochs; yield each report once its epoch is written, or kept for the checkpoint.
 
         Raises:
             DivergedError, OSError: as in :func:`run_training`.
             StopRequested: raised by ``between_batches``; the epoch in progress is lost.
         """
+        try:
+            first = True
+            while not self.training.finished:
+                yield self._epoch(first)
+                first = False
+        except DivergedError:
+            raise
+        except BaseException:  # also where the caller closes the generator
+            self.rescue()
+            raise
+
+    def save(self) -> None:
+        """Write a checkpoint of the last finished epoch, unless there is one.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        if self._checkpoints is not None:
+            self._checkpoints.flush()
+
+    def discard(self) -> None:
+        """Forget the state that no checkpoint contains yet: the training has ended early, for good."""
+        if self._checkpoints is not None:
+            self._checkpoints.discard()
+
+    def rescue(self) -> None:
+        """Do as :meth:`save` where an exception ends the training; a second one is logged alone."""
+        try:
+            self.save()
+        except Exception as error:
+            logger.warning("the newest state could not be written: %s", error)
+
+    def _epoch(self, first: bool) -> Report:
         training, files = self.training, self._files
-        while not training.finished:
-            report = training.run_epoch()
-            self.reports.append(report)
-            if files.epochs is not None:
-                append_report(files.epochs, {**files.columns, **report})
-            logger.info("%s", log_line(report))
-            reason = training.diverged(report)
-            if reason is not None:
-                raise DivergedError(f"{reason} at epoch {training.epoch}")
-            self._on_epoch(report)
-            if training.finished and files.model is not None:
-                write_whole(files.model, training.model_file())
-            predictions = None if files.heldout is None else training.heldout_predictions()
-            if files.heldout is not None and predictions is not None:
-                write_heldout(files.heldout, predictions)
-            if files.checkpoint is not None:
-                save_checkpoint(files.checkpoint, training, self.reports, self._gathered)
-                self._on_saved()
-                for path in files.earlier:
-                    path.unlink(missing_ok=True)
-            yield report
+        report = training.run_epoch()
+        self.reports.append(report)
+        if files.epochs is not None:
+            append_report(files.epochs, {**files.columns, **report})
+        logger.info("%s", log_line(report))
+        reason = training.diverged(report)
+        if reason is not None:
+            raise DivergedError(f"{reason} at epoch {training.epoch}")
+        self._on_epoch(report)
+        if training.finished and files.model is not None:
+            write_whole(files.model, training.model_file())
+        predictions = None if files.heldout is None else training.heldout_predictions()
+        if files.heldout is not None and predictions is not None:
+            write_heldout(files.heldout, predictions)
+        if self._checkpoints is not None:
+            now = first or training.finished or training.epoch - 1 in files.checkpoint_after
+            self._checkpoints.keep(content_of(training, self.reports, self._gathered), now)
+        return report
+
+    def _saved(self) -> None:
+        self._on_saved()
+        for path in self._files.earlier:
+            path.unlink(missing_ok=True)
 
 
 def append_report(path: Path, report: Mapping[str, Any]) -> None:

@@ -13,6 +13,7 @@ import math
 import os
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -182,8 +183,9 @@ def train_seeds(
             on_continue(seed, training.epoch)
         divergence = None
         try:
-            for report in run.epochs():
-                on_epoch(seed, report)
+            with closing(run.epochs()) as reports:
+                for report in reports:
+                    on_epoch(seed, report)
         except DivergedError as error:
             divergence = str(error)
             on_epoch(seed, run.reports[-1])
@@ -265,7 +267,7 @@ def train(
 
     Raises:
         InputError: config, flags or data cannot be used; nothing is written then.
-        KeyboardInterrupt: the checkpoints of the last finished epoch stay.
+        KeyboardInterrupt: a checkpoint of the last finished epoch is written.
     """
     config = local_file(config, cache_dir())
     trial = read_config(config, overrides, epochs)

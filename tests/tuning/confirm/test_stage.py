@@ -130,6 +130,7 @@ def test_an_interruption_keeps_the_finished_trainings(plan: Plan, run: Run, here
     assert len(here.trained) == len(set(here.trained)) == 5
 
 
+@pytest.mark.usefixtures("checkpoint_after_every_epoch")
 @pytest.mark.parametrize("name", ["001-1.2.pt", "001-1.pt"])
 def test_a_training_that_was_cut_short_continues_from_its_last_epoch(
     plan: Plan, run: Run, here: Here, monkeypatch: pytest.MonkeyPatch, name: str
@@ -161,6 +162,7 @@ def test_a_training_that_was_cut_short_continues_from_its_last_epoch(
     assert not list(plan.files.confirm.glob("001-1*.pt"))
 
 
+@pytest.mark.usefixtures("checkpoint_after_every_epoch")
 def test_a_winner_that_was_cut_short_on_all_the_data_continues_from_its_last_epoch(
     plan: Plan, run: Run, here: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -380,6 +380,7 @@ def expected(plan: Plan) -> list[float]:
     return values
 
 
+@pytest.mark.usefixtures("checkpoint_after_every_epoch")
 def test_a_late_writer_spoils_nothing(prepare: Prepare) -> None:
     """The worker of a killed driver trains on beside its successor, and writes its epochs and states between."""
     plan = prepare("none")
@@ -400,6 +401,7 @@ def test_a_late_writer_spoils_nothing(prepare: Prepare) -> None:
     assert [report["attempt"] for report in reports] == [1, 1, 2, 2, 2]
 
 
+@pytest.mark.usefixtures("checkpoint_after_every_epoch")
 def test_a_state_written_late_is_not_taken_for_the_newest(prepare: Prepare) -> None:
     plan = prepare("none")
     late = begun(plan, open_run(plan), 1)
@@ -416,6 +418,7 @@ def test_a_state_written_late_is_not_taken_for_the_newest(prepare: Prepare) -> N
     assert not plan.files.checkpoints_of(0)
 
 
+@pytest.mark.usefixtures("checkpoint_after_every_epoch")
 @pytest.mark.parametrize("damage", ["empty", "half", "flipped", "text"])
 @pytest.mark.parametrize("older", [True, False])
 def test_a_damaged_state_falls_back_to_an_older_one_or_to_none(prepare: Prepare, damage: str, older: bool) -> None:

@@ -253,6 +253,26 @@ class TestReports:
         assert search.states()[1] == "PRUNED"
         assert list(search.trials[1].intermediate_values) == [0, 1, 2]
 
+    @pytest.mark.parametrize("pruner", ["none", "asha", "median"])
+    def test_repeated_epochs_are_dropped_and_nothing_is_decided_again(self, begin: Begin, pruner: str) -> None:
+        """A worker continues from a checkpoint that is older than the last report; others have got better meanwhile."""
+        search = begin(pruner=pruner, trials=8, concurrent=8)
+        trial, *others = [search.ask() for _ in range(7)]
+        assert all(search.says(trial, epoch, 50.0) for epoch in range(EPOCHS - 1))
+        search.session.worker_died(trial.number)
+        for other in others:
+            search.runs(other, 99.0)
+        again = search.ask()
+        assert again.number == trial.number
+        told = len(search.heard.epochs)
+        for epoch in range(1, EPOCHS - 1):
+            assert search.says(again, epoch, 49.0, history=((0, 50.0),) if epoch == 1 else ())
+        assert len(search.heard.epochs) == told
+        assert not search.says(again, EPOCHS - 1, 50.0)
+        ended = search.trials[trial.number]
+        assert (ended.state, ended.value) == (TrialState.COMPLETE, 50.0)
+        assert ended.intermediate_values == dict.fromkeys(range(EPOCHS), 50.0)
+
     def test_history_fills_in_what_was_lost(self, begin: Begin) -> None:
         """A report can be lost between the checkpoint and the study; the continued trial sends all of them again."""
         search = begin()
@@ -392,6 +412,17 @@ class TestDeaths:
             search.session.worker_died(0)
         assert not search.says(search.ask(), EPOCHS - 1, 5.0)
         assert search.states()[0] == "COMPLETE"
+
+    def test_dying_while_it_repeats_epochs_is_bad_luck_too(self, begin: Begin) -> None:
+        """Each attempt continues an epoch later than the one before, and dies before it reaches what the study has."""
+        search = begin(trials=1)
+        for first, last in [(0, 5), (1, 2), (2, 3), (3, 4)]:
+            trial = search.ask()
+            for epoch in range(first, last):
+                assert search.says(trial, epoch, 50.0)
+            search.session.worker_died(trial.number)
+            assert search.states()[0] == "WAITING"
+        assert search.runs(search.ask(), 50.0, start=4) == EPOCHS
 
     def test_the_death_of_a_stranger_changes_nothing(self, begin: Begin) -> None:
         search = begin()

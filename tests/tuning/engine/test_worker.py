@@ -194,6 +194,7 @@ class TestContinuing:
             run.step()
         return run
 
+    @pytest.mark.usefixtures("checkpoint_after_every_epoch")
     @pytest.mark.parametrize("done", [1, 2, 3])
     def test_it_equals_a_trial_that_never_stopped(self, trial: Trial, whole: TrialRun, done: int) -> None:
         before = trial()
@@ -206,6 +207,44 @@ class TestContinuing:
         assert without_times(read_epochs(after.files.epochs(7))) == without_times(read_epochs(whole.files.epochs(7)))
         assert after.files.heldout(7).read_bytes() == whole.files.heldout(7).read_bytes()
         assert [path.name for path in after.files.checkpoints_of(7)] == ["007.2.pt"]
+
+    def test_a_killed_one_repeats_the_epochs_since_its_checkpoint(self, trial: Trial, whole: TrialRun) -> None:
+        before = trial()
+        said = [before.step() for _ in range(3)]
+        after = trial(attempt=2)
+        replies = [after.step() for _ in range(EPOCHS - 1)]
+        assert replies[0]["history"] == ((0, said[0]["value"]),)
+        assert [reply["epoch"] for reply in replies] == [1, 2, 3]
+        assert [reply["value"] for reply in replies[:2]] == [reply["value"] for reply in said[1:]]
+        reports = read_epochs(after.files.epochs(7))
+        assert without_times(reports) == without_times(read_epochs(whole.files.epochs(7)))
+        assert [report["attempt"] for report in reports] == [1, 2, 2, 2]
+
+    def test_a_rung_and_a_stop_request_leave_a_checkpoint(self, trial: Trial) -> None:
+        run = trial()
+        run._job = replace(run._job, checkpoint_after=(1,))
+
+        def kept() -> int:
+            return len(torch.load(run.files.checkpoint(7, 1), weights_only=True)["reports"])
+
+        found = []
+        for _ in range(3):
+            run.step()
+            found.append(kept())
+        assert found == [1, 2, 2]
+        run.files.stop_flag.touch()
+        assert run.step()["stopped"]
+        assert kept() == 3
+
+    def test_an_ended_trial_leaves_no_further_checkpoint_and_one_that_is_to_wait_does(self, trial: Trial) -> None:
+        for stop in (False, True):
+            run = trial(run=f"stop-{stop}")
+            for _ in range(2):
+                run.step()
+            if stop:
+                run.files.stop_flag.touch()
+            run.close()
+            assert len(torch.load(run.files.checkpoint(7, 1), weights_only=True)["reports"]) == (2 if stop else 1)
 
     def test_a_finished_one_says_its_last_word_again(self, trial: Trial, whole: TrialRun) -> None:
         again = trial(attempt=2, run="whole")
@@ -267,6 +306,7 @@ class TestReplicates:
         files = sorted(path.relative_to(run.files.root).as_posix() for path in run.files.root.rglob("*.*"))
         assert files == ["confirm/007-2.1.pt", "confirm/007-2.log"]
 
+    @pytest.mark.usefixtures("checkpoint_after_every_epoch")
     @pytest.mark.parametrize("checkpoint", ["007-2.1.pt", "007-2.pt"], ids=["", "of version 0.1.0"])
     def test_it_continues_and_sends_its_result_again(self, replicate: Trial, checkpoint: str) -> None:
         first = replicate()

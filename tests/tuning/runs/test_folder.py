@@ -90,6 +90,7 @@ def test_the_files_are_those_of_a_local_run(
     assert "no run 'other' under" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("checkpoint_after_every_epoch")
 def test_another_machine_continues_each_trial(
     tmp_path: Path, plan: Plan, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -116,6 +117,7 @@ def test_another_machine_continues_each_trial(
     assert attempts == [[1, 2, 2, 2], [1, 1, 1, 2]], "what was kept was trained again"
 
 
+@pytest.mark.usefixtures("checkpoint_after_every_epoch")
 @pytest.mark.parametrize("url", ["file"], indirect=True)
 def test_a_damaged_checkpoint_is_passed_over(plan: Plan) -> None:
     study = open_run(plan)
@@ -131,6 +133,7 @@ def test_a_damaged_checkpoint_is_passed_over(plan: Plan) -> None:
     assert list(objects.list("checkpoints")) == ["checkpoints/000.3.pt"]
 
 
+@pytest.mark.usefixtures("checkpoint_after_every_epoch")
 @pytest.mark.parametrize("url", ["file"], indirect=True)
 def test_a_storage_that_is_away(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     study = open_run(plan)

@@ -68,6 +68,8 @@ class Job:
     """Name of the replicate's files under ``confirm/``; ``None``: a trial."""
     scores_test: bool = True
     """Whether the last ``average_last`` epochs score the test set."""
+    checkpoint_after: tuple[int, ...] = ()
+    """Epochs (0-based) after which a checkpoint is written however young the last one is: the rungs."""
 
     @property
     def name(self) -> str:
@@ -79,7 +81,8 @@ class Job:
 
     @classmethod
     def from_json(cls, text: str) -> Job:
-        return cls(**json.loads(text))
+        fields = json.loads(text)
+        return cls(**{**fields, "checkpoint_after": tuple(fields["checkpoint_after"])})
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ class WorkerReport:
     """Class of the failure, one of :mod:`tune_lnl.training.failures`."""
     message: str = ""
     stopped: bool = False
-    """The worker found the stop flag; the checkpoint of the last finished epoch stays."""
+    """The worker found the stop flag; a checkpoint of the last finished epoch is written."""
     history: tuple[tuple[int, float], ...] = ()
     """(epoch, value) of earlier epochs, sent once by a continued job: a report can be lost before a crash."""
     measures: str = "{}"

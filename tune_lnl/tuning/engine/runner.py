@@ -59,6 +59,7 @@ def trial_job(plan: Plan, suggestion: Suggestion, working_folder: str | None = N
         memory_fraction=plan.resources.memory_fraction,
         tensorboard=plan.options.tensorboard,
         cwd=working_folder,
+        checkpoint_after=tuple(plan.rungs),
     )
 
 

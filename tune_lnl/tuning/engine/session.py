@@ -22,7 +22,7 @@ from tune_lnl.tuning.study.study import Suggestion
 logger = logging.getLogger(__name__)
 
 DEATHS_WITHOUT_PROGRESS = 3
-"""Deaths of workers in one epoch after which the job counts as failed; fewer say nothing about it."""
+"""Deaths of workers in a row in one epoch after which the job counts as failed; fewer say nothing about it."""
 
 FAILURES_TO_CLOSE = 2
 """Trials whose GPU failed in their first epoch at one place, after which no trial is sent there."""
@@ -88,8 +88,8 @@ class Running:
     last_heard: float
     alone: bool = False
     ended_as_stuck: bool = False
-    reported: bool = False
-    """Whether it has reported an epoch of this attempt."""
+    epochs: int | None = None
+    """The last epoch that this attempt has reported, plus 1."""
 
 
 class Session:
@@ -216,12 +216,15 @@ class Session:
             return False
         self._epoch_seconds.append(self._clock() - current.last_heard)
         current.last_heard = self._clock()
-        current.reported = True
+        current.epochs = report.epoch + 1
         return self._take_value(report)
 
     def _take_value(self, report: WorkerReport) -> bool:
         ledger, number = self._ledger, report.number
-        for epoch, value in report.history[ledger.epochs(number) :]:
+        # A job that continues from its checkpoint repeats epochs that it had reported before. The last one ends it.
+        known = ledger.epochs(number)
+        repeated = report.epoch < known and report.epoch + 1 < self._epochs
+        for epoch, value in report.history[known:]:
             ledger.report(number, epoch, value)
             if ledger.should_prune(number):
                 # The stopping rule would have been asked then, had the report not been lost.
@@ -231,14 +234,15 @@ class Session:
         if not math.isfinite(report.value):
             self._failed(number, DIVERGED, f"the objective is not finite at epoch {report.epoch + 1}")
             return False
-        ledger.report(number, report.epoch, report.value)
-        for listener in self.listeners:
-            listener.on_epoch(report)
+        if not repeated:
+            ledger.report(number, report.epoch, report.value)
+            for listener in self.listeners:
+                listener.on_epoch(report)
         if report.epoch + 1 >= self._epochs:
             ledger.complete(number, report.value, report.standard_error)
             self._ended_well(number)
             return False
-        if ledger.should_prune(number):
+        if not repeated and ledger.should_prune(number):
             ledger.prune(number, report.standard_error)
             self._ended_well(number)
             return False
@@ -299,7 +303,7 @@ class Session:
         if current is None:
             return
         failed = self._failed_at.setdefault(place, set())
-        if not current.reported:
+        if current.epochs is None:
             failed.add(number)  # once: a trial that fails everywhere closes nothing
         if len(failed) >= FAILURES_TO_CLOSE and place not in self.closed:
             self.closed.append(place)
@@ -327,8 +331,14 @@ class Session:
         return ",".join(left)
 
     def _may_continue(self, number: int) -> bool:
-        epochs = self._ledger.epochs(number)
+        """Count a death of the job's worker; return whether the job may be tried again.
+
+        Every attempt that reports an epoch continues later than the one before, whatever it had to repeat. So deaths
+        count together where they are in the same epoch, or before an attempt's first report.
+        """
         count, before = self._deaths.get(number, (0, -1))
+        reached = self._running[number].epochs
+        epochs = before if reached is None else reached
         count = count + 1 if epochs == before else 1
         self._deaths[number] = (count, epochs)
         return count < DEATHS_WITHOUT_PROGRESS

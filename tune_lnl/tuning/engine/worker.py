@@ -51,7 +51,7 @@ class TrialWorker(tune.Trainable):
         return reply
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Do nothing: the run's own checkpoints are written after each epoch."""
+        """Do nothing: a training writes its own checkpoints."""
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         raise NotImplementedError("trials continue from the run's own checkpoints")
@@ -90,6 +90,11 @@ class TrialRun:
 
     def close(self) -> None:
         """Release the files; another job begins in this process, or the process ends."""
+        if self._run is not None:
+            # Where the flag is on another machine the state is written: the driver deletes that of an ended trial.
+            if self._job.store is None and not self._stop_requested():
+                self._run.discard()
+            self._epochs.close()
         if self._events is not None:
             self._events.close()
         self.files.close()
@@ -98,6 +103,13 @@ class TrialRun:
         if self._job.device == "cuda":
             gc.collect()
             release_memory()
+
+    def _stop_requested(self) -> bool:
+        try:
+            self._check_stop()
+        except StopRequested:
+            return True
+        return False
 
     def step(self) -> dict[str, Any]:
         """Run one epoch.
@@ -118,7 +130,7 @@ class TrialRun:
                 try:
                     return reply | self._epoch()
                 except StopRequested:
-                    logger.info("asked to stop; the checkpoint of the last finished epoch stays")
+                    logger.info("asked to stop; the state after the last finished epoch is kept")
                     return reply | {"stopped": True}
                 except Exception:
                     logger.exception("%s failed", self._title)
@@ -140,6 +152,8 @@ class TrialRun:
                 history = tuple((epoch, self._value(epoch + 1)) for epoch in range(len(run.reports)))
         run, job = self._run, self._job
         next(self._epochs, None)  # a finished job that is continued only reports
+        if self._stop_requested():
+            run.save()  # the driver takes this report and asks for no further epoch
         last, epoch = run.reports[-1], run.training.epoch - 1
         metric = run.training.config.objective.metric
         value = self._value(len(run.reports))
@@ -207,11 +221,13 @@ class TrialRun:
             first = files.confirm / f"{job.replicate}.pt"  # the name in version 0.1.0
             model = files.confirmed_model if job.scores_test else None
             return TrainingFiles(attempts[0], (*attempts[1:], first), model=model)
+        after = job.checkpoint_after
         # Checkpoints of later attempts are not touched: this process may have outlived its driver.
         attempts = [files.checkpoint(job.number, attempt) for attempt in range(job.attempt, 0, -1)]
         columns = {"attempt": job.attempt}
         model, heldout = files.model(job.number), files.heldout(job.number)
-        return TrainingFiles(attempts[0], tuple(attempts[1:]), files.epochs(job.number), columns, model, heldout)
+        epochs = files.epochs(job.number)
+        return TrainingFiles(attempts[0], tuple(attempts[1:]), epochs, columns, model, heldout, after)
 
 
 @contextlib.contextmanager
