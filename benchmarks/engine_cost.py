@@ -2,7 +2,7 @@
 
     python benchmarks/engine_cost.py [--trials 100 2000] [--epochs 1] [--output FILE]
 
-Each search runs in a process of its own, through the real engine: Ray, the journal on disk, a checkpoint per epoch, the
+Each search runs in a process of its own, through the real engine: Ray, the journal on disk, checkpoints, the
 tables, a line per trial. TPE proposes over four ranges, and the default stopping rule is asked after every epoch. The
 cost of a trial is the wall time from the first trial's start to the last one's end, less the seconds of training shared
 by the trials that run at once, over the number of trials; Ray's start and end are told apart. The parts are measured

@@ -8,7 +8,9 @@ import json
 import math
 import os
 import resource
+import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -298,6 +300,35 @@ def test_a_full_disk_under_the_thread_is_an_error_of_the_next_call(
         go_on()
     assert classify(caught.value)[0] == DISK_FULL
     assert (small_disk / "state.pt").read_bytes() == before
+
+
+WRITING = """
+import itertools, sys
+from pathlib import Path
+import torch
+from tune_lnl.training import checkpoint
+checkpoint.CHECKPOINT_SECONDS = 0.0
+writer = checkpoint.CheckpointWriter(Path(sys.argv[1]))
+for number in itertools.count():
+    writer.keep({"weight": torch.full((5_000_000,), float(number))}, now=number == 0)
+"""
+
+
+def test_killed_while_the_thread_writes_it_leaves_the_checkpoint_before(tmp_path: Path) -> None:
+    path = tmp_path / "state.pt"
+    with subprocess.Popen([sys.executable, "-c", WRITING, str(path)]) as process:
+        half = path.with_name(f".state.pt.{process.pid}")
+        while not (path.exists() and half.exists()):
+            process.send_signal(signal.SIGCONT)
+            time.sleep(0.003)
+            process.send_signal(signal.SIGSTOP)
+            assert (stopped := os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED)) is not None
+            assert stopped.si_code == os.CLD_STOPPED
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    assert half.exists()
+    weight = torch.load(path, weights_only=True)["weight"]
+    assert len(weight.unique()) == 1
 
 
 def test_a_training_whose_checkpoint_does_not_fit_can_be_continued(

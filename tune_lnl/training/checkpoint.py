@@ -137,9 +137,9 @@ class CheckpointWriter:
         Raises:
             OSError: this checkpoint cannot be written, or the one before could not.
         """
+        self._unwritten = content
         if self._writing is not None and not self._writing.is_alive():
             self._wait()
-        self._unwritten = content
         if now:
             self.flush()
         elif self._writing is None and time.monotonic() >= self._next:
@@ -157,8 +157,10 @@ class CheckpointWriter:
             self._wait()
 
     def discard(self) -> None:
-        """Forget the newest state, if it is not written yet."""
+        """Forget the newest state, if it is not written yet; wait until the thread has ended."""
         self._unwritten = None
+        if self._writing is not None:
+            self._writing.join()
 
     def _begin(self) -> None:
         content, self._unwritten = self._unwritten, None

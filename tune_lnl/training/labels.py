@@ -1,8 +1,8 @@
 """Evidence about every given label of a training set: predictions by networks that have not seen the label, from a
 cross-validation, and one training on all samples.
 
-Each training writes its result into a folder when it is done, and a checkpoint after every epoch, so an interrupted
-evaluation continues. :mod:`tune_lnl.methods.label_verdicts` interprets the evidence.
+Each training writes its result into a folder when it is done, and checkpoints before, so an interrupted evaluation
+continues. :mod:`tune_lnl.methods.label_verdicts` interprets the evidence.
 """
 
 from __future__ import annotations

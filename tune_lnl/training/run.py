@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 
 class StopRequested(Exception):  # noqa: N818 (a request, not an error)
-    """The training is to end now; the checkpoint of the last finished epoch stays."""
+    """The training is to end now, with a checkpoint of the last finished epoch."""
 
 
 def stop_at(flag: Path) -> Callable[[], None]:
@@ -167,6 +167,7 @@ class TrainingRun:
                 yield self._epoch(first)
                 first = False
         except DivergedError:
+            self.discard()
             raise
         except BaseException:  # also where the caller closes the generator
             self.rescue()

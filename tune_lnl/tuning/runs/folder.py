@@ -7,13 +7,13 @@ whole, as soon as it is written and before anything relies on it:
 ===================================  ===================================  ============================================
 what                                 written by, in                       in the storage
 ===================================  ===================================  ============================================
-checkpoint, log, model, epochs       the trial's worker, in a temporary   after every epoch, before it is reported
-                                     folder on its node
+checkpoint, log, model, epochs       the trial's worker, in a temporary   with every checkpoint; at the end of the
+                                     folder on its node                   trial, before it is reported
 settings, tables, ``best.yaml``      the driver, in the working copy      whenever they are written
 ===================================  ===================================  ============================================
 
-The study of such a run is in a database (``--storage``). So a machine that dies loses only the epochs in progress: a
-started trial is in the study, and its epochs are in its checkpoint, from which they are reported again.
+The study of such a run is in a database (``--storage``). So a machine that dies loses only the epochs since the last
+checkpoints: a started trial is in the study, and its epochs up to its checkpoint are reported again from there.
 """
 
 from __future__ import annotations
