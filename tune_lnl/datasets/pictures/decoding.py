@@ -6,7 +6,7 @@ transform of the released ACT scripts for the web datasets (utils/builder.py, li
 orientation and transparency, and read the intact part of truncated files; here such files are errors.
 
 Pillow decodes. torch resizes in Pillow's own memory: this is faster than Pillow's resize, and some pixels differ by one
-or two grey levels. ``benchmarks/decoders.py`` measures this, and the decoders that are not used.
+or two grey levels. ``results/reference/decoders.json`` has the measurements, also of the decoders that are not used.
 """
 
 from __future__ import annotations
