@@ -8,11 +8,11 @@ from tune_lnl.version import __version__
 
 if TYPE_CHECKING:
     from tune_lnl.api import run_search
-    from tune_lnl.tuning.runs.run import load_run
+    from tune_lnl.reporting.figures import load_run
 
 __all__ = ["__version__", "load_run", "run_search"]
 
-_HOMES = {"load_run": "tune_lnl.tuning.runs.run", "run_search": "tune_lnl.api"}
+_HOMES = {"load_run": "tune_lnl.reporting.figures", "run_search": "tune_lnl.api"}
 
 
 def __getattr__(name: str) -> Any:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeVar
 
 from tune_lnl.errors import InputError, nearest
+from tune_lnl.reporting.figures import RunWithFigures, load_run
 from tune_lnl.reporting.write import REPORT, report_after_search
 from tune_lnl.steps import HELD, shown_steps, step
 from tune_lnl.tuning.driver import EXIT_CODES, search
@@ -18,7 +19,6 @@ from tune_lnl.tuning.monitor.on_end import STATES, tell_end
 from tune_lnl.tuning.plan.checks import run_name
 from tune_lnl.tuning.plan.options import FLAGS, SearchOptions
 from tune_lnl.tuning.runs.location import local_folder, location
-from tune_lnl.tuning.runs.run import Run, load_run
 
 __all__ = ["load_run", "run_search"]
 
@@ -78,7 +78,7 @@ def run_search(
     status_every: str | None = None,
     on_end: str | None = None,
     # end of what `make docs` writes
-) -> Run:
+) -> RunWithFigures:
     """Run a search; the same as ``python -m tune_lnl.search SPACE ...``, its report included.
 
     Interrupted (Ctrl-C, or a notebook's stop button), it keeps the finished work; call it again with ``resume=True`` to

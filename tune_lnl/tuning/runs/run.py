@@ -12,9 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from html import escape
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 from zipfile import BadZipFile
 
 from tune_lnl.config.base import without_removed
@@ -65,6 +64,23 @@ class Run:
     space: SearchSpace
     given: list[FrozenTrial] | None = None
     """The trials of the study, by number; ``None``: read when they are asked for."""
+
+    @classmethod
+    def load(cls, run: ResultsDir, results_dir: ResultsDir = "results") -> Self:
+        """Read a run by name (under ``results_dir``), path or URL; one in object storage is downloaded first.
+
+        Raises:
+            InputError: no such run, one that holds several conditions (which are then named), one of a later version,
+                or a database or an object storage that cannot be reached.
+        """
+        files = RunFolder.at(find_run(run, results_dir))
+        join_tail(files)
+        settings = read_settings(files.settings)
+        with damage_refused(files.settings):
+            space = space_from_settings(settings, str(files.settings))
+        found = cls(files, settings, space)
+        found.rows()  # a damaged study is refused here
+        return found
 
     @property
     def name(self) -> str:
@@ -198,15 +214,6 @@ class Run:
         frame: DataFrame = epochs_table(self).to_pandas()
         return frame.assign(epoch=frame["epoch"] + 1).set_index(["number", "epoch"])
 
-    def figures(self) -> dict[str, Any]:
-        """Return the pictures of the report, by name, as Plotly figures: ``run.figures()["history"].show()``.
-
-        A picture that has nothing to show yet is left out.
-        """
-        # The room above this one: named here, not imported, since the rest of this module does without it.
-        found: dict[str, Any] = import_module("tune_lnl.reporting.figures").figures_of(self)
-        return found
-
     def __repr__(self) -> str:
         """Return one line, such as ``<Run mine: 8 complete, 4 stopped early; best val_accuracy 47.61 (trial 2)>``."""
         best = (
@@ -244,20 +251,8 @@ def start_that_stays(settings: Mapping[str, Any], space: SearchSpace) -> Mapping
 
 
 def load_run(run: ResultsDir, results_dir: ResultsDir = "results") -> Run:
-    """Read a run by name (under ``results_dir``), path or URL; one in object storage is downloaded first.
-
-    Raises:
-        InputError: no such run, one that holds several conditions (which are then named), one of a later version, or a
-            database or an object storage that cannot be reached.
-    """
-    files = RunFolder.at(find_run(run, results_dir))
-    join_tail(files)
-    settings = read_settings(files.settings)
-    with damage_refused(files.settings):
-        space = space_from_settings(settings, str(files.settings))
-    found = Run(files, settings, space)
-    found.rows()  # a damaged study is refused here
-    return found
+    """Read a run by name (under ``results_dir``), path or URL, as :meth:`Run.load`."""
+    return Run.load(run, results_dir)
 
 
 def study_place(files: RunFiles, settings: Mapping[str, Any]) -> StudyPlace:
