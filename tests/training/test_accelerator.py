@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from tune_lnl.errors import InputError
 from tune_lnl.training import accelerator
-from tune_lnl.training.accelerator import cap_memory, choose_device, obstacle
+from tune_lnl.training.accelerator import cap_memory, choose_device, obstacle, set_arithmetic
 from tune_lnl.tuning.resources.divide import Machine, Node
 
 
@@ -110,3 +112,35 @@ def test_a_cluster_searched_on_its_cpus() -> None:
     assert machine.for_device("auto") is machine
     with pytest.raises(InputError, match="--device cuda needs a CUDA GPU, and the cluster has none"):
         alone.for_device("cuda")
+
+
+@pytest.fixture
+def arithmetic() -> Iterator[None]:
+    """What torch leaves to the process, put back afterwards."""
+    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [backend.allow_tf32 for backend in backends]
+    benchmark, deterministic = torch.backends.cudnn.benchmark, torch.are_deterministic_algorithms_enabled()
+    yield
+    for backend, value in zip(backends, before, strict=True):
+        backend.allow_tf32 = value
+    torch.backends.cudnn.benchmark = benchmark
+    torch.use_deterministic_algorithms(deterministic)
+
+
+@pytest.mark.usefixtures("arithmetic")
+def test_fp32_means_fp32_and_tf32_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+
+    def found() -> tuple[bool, ...]:
+        products = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+        return (*products, torch.backends.cudnn.benchmark, torch.are_deterministic_algorithms_enabled())
+
+    set_arithmetic("cuda", "tf32", False)
+    assert found() == (True, True, True, False)
+    set_arithmetic("cuda", "fp32", True)
+    assert found() == (False, False, False, True)
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    set_arithmetic("cuda", "bf16", False)
+    assert found() == (False, False, True, False)
+    set_arithmetic("cpu", "tf32", True)
+    assert found() == (False, False, True, False), "a CPU's trainings leave it alone"

@@ -157,8 +157,9 @@ LIVE: dict[str, list[Turn]] = {
         Turn("label_ema", 0.1),
     ],
 }
-ELSEWHERE = {"epochs", "threads"}
-"""The length of a run, and a setting whose effect is not on the numbers; see ``test_threads_are_the_trainings_own``."""
+ELSEWHERE = {"epochs", "threads", "deterministic"}
+"""The length of a run, and settings whose effect is not on the numbers of a CPU; see
+``test_threads_are_the_trainings_own`` and ``test_fp32_means_fp32_and_tf32_is_named``."""
 
 SMALL_LOSS_DEAD: list[dict[str, Any]] = [
     {"optimizer": "sgd"},

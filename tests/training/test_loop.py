@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+import torch
 from tiny_runs import EPOCHS, finish, start, tiny
 
 from tune_lnl.errors import InputError
@@ -42,13 +43,28 @@ def test_precision_that_a_device_has(precision: str, device: str, monkeypatch: p
     check_precision(precision, device)
 
 
-@pytest.mark.parametrize(("device", "instead"), [("cpu", "set precision to fp32"), ("cuda", "to fp32, or fp16")])
-def test_bf16_needs_hardware_for_it(device: str, instead: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("device", "told"),
+    [("cpu", "this cpu has none; set precision to fp32"), ("cuda", "this Tesla T4 has none; set .* to fp32, or fp16")],
+)
+def test_bf16_needs_hardware_for_it(device: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "has_bf16", lambda device: False)
-    with pytest.raises(InputError, match=f"precision bf16 needs hardware for it, and this {device} has none; .*"):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "Tesla T4")
+    with pytest.raises(InputError, match=f"precision bf16 needs hardware for it, and {told}"):
         check_precision("bf16", device)
-    with pytest.raises(InputError, match=instead):
-        check_precision("bf16", device)
+
+
+@pytest.mark.parametrize(("capability", "fits"), [((8, 0), True), ((7, 5), False)])
+def test_tf32_needs_a_gpu_that_has_it(capability: tuple[int, int], fits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="precision tf32 needs a GPU, got device cpu; set precision to fp32"):
+        check_precision("tf32", "cpu")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "Tesla T4")
+    if fits:
+        check_precision("tf32", "cuda")
+        return
+    with pytest.raises(InputError, match="precision tf32 needs hardware for it, and this Tesla T4 has none"):
+        check_precision("tf32", "cuda")
 
 
 def test_fp16_needs_a_gpu() -> None:

@@ -92,10 +92,15 @@ class Knob:
     counts_epochs: bool = False
 
 
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
+
+
 class MethodSettings(Settings):
     """Settings of every method: length, randomness, arithmetic."""
 
     knobs: ClassVar[dict[str, Knob]] = {}
+    added: ClassVar[Mapping[str, Any]] = {"deterministic": False}
+    """Settings that files of version 0.1.0 do not have, at the value of its trainings."""
     task: ClassVar[str] = "classification"
     """The kind of dataset it trains on (:attr:`tune_lnl.datasets.base.Dataset.task`)."""
     Validation: ClassVar[type[HeldOut]] = ValidationSettings
@@ -107,9 +112,15 @@ class MethodSettings(Settings):
     epochs: int = Field(ge=1, json_schema_extra=EPOCHS, description="length of a full trial, epochs")
     seed: int = Field(0, ge=0, description="training seed: initial weights, data order, augmentation, dropout")
     threads: int = Field(1, ge=1, description="CPU threads of the training; another count gives other last digits")
-    precision: Literal["fp32", "bf16", "fp16"] = Field(
+    precision: Precision = Field(
         "fp32",
-        description="arithmetic of the forward pass (fp32 weights always); fp16 needs a GPU and scales gradients",
+        description="arithmetic of the forward pass (fp32 weights always); tf32 (products of a GPU with 10 bits of "
+        "mantissa) and fp16 need a GPU; fp16 scales gradients",
+    )
+    deterministic: bool = Field(
+        False,
+        description="on a GPU: only kernels that give the same digits every time, which are slower; a training on a "
+        "CPU repeats in any case",
     )
 
     def warmup_length(self) -> int:

@@ -81,8 +81,14 @@ class TrialConfig(Generic[S, D, V]):
         return flat
 
     def flat_as_before(self) -> dict[str, Any]:
-        """Return :meth:`flat` with the removed settings at the value that meant "off", as earlier versions wrote it."""
-        return self.flat() | {name: setting.off for name, setting in self.settings.removed.items()}
+        """Return :meth:`flat` as version 0.1.0 wrote it.
+
+        Settings removed since are at the value that meant "off"; those added since are left out where they are at the
+        value of its trainings.
+        """
+        added = self.settings.added
+        kept = {name: value for name, value in self.flat().items() if name not in added or value != added[name]}
+        return kept | {name: setting.off for name, setting in self.settings.removed.items()}
 
 
 def build_config(sections: Mapping[str, Any], source: str) -> TrialConfig:

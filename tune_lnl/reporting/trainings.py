@@ -15,7 +15,7 @@ PLAIN = {"classification": "standard", "re-identification": "reid_standard"}
 """The method that trains with plain cross-entropy, by task."""
 PLAIN_TRAINED = "plain cross-entropy"
 """Its label."""
-NOT_COMPARED = ("seed", "threads", "precision")
+NOT_COMPARED = ("seed", "threads", "precision", "deterministic")
 """Settings in which two trainings of one config may differ."""
 
 

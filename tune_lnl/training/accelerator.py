@@ -91,6 +91,14 @@ def gpu_count() -> int:
     return torch.cuda.device_count()
 
 
+def card_name(index: int = 0) -> str:
+    """Return the model of a GPU as its driver names it; ``GPU`` where the driver does not answer."""
+    try:
+        return torch.cuda.get_device_name(index)
+    except (RuntimeError, AssertionError):
+        return "GPU"
+
+
 def choose_device(device: str) -> str:
     """Return ``cpu`` or ``cuda``; ``auto`` takes the GPU if there is one.
 
@@ -121,6 +129,23 @@ def failing_card(index: int = 0, dtype: torch.dtype = torch.float32) -> str | No
     except (RuntimeError, AssertionError) as error:
         return f"GPU {index} fails at its first product: {first_line(error)}"
     return None if total == 64.0**3 else f"GPU {index} computes wrongly: a sum of {64**3} ones gave {total:g}"
+
+
+def set_arithmetic(device: str, precision: str, deterministic: bool) -> None:
+    """Set what torch leaves to the process: how float32 products of a GPU are computed, and which kernels may do it.
+
+    By itself torch rounds the inputs of a float32 convolution to TF32, and takes kernels whose sums are in an order of
+    their own. On a CPU nothing is set.
+    """
+    if device != "cuda":
+        return
+    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    # Tries kernels at the first batch of a shape and keeps the fastest, which may differ from run to run.
+    torch.backends.cudnn.benchmark = not deterministic
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
+    torch.use_deterministic_algorithms(deterministic)
 
 
 def cap_memory(device: str, fraction: float | None) -> None:

@@ -203,11 +203,14 @@ def load_checkpoint(path: Path, training: Training, gathered: dict[str, Tensor] 
         InputError: it belongs to another config or other data (named).
     """
     content = _read(path)
-    for part, own in (("config", training.config.flat()), ("fingerprints", training.fingerprints)):
-        for key in own.keys() | content[part].keys():
-            stored, wanted = content[part].get(key), own.get(key)
-            if stored != wanted:
-                raise InputError(f"{path}: written with {key} = {stored!r}, this training has {wanted!r}")
+    config = {**training.settings.added, **content["config"]}
+    parts = ((config, training.config.flat()), (content["fingerprints"], training.fingerprints))
+    for stored, own in parts:
+        for key in own.keys() | stored.keys():
+            if stored.get(key) != own.get(key):
+                raise InputError(
+                    f"{path}: written with {key} = {stored.get(key)!r}, this training has {own.get(key)!r}"
+                )
     try:
         training.load_state_dict(content["state"])
     except torch.OutOfMemoryError:

@@ -20,6 +20,7 @@ from tune_lnl.config.base import MethodSettings
 from tune_lnl.config.trial import D, S, TrialConfig, V
 from tune_lnl.errors import InputError
 from tune_lnl.torch_compat import cpu_has_bf16
+from tune_lnl.training.accelerator import card_name, set_arithmetic
 from tune_lnl.training.heldout import HeldOutPredictions
 from tune_lnl.training.randomness import stream_seed
 
@@ -58,6 +59,7 @@ class Training(ABC, Generic[S, D, V]):
         self.device = torch.device(surroundings.device)
         self.epoch = 0
         check_precision(config.settings.precision, self.device.type)
+        self._set_arithmetic()
 
     @classmethod
     @abstractmethod
@@ -71,6 +73,12 @@ class Training(ABC, Generic[S, D, V]):
             InputError: data missing or damaged, or settings that do not suit it.
         """
 
+    def _set_arithmetic(self) -> None:
+        """Set threads and kernels, which belong to the process; another training may have set others meanwhile."""
+        settings = self.settings
+        torch.set_num_threads(settings.threads)
+        set_arithmetic(self.device.type, settings.precision, settings.deterministic)
+
     @property
     def finished(self) -> bool:
         return self.epoch >= self.settings.epochs
@@ -82,7 +90,7 @@ class Training(ABC, Generic[S, D, V]):
             the report; ``epoch`` is its 0-based index.
         """
         assert not self.finished
-        torch.set_num_threads(self.settings.threads)
+        self._set_arithmetic()
         torch.manual_seed(stream_seed(self.settings.seed, self.epoch, "dropout"))
         start = time.perf_counter()
         report = {"epoch": float(self.epoch), **self.train_epoch(self.epoch)}
@@ -169,15 +177,17 @@ def check_precision(precision: str, device: str) -> None:
     """Refuse a precision that the device (``cpu`` or ``cuda``) does not have.
 
     Raises:
-        InputError: fp16 without a GPU, or bf16 on a processor that only emulates it.
+        InputError: tf32 or fp16 without a GPU, or tf32 or bf16 on a processor without hardware for it.
     """
-    if precision == "fp16" and device != "cuda":
+    if precision in ("tf32", "fp16") and device != "cuda":
         raise InputError(
-            f"precision fp16 needs a GPU, got device {device}; set precision to fp32, or bf16 where the CPU has it"
+            f"precision {precision} needs a GPU, got device {device}; set precision to fp32, or to bf16 where the CPU "
+            "has it"
         )
-    if precision == "bf16" and not has_bf16(device):
+    if (precision == "bf16" and not has_bf16(device)) or (precision == "tf32" and not has_tf32()):
+        name = card_name() if device == "cuda" else device
         raise InputError(
-            f"precision bf16 needs hardware for it, and this {device} has none; set precision to fp32"
+            f"precision {precision} needs hardware for it, and this {name} has none; set precision to fp32"
             + (", or fp16" if device == "cuda" else "")
         )
 
@@ -187,3 +197,8 @@ def has_bf16(device: str) -> bool:
     if device == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return cpu_has_bf16()
+
+
+def has_tf32() -> bool:
+    """Return whether the GPU has TF32: NVIDIA's from Ampere on."""
+    return torch.version.hip is None and torch.cuda.get_device_capability() >= (8, 0)

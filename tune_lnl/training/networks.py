@@ -99,7 +99,6 @@ class NetworkTraining(Training[S, D, V], Generic[B, S, D, V]):
 
     def __init__(self, config: TrialConfig[S, D, V], surroundings: Surroundings) -> None:
         super().__init__(config, surroundings)
-        torch.set_num_threads(self.settings.threads)
         self._load_data()
         # Once: a constant made in a step would be copied in it, and the copy waits for the steps before.
         self.mean, self.std = constants(self.dataset.mean, self.dataset.std, self.device)
@@ -237,8 +236,8 @@ class NetworkTraining(Training[S, D, V], Generic[B, S, D, V]):
         self.scaler.update()
 
     def autocast(self) -> AbstractContextManager[Any]:
-        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.settings.precision]
-        return torch.autocast(self.device.type, dtype=dtype, enabled=self.settings.precision != "fp32")
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.settings.precision)
+        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
 
     def diverged(self, report: Report) -> str | None:
         for name, value in report.items():

@@ -26,7 +26,7 @@ from tune_lnl.errors import InputError, shown
 from tune_lnl.files import FORMULA_SIGNS, given_file, no_formula, refuse_output
 from tune_lnl.object_storage import local_file
 from tune_lnl.steps import step
-from tune_lnl.training.accelerator import choose_device
+from tune_lnl.training.accelerator import choose_device, set_arithmetic
 from tune_lnl.training.classification import evaluation_batch
 from tune_lnl.training.model_file import ImageClassifier, load_classifier
 from tune_lnl.wording import counted
@@ -88,7 +88,9 @@ def predict_command(
     for path in paths:
         if not path.exists():
             raise InputError(f"no such file or folder: {shown(str(path))}")
-    classifier = load_classifier(local_file(model, cache_dir()), choose_device(device))
+    device = choose_device(device)
+    set_arithmetic(device, "fp32", False)
+    classifier = load_classifier(local_file(model, cache_dir()), device)
     if top > len(classifier.classes):
         raise InputError(f"--top is at most the number of classes, {len(classifier.classes)}, got {top}")
     if onnx is not None:

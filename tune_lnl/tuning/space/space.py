@@ -45,6 +45,7 @@ NOT_SEARCHED = {
     "seed": "every trial trains with the same seed, so that settings are compared and not luck",
     "threads": "it changes last digits, not the result",
     "precision": "it is part of the machine's set-up",
+    "deterministic": "it changes last digits, not the result",
 }
 
 
