@@ -22,7 +22,7 @@ import json
 import math
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -161,6 +161,8 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.counts = Counts()
+        self.watch: Callable[[Any, Any, dict[str, Any], Any], None] | None = None
+        """Called with every operation of the device, its arguments and its result."""
 
     def taken(self) -> Counts:
         """Return the counts since the last call."""
@@ -195,6 +197,8 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         found = func(*tree_map(_values, args), **tree_map(_values, kwargs))
         name = func._schema.name.removeprefix("aten::")
         self._count(name, func, args, kwargs, flat, found)
+        if self.watch is not None:
+            self.watch(func, args, kwargs, found)
         return self._wrapped(func, args, kwargs, found)
 
     def _count(self, name: str, func: Any, args: Any, kwargs: dict[str, Any], flat: list[Tensor], found: Any) -> None:
@@ -208,7 +212,7 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 mixes = 1
         if name in ("index", "index_put_", "index_put"):
             waits += sum(each is not None and each.dtype in (torch.bool, torch.uint8) for each in args[1])
-        kernels = 0.0 if name in FREE or _is_view(func) else KERNELS.get(name, 1.0)
+        kernels = 0.0 if name in FREE or is_view(func) else KERNELS.get(name, 1.0)
         outputs = [each for each in tree_flatten(found)[0] if isinstance(each, Tensor)]
         double = any(each.dtype == torch.float64 and each.dim() for each in [*flat, *outputs])
         self.counts.add(waits, kernels, mixes, kernels if double else 0)
@@ -223,7 +227,7 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 if argument.alias_info is not None and argument.alias_info.is_write
             ]
             return written[0] if len(returns) == 1 else tuple(written[: len(returns)])
-        if _is_view(func) and not args[0].is_inference():
+        if is_view(func) and not args[0].is_inference():
             with torch.inference_mode(False):  # a view of an ordinary tensor is one, too
                 return tree_map(_pretended, found)
         return tree_map(_pretended, found)
@@ -237,7 +241,7 @@ def _pretended(each: Any) -> Any:
     return Pretended(each) if isinstance(each, Tensor) and not isinstance(each, Pretended) else each
 
 
-def _is_view(func: Any) -> bool:
+def is_view(func: Any) -> bool:
     returns = func._schema.returns
     return bool(returns) and all(each.alias_info is not None and not each.alias_info.is_write for each in returns)
 

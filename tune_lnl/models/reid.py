@@ -103,8 +103,12 @@ class StripedReidNetwork(ReidNetwork):
 
     def features(self, x: Tensor) -> Tensor:
         maps: Tensor = self.backbone(x)
-        stripes = F.adaptive_avg_pool2d(maps, (SMALL_STRIPES, 1)).flatten(1)
-        embedding: Tensor = self.head[1](self.head[0](stripes))
+        height, width = maps.shape[2:]
+        if height % SMALL_STRIPES == 0:  # the same means, by a kernel whose gradient a GPU can repeat
+            stripes = F.avg_pool2d(maps, (height // SMALL_STRIPES, width))
+        else:
+            stripes = F.adaptive_avg_pool2d(maps, (SMALL_STRIPES, 1))
+        embedding: Tensor = self.head[1](self.head[0](stripes.flatten(1)))
         return embedding
 
     def forward_both(self, x: Tensor) -> tuple[Tensor, Tensor]:

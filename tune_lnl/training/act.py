@@ -37,6 +37,11 @@ class ActTraining(ClassifierTraining[ActSettings]):
         super().__init__(config, surroundings)
         self.losses = loss_config(self.settings)
         self.state = ActState.start(self.given_labels, self.data.noisy.num_classes)
+        self.epoch_now = torch.zeros((), dtype=torch.int64, device=self.device)
+
+    def _begin_epoch(self, epoch: int) -> None:
+        super()._begin_epoch(epoch)
+        self.epoch_now.fill_(epoch)
 
     def train_step(self, batch: Batch, epoch: int, totals: Totals) -> None:
         rtm, ntm = self.networks[""], self.networks["_ntm"]
@@ -48,7 +53,9 @@ class ActTraining(ClassifierTraining[ActSettings]):
             return
         strong = self.strong_view(batch.images) if self.settings.consistency else None
         with self.autocast():
-            robust = robust_losses(rtm, ntm, weak, strong, batch.labels, batch.index, self.state, epoch, self.losses)
+            robust = robust_losses(
+                *(rtm, ntm, weak, strong, batch.labels, batch.index, self.state, self.epoch_now, self.losses)
+            )
         self._update(batch, robust.rtm, robust.ntm, robust.rtm_logits, robust.ntm_logits, totals)
         totals.add("selected", robust.selected)
         totals.add("mined", robust.mined)

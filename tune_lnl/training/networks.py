@@ -106,6 +106,7 @@ class NetworkTraining(Training[S, D, V], Generic[B, S, D, V]):
         self.optimizers = {suffix: self._build_optimizer(network) for suffix, network in self.networks.items()}
         self.plans = self.settings.plans()
         self.scaler = torch.amp.GradScaler(enabled=self.settings.precision == "fp16")
+        self.totals = Totals()
 
     @abstractmethod
     def _load_data(self) -> None:
@@ -137,17 +138,22 @@ class NetworkTraining(Training[S, D, V], Generic[B, S, D, V]):
 
     @abstractmethod
     def train_step(self, batch: B, epoch: int, totals: Totals) -> None:
-        """Take one optimizer step of every network and add to the epoch's totals."""
+        """Take one optimizer step of every network and add to the epoch's totals.
+
+        A step can be captured as a CUDA graph, with the batch in buffers that stay where they are: shapes depend on the
+        size of the batch alone, nothing is read back, and what outlives a step is changed in place. Numbers of Python
+        that change from epoch to epoch, such as the weight of a network's own labels, are constants of such a graph.
+        """
 
     # ---- training
 
     def train_epoch(self, epoch: int) -> Report:
         self._begin_epoch(epoch)
-        totals = Totals()
         for batch in self.batches(epoch):
             self.surroundings.between_batches()
-            self.train_step(batch, epoch, totals)
-        return self._learning_rate_report() | self.summarise(totals.means(self.images_per_epoch()))
+            self.train_step(batch, epoch, self.totals)
+            self.totals.flush()
+        return self._learning_rate_report() | self.summarise(self.totals.means(self.images_per_epoch()))
 
     def seconds_per_epoch(self, epoch: int, batches: int) -> float:
         steps = self.steps(epoch)
@@ -165,9 +171,9 @@ class NetworkTraining(Training[S, D, V], Generic[B, S, D, V]):
     def steps(self, epoch: int) -> Iterator[int]:
         """Train through epoch ``epoch`` without scoring it; yield the number of images of each batch."""
         self._begin_epoch(epoch)
-        totals = Totals()
         for batch in self.batches(epoch):
-            self.train_step(batch, epoch, totals)
+            self.train_step(batch, epoch, self.totals)
+            self.totals.flush()
             yield len(batch.labels)
 
     def _synchronize(self) -> None:
@@ -176,6 +182,7 @@ class NetworkTraining(Training[S, D, V], Generic[B, S, D, V]):
 
     def _begin_epoch(self, epoch: int) -> None:
         self._set_learning_rates(epoch)
+        self.totals.begin()
         for network in self.networks.values():
             network.train()
         # On the CPU, wherever the images are: the drawn values decide which operations are launched, and reading them
@@ -352,6 +359,13 @@ class Totals:
         """Double precision, one vector for values of the same kind; by their names."""
         self._names: dict[str, None] = {}
 
+    def begin(self) -> None:
+        """Set every sum to 0, in place: a captured graph of a step adds to the same ones in every epoch."""
+        self._step.clear()
+        self._names.clear()
+        for sums in self._sums.values():
+            sums.zero_()
+
     def add(self, name: str, value: Tensor) -> None:
         """Add to the sum called ``name`` a number, a tensor (), or the count of a mask, bool (B,)."""
         if name in self._step:
@@ -360,7 +374,7 @@ class Totals:
         self._names[name] = None
 
     def flush(self) -> None:
-        """Add the values of a step to the sums, all of one kind together. The next step does it, too."""
+        """Add the values of a step to the sums, all of one kind together. A value of the next step does it, too."""
         kinds: dict[tuple[Any, ...], list[str]] = {}
         for name, value in self._step.items():
             kinds.setdefault((value.device, value.dtype, value.shape), []).append(name)
@@ -381,7 +395,8 @@ class Totals:
         found = dict.fromkeys(self._names, 0.0)
         for names, sums in self._sums.items():
             for name, total in zip(names, sums.cpu().tolist(), strict=True):
-                found[name] += total
+                if name in found:
+                    found[name] += total
         report: Report = {}
         for name, total in found.items():
             if name.startswith("train_loss"):
