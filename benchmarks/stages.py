@@ -20,6 +20,7 @@ from evidence import evidence, write_evidence
 from tune_lnl.cli import Parser, guarded
 from tune_lnl.config.core import CoreSettings
 from tune_lnl.config.trial import TrialConfig
+from tune_lnl.errors import InputError, nearest
 from tune_lnl.training.loop import Surroundings
 from tune_lnl.training.seeds import resolve_config, train_seeds
 from tune_lnl.tuning.space.space import load_space
@@ -49,7 +50,7 @@ def rows(core: CoreSettings) -> dict[str, dict[str, Any]]:
         "cross-entropy": {"method": "reid_standard", **drop},
         "SELF to the end": {"method": "self_refine", **drop},
         "CORE": {},
-        "CORE, selective": {"selective": "mask"},
+        "CORE selective": {"selective": "mask"},
         "PurifyNet": {"method": "purifynet", **purify},
     }
 
@@ -85,6 +86,9 @@ def main(argv: list[str] | None = None) -> int:
     surroundings = Surroundings(data_dir=arguments.data_dir)
     chosen = rows(full.settings)
     if arguments.rows is not None:
+        for name in arguments.rows.split(","):
+            if name not in chosen:
+                raise InputError(f"--rows: no row {name!r}; {nearest(name, chosen)}")
         chosen = {name: chosen[name] for name in arguments.rows.split(",")}
     print(f"{full.dataset.name} {space.condition}, {full.settings.epochs} epochs, seeds {arguments.seeds}; percent")
     print(f"{'':<18}{'validation mAP':<17}{'test mAP':<17}test rank-1", flush=True)
