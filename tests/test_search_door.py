@@ -11,7 +11,8 @@ import pytest
 from tune_lnl import api
 from tune_lnl.search import main
 from tune_lnl.tuning.monitor.console import Console
-from tune_lnl.tuning.plan.options import REMOVED, SearchOptions, TrialCount
+from tune_lnl.tuning.plan.options import REMOVED, SearchOptions
+from tune_lnl.tuning.plan.values import TrialCount
 
 Asked = list[SearchOptions]
 

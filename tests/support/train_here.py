@@ -10,8 +10,8 @@ from tune_lnl.tuning.engine.messages import Job, StopReason, WorkerReport
 from tune_lnl.tuning.engine.session import Session
 from tune_lnl.tuning.engine.tune import JobOf
 from tune_lnl.tuning.monitor.console import Console
-from tune_lnl.tuning.plan.options import ConfirmRequest
 from tune_lnl.tuning.plan.plan import Plan
+from tune_lnl.tuning.plan.values import ConfirmRequest
 from tune_lnl.tuning.runs.confirmation import Confirmation
 from tune_lnl.tuning.runs.run import Run
 from tune_lnl.tuning.study.study import Suggestion

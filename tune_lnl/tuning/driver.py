@@ -32,9 +32,10 @@ from tune_lnl.tuning.monitor.state import SearchState
 from tune_lnl.tuning.monitor.status import status_lines
 from tune_lnl.tuning.monitor.table import table_shown
 from tune_lnl.tuning.plan.checks import check_database, check_search, run_name
-from tune_lnl.tuning.plan.options import ConfirmRequest, SearchOptions
+from tune_lnl.tuning.plan.options import SearchOptions
 from tune_lnl.tuning.plan.plan import Plan, plan_study
 from tune_lnl.tuning.plan.resume import require_same_search, total_trials
+from tune_lnl.tuning.plan.values import ConfirmRequest
 from tune_lnl.tuning.plan.warm_start import first_trials, related_runs
 from tune_lnl.tuning.resources.divide import Machine
 from tune_lnl.tuning.resources.measure import measure_sharing

@@ -24,8 +24,9 @@ from tune_lnl.tuning.engine.dry_run import describe
 from tune_lnl.tuning.engine.session import Session
 from tune_lnl.tuning.engine.tune import JobOf
 from tune_lnl.tuning.engine.worker import TrialRun
-from tune_lnl.tuning.plan.options import ConfirmRequest, SearchOptions
+from tune_lnl.tuning.plan.options import SearchOptions
 from tune_lnl.tuning.plan.plan import Plan
+from tune_lnl.tuning.plan.values import ConfirmRequest
 from tune_lnl.tuning.runs.run import Run, load_run
 
 

@@ -14,17 +14,8 @@ import pytest
 from tune_lnl.cli import search_options
 from tune_lnl.errors import InputError
 from tune_lnl.search import parser
-from tune_lnl.tuning.plan.options import (
-    FLAGS,
-    ConfirmRequest,
-    SearchOptions,
-    TrialCount,
-    command_line,
-    read_bytes,
-    read_confirm,
-    read_seconds,
-    without_address,
-)
+from tune_lnl.tuning.plan.options import FLAGS, SearchOptions, command_line, without_address
+from tune_lnl.tuning.plan.values import ConfirmRequest, TrialCount, read_bytes, read_confirm, read_seconds
 
 
 class TestOptions:

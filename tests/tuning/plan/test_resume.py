@@ -8,8 +8,8 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from tune_lnl.errors import InputError
-from tune_lnl.tuning.plan.options import read_trials
 from tune_lnl.tuning.plan.resume import require_same_search, resume_command, total_trials
+from tune_lnl.tuning.plan.values import read_trials
 from tune_lnl.tuning.study.trials import TAKEN_FROM
 
 RANGES: dict[str, optuna.distributions.BaseDistribution] = {"lr": optuna.distributions.FloatDistribution(0.0, 1.0)}

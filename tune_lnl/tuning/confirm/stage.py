@@ -28,8 +28,8 @@ from tune_lnl.tuning.engine.listeners import StopFlag
 from tune_lnl.tuning.engine.messages import Output, StopReason
 from tune_lnl.tuning.engine.session import Session
 from tune_lnl.tuning.engine.tune import JobOf
-from tune_lnl.tuning.plan.options import ConfirmRequest
 from tune_lnl.tuning.plan.plan import RACE_TRIALS, Plan
+from tune_lnl.tuning.plan.values import ConfirmRequest
 from tune_lnl.tuning.runs.best import provenance
 from tune_lnl.tuning.runs.confirmation import RACE, Candidate, Confirmation
 from tune_lnl.tuning.runs.location import nearby

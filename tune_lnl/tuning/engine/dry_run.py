@@ -12,8 +12,9 @@ from tune_lnl.errors import InputError
 from tune_lnl.tuning.engine.messages import QuietOutput
 from tune_lnl.tuning.plan.checks import run_name
 from tune_lnl.tuning.plan.cost import PROBE_BATCHES, Cost, estimate, first_config
-from tune_lnl.tuning.plan.options import ConfirmRequest, SearchOptions
+from tune_lnl.tuning.plan.options import SearchOptions
 from tune_lnl.tuning.plan.plan import Plan, plan_search
+from tune_lnl.tuning.plan.values import ConfirmRequest
 from tune_lnl.tuning.resources.divide import Machine
 from tune_lnl.tuning.runs.location import location
 from tune_lnl.tuning.study.pruners import comparisons

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from tune_lnl.errors import InputError, nearest
 from tune_lnl.object_storage import ObjectFolder, is_url
-from tune_lnl.tuning.plan.options import SearchOptions, read_run_name, read_seed
+from tune_lnl.tuning.plan.options import SearchOptions
+from tune_lnl.tuning.plan.values import read_run_name, read_seed
 from tune_lnl.tuning.runs.layout import RunFiles
 from tune_lnl.tuning.space.named import find_space
 

@@ -22,8 +22,9 @@ from tune_lnl.errors import InputError
 from tune_lnl.steps import step
 from tune_lnl.training.loop import Surroundings
 from tune_lnl.training.registry import start_training
-from tune_lnl.tuning.plan.options import ConfirmRequest, command_line
+from tune_lnl.tuning.plan.options import command_line
 from tune_lnl.tuning.plan.plan import Plan
+from tune_lnl.tuning.plan.values import ConfirmRequest
 from tune_lnl.tuning.space.named import find_space
 from tune_lnl.tuning.study.pruners import expected_share
 from tune_lnl.wording import counted, duration

@@ -20,8 +20,9 @@ from tune_lnl.training.classification import ClassifierConfig, ClassifierData, C
 from tune_lnl.training.loop import Surroundings, check_precision
 from tune_lnl.training.registry import training_type
 from tune_lnl.tuning.plan.checks import AskedStudy, check_search, study_place
-from tune_lnl.tuning.plan.options import ConfirmRequest, SearchOptions, without_address
+from tune_lnl.tuning.plan.options import SearchOptions, without_address
 from tune_lnl.tuning.plan.resume import require_same_search, resume_command
+from tune_lnl.tuning.plan.values import ConfirmRequest
 from tune_lnl.tuning.plan.warm_start import WarmStart, plan_warm_start
 from tune_lnl.tuning.resources.disk import DiskNeed, check_disk_budget, disk_need, measure_sizes
 from tune_lnl.tuning.resources.divide import Machine, Resources, plan_resources, shared_resources

@@ -8,7 +8,8 @@ from typing import Any
 
 from tune_lnl.config.registry import settings_type
 from tune_lnl.errors import InputError, damage_refused
-from tune_lnl.tuning.plan.options import FLAGS, TrialCount
+from tune_lnl.tuning.plan.options import FLAGS
+from tune_lnl.tuning.plan.values import TrialCount
 from tune_lnl.tuning.study.place import StudyPlace
 from tune_lnl.tuning.study.trials import FrozenTrial, TrialState, is_own
 
