@@ -5,6 +5,8 @@ checks of ``--resume`` all read the fields of :class:`SearchOptions`. This modul
 mistyped flag is refused at once.
 """
 
+# ruff: noqa: RUF009 (_option and _switches return the field of a dataclass)
+
 from __future__ import annotations
 
 import json
@@ -119,12 +121,12 @@ def _yaml_value(value: Any, word: str) -> str:
         raise InputError(f"{word} takes numbers, texts, lists and mappings as values, got {value!r}") from None
 
 
-def _flag(word: str, help: str, **details: Any) -> dict[str, Flag]:
-    return {"flag": Flag(word, help, **details)}
+def _option(word: str, help: str, default: Any = None, **details: Any) -> Any:
+    return field(default=default, metadata={"flag": Flag(word, help, **details)})
 
 
-def _switches(*switches: Switch, accepts: str = "str") -> dict[str, Flag]:
-    return {"flag": Flag(switches=switches, accepts=accepts)}
+def _switches(*switches: Switch, default: Any, accepts: str = "str") -> Any:
+    return field(default=default, metadata={"flag": Flag(switches=switches, accepts=accepts)})
 
 
 @dataclass(frozen=True)
@@ -134,290 +136,209 @@ class SearchOptions:
     :meth:`of` reads them from texts, as the command line and :func:`tune_lnl.run_search` give them.
     """
 
-    space: str = field(
-        metadata=_flag(
-            "",
-            "a named space or the path of a YAML file",
-            metavar="SPACE",
-            stored="space_name",
-            same_on_resume=True,
-        )
+    space: str = field(  # no default, so that it has to be given
+        metadata={
+            "flag": Flag(
+                "", "a named space or the path of a YAML file", "SPACE", stored="space_name", same_on_resume=True
+            )
+        }
     )
-    name: str | None = field(
-        default=None,
-        metadata=_flag("--name", "name of the run (default: the space's)", metavar="RUN", read=read_run_name),
+    name: str | None = _option("--name", "name of the run (default: the space's)", metavar="RUN", read=read_run_name)
+    trials: TrialCount | None = _option(
+        "--trials",
+        "number of trials; with --resume, +N adds to it",
+        metavar="N|+N",
+        read=read_trials,
+        accepts="int | str",
+        stored="space.budget.trials",
     )
-    trials: TrialCount | None = field(
-        default=None,
-        metadata=_flag(
-            "--trials",
-            "number of trials; with --resume, +N adds to it",
-            metavar="N|+N",
-            read=read_trials,
-            accepts="int | str",
-            stored="space.budget.trials",
-        ),
+    epochs: int | None = _option(
+        "--epochs",
+        "length of a trial; all settings that count epochs scale with it",
+        metavar="N",
+        read=read_count,
+        accepts="int | str",
+        stored="space.fixed.epochs",
+        same_on_resume=True,
     )
-    epochs: int | None = field(
-        default=None,
-        metadata=_flag(
-            "--epochs",
-            "length of a trial; all settings that count epochs scale with it",
-            metavar="N",
-            read=read_count,
-            accepts="int | str",
-            stored="space.fixed.epochs",
-            same_on_resume=True,
-        ),
+    seed: int | None = _option(
+        "--seed",
+        "seed of the sampler and of every training",
+        metavar="S",
+        read=read_seed,
+        accepts="int | str",
+        stored="seed",
+        same_on_resume=True,
     )
-    seed: int | None = field(
-        default=None,
-        metadata=_flag(
-            "--seed",
-            "seed of the sampler and of every training",
-            metavar="S",
-            read=read_seed,
-            accepts="int | str",
-            stored="seed",
-            same_on_resume=True,
-        ),
+    condition: str | None = _option(
+        "--condition",
+        "noise condition of the space (default: its first)",
+        metavar="NAME",
+        stored="condition",
+        same_on_resume=True,
     )
-    condition: str | None = field(
-        default=None,
-        metadata=_flag(
-            "--condition",
-            "noise condition of the space (default: its first)",
-            metavar="NAME",
-            stored="condition",
-            same_on_resume=True,
-        ),
-    )
-    all_conditions: bool = field(
+    all_conditions: bool = _option(
+        "--conditions",
+        "run every condition, each as its own study",
+        choices={"all": True},
+        accepts="bool",
         default=False,
-        metadata=_flag(
-            "--conditions", "run every condition, each as its own study", choices={"all": True}, accepts="bool"
-        ),
     )
-    overrides: Sequence[str] = field(
+    overrides: Sequence[str] = _option(
+        "--set",
+        "override a setting by its dotted name; may be repeated",
+        metavar="KEY=VALUE",
+        repeated=True,
+        stored="space",
+        accepts="Mapping[str, Any] | Sequence[str]",
+        same_on_resume=True,
         default=(),
-        metadata=_flag(
-            "--set",
-            "override a setting by its dotted name; may be repeated",
-            metavar="KEY=VALUE",
-            repeated=True,
-            stored="space",
-            accepts="Mapping[str, Any] | Sequence[str]",
-            same_on_resume=True,
-        ),
     )
-    results_dir: str | Path = field(
+    results_dir: str | Path = _option(
+        "--results-dir",
+        "where runs lie: a folder (default: results), or object storage such as s3://bucket/prefix, which needs "
+        "--storage",
+        metavar="DIR|URL",
+        accepts="str | Path",
         default="results",
-        metadata=_flag(
-            "--results-dir",
-            "where runs lie: a folder (default: results), or object storage such as s3://bucket/prefix, which needs "
-            "--storage",
-            metavar="DIR|URL",
-            accepts="str | Path",
-        ),
     )
-    data: str | None = field(
-        default=None,
-        metadata=_flag(
-            "--data",
-            "your own images: a folder of class folders, or a table of paths and labels; the same as "
-            "--set dataset.root=PATH. SPACE is then act_folder unless it is given",
-            metavar="PATH",
-            stored="space",
-            same_on_resume=True,
-            accepts="str | Path",
-        ),
+    data: str | None = _option(
+        "--data",
+        "your own images: a folder of class folders, or a table of paths and labels; the same as "
+        "--set dataset.root=PATH. SPACE is then act_folder unless it is given",
+        metavar="PATH",
+        stored="space",
+        same_on_resume=True,
+        accepts="str | Path",
     )
-    data_dir: Path | None = field(
-        default=None,
-        metadata=_flag(
-            "--data-dir",
-            "where datasets lie (only read)",
-            metavar="DIR",
-            read=lambda text, word: Path(text),
-            accepts="str | Path",
-        ),
+    data_dir: Path | None = _option(
+        "--data-dir",
+        "where datasets lie (only read)",
+        metavar="DIR",
+        read=lambda text, word: Path(text),
+        accepts="str | Path",
     )
-    preset: str | None = field(
-        default=None,
-        metadata=_flag(
-            "--preset",
-            "quick, medium or full: length, number of trials and share of the data that the space names; other flags "
-            "go before it",
-            metavar="NAME",
-            stored="space",
-            same_on_resume=True,
-        ),
+    preset: str | None = _option(
+        "--preset",
+        "quick, medium or full: length, number of trials and share of the data that the space names; other flags "
+        "go before it",
+        metavar="NAME",
+        stored="space",
+        same_on_resume=True,
     )
-    resume: bool = field(
-        default=False, metadata=_switches(Switch("--resume", True, "continue the run"), accepts="bool")
+    resume: bool = _switches(Switch("--resume", True, "continue the run"), accepts="bool", default=False)
+    storage: str | None = _option(
+        "--storage",
+        "keep the study in a database, postgresql://USER@HOST/DATABASE; the password comes from "
+        "TUNE_LNL_STORAGE_PASSWORD (default: the study is a file of the run)",
+        metavar="URL",
+        stored="storage.url",
+        same_on_resume=True,
     )
-    storage: str | None = field(
-        default=None,
-        metadata=_flag(
-            "--storage",
-            "keep the study in a database, postgresql://USER@HOST/DATABASE; the password comes from "
-            "TUNE_LNL_STORAGE_PASSWORD (default: the study is a file of the run)",
-            metavar="URL",
-            stored="storage.url",
-            same_on_resume=True,
-        ),
+    concurrent: int | None = _option(
+        "--concurrent",
+        "trials that run at once (default: as many as fit)",
+        metavar="N",
+        read=read_count,
+        accepts="int | str",
     )
-    concurrent: int | None = field(
-        default=None,
-        metadata=_flag(
-            "--concurrent",
-            "trials that run at once (default: as many as fit)",
-            metavar="N",
-            read=read_count,
-            accepts="int | str",
-        ),
+    gpus_per_trial: float | Literal["auto"] | None = _option(
+        "--gpus-per-trial",
+        "1 or 1/k, or auto: measured; without a GPU the CPUs are then shared by measurement (default: 1 where "
+        "there is a GPU)",
+        metavar="auto|F",
+        read=read_gpu_share,
+        accepts="float | str",
     )
-    gpus_per_trial: float | Literal["auto"] | None = field(
-        default=None,
-        metadata=_flag(
-            "--gpus-per-trial",
-            "1 or 1/k, or auto: measured; without a GPU the CPUs are then shared by measurement (default: 1 where "
-            "there is a GPU)",
-            metavar="auto|F",
-            read=read_gpu_share,
-            accepts="float | str",
-        ),
-    )
-    device: str = field(
+    device: str = _option(
+        "--device",
+        "where trials train; auto: on the GPUs where there are any (default: auto)",
+        choices={"auto": "auto", "cpu": "cpu", "cuda": "cuda"},
         default="auto",
-        metadata=_flag(
-            "--device",
-            "where trials train; auto: on the GPUs where there are any (default: auto)",
-            choices={"auto": "auto", "cpu": "cpu", "cuda": "cuda"},
-        ),
     )
-    cpus_per_trial: float | None = field(
-        default=None,
-        metadata=_flag(
-            "--cpus-per-trial",
-            "cores per trial (default: 1, or a GPU's share of the cores)",
-            metavar="F",
-            read=read_cpu_share,
-            accepts="float | str",
-        ),
+    cpus_per_trial: float | None = _option(
+        "--cpus-per-trial",
+        "cores per trial (default: 1, or a GPU's share of the cores)",
+        metavar="F",
+        read=read_cpu_share,
+        accepts="float | str",
     )
-    sampler: str | None = field(
-        default=None,
-        metadata=_flag(
-            "--sampler",
-            "tpe, random, qmc, cmaes or gp",
-            metavar="NAME",
-            stored="space.budget.sampler",
-            same_on_resume=True,
-        ),
+    sampler: str | None = _option(
+        "--sampler", "tpe, random, qmc, cmaes or gp", metavar="NAME", stored="space.budget.sampler", same_on_resume=True
     )
-    pruner: str | None = field(
-        default=None,
-        metadata=_flag(
-            "--pruner",
-            "asha, hyperband, median or none",
-            metavar="NAME",
-            stored="space.budget.pruner",
-            same_on_resume=True,
-        ),
+    pruner: str | None = _option(
+        "--pruner", "asha, hyperband, median or none", metavar="NAME", stored="space.budget.pruner", same_on_resume=True
     )
-    time_budget: float | None = field(
-        default=None,
-        metadata=_flag("--time-budget", "stop resumably after this time, exit 0", metavar="2h", read=read_seconds),
+    time_budget: float | None = _option(
+        "--time-budget", "stop resumably after this time, exit 0", metavar="2h", read=read_seconds
     )
     """Seconds."""
-    disk_budget: int = field(
+    disk_budget: int = _option(
+        "--disk-budget",
+        "most that the run may occupy (default: 20GB)",
+        metavar="20GB",
+        read=read_bytes,
         default=20 * 10**9,
-        metadata=_flag(
-            "--disk-budget", "most that the run may occupy (default: 20GB)", metavar="20GB", read=read_bytes
-        ),
     )
     """Bytes."""
-    confirm: ConfirmRequest | Literal["none"] | None = field(
-        default=None,
-        metadata=_flag(
-            "--confirm",
-            "then train the top K again on S fresh splits, seeds and noises, and the winner on all the data; none: "
-            "train nothing again (default: the few best and the published setting on fresh splits and seeds, for at "
-            "most a quarter of the trials' epochs more)",
-            metavar="KxS|none",
-            read=read_confirm,
-        ),
+    confirm: ConfirmRequest | Literal["none"] | None = _option(
+        "--confirm",
+        "then train the top K again on S fresh splits, seeds and noises, and the winner on all the data; none: "
+        "train nothing again (default: the few best and the published setting on fresh splits and seeds, for at "
+        "most a quarter of the trials' epochs more)",
+        metavar="KxS|none",
+        read=read_confirm,
     )
-    warm_start: Sequence[str] = field(
+    warm_start: Sequence[str] = _option(
+        "--warm-start",
+        "take over the trials of a comparable run, or suggest the best of any other while its ranking holds; may "
+        "be repeated",
+        metavar="RUN",
+        repeated=True,
+        stored="warm_start",
+        same_on_resume=True,
         default=(),
-        metadata=_flag(
-            "--warm-start",
-            "take over the trials of a comparable run, or suggest the best of any other while its ranking holds; may "
-            "be repeated",
-            metavar="RUN",
-            repeated=True,
-            stored="warm_start",
-            same_on_resume=True,
-        ),
     )
-    portfolio: str = field(
+    portfolio: str = _option(
+        "--portfolio",
+        "configs to suggest first: auto (the shipped ones of the method, where they fit), none, or a YAML file",
+        metavar="auto|none|FILE",
+        stored="portfolio",
         default="auto",
-        metadata=_flag(
-            "--portfolio",
-            "configs to suggest first: auto (the shipped ones of the method, where they fit), none, or a YAML file",
-            metavar="auto|none|FILE",
-            stored="portfolio",
-        ),
     )
-    dashboard: bool = field(
+    dashboard: bool = _switches(
+        Switch("--dashboard", True, "start Ray's dashboard and the study's, or none (default: start them)"),
+        Switch("--no-dashboard", False, "start none"),
+        accepts="bool",
         default=True,
-        metadata=_switches(
-            Switch("--dashboard", True, "start Ray's dashboard and the study's, or none (default: start them)"),
-            Switch("--no-dashboard", False, "start none"),
-            accepts="bool",
-        ),
     )
-    address: str | None = field(
-        default=None,
-        metadata=_flag(
-            "--address",
-            "join a running Ray cluster, host:port of its head; auto: the one of this machine",
-            metavar="ADDR|auto",
-        ),
+    address: str | None = _option(
+        "--address",
+        "join a running Ray cluster, host:port of its head; auto: the one of this machine",
+        metavar="ADDR|auto",
     )
-    tensorboard: bool = field(
-        default=False,
-        metadata=_switches(
-            Switch("--tensorboard", True, "write event files per trial, in RUN/tensorboard"), accepts="bool"
-        ),
+    tensorboard: bool = _switches(
+        Switch("--tensorboard", True, "write event files per trial, in RUN/tensorboard"), accepts="bool", default=False
     )
-    verbosity: Verbosity = field(
+    verbosity: Verbosity = _switches(
+        Switch("--quiet", "quiet", "print only the end of the search and what went wrong"),
+        Switch("--verbose", "verbose", "print a line per epoch, too"),
+        accepts='Literal["quiet", "normal", "verbose"]',
         default="normal",
-        metadata=_switches(
-            Switch("--quiet", "quiet", "print only the end of the search and what went wrong"),
-            Switch("--verbose", "verbose", "print a line per epoch, too"),
-            accepts='Literal["quiet", "normal", "verbose"]',
-        ),
     )
-    status_every: float = field(
+    status_every: float = _option(
+        "--status-every",
+        "without a terminal, print a line about the running trials this often (default: 5m)",
+        metavar="5m",
+        read=read_seconds,
         default=300.0,
-        metadata=_flag(
-            "--status-every",
-            "without a terminal, print a line about the running trials this often (default: 5m)",
-            metavar="5m",
-            read=read_seconds,
-        ),
     )
     """Seconds."""
-    on_end: str | None = field(
-        default=None,
-        metadata=_flag(
-            "--on-end",
-            "when the search has ended, run this command (its environment names run, state and best value) or send "
-            "the same to a URL as JSON",
-            metavar="COMMAND|URL",
-        ),
+    on_end: str | None = _option(
+        "--on-end",
+        "when the search has ended, run this command (its environment names run, state and best value) or send "
+        "the same to a URL as JSON",
+        metavar="COMMAND|URL",
     )
     command: str = ""
     """The command line that asks for this search; kept in ``run.yaml``."""
