@@ -29,8 +29,9 @@ from tune_lnl.export import main as export
 from tune_lnl.search import main as search
 from tune_lnl.train import main as train
 from tune_lnl.tuning.engine.local import LocalRay
+from tune_lnl.tuning.runs.epochs import read_epochs
 from tune_lnl.tuning.runs.export import export_run
-from tune_lnl.tuning.runs.run import Run, read_epochs
+from tune_lnl.tuning.runs.run import Run
 
 TRIALS, EPOCHS = 4, 6
 ARGUMENTS = ["act_digits8no", "--epochs", str(EPOCHS), "--set", "dataset.subset=0.3", "--no-dashboard"]

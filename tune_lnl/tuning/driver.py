@@ -43,7 +43,8 @@ from tune_lnl.tuning.runs.confirmation import Confirmation
 from tune_lnl.tuning.runs.keeping import tidy, tidy_heldout
 from tune_lnl.tuning.runs.lease import FolderLease, holding
 from tune_lnl.tuning.runs.location import nearby
-from tune_lnl.tuning.runs.run import Run, read_settings
+from tune_lnl.tuning.runs.run import Run
+from tune_lnl.tuning.runs.settings import read_settings
 from tune_lnl.tuning.study.password import password_hidden
 from tune_lnl.tuning.study.place import StudyLostError
 from tune_lnl.tuning.study.study import SearchStudy, Suggestion

@@ -31,8 +31,8 @@ from tune_lnl.training.registry import start_training
 from tune_lnl.tuning.engine import worker
 from tune_lnl.tuning.engine.messages import Job, WorkerReport
 from tune_lnl.tuning.engine.worker import TrialRun, _captured
+from tune_lnl.tuning.runs.epochs import read_epochs
 from tune_lnl.tuning.runs.layout import RunFiles
-from tune_lnl.tuning.runs.run import read_epochs
 
 EPOCHS = 4
 PARAMS = {"lr": 0.02, "lr_asymmetry": 2.0, "warmup_epochs": 1}

@@ -15,7 +15,8 @@ from tune_lnl.training.seeds import read_config
 from tune_lnl.tuning.plan.options import SearchOptions
 from tune_lnl.tuning.plan.plan import plan_search
 from tune_lnl.tuning.resources.divide import Machine
-from tune_lnl.tuning.runs.run import RUN_FORMAT, load_run
+from tune_lnl.tuning.runs.run import load_run
+from tune_lnl.tuning.runs.settings import RUN_FORMAT
 
 OLD = Path(__file__).parents[2] / "data" / "run_of_0_1_0"
 """``search act_digits8no --condition sym20 --trials 3 --epochs 6``, without its networks and most of its logs."""

@@ -15,8 +15,10 @@ from tune_lnl.config.yaml import dump_yaml, load_yaml
 from tune_lnl.errors import InputError
 from tune_lnl.training.run import append_report
 from tune_lnl.tuning.plan.warm_start import find_other_run
+from tune_lnl.tuning.runs.epochs import read_epochs
 from tune_lnl.tuning.runs.finding import find_run
-from tune_lnl.tuning.runs.run import Run, load_run, read_epochs, run_folders, space_from_settings
+from tune_lnl.tuning.runs.run import Run, load_run, run_folders
+from tune_lnl.tuning.runs.settings import space_from_settings
 from tune_lnl.tuning.study.study import SearchStudy
 
 

@@ -16,7 +16,7 @@ from tune_lnl.config.act import LR1_CAP, ActSettings
 from tune_lnl.config.core import CoreSettings
 from tune_lnl.config.small_loss import SmallLossSettings
 from tune_lnl.config.yaml import dump_yaml, load_yaml, read_mapping
-from tune_lnl.tuning.runs.run import space_from_settings
+from tune_lnl.tuning.runs.settings import space_from_settings
 from tune_lnl.tuning.space.named import find_space, space_files
 from tune_lnl.tuning.space.space import SearchSpace, condition_names, load_space
 from tune_lnl.tuning.study.pruners import rungs

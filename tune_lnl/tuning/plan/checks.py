@@ -165,7 +165,7 @@ def _check_study(options: SearchOptions, condition: str | None) -> AskedStudy:
     from tune_lnl.tuning.plan.warm_start import find_other_run, remembered
     from tune_lnl.tuning.runs.folder import RunFolder
     from tune_lnl.tuning.runs.location import bring_here, location
-    from tune_lnl.tuning.runs.run import read_settings
+    from tune_lnl.tuning.runs.settings import read_settings
     from tune_lnl.tuning.space.space import load_space
     from tune_lnl.tuning.study.samplers import make_sampler
     from tune_lnl.tuning.study.study import distributions

@@ -29,7 +29,7 @@ from tune_lnl.tuning.resources.divide import Machine, Resources, plan_resources,
 from tune_lnl.tuning.resources.measure import Question, measure_sharing
 from tune_lnl.tuning.resources.sharing import Sharing, heavy_configs
 from tune_lnl.tuning.runs.folder import RunFolder
-from tune_lnl.tuning.runs.run import RUN_FORMAT
+from tune_lnl.tuning.runs.settings import RUN_FORMAT
 from tune_lnl.tuning.space.space import SearchSpace
 from tune_lnl.tuning.study.place import StudyPlace
 from tune_lnl.tuning.study.pruners import rungs_of

@@ -15,7 +15,8 @@ from tune_lnl.tuning.runs.folder import RunFolder
 from tune_lnl.tuning.runs.lease import FolderLease
 from tune_lnl.tuning.runs.location import ResultsDir, bring_here
 from tune_lnl.tuning.runs.rows import TrialRow
-from tune_lnl.tuning.runs.run import load_run, read_settings, space_from_settings, start_that_stays, study_place
+from tune_lnl.tuning.runs.run import load_run, start_that_stays, study_place
+from tune_lnl.tuning.runs.settings import read_settings, space_from_settings
 from tune_lnl.tuning.runs.snapshot import read_snapshot
 from tune_lnl.wording import ENDED, duration
 

@@ -6,8 +6,6 @@ date (:mod:`tune_lnl.tuning.runs.snapshot`).
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,21 +14,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from zipfile import BadZipFile
 
-from tune_lnl.config.base import without_removed
-from tune_lnl.config.registry import METHOD_NAMES, settings_type
+from tune_lnl.config.registry import settings_type
 from tune_lnl.config.trial import TrialConfig
-from tune_lnl.config.yaml import read_mapping
-from tune_lnl.errors import InputError, LaterVersionError, damage_refused
+from tune_lnl.errors import damage_refused
 from tune_lnl.tuning.runs.answer import Answer, find_answer, published_trial
 from tune_lnl.tuning.runs.confirmation import Confirmation, read_confirmation
+from tune_lnl.tuning.runs.epochs import read_epochs
 from tune_lnl.tuning.runs.finding import conditions_folder, find_run
 from tune_lnl.tuning.runs.folder import RunFolder
 from tune_lnl.tuning.runs.layout import HELDOUT, RunFiles
 from tune_lnl.tuning.runs.location import ResultsDir, join_tail
 from tune_lnl.tuning.runs.rows import TrialRow, describe_states
+from tune_lnl.tuning.runs.settings import read_settings, space_from_settings
 from tune_lnl.tuning.runs.snapshot import read_snapshot
-from tune_lnl.tuning.space.ranges import parse_parameter
-from tune_lnl.tuning.space.space import Budget, SearchSpace, split_start
+from tune_lnl.tuning.space.space import SearchSpace
 from tune_lnl.wording import STATES, settings_text
 
 if TYPE_CHECKING:
@@ -42,16 +39,7 @@ if TYPE_CHECKING:
     from tune_lnl.tuning.study.place import StudyPlace
     from tune_lnl.tuning.study.trials import FrozenTrial
 
-RUN_FORMAT = 2
-"""``format`` of run.yaml. 1, which is not written there: version 0.1.0. Increase it when an older version of tune_lnl
-must not continue a run of this one."""
 NOTEBOOK_ROWS = 5
-LARGEST_EPOCH = 10**9
-SETTINGS_KINDS: Mapping[str, type] = {
-    **dict.fromkeys(("space", "versions", "fingerprints", "resources"), dict),
-    **dict.fromkeys(("run", "space_name", "command"), str),
-}
-"""Kinds of the entries of run.yaml that commands read."""
 
 
 @dataclass(frozen=True)
@@ -283,98 +271,3 @@ def run_folders(run: ResultsDir, results_dir: ResultsDir) -> list[Path]:
     for root in roots:
         read_settings(RunFiles(root).settings)
     return roots
-
-
-def read_settings(path: Path) -> dict[str, Any]:
-    """Return the content of a run.yaml.
-
-    Raises:
-        InputError: it is not written by a search, or by a later version of tune_lnl.
-    """
-    settings = read_mapping(path)
-    form = settings.get("format", 1)
-    if not isinstance(form, int) or form > RUN_FORMAT:
-        version = settings["versions"].get("tune_lnl") if isinstance(settings.get("versions"), dict) else None
-        written = "a later version of tune_lnl" if version is None else f"version {version} of tune_lnl"
-        raise LaterVersionError(
-            f"{path}: run format {form!r}, this version reads up to {RUN_FORMAT}; the run was written by {written}, "
-            "install that"
-        )
-    missing = [key for key in ("run", "space_name", "condition", "command", "space") if key not in settings]
-    if missing:
-        raise InputError(f"{path}: not the settings of a run: {missing[0]!r} is missing; put a copy of the file back")
-    for key, kind in SETTINGS_KINDS.items():
-        if not isinstance(settings.get(key, kind()), kind):
-            wanted, found = "text" if kind is str else "a mapping", type(settings[key]).__name__
-            raise InputError(f"{path}: damaged: {key} is {wanted}, got {found}; put a copy of the file back")
-    return settings
-
-
-def space_from_settings(settings: Mapping[str, Any], source: str) -> SearchSpace:
-    """Return the search space as it was resolved when the run began.
-
-    Raises:
-        InputError: the run uses a setting that this version no longer has.
-    """
-    stored = settings["space"]
-    base = {key: stored[key] for key in ("method", "dataset", "validation", "objective", "fixed")}
-    fixed, search = base["fixed"], stored["search"]
-    if base["method"] in METHOD_NAMES.all():  # the rows of a run are read without the plugin of its method, too
-        known = settings_type(base["method"])
-        fixed, search = without_removed(known, fixed, source), without_removed(known, search, source)
-    parameters = {name: parse_parameter(spec, f"{source}: {name}") for name, spec in search.items()}
-    start, recipes = split_start(stored["start"], parameters)
-    return SearchSpace(
-        name=settings["space_name"],
-        source=source,
-        description=stored["description"],
-        condition=settings["condition"],
-        base={**base, "fixed": fixed},
-        parameters=parameters,
-        start=start,
-        budget=Budget.model_validate(stored["budget"]),
-        recipes=recipes,
-    )
-
-
-def read_epochs(path: Path) -> list[dict[str, Any]]:
-    """Return per-epoch reports in order; of an epoch that several attempts ran, the latest attempt's.
-
-    A line that is no report (torn by a killed worker, or edited) is left out.
-
-    Raises:
-        InputError: the file cannot be read.
-    """
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}; make it readable, or delete it") from None
-    reports: dict[int, dict[str, Any]] = {}
-    for line in text.split("\n"):
-        report = _epoch_report(line)
-        if report is None:
-            continue
-        known = reports.get(int(report["epoch"]))
-        if known is None or report.get("attempt", 1) >= known.get("attempt", 1):
-            reports[int(report["epoch"])] = report
-    return [reports[epoch] for epoch in sorted(reports)]
-
-
-def _epoch_report(line: str) -> dict[str, Any] | None:
-    """Return the report in a line of ``epochs.jsonl``: numbers by name; ``None`` where it is none."""
-    try:
-        report = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(report, dict) or not all(_is_number(report.get(key, 1)) for key in ("epoch", "attempt")):
-        return None
-    epoch = report.get("epoch", -1)
-    if epoch != int(epoch) or not 0 <= epoch < LARGEST_EPOCH:
-        return None
-    return {name: value for name, value in report.items() if value is None or _is_number(value)}
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
