@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -13,9 +12,7 @@ from tiny_search import EPOCHS, curve, record_run, tiny_plan, tiny_space
 
 from tune_lnl.config.yaml import dump_yaml, load_yaml
 from tune_lnl.errors import InputError
-from tune_lnl.training.run import append_report
 from tune_lnl.tuning.plan.warm_start import find_other_run
-from tune_lnl.tuning.runs.epochs import read_epochs
 from tune_lnl.tuning.runs.finding import find_run
 from tune_lnl.tuning.runs.run import Run, load_run, run_folders
 from tune_lnl.tuning.runs.settings import space_from_settings
@@ -118,26 +115,3 @@ class TestFinding:
             run.files.study.write_bytes(content)
         begun = load_run(run.files.root)
         assert (begun.trials, begun.best, begun.rows()) == ([], None, [])
-
-
-class TestEpochs:
-    def test_torn_and_foreign_lines(self, tmp_path: Path) -> None:
-        path = tmp_path / "epochs.jsonl"
-        for epoch in range(3):
-            append_report(path, {"attempt": 1, "epoch": float(epoch), "val_accuracy": float(epoch)})
-        with path.open("ab") as file:
-            file.write(b'{"attempt": 1, "epoch": 3.0, "val_a\xff')
-        assert [report["val_accuracy"] for report in read_epochs(path)] == [0.0, 1.0, 2.0]
-
-    def test_the_latest_attempt_counts(self, tmp_path: Path) -> None:
-        path = tmp_path / "epochs.jsonl"
-        for attempt, epoch in ((1, 0), (1, 1), (2, 1), (1, 2), (2, 2), (1, 3)):
-            append_report(path, {"attempt": attempt, "epoch": float(epoch), "val_accuracy": attempt})
-        assert [report["val_accuracy"] for report in read_epochs(path)] == [1, 2, 2, 1]
-
-
-def test_json_lines_have_no_nan(tmp_path: Path) -> None:
-    path = tmp_path / "epochs.jsonl"
-    append_report(path, {"epoch": 0.0, "val_loss": float("nan")})
-    assert json.loads(path.read_text()) == {"epoch": 0.0, "val_loss": None}
-    assert read_epochs(path)[0]["val_loss"] is None

@@ -13,68 +13,55 @@ HELDOUT = "heldout"
 _NUMBER = re.compile(r"(\d+)[.-]")
 
 
+class InRun:
+    """A file or folder at a fixed place in the run; reading the attribute gives its path."""
+
+    def __init__(self, *parts: str) -> None:
+        self._place = Path(*parts)
+
+    def __get__(self, files: RunFiles, owner: type[RunFiles]) -> Path:
+        return files.root / self._place
+
+
 @dataclass(frozen=True)
 class RunFiles:
     """The paths of one run, which has one study."""
 
     root: Path
 
-    @property
-    def settings(self) -> Path:
-        return self.root / "run.yaml"
-
-    @property
-    def study(self) -> Path:
-        return self.root / STUDY_FILE
-
-    @property
-    def lock(self) -> Path:
-        """Locked by the driver of the run; the system releases the lock when that process dies."""
-        return self.root / ".driver.lock"
-
-    @property
-    def heartbeat(self) -> Path:
-        """The heartbeat file: names the driver, which keeps rewriting it, for machines that the lock does not reach."""
-        return self.root / ".driver"
-
-    @property
-    def trials_table(self) -> Path:
-        return self.root / "trials.parquet"
-
-    @property
-    def epochs_table(self) -> Path:
-        return self.root / "epochs.parquet"
-
-    @property
-    def trials_csv(self) -> Path:
-        return self.root / "trials.csv"
-
-    @property
-    def epochs_csv(self) -> Path:
-        return self.root / "epochs.csv"
-
-    @property
-    def snapshot(self) -> Path:
-        """The rows of the trials, for commands that start at once; see :mod:`tune_lnl.tuning.runs.snapshot`."""
-        return self.root / ".trials.json"
-
-    @property
-    def best(self) -> Path:
-        return self.root / "best.yaml"
-
-    @property
-    def driver_log(self) -> Path:
-        return self.root / "search.log"
-
-    @property
-    def stop_flag(self) -> Path:
-        """Exists while running trials have to end at their next batch."""
-        return self.root / ".stop"
-
-    @property
-    def ray_folder(self) -> Path:
-        """Lists the folders of Ray's temporary files, so that a later start removes those of a killed search."""
-        return self.root / ".ray-folder"
+    settings = InRun("run.yaml")
+    study = InRun(STUDY_FILE)
+    lock = InRun(".driver.lock")
+    """Locked by the driver of the run; the system releases the lock when that process dies."""
+    heartbeat = InRun(".driver")
+    """The heartbeat file: names the driver, which keeps rewriting it, for machines that the lock does not reach."""
+    trials_table = InRun("trials.parquet")
+    epochs_table = InRun("epochs.parquet")
+    trials_csv = InRun("trials.csv")
+    epochs_csv = InRun("epochs.csv")
+    snapshot = InRun(".trials.json")
+    """The rows of the trials, for commands that start at once; see :mod:`tune_lnl.tuning.runs.snapshot`."""
+    best = InRun("best.yaml")
+    driver_log = InRun("search.log")
+    stop_flag = InRun(".stop")
+    """Exists while running trials have to end at their next batch."""
+    ray_folder = InRun(".ray-folder")
+    """Lists the folders of Ray's temporary files, so that a later start removes those of a killed search."""
+    confirm = InRun("confirm")
+    """The trainings of a confirmation: results, checkpoints of unfinished ones, and the network of the winner."""
+    confirmation = InRun("confirm.yaml")
+    race = InRun("replicates.yaml")
+    """The standing of the replicates that a search trains by default, in the form of ``confirm.yaml``."""
+    replicates_table = InRun("replicates.parquet")
+    """A row per finished replicate, of the race and of confirmations."""
+    confirmed = InRun("confirmed.yaml")
+    """The config of the confirmed winner, trained on all the data."""
+    confirmed_model = InRun("confirm", "model.pt")
+    judged = InRun("judged.csv")
+    """A person's answers to held-out images."""
+    judgement = InRun("judged.yaml")
+    """The trial that these answers choose."""
+    checkpoints = InRun("checkpoints")
 
     def is_unbegun(self) -> bool:
         """Return whether this is the folder of a run none of whose trials has begun, and holds nothing else.
@@ -106,48 +93,6 @@ class RunFiles:
     def tensorboard(self, number: int) -> Path:
         """Event files of a trial, with ``--tensorboard``, which shows the name of the folder."""
         return self.root / "tensorboard" / f"trial-{number:03d}"
-
-    @property
-    def confirm(self) -> Path:
-        """The trainings of a confirmation: results, checkpoints of unfinished ones, and the network of the winner."""
-        return self.root / "confirm"
-
-    @property
-    def confirmation(self) -> Path:
-        return self.root / "confirm.yaml"
-
-    @property
-    def race(self) -> Path:
-        """The standing of the replicates that a search trains by default, in the form of ``confirm.yaml``."""
-        return self.root / "replicates.yaml"
-
-    @property
-    def replicates_table(self) -> Path:
-        """A row per finished replicate, of the race and of confirmations."""
-        return self.root / "replicates.parquet"
-
-    @property
-    def confirmed(self) -> Path:
-        """The config of the confirmed winner, trained on all the data."""
-        return self.root / "confirmed.yaml"
-
-    @property
-    def confirmed_model(self) -> Path:
-        return self.confirm / "model.pt"
-
-    @property
-    def judged(self) -> Path:
-        """A person's answers to held-out images."""
-        return self.root / "judged.csv"
-
-    @property
-    def judgement(self) -> Path:
-        """The trial that these answers choose."""
-        return self.root / "judged.yaml"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.root / "checkpoints"
 
     def heldout(self, number: int) -> Path:
         """Return the path of the held-out predictions of a COMPLETE trial."""
