@@ -14,7 +14,13 @@ def test_a_name_in_any_script_is_shown_as_it_is(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("a\nb", r"a\nb"), ("\x1b[31m", r"\x1b[31m"), ("\u202egpj", r"\u202egpj"), ("\udcff", r"\udcff")],
+    [
+        ("a\nb", r"a\nb"),
+        ("\x1b[31m", r"\x1b[31m"),
+        ("\u202egpj", r"\u202egpj"),
+        ("\udcff", r"\xff"),
+        ("\ud800", r"\ud800"),
+    ],
 )
 def test_what_could_steer_a_terminal_is_escaped(name: str, said: str) -> None:
     assert shown(name) == said

@@ -23,12 +23,17 @@ class CorruptDataError(InputError):
     """A data source exists but is damaged: truncated, half-written, or with another checksum."""
 
 
+LISTED = 100
+"""Number of valid names that :func:`nearest` lists."""
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """Return the hint after a failed lookup: the closest valid name, then all of them."""
     names = sorted(valid)
     close = closest(name, names)
     hint = "" if close is None else f"did you mean {close!r}? "
-    return f"{hint}valid: {', '.join(names)}"
+    more = ", ..." if len(names) > LISTED else ""
+    return f"{hint}valid: {', '.join(map(shown, names[:LISTED]))}{more}"
 
 
 def closest(name: str, valid: Iterable[str]) -> str | None:
@@ -49,8 +54,15 @@ def first_line(error: BaseException | None) -> str:
 
 
 def shown(name: str) -> str:
-    """Return a name for a message; characters that are not printable, and could control a terminal, are escaped."""
-    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in name)
+    """Return a name for a message; characters that are not printable, and could control a terminal, are escaped.
+
+    Bytes of a file name that are no text are written as in class names: ``\\xe9``.
+    """
+    return "".join(sign if sign.isprintable() else _escaped(sign) for sign in name)
+
+
+def _escaped(sign: str) -> str:
+    return rf"\x{ord(sign) - 0xDC00:02x}" if "\udc80" <= sign <= "\udcff" else ascii(sign)[1:-1]
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import os
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -89,7 +90,8 @@ def test_train_and_test_folders(root: Path) -> None:
     write_class_folders(root / "holdout", CLASSES, 1)
     found = listed(root)
     assert (found.training, len(found)) == (6, 6)
-    assert any("not read: holdout; one of them can be the test set" in note for note in found.notes)
+    assert "folders next to train that are not read: holdout" in found.notes
+    assert "one of them can be the test set: dataset.test_folder" in found.notes
     found = listed(root, test_folder="holdout")
     assert (found.training, len(found)) == (6, 9)
 
@@ -121,6 +123,28 @@ def test_a_validation_folder_beside_class_folders_is_the_test_set(root: Path) ->
     write_class_folders(root / "val", CLASSES, 1)
     found = listed(root)
     assert (found.class_names, found.training, len(found)) == (tuple(CLASSES), 6, 9)
+
+
+def test_a_split_without_class_folders_or_images_is_no_test_set(root: Path) -> None:
+    write_class_folders(root / "train", CLASSES, 2)
+    write_image(root / "val" / "0.jpg", 0)
+    assert "val has no class folders, so it is no test set" in listed(root).notes
+    (root / "test" / CLASSES[0]).mkdir(parents=True)
+    write_class_folders(root / "eval", CLASSES, 1)
+    found = listed(root)
+    assert (found.training, len(found)) == (6, 9)
+    assert "the test set is the folder eval" in found.notes
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [("train", "test"), ("Train", "Valid", "TEST"), ("train2017", "val2017"), ("seg_train", "seg_test/seg_test")],
+)
+def test_splits_without_class_folders_are_no_classes(parts: Sequence[str], root: Path) -> None:
+    for number, part in enumerate(parts):
+        write_image(root / part / "0.jpg", number)
+    with pytest.raises(InputError, match=r"are splits by their names, not classes\n.*table"):
+        listed(root)
 
 
 def test_two_folders_of_one_split_are_refused(root: Path) -> None:
@@ -160,6 +184,10 @@ def test_a_folder_of_images_in_each_class_is_a_usual_layout(root: Path) -> None:
         (["1.5", "10.5", "2.5"], ("1.5", "2.5", "10.5"), None),
         (["1.0", "10.0", "2.0"], ("1", "2", "10"), None),
         ([f"{number:02d}" for number in range(12)], tuple(f"{number:02d}" for number in range(12)), None),
+        (["1", "１", "2"], ("1", "2", "１"), "'1', '１'"),
+        (["0.5", "1e-3", "2.5", "2.50"], ("1e-3", "0.5", "2.5", "2.50"), "'2.5', '2.50'"),
+        (["cat", "cat\u200b", "dog"], ("cat", "cat\u200b", "dog"), r"'cat', 'cat\u200b'"),
+        (["1,000", "1000", "5"], ("1,000", "1000", "5"), "'1,000', '1000'"),
         (["1_cat", "10_dog", "2_bird"], ("10_dog", "1_cat", "2_bird"), None),
     ],
 )
@@ -184,7 +212,9 @@ def test_links_to_nothing_are_named_whatever_their_ending(root: Path) -> None:
     write_class_folders(root, ["a", "b"], 1)
     (root / "a" / "gone").symlink_to(root / "nowhere")
     (root / "b" / "self").symlink_to("self")
-    assert listed(root).skipped == {"a/gone": "it is a link to nothing", "b/self": "it is a link to nothing"}
+    (root / "one").symlink_to("two")
+    (root / "two").symlink_to("one")
+    assert listed(root).skipped == dict.fromkeys(["one", "two", "a/gone", "b/self"], "it is a link to nothing")
 
 
 def test_a_folder_that_holds_only_the_folder_of_the_classes(root: Path) -> None:
@@ -307,6 +337,11 @@ def test_what_is_no_image_is_counted(root: Path) -> None:
     found = listed(root)
     assert (found.ignored, len(found)) == ({".db": 1}, 3)
     assert found.skipped == {"stray.png": "it is in no class folder"}
+    write_class_folders(root / "train", CLASSES, 1)
+    write_class_folders(root / "test", CLASSES, 1)
+    for split in ("train", "test"):
+        write_image(root / split / "x.png", 0)
+    assert list(listed(root).skipped) == ["stray.png", "train/x.png", "test/x.png"]
     assert any("1 folders without an image are no classes: empty" in note for note in found.notes)
 
 
@@ -402,7 +437,7 @@ def test_no_readable_image_at_all(root: Path) -> None:
 def test_a_test_class_without_training_images(root: Path) -> None:
     write_class_folders(root, CLASSES, 1)
     write_class_folders(root / "test", ["new"], 1)
-    with pytest.raises(InputError, match="1 classes without a training folder, the first is new"):
+    with pytest.raises(InputError, match="1 classes without a training folder, the first is new; valid: chat"):
         listed(root)
 
 
@@ -530,6 +565,7 @@ def test_files_outside_are_left_out_and_named(images: Path) -> None:
         ("utf-8-sig", ",", "Path,LABEL"),
         ("utf-16", ",", "path,label"),
         ("utf-16-le", ",", "path,label"),
+        ("utf-32", ";", "path;label"),
         ("utf-8", ";", "path;label"),
         ("utf-8", "|", "path|label"),
         ("utf-8", "\t", "path\tlabel"),
@@ -615,10 +651,17 @@ def test_rows_that_cannot_be_used_are_skipped_or_told(images: Path) -> None:
         listed(file, on_error="fail")
 
 
-@pytest.mark.parametrize(("name", "content"), [("x.parquet", b"PAR1 no"), ("x.csv", b"path,label\n\xff\xfe,a\n")])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("x.parquet", b"PAR1 no"),
+        ("x.csv", b"path,label\n\xff\xfe,a\n"),
+        ("x.csv", gzip.compress(b"path,label\n")),
+    ],
+)
 def test_damaged_tables(name: str, content: bytes, root: Path) -> None:
     (root / name).write_bytes(content)
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match=r"cannot be read|is compressed by gzip"):
         listed(root / name)
 
 

@@ -12,6 +12,7 @@ from tune_lnl.datasets.base import NoisyData
 from tune_lnl.datasets.description import Description, class_names_row, share
 from tune_lnl.datasets.estimate import estimate_noise
 from tune_lnl.datasets.formats import CAMERA_ENDINGS
+from tune_lnl.datasets.label_file import matched_picture_labels
 from tune_lnl.datasets.pictures.listing import most_common
 from tune_lnl.datasets.pictures.near import near_duplicates
 from tune_lnl.datasets.pictures.noisy import P, PictureDataset, Pictures, noisy_pictures
@@ -103,13 +104,17 @@ def _label_file(data: NoisyData, pictures: Pictures, options: PictureOptions) ->
     """Compare the labels of a file with those of the images. A file in another order changes most of them."""
     if options.label_file is None:
         return []
-    own = pictures.listed.labels[pictures.examined.rows[: pictures.examined.training]][data.rows]
+    found, train = pictures.listed, pictures.examined.rows[: pictures.examined.training]
+    file, names = options.label_file, found.names.chosen(train)
+    _, notes = matched_picture_labels(file.file, file.column, found.class_names[: found.num_classes], names, found.root)
+    own = found.labels[train][data.rows]
     changed = int(np.count_nonzero(own != data.given_labels))
     return [
         (
             "labels changed",
             f"{share(changed / len(own))}: {changed:,} of {len(own):,} labels of the file differ from the images' own",
-        )
+        ),
+        *(("note", note) for note in notes),
     ]
 
 

@@ -17,14 +17,11 @@ from __future__ import annotations
 import csv
 import os
 import re
-import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
-from urllib.parse import unquote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,10 +31,12 @@ from tune_lnl.datasets.formats import is_image_name
 from tune_lnl.datasets.label_file import table_form
 from tune_lnl.datasets.pictures.decoding import WorkingSize
 from tune_lnl.datasets.pictures.listing import (
+    PATH_SPELLINGS,
     UNKNOWN,
     ListBuilder,
     PictureList,
     add_class_folders,
+    cell_text,
     class_name,
     in_order,
     is_leftover,
@@ -46,24 +45,21 @@ from tune_lnl.datasets.pictures.listing import (
 )
 from tune_lnl.datasets.pictures.noisy import PictureDataset, Pictures
 from tune_lnl.datasets.pictures.rows import Survey
-from tune_lnl.errors import InputError, shown
+from tune_lnl.errors import InputError, nearest, shown
 
 TRAIN_NAMES = ("train", "training")
 TEST_NAMES = ("test", "testing", "val", "valid", "validation", "eval", "evaluation", "dev")
 """Names of a split, by :func:`_split_name`. The first of TEST_NAMES that is there is the test set."""
+SPLIT_WORD = re.compile(
+    rf"(?i)(?<![a-z])({'|'.join((*TRAIN_NAMES, *TEST_NAMES))}|trainval|pred|(train|test|val)(set|data))(?![a-z])"
+)
+"""A folder whose name has one of these words is a split where all the others have one, too."""
 MISSING_NAMES = frozenset(["none", "null", "nan", "na", "n/a", "<na>", "?", "unknown", "unlabeled", "unlabelled"])
 """Labels that often stand for a missing one, in lower case."""
 TABLES = (".csv", ".tsv", ".parquet")
 NEEDED = ("path", "label")
 OPTIONAL = ("true_label", "split")
 ROWS_PER_BATCH = 65536
-SPELLINGS: Mapping[str, Callable[[str], str]] = {
-    "have backslashes, which are read as slashes": lambda path: path.replace("\\", "/"),
-    "are URLs of files, which are decoded": lambda path: unquote(path.removeprefix("file://")),
-    "are read in Unicode's composed form": partial(unicodedata.normalize, "NFC"),
-    "are read in Unicode's decomposed form": partial(unicodedata.normalize, "NFD"),
-}
-"""Other spellings of a path in a table, tried where the file does not exist, and said."""
 LARGEST_SQUARE = 64
 """Up to this side, images are kept square and padded before the crop, as in CIFAR; larger ones are kept larger."""
 RESIZE_RATIO = 256 / 224
@@ -173,22 +169,22 @@ def _class_folders(root: Path, options: FolderOptions) -> PictureList:
     inside = _split_folder(builder, folders, TRAIN_NAMES, "training")
     test = _test_folder(builder, folders, inside, options.test_folder)
     _note_splits(builder, folders, inside, test)
-    for stray in sorted(entry.name for entry in os.scandir(root / inside) if entry.is_file()):
-        if is_image_name(stray) and not is_leftover(stray):
-            builder.skip(f"{inside}/{stray}" if inside else stray, "it is in no class folder")
+    for place in dict.fromkeys(["", inside, *([test] if test else [])]):
+        builder.skip_images_of(place, "it is in no class folder")
     names = [name for name in builder.folders_in(root / inside) if inside or name != test]
     _require_classes(builder, inside, names)
     classes = _classes(builder, inside, names)
     ordered = in_order(classes)
     add_class_folders(builder, inside, ordered, classes)
     builder.begin_test()
-    if test:
+    if test and classes:
         tested = _classes(builder, test, builder.folders_in(root / test))
         strangers = sorted(set(tested) - set(classes))
         if strangers:
             raise InputError(
                 f"the test set has {len(strangers)} classes without a training folder, the first is "
-                f"{shown(strangers[0])}\nadd training images of these classes, or remove them from {shown(test)}"
+                f"{shown(strangers[0])}; {nearest(strangers[0], ordered)}\n"
+                f"add training images of these classes, or rename or remove them in {shown(test)}"
             )
         add_class_folders(builder, test, ordered, tested)
     _note_odd_names(builder, ordered)
@@ -201,7 +197,12 @@ def _split_name(text: str) -> str:
 
 
 def _split_folder(builder: ListBuilder, folders: Sequence[str], names: Sequence[str], split: str) -> str:
-    """Return the folder of a split, "" if there is none. Raises InputError if two folders have its name."""
+    """Return the folder of a split, "" if none holds class folders; one with images comes before one without.
+
+    Raises:
+        InputError: two folders have its name.
+    """
+    found = []
     for name in names:
         same = [
             folder for folder in folders if _split_name(folder) == name and builder.folders_in(builder.root / folder)
@@ -210,9 +211,8 @@ def _split_folder(builder: ListBuilder, folders: Sequence[str], names: Sequence[
             raise InputError(
                 f"{shown(str(builder.root))} has {' and '.join(same)}: which is the {split} set?\nrename all but one"
             )
-        if same:
-            return same[0]
-    return ""
+        found += same
+    return next((folder for folder in found if _has_image(builder.root / folder)), found[0] if found else "")
 
 
 def _test_folder(builder: ListBuilder, folders: Sequence[str], training: str, name: str) -> str:
@@ -236,20 +236,32 @@ def _note_splits(builder: ListBuilder, folders: Sequence[str], training: str, te
     if test and test != "test":
         builder.notes.append(f"the test set is the folder {shown(test)}")
     unread = [name for name in folders if training and name not in (training, test)]
-    if unread:
+    if not unread:
+        return
+    named = ", ".join(shown(name) for name in unread[:5]) + (", ..." if len(unread) > 5 else "")
+    builder.notes.append(f"folders next to {shown(training)} that are not read: {named}")
+    if not test:
+        flat = [name for name in unread if _split_name(name) in TEST_NAMES]
         builder.notes.append(
-            f"folders next to {shown(training)} that are not read: {', '.join(shown(name) for name in unread[:5])}"
-            f"{', ...' if len(unread) > 5 else ''}"
-            + ("" if test else "; one of them can be the test set: dataset.test_folder")
+            f"{shown(flat[0])} has no class folders, so it is no test set"
+            if flat
+            else "one of them can be the test set: dataset.test_folder"
         )
 
 
 def _require_classes(builder: ListBuilder, inside: str, folders: Sequence[str]) -> None:
     """Raise InputError where the folders look like splits or years of one set of classes, not like classes."""
     home = builder.root / inside
-    for folder in folders:
-        if any(is_image_name(entry.name) and not is_leftover(entry.name) for entry in os.scandir(home / folder)):
-            return
+    splits = [name for name in folders if _has_image(home / name)]
+    if len(splits) > 1 and all(SPLIT_WORD.search(name) for name in splits):
+        raise InputError(
+            f"the folders {', '.join(shown(name) for name in splits[:5])} in {shown(str(home))} are splits by their "
+            "names, not classes\n"
+            "name them train and test, with a folder for each class in them, or give dataset.root a table with the "
+            "columns path and label"
+        )
+    if any(builder.images_directly_in(home / folder) for folder in folders):
+        return
     inner = {
         folder: {name for name in builder.folders_in(home / folder) if _has_image(home / folder / name)}
         for folder in folders
@@ -320,7 +332,8 @@ def _has_image(folder: Path) -> bool:
 
 def _note_odd_names(builder: ListBuilder, classes: Sequence[str]) -> None:
     for group in look_alike(classes)[:5]:
-        builder.notes.append(f"classes whose names look alike: {', '.join(repr(shown(name)) for name in group)}")
+        named = ", ".join(f"'{shown(name)}'" for name in group)
+        builder.notes.append(f"classes whose names look alike: {named}")
     missing = [name for name in classes if name.casefold() in MISSING_NAMES]
     if missing:
         builder.notes.append(
@@ -491,7 +504,7 @@ class _TableReader:
     def _name(self, path: str) -> str:
         """Return the path relative to the root, in the first spelling whose file exists."""
         if not self._exists(path):
-            for change, spelling in SPELLINGS.items():
+            for change, spelling in PATH_SPELLINGS.items():
                 if self._exists(spelling(path)):
                     self._respelled[change] += 1
                     path = spelling(path)
@@ -532,7 +545,7 @@ class _TableReader:
                 number += 1
                 path = _path(values[0])
                 try:
-                    label, true, split = (_text(value) for value in values[1:])
+                    label, true, split = (cell_text(value) for value in values[1:])
                 except TypeError as error:
                     raise InputError(
                         f"row {number:,} of {self._file.name}: a label must be text or a whole number, got {error}\n"
@@ -604,18 +617,3 @@ def _path(value: Any) -> str | None:
     if value is None or value != value:
         return None
     return str(value).strip() or None
-
-
-def _text(value: Any) -> str | None:
-    """Return a cell as text, None for an empty one. Whole numbers of any type or spelling (1, 1.0) give the same text.
-
-    Raises:
-        TypeError: the cell holds a list or a mapping.
-    """
-    if isinstance(value, bytes):
-        value = value.decode("utf-8", "surrogateescape")
-    if isinstance(value, list | dict | tuple):
-        raise TypeError(type(value).__name__)
-    if value is None or value != value:
-        return None
-    return class_name(str(value).replace("\0", "").strip()) or None

@@ -13,11 +13,13 @@ import stat
 import unicodedata
 from array import array
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,9 +40,16 @@ LEFTOVERS = frozenset(
 )
 """Folders that operating systems, archivers, storage devices and notebooks add, in lower case; they hold no data."""
 LONGEST_NUMBER = 40
-NUMBER = re.compile(r"[+-]?[0-9]{1,300}(\.[0-9]*)?")
+NUMBER = re.compile(r"[+-]?([0-9]{1,300}(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 WHOLE = re.compile(r"[+-]?(0|[1-9][0-9]*)(\.0*)?([eE][+-]?[0-9]{1,2})?")
 """A whole number in any spelling but one with leading zeros, which is a code; also a fraction such as 1e-3."""
+PATH_SPELLINGS: Mapping[str, Callable[[str], str]] = {
+    "have backslashes, which are read as slashes": lambda path: path.replace("\\", "/"),
+    "are URLs of files, which are decoded": lambda path: unquote(path.removeprefix("file://")),
+    "are read in Unicode's composed form": partial(unicodedata.normalize, "NFC"),
+    "are read in Unicode's decomposed form": partial(unicodedata.normalize, "NFD"),
+}
+"""Other spellings of a path in a table, tried where the file does not exist, and said."""
 OUTSIDE = "it is outside the folder, by its name or through a link"
 NAMES_TOLD = 1000
 """Number of skipped files whose names are kept; the others are only counted."""
@@ -169,7 +178,7 @@ class ListBuilder:
             )
         self.skipped_count += 1
         if len(self.skipped) < NAMES_TOLD:
-            self.skipped[name] = reason
+            self.skipped.setdefault(name, reason)
 
     def finish(self, class_names: Sequence[str], num_classes: int | None = None) -> PictureList:
         import pyarrow as pa
@@ -245,6 +254,15 @@ class ListBuilder:
                     yield below, status
             waiting.extend(reversed(inner))
 
+    def images_directly_in(self, folder: Path) -> list[str]:
+        """Return the sorted names of the image files in `folder` itself. Raises InputError if it cannot be read."""
+        return sorted(entry.name for entry in self._entries(folder) if is_image_name(entry.name) and not entry.is_dir())
+
+    def skip_images_of(self, name: str, reason: str) -> None:
+        """Count the image files in the folder `name` itself as skipped."""
+        for image in self.images_directly_in(self.root / name):
+            self.skip(f"{name}/{image}" if name else image, reason)
+
     def status(self, name: str) -> os.stat_result:
         """Return the status of the file `name`.
 
@@ -271,10 +289,12 @@ class ListBuilder:
             return entry.is_dir(follow_symlinks=False)
         real = Path(os.path.realpath(entry.path))
         name = Path(entry.path).relative_to(self.root).as_posix()
-        if not real.exists():
+        try:
+            is_folder = stat.S_ISDIR(real.stat().st_mode)
+        except OSError:  # absent, or links that lead to each other
             self._skip_link(name, "it is a link to nothing")
             return False
-        if not real.is_dir():
+        if not is_folder:
             return False
         if not real.is_relative_to(self._home):
             self._skip_link(name, "it is a link to a folder outside")
@@ -375,12 +395,29 @@ def class_name(folder_name: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
+def cell_text(value: Any) -> str | None:
+    """Return a cell of a table or label file as text, None for an empty one; see :func:`class_name`.
+
+    Raises:
+        TypeError: the cell holds a list, a mapping or an array.
+    """
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "surrogateescape")
+    if isinstance(value, list | dict | tuple | np.ndarray):
+        raise TypeError(type(value).__name__)
+    if value is None or value != value:
+        return None
+    return class_name(str(value).replace("\0", "").strip()) or None
+
+
 def look_alike(names: Iterable[str]) -> list[tuple[str, ...]]:
-    """Return groups of names that differ only in case, spaces, hyphens, underscores or leading zeros."""
+    """Return groups of names that differ only in case, spaces, hyphens, invisible signs, width, or as numbers."""
     groups: dict[str, list[str]] = {}
     for name in names:
-        joined = re.sub(r"(?<!^)[\s_-]+", "", name.strip()).casefold()
-        groups.setdefault(re.sub(r"^0+(?=[0-9]+$)", "", joined), []).append(name)
+        visible = "".join(sign for sign in unicodedata.normalize("NFKC", name) if unicodedata.category(sign) != "Cf")
+        joined = re.sub(r"(?<!^)[\s_-]+", "", visible.strip()).casefold()
+        number = joined.replace(",", "")
+        groups.setdefault(str(Decimal(number).normalize()) if NUMBER.fullmatch(number) else joined, []).append(name)
     return [tuple(group) for group in groups.values() if len(group) > 1]
 
 
@@ -391,9 +428,9 @@ def require_training_images(found: PictureList, looked_for: str) -> PictureList:
         InputError: no training image, or training images of fewer than two classes.
     """
     root = shown(str(found.root))
+    first = next((f"; the first is {shown(name)}: {shown(why)}" for name, why in found.skipped.items()), "")
+    skipped = f"; {found.skipped_count:,} files were skipped{first}" if found.skipped_count else ""
     if found.training == 0:
-        first = next((f"; the first is {shown(name)}: {shown(why)}" for name, why in found.skipped.items()), "")
-        skipped = f"; {found.skipped_count:,} files were skipped{first}" if found.skipped_count else ""
         most = ", ".join(f"{shown(ending) or 'no ending'} {count:,}" for ending, count in most_common(found.ignored))
         ignored = f"; {sum(found.ignored.values()):,} other files: {most}" if found.ignored else ""
         notes = "".join(f"; {note}" for note in found.notes[:3])
@@ -402,7 +439,7 @@ def require_training_images(found: PictureList, looked_for: str) -> PictureList:
     if len(classes) < 2:
         only = shown(found.class_names[int(classes[0])])
         raise InputError(
-            f"{root} has training images of one class only ({only}); a classifier needs at least two\n"
+            f"{root} has training images of one class only ({only}); a classifier needs at least two{skipped}\n"
             "give the folder that holds one folder for each class"
         )
     return found

@@ -232,11 +232,12 @@ def _given_to_pictures(
     options: PictureOptions, pictures: Pictures, train: Labels, kept: Labels, closed: int
 ) -> tuple[Labels, NDArray[np.float64] | None]:
     """Return the labels of the kept samples and, for noise from a matrix, that matrix."""
-    labels = pictures.listed.labels[train]
+    found = pictures.listed
+    labels = found.labels[train]
     file, drawn = options.label_file, options.drawn_noise
     if file is not None:
-        names = pictures.listed.class_names[: pictures.listed.num_classes]
-        labels = picture_labels(file.file, file.column, names, pictures.listed.names.chosen(train))
+        names = found.class_names[: found.num_classes]
+        labels = picture_labels(file.file, file.column, names, found.names.chosen(train), found.root)
     given = labels[kept]
     if given.max(initial=0) >= closed:
         raise InputError(
