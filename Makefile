@@ -103,8 +103,8 @@ scoreboard: $(STAMP)  ## searches replayed on recorded trainings, ours beside ot
 	$(BIN)/python benchmarks/testbeds/rivals.py
 	$(BIN)/python benchmarks/scoreboard.py --engines all --keep build/scoreboard.jsonl --json build/scoreboard.json $(if $(TABLES),--tables $(TABLES))
 
-bench-gpu: $(STAMP)  ## speed and peak memory on a CUDA device
-	$(BIN)/python benchmarks/throughput_gpu.py
+bench-gpu: $(STAMP)  ## all that is to be measured on a CUDA device, in ten minutes
+	$(BIN)/python benchmarks/gpu_visit.py
 
 docs: $(STAMP)  ## docs/settings.md and docs/commands.md again, from the code
 	$(BIN)/python docs/make_settings.py
