@@ -294,6 +294,9 @@ def test_files_that_are_no_images_are_ignored(root: Path) -> None:
     write_official(root, market_name)
     for name in ("Thumbs.db", ".DS_Store", "attributes.mat", "readme.txt", "._0002_c1s1_000001_01.jpg"):
         (root / "query" / name).write_bytes(b"\0")
+    for name in ("@eaDir", "__MACOSX", "#recycle", ".ipynb_checkpoints"):
+        (root / "query" / name).mkdir()
+        (root / "query" / name / "0002_c1s1_000001_00.jpg").write_bytes(b"\0")
     source = load(Market1501(), root)
     assert source.skipped == ()
     assert read(source, "query") == seen(query_shots())

@@ -10,7 +10,13 @@ from pathlib import Path
 from typing import ClassVar
 
 from tune_lnl.config.datasets import PictureOptions
-from tune_lnl.datasets.pictures.listing import ListBuilder, PictureList, add_class_folders, require_training_images
+from tune_lnl.datasets.pictures.listing import (
+    ListBuilder,
+    PictureList,
+    add_class_folders,
+    is_leftover,
+    require_training_images,
+)
 from tune_lnl.datasets.pictures.noisy import PublishedPictures
 from tune_lnl.errors import CorruptDataError
 
@@ -31,7 +37,8 @@ class WebImages(PublishedPictures):
             return False
         # Other datasets have folders train and val, too: under another name the number of classes must be right.
         own = folder.resolve().name == self.folder
-        return own or sum(entry.is_dir() for entry in (folder / TRAIN).iterdir()) == self.num_source_classes
+        classes = [entry for entry in (folder / TRAIN).iterdir() if entry.is_dir() and not is_leftover(entry.name)]
+        return own or len(classes) == self.num_source_classes
 
     def list_files(self, data_dir: Path | None, cache_dir: Path, options: PictureOptions) -> PictureList:
         builder = ListBuilder(self.root_folder(data_dir, cache_dir), "class folders", options.on_error)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tune_lnl.datasets.formats import is_image_name
+from tune_lnl.datasets.pictures.listing import is_leftover
 from tune_lnl.errors import CorruptDataError, InputError, shown
 
 JUNK = -1
@@ -295,7 +296,7 @@ class _Reader:
     def _entries(self, folder: Path) -> Iterator[os.DirEntry[str]]:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if entry.name.startswith("."):
+                if is_leftover(entry.name):
                     continue
                 if entry.is_symlink() and not self._is_inside(Path(entry.path)):
                     self._refuse(Path(entry.path), "it is a link that leaves the dataset's folder")
