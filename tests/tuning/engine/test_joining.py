@@ -14,9 +14,9 @@ import ray
 from ray.exceptions import AuthenticationError
 
 from tune_lnl.errors import InputError
-from tune_lnl.tuning.engine import joining
+from tune_lnl.tuning.engine import joining, start
 from tune_lnl.tuning.engine.joining import check_reachable, head_address, joined, travelling
-from tune_lnl.tuning.engine.start import join_ray
+from tune_lnl.tuning.engine.start import RayStartError, join_ray
 from tune_lnl.tuning.monitor.console import Console
 
 
@@ -117,7 +117,6 @@ def test_ray_is_not_asked_on_a_machine_without_a_node(monkeypatch: pytest.Monkey
         ("wrong", "token", ConnectionError("x"), "Unauthenticated: x", "does not accept this machine's token"),
         (None, "token", AuthenticationError("x"), "", "asks for a token, and there is none here"),
         (None, None, RuntimeError("No node info found matching attributes"), "", "no node of that .* ray job submit"),
-        (None, None, OSError("something new\nat length"), "", "it cannot be joined: something new$"),
     ],
 )
 def test_the_reason_of_a_failure(
@@ -141,5 +140,25 @@ def test_the_reason_of_a_failure(
 
     monkeypatch.setattr(ray, "init", init)
     with pytest.raises(InputError, match=told) as refused:
-        join_ray(joining._why_not, address="10.0.0.1:6379")
+        join_ray(joining._why_not, pytest.fail, address="10.0.0.1:6379")
     assert "wrong" not in str(refused.value), "no token is ever shown"
+
+
+def test_joining_is_tried_again_unless_the_error_will_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    told: list[str] = []
+
+    def init(**options: Any) -> str:
+        asked.append(options["address"])
+        if len(asked) % 4:
+            raise OSError("something new\nat length")
+        return "joined"
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(start, "PAUSE_SECONDS", 0.0)
+    with pytest.raises(RayStartError, match=r"the cluster at a:1 cannot be joined: something new \(load "):
+        join_ray(joining._why_not, told.append, address="a:1")
+    assert len(asked) == 3
+    assert len(told) == 2
+    assert told[0].endswith("; trying again")
+    assert join_ray(joining._why_not, told.append, address="a:1") == "joined"

@@ -23,7 +23,7 @@ from ray.tune.utils.callback import _create_default_callbacks
 
 from tune_lnl.tuning.engine import ray_compat
 from tune_lnl.tuning.engine.messages import DeviceLostError, device_loss
-from tune_lnl.tuning.engine.ray_compat import NamedTasks, is_loss_of_node, job_environment, why_not_joined
+from tune_lnl.tuning.engine.ray_compat import NamedTasks, is_loss_of_node, job_environment, other_versions
 
 
 def test_the_controller_has_staged_trials() -> None:
@@ -103,7 +103,8 @@ def test_other_versions() -> None:
     cluster = {"ray_version": "2.1.0", "python_version": "3.9.1"}
     with pytest.raises(RuntimeError) as refused:
         check_version_info(cluster, "node 10.0.0.1")
-    told = why_not_joined(refused.value)
+    told = other_versions(refused.value)
+    assert told is not None
     assert told.startswith("the cluster has other versions than this process (Ray: 2.1.0 Python: 3.9.1 Ray: ")
     assert f"Ray: {ray.__version__}" in told
 

@@ -26,8 +26,8 @@ from tune_lnl.tuning.engine.ray_compat import (
     job_environment,
     job_named,
     no_node_here,
+    other_versions,
     use_token,
-    why_not_joined,
 )
 from tune_lnl.tuning.engine.runner import keeping_sigterm
 from tune_lnl.tuning.engine.start import join_ray, limited_start
@@ -57,7 +57,7 @@ def joined(address: str, run: str, output: Output, seconds: float | None = None)
 
     Raises:
         InputError: there is none, or it cannot be joined from here.
-        RayStartError: joining took too long.
+        RayStartError: joining took too long, or failed several times.
     """
     target = head_address(address, os.environ, cluster_of_this_machine)
     check_reachable(target)
@@ -76,6 +76,7 @@ def joined(address: str, run: str, output: Output, seconds: float | None = None)
     with keeping_sigterm(), limited_start(seconds, leave, f"the same command (--address {target})"):
         context = join_ray(
             _why_not,
+            output.tell,
             address=target,
             job_config=job_named(run),
             namespace=f"tune_lnl-{secrets.token_hex(4)}",
@@ -89,8 +90,8 @@ def joined(address: str, run: str, output: Output, seconds: float | None = None)
         ray.shutdown()
 
 
-def _why_not(error: Exception, printed: str) -> str:
-    """Return the reason for an error of ``ray.init``, and the next step.
+def _why_not(error: Exception, printed: str) -> str | None:
+    """Return the reason for an error of ``ray.init``, and the next step; ``None``: it may go away by itself.
 
     Args:
         printed: by Ray while it tried.
@@ -104,7 +105,7 @@ def _why_not(error: Exception, printed: str) -> str:
         return f"the cluster does not accept this machine's token; put the cluster's into {token_place()}"
     if no_node_here(error):
         return f"no node of that cluster runs on this machine; {ELSEWHERE}"
-    return why_not_joined(error)
+    return other_versions(error)
 
 
 def head_address(address: str, environment: Mapping[str, str], here: Callable[[], str | None]) -> str:

@@ -202,13 +202,13 @@ def no_node_here(error: BaseException) -> bool:
     return any(sentence in _texts(error).lower() for sentence in NO_NODE_HERE)
 
 
-def why_not_joined(error: BaseException) -> str:
-    """Return the reason why ``ray.init`` could not join a cluster, and the next step."""
-    lines = [line.strip() for line in _texts(error).splitlines() if line.strip()]
-    if VERSION_MISMATCH in _texts(error).lower():
-        found = " ".join(line for line in lines if line.startswith(("Ray:", "Python:")))
-        return f"the cluster has other versions than this process ({found}); install the same Ray and Python"
-    return f"it cannot be joined: {lines[0] if lines else type(error).__name__}"
+def other_versions(error: BaseException) -> str | None:
+    """Return the reason and the next step where a cluster has another Ray or Python; else ``None``."""
+    text = _texts(error)
+    if VERSION_MISMATCH not in text.lower():
+        return None
+    found = " ".join(line for line in map(str.strip, text.splitlines()) if line.startswith(("Ray:", "Python:")))
+    return f"the cluster has other versions than this process ({found}); install the same Ray and Python"
 
 
 def _texts(error: BaseException) -> str:

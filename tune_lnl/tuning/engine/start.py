@@ -60,7 +60,7 @@ class _LimitReached(BaseException):
 
 
 def start_ray(folder: Path, log: Path, tell: Callable[[str], None], **options: Any) -> Any:
-    """Start a Ray of this process alone, in up to :data:`ATTEMPTS` attempts; return Ray's context.
+    """Start a Ray of this process alone; return Ray's context.
 
     Args:
         folder: for Ray's temporary files; each attempt has a folder of its own in it.
@@ -71,27 +71,46 @@ def start_ray(folder: Path, log: Path, tell: Callable[[str], None], **options: A
     Raises:
         RayStartError: no attempt succeeded.
     """
+
+    def start(attempt: int) -> Any:
+        own = folder if attempt == 0 else folder.with_name(f"{folder.name[:2]}{attempt}")
+        try:
+            with log.open("ab") as printed, stderr_to(printed.fileno()):
+                return start_local(own, **options)
+        except BaseException:
+            _end_attempt(own)
+            raise
+
+    try:
+        return _attempted(start, "Ray did not start", tell)
+    except RayStartError as error:
+        raise RayStartError(f"{error}; details in {log}") from error.__cause__
+
+
+def _attempted(start: Callable[[int], Any], failure: str, tell: Callable[[str], None]) -> Any:
+    """Return what ``start`` gives for 0, or for 1 or 2 after errors, with longer limits of Ray's steps each time.
+
+    Raises:
+        InputError: from ``start``; no further attempt would change it.
+        RayStartError: with the reason, for everything else that Ray raised in the last attempt.
+    """
     given = {name: os.environ.get(name) for name in STEP_SECONDS}
     try:
         for attempt in range(ATTEMPTS):
             for name, seconds in STEP_SECONDS.items():
                 os.environ[name] = given[name] or str(seconds << attempt)
             read_environment_again()
-            own = folder if attempt == 0 else folder.with_name(f"{folder.name[:2]}{attempt}")
             try:
-                with log.open("ab") as printed, stderr_to(printed.fileno()):
-                    return start_local(own, **options)
+                return start(attempt)
+            except InputError:
+                raise
             except Exception as error:  # Ray has no common type for them
-                logger.exception("Ray did not start (attempt %d of %d)", attempt + 1, ATTEMPTS)
-                _end_attempt(own)
-                reason = f"Ray did not start: {first_line(error)} ({machine_load()})"
+                logger.exception("%s (attempt %d of %d)", failure, attempt + 1, ATTEMPTS)
+                reason = f"{failure}: {first_line(error)} ({machine_load()})"
                 if attempt + 1 == ATTEMPTS:
-                    raise RayStartError(f"{reason}; details in {log}") from error
+                    raise RayStartError(reason) from error
                 tell(f"  {reason}; trying again")
                 time.sleep(PAUSE_SECONDS * 2**attempt)
-            except BaseException:
-                _end_attempt(own)
-                raise
     finally:
         for name, value in given.items():
             if value is None:
@@ -197,31 +216,44 @@ def vital_children() -> list[psutil.Process]:
 # ---- joining
 
 
-def join_ray(why_not: Callable[[Exception, str], str], **options: Any) -> Any:
+def join_ray(why_not: Callable[[Exception, str], str | None], tell: Callable[[str], None], **options: Any) -> Any:
     """Join a running Ray; return Ray's context.
 
     Args:
-        why_not: gives the reason for an error, with what Ray printed while it tried.
+        why_not: gives the reason for an error that will come again, from it and from what Ray printed meanwhile;
+            ``None``: another attempt may succeed, as on a busy machine.
+        tell: prints a line before a further attempt.
         **options: of ``ray.init``.
 
     Raises:
         InputError: with that reason.
+        RayStartError: no attempt succeeded.
     """
     loggers = [logging.getLogger(name) for name in ("ray", "ray.tune")]
     levels = [each.level for each in loggers]
+
+    def join(attempt: int) -> Any:
+        with tempfile.TemporaryFile() as printed:
+            try:
+                with stderr_to(printed.fileno()):  # Ray repeats once a second that it cannot connect
+                    return ray.init(**options)
+            except Exception as error:
+                ray.shutdown()
+                printed.seek(0)
+                reason = why_not(error, printed.read().decode(errors="replace"))
+                if reason is None:
+                    raise
+                raise InputError(f"--address {options['address']}: {reason}") from error
+
     for each in loggers:
         each.setLevel(logging.ERROR)
-    with tempfile.TemporaryFile() as printed:
-        try:
-            with stderr_to(printed.fileno()):  # Ray repeats once a second that it cannot connect
-                return ray.init(**options)
-        except Exception as error:  # Ray has no common type for them
-            printed.seek(0)
-            text = printed.read().decode(errors="replace")
-            raise InputError(f"--address {options['address']}: {why_not(error, text)}") from error
-        finally:
-            for each, level in zip(loggers, levels, strict=True):
-                each.setLevel(level)
+    logger.disabled = True  # there is no log of a run yet
+    try:
+        return _attempted(join, f"the cluster at {options['address']} cannot be joined", tell)
+    finally:
+        logger.disabled = False
+        for each, level in zip(loggers, levels, strict=True):
+            each.setLevel(level)
 
 
 @contextmanager
