@@ -80,7 +80,7 @@ class Family:
         until = time.monotonic() + 300.0
         while self.driver.running and not condition():
             assert time.monotonic() < until, self.driver.text
-            time.sleep(0.001)
+            time.sleep(0.002)
 
 
 class Search(Family):
@@ -96,30 +96,26 @@ class Search(Family):
     flags: tuple[str, ...] = ("--trials", str(TRIALS), "--confirm", "none")
 
     def reach(self, phase: str, rng: random.Random) -> None:
+        before = self._last()
         if phase == "before Ray is up":
             self.wait(lambda: "starting Ray" in self.driver.text)
             self.driver.rest(rng.uniform(0.0, 5.0))
         elif phase == "first epoch":
-            before = len(self._lines())
-            self.wait(lambda: len(self._lines()) > before)
+            self.wait(lambda: self._last()[0] > before[0])
         elif phase == "between two epochs":
-            before = sum(self._lines().values())
-            self.wait(lambda: sum(self._lines().values()) > before)
+            self.wait(lambda: self._last() > before and self._last()[1] > 0)
         elif phase == "after the last epoch":
-            before = self._whole()
-            self.wait(lambda: self._whole() > before)
+            self.wait(lambda: self._last() > before and self._last()[1] == EPOCHS)
         else:
             self.wait(lambda: "writing the report" in self.driver.text)
             self.driver.rest(rng.uniform(0.0, 0.4))
 
-    def _lines(self) -> dict[Path, int]:
-        """Epochs of every trial that has a log."""
-        folders = self.files.root.glob("trials/*/log.txt")
-        files = (path.with_name("epochs.jsonl") for path in folders)
-        return {path: path.read_bytes().count(b"\n") if path.exists() else 0 for path in files}
-
-    def _whole(self) -> int:
-        return sum(lines >= EPOCHS for lines in self._lines().values())
+    def _last(self) -> tuple[int, int]:
+        """Return the number of trials that have begun, and of epochs of the last of them."""
+        folder = self.files.root / "trials"
+        begun = sorted(folder.iterdir()) if folder.exists() else []
+        epochs = begun[-1] / "epochs.jsonl" if begun else folder
+        return len(begun), epochs.read_bytes().count(b"\n") if epochs.is_file() else 0
 
     def done(self) -> dict[str, Any]:
         try:
@@ -141,7 +137,7 @@ class Search(Family):
         }
 
     def results(self) -> dict[str, Any]:
-        found = {name: {**trial, "end": trial["end"][:2]} for name, trial in self.done().items()}
+        found = {name: {**trial, "end": trial["end"][:2]} for name, trial in Search.done(self).items()}
         lines = self.files.best.read_text().splitlines()
         return {**found, "best.yaml": [line for line in lines if "search_command" not in line]}
 
@@ -150,7 +146,8 @@ class Packing(Search):
     """A search of the user's own images, packed into the cache before Ray starts."""
 
     phases: Mapping[str, int] = {"packing": 2}
-    flags = ("--trials", "2", "--confirm", "none", "--set", "dataset.subset=0.05")
+    small = ("dataset.subset=0.1", "dataset.resolution=16", "model=cnn_digits")
+    flags = ("--trials", "2", "--confirm", "none", *(word for each in small for word in ("--set", each)))
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -322,12 +319,14 @@ def carry_out(name: str, place: Path, on_moment: Callable[[], None]) -> None:
         family = FAMILIES[name](place / run)
         kept = place / f"{run}.json"
         if not kept.exists():
-            if run == "disturbed":
-                disturbed(family, place, on_moment)
-            else:
-                family.start()
-                assert family.driver.finish() == 0, family.driver.text
-            family.driver.close()
+            try:
+                if run == "disturbed":
+                    disturbed(family, place, on_moment)
+                else:
+                    family.start()
+                    assert family.driver.finish() == 0, family.driver.text
+            finally:
+                family.driver.close()
             kept.write_text(json.dumps(family.results()))
         results.append(json.loads(kept.read_text()))
     plain, killed = results

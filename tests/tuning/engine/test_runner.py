@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from tiny_search import tiny_plan
 from toy_runs import local_session, open_run
 
 from tune_lnl.tuning.engine.local import LocalRay
-from tune_lnl.tuning.engine.runner import trial_job
+from tune_lnl.tuning.engine.runner import keeping_sigterm, trial_job
 
 
 class AskedFor(Exception):  # noqa: N818 (no error)
@@ -34,3 +35,29 @@ def test_workers_are_kept_and_ray_saves_nothing(tmp_path: Path, monkeypatch: pyt
     checkpoints = asked.value.options["run_config"].checkpoint_config
     assert checkpoints.checkpoint_at_end is False
     assert checkpoints.checkpoint_frequency == 0
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_sigterm_is_heeded_where_the_exception_of_rays_handler_is_lost() -> None:
+    """In a destructor, or in a function that runs at a fork."""
+    heeded: list[int] = []
+
+    def ray_exits(number: int, frame: object) -> None:
+        raise SystemExit(number)
+
+    class Lost:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, lambda number, frame: heeded.append(number))
+    try:
+        with keeping_sigterm():
+            signal.raise_signal(signal.SIGTERM)
+            assert heeded == [signal.SIGTERM]
+            signal.signal(signal.SIGTERM, ray_exits)
+            Lost()
+        assert heeded == [signal.SIGTERM] * 2
+        signal.raise_signal(signal.SIGTERM)
+        assert heeded == [signal.SIGTERM] * 3
+    finally:
+        signal.signal(signal.SIGTERM, before)

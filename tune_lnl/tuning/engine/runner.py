@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -167,13 +168,38 @@ def _watched(plan: Plan, session: Session, runner: Runner, output: Output) -> It
 
 @contextmanager
 def keeping_sigterm() -> Iterator[None]:
-    """Restore this process's SIGTERM handler when the context ends: ``ray.init`` installs its own."""
+    """Keep this process's SIGTERM handler in force while the context lasts, in which ``ray.init`` installs its own.
+
+    Ray's raises ``SystemExit``, which is lost where the main thread is in a destructor or forks: the search would go
+    on. Ours is called as well, from a thread that learns of every signal.
+    """
     handler = signal.getsignal(signal.SIGTERM)
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+
+    def heed() -> None:
+        received = b""
+        while 0 not in received:
+            received = reader.recv(64)
+            if signal.SIGTERM in received and callable(handler) and signal.getsignal(signal.SIGTERM) is not handler:
+                handler(signal.SIGTERM, None)
+
+    thread = threading.Thread(target=heed, name="sigterm", daemon=True)
+    thread.start()
+    before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     try:
         yield
     finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, handler)
+        signal.set_wakeup_fd(before)
+        writer.setblocking(True)
+        writer.send(b"\0")
+        thread.join()
+        signal.signal(signal.SIGTERM, handler)
+        for end in (reader, writer):
+            end.close()
 
 
 class _LogFile(logging.FileHandler):
