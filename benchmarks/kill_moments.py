@@ -71,6 +71,12 @@ class Family:
         """Return everything that has ended, by name; nothing of it may change any more."""
         raise NotImplementedError
 
+    def unrecorded(self, done: Mapping[str, Any]) -> int:
+        """Return how many trials have written their last epoch and are not among those that have ended."""
+        files = self.files.root.glob("trials/*/epochs.jsonl")
+        whole = [int(path.parent.name) for path in files if path.read_bytes().count(b"\n") == EPOCHS]
+        return sum(f"trial {number}" not in done for number in whole)
+
     def results(self) -> dict[str, Any]:
         """Return everything that an undisturbed command would have left as well, by name."""
         return self.done()
@@ -285,16 +291,16 @@ def disturbed(family: Family, place: Path, on_moment: Callable[[], None]) -> Non
             continue
         if not driver.running:
             family.start()
+        before = family.done()
         family.reach(phase, random.Random(f"{place.name} {number}"))
         caught = driver.running
-        before = family.done()
         strike(driver, name)
         after = family.done()
         moment = {
             "phase": phase,
             "signal": name,
             "caught": caught,
-            "open": sorted(after.keys() - before.keys()),
+            "whole and not recorded": family.unrecorded(after),
             "lost": len(before.keys() - after.keys()),
             "run twice": sum(after.get(key, value) != value for key, value in before.items()),
             "exit code": driver.process.poll(),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -43,6 +44,8 @@ STEP_SECONDS = {
     "RAY_gcs_server_request_timeout_seconds": 60,
 }
 """Ray's limits of single steps at the first attempt; doubled at each further one. Those that the user has set stay."""
+NO_ROOM_BYTES = 1 << 20
+"""Ray writes more than that before it runs."""
 VITAL = ("gcs_server", "raylet")
 """Ray's processes without which a driver waits forever."""
 
@@ -77,8 +80,14 @@ def start_ray(folder: Path, log: Path, tell: Callable[[str], None], **options: A
         try:
             with log.open("ab") as printed, stderr_to(printed.fileno()):
                 return start_local(own, **options)
-        except BaseException:
+        except BaseException as error:
+            full = shutil.disk_usage(folder.parent).free < NO_ROOM_BYTES
             _end_attempt(own)
+            if full and isinstance(error, Exception):
+                raise RayStartError(
+                    f"Ray did not start: the disk of {folder.parent.parent}, where its temporary files lie, is full; "
+                    "make room there or set TMPDIR to another short folder"
+                ) from error
             raise
 
     try:
@@ -91,7 +100,7 @@ def _attempted(start: Callable[[int], Any], failure: str, tell: Callable[[str], 
     """Return what ``start`` gives for 0, or for 1 or 2 after errors, with longer limits of Ray's steps each time.
 
     Raises:
-        InputError: from ``start``; no further attempt would change it.
+        InputError, RayStartError: from ``start``; no further attempt would change it.
         RayStartError: with the reason, for everything else that Ray raised in the last attempt.
     """
     given = {name: os.environ.get(name) for name in STEP_SECONDS}
@@ -102,7 +111,7 @@ def _attempted(start: Callable[[int], Any], failure: str, tell: Callable[[str], 
             read_environment_again()
             try:
                 return start(attempt)
-            except InputError:
+            except (InputError, RayStartError):
                 raise
             except Exception as error:  # Ray has no common type for them
                 logger.exception("%s (attempt %d of %d)", failure, attempt + 1, ATTEMPTS)
@@ -121,7 +130,7 @@ def _attempted(start: Callable[[int], Any], failure: str, tell: Callable[[str], 
 
 
 def _end_attempt(folder: Path) -> None:
-    """End the processes of a start that failed: Ray itself leaves them running."""
+    """End the processes of a start that failed, which Ray leaves running, and delete its files."""
     ray.shutdown()
     mine = psutil.Process().children(recursive=True)
     ended = [process for process in mine if _command_names(process, folder)]
@@ -131,6 +140,7 @@ def _end_attempt(folder: Path) -> None:
         except psutil.NoSuchProcess:
             continue
     psutil.wait_procs(ended, timeout=5.0)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _command_names(process: psutil.Process, folder: Path) -> bool:
