@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from tune_lnl.datasets.base import NoisyData
 from tune_lnl.datasets.images.noisy import load_noisy
 from tune_lnl.datasets.pictures.rows import PictureRows
 from tune_lnl.errors import InputError
-from tune_lnl.files import no_formula
+from tune_lnl.files import is_disk_full, no_formula, whole_file
 from tune_lnl.reporting.judging_page import Page, png
 from tune_lnl.reporting.label_table import printable
 from tune_lnl.reporting.write import report_after_search
@@ -207,9 +208,10 @@ def _write_form(path: Path, rows: Sequence[JudgedImage], data: NoisyData) -> Non
     import csv
 
     folder = path.with_name(f"{path.stem}-images")
+    is_new = not folder.exists()
     try:
         folder.mkdir(exist_ok=True)
-        with path.open("w", newline="", encoding="utf-8") as file:
+        with whole_file(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(COLUMNS)
             for row in (row for row in rows if row.is_drawn and not row.answer):
@@ -217,6 +219,10 @@ def _write_form(path: Path, rows: Sequence[JudgedImage], data: NoisyData) -> Non
                 picture.write_bytes(png(_image(data, row.id)))
                 writer.writerow([row.id, no_formula(f"{folder.name}/{picture.name}"), ""])
     except OSError as error:
+        if is_new:
+            shutil.rmtree(folder, ignore_errors=True)
+        if is_disk_full(error):
+            raise
         raise InputError(f"--form {path} cannot be written: {error.strerror}; name another file") from None
 
 

@@ -30,7 +30,7 @@ from tune_lnl.config.yaml import dump_yaml, read_mapping
 from tune_lnl.datasets.images.noisy import load_noisy
 from tune_lnl.datasets.paths import cache_dir
 from tune_lnl.errors import InputError
-from tune_lnl.files import replace_text
+from tune_lnl.files import is_disk_full, replace_text
 from tune_lnl.metrics.classification import mean_and_std
 from tune_lnl.object_storage import local_file
 from tune_lnl.training.accelerator import choose_device
@@ -281,6 +281,8 @@ def train(
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
+        if is_disk_full(error):
+            raise
         reason = f"{error.strerror}: {str(error.filename)!r}"
         raise InputError(f"results cannot be written to {folder}: {reason}; use another --output") from None
     try:

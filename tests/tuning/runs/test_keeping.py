@@ -8,7 +8,7 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from tune_lnl.tuning.runs.folder import RunFolder
-from tune_lnl.tuning.runs.keeping import KEPT_MODELS, tidy, tidy_heldout
+from tune_lnl.tuning.runs.keeping import KEPT_MODELS, remove_half_written, tidy, tidy_heldout
 
 COMPLETE, PRUNED, FAIL, RUNNING = TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING
 
@@ -65,3 +65,14 @@ def test_predictions_of_the_worst_go_where_the_disk_budget_has_no_room(files: Ru
         tidy_heldout(files, trials, "max", room)
         assert {files.number_of(path) for path in files.listed("heldout")} == kept
     assert len(left(files)) == len(trials), "networks are not touched for predictions"
+
+
+def test_what_killed_processes_have_half_written(files: RunFolder) -> None:
+    kept = ("trials.csv", ".trials.json", ".driver.lock", "checkpoints/003-model.pt")
+    names = ("trials.csv", "epochs.parquet", "best.yaml", "trials.json", "report.html", "checkpoints/003.1.pt")
+    halves = [Path(name).with_name(f".{Path(name).name.removeprefix('.')}.4711") for name in names]
+    for name in (*map(Path, kept), *halves):
+        (files.root / name).touch()
+    remove_half_written(files)
+    assert all((files.root / name).exists() for name in kept)
+    assert not any((files.root / half).exists() for half in halves)

@@ -23,6 +23,7 @@ from tune_lnl.datasets.paths import CACHE_VARIABLE, download_dir
 from tune_lnl.datasets.reid.layouts import MARKET_NAMES
 from tune_lnl.datasets.reid.sets import ReidDataset
 from tune_lnl.errors import InputError
+from tune_lnl.files import is_disk_full
 
 FOLDER = "sprites-v4"  # raise the number whenever a pixel or a name changes: drawings of two versions never mix
 HEIGHT, WIDTH = 72, 36
@@ -205,6 +206,8 @@ class Sprites(ReidDataset):
         try:
             draw_sprites(root)
         except OSError as error:
+            if is_disk_full(error):
+                raise
             raise InputError(
                 f"{self.name} is drawn into {root}, which cannot be written: {error}\n"
                 f"free space or permit writing there, or set {CACHE_VARIABLE} to another folder"

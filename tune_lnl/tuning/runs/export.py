@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from tune_lnl.errors import InputError, shown
-from tune_lnl.files import refuse_output, replace_given
+from tune_lnl.files import is_disk_full, refuse_output, replace_given
 from tune_lnl.methods.published.act_args import act_arguments
 from tune_lnl.methods.published.core_args import core_arguments
 from tune_lnl.tuning.runs.best import config_yaml
@@ -79,7 +79,7 @@ def save_export(export: Export, path: Path) -> None:
     try:
         replace_given(path, export.text)
     except OSError as error:
-        if isinstance(error, BrokenPipeError):
+        if isinstance(error, BrokenPipeError) or is_disk_full(error):
             raise
         raise InputError(
             f"--output {shown(str(path))} cannot be written: {error.strerror}; name another file"

@@ -56,6 +56,6 @@ def remove_half_written(files: RunFiles) -> None:
     for folder in (files.checkpoints, files.confirm, files.root / HELDOUT):
         for path in folder.glob(".*"):
             path.unlink(missing_ok=True)
-    kinds = ("parquet", "yaml", "json", "html", "driver", "ray-folder")
+    kinds = ("parquet", "trials.csv", "epochs.csv", "yaml", "json", "html", "driver", "ray-folder")
     for path in (path for kind in kinds for path in files.root.glob(f".*{kind}.[0-9]*")):
         path.unlink(missing_ok=True)
