@@ -22,6 +22,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
 from evidence import evidence, write_evidence
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -144,8 +145,10 @@ class Search(Family):
 
     def results(self) -> dict[str, Any]:
         found = {name: {**trial, "end": trial["end"][:2]} for name, trial in Search.done(self).items()}
-        lines = self.files.best.read_text().splitlines()
-        return {**found, "best.yaml": [line for line in lines if "search_command" not in line]}
+        best = yaml.safe_load(self.files.best.read_text())
+        for name in ("search_command", "git_commit"):
+            best["provenance"].pop(name, None)
+        return {**found, "best.yaml": best}
 
 
 class Packing(Search):
@@ -165,7 +168,8 @@ class Packing(Search):
 
     def reach(self, phase: str, rng: random.Random) -> None:
         packed = self.driver.folder / "cache" / "packed"
-        self.wait(lambda: list(packed.glob("*.building/*")))
+        began = time.time()
+        self.wait(lambda: any(path.exists() and path.stat().st_mtime > began for path in packed.glob("*.building/*")))
         self.driver.rest(rng.uniform(0.0, 0.1))
 
     def results(self) -> dict[str, Any]:
@@ -212,27 +216,34 @@ class Confirmation(Search):
         return {**found, "confirm.yaml": self.files.confirmation.read_text()}
 
 
-class Labels(Family):
-    """The verdict on every label of the digits by twelve folds: ``export --labels``."""
+class AfterSearch(Family):
+    """A command on the best config of a search of one trial, which runs undisturbed before."""
 
-    phases: Mapping[str, int] = {"label folds, some done": 2}
     flags = ("--trials", "1", "--confirm", "none", "--no-dashboard")
+    command: tuple[str, ...]
 
     def start(self) -> None:
         driver = self.driver
         if not self.files.best.exists():
             assert driver.start().finish() == 0, driver.text
-        command = [sys.executable, "-m", "tune_lnl.export", str(self.files.root), "--labels", "labels.csv"]
         driver.output = driver.folder / f"output-{driver.starts}.txt"
         driver.starts += 1
         with driver.output.open("w") as out:
             driver.process = subprocess.Popen(
-                [*command, "--folds", "14", "--epochs", str(EPOCHS)],
+                [sys.executable, "-m", *self.command],
                 cwd=driver.folder,
                 env=driver.environment,
                 stdout=out,
                 stderr=subprocess.STDOUT,
             )
+
+
+class Labels(AfterSearch):
+    """The verdict on every label of the digits by fourteen folds: ``export --labels``."""
+
+    phases: Mapping[str, int] = {"label folds, some done": 2}
+    run = f"results/{DIGITS.stem}"
+    command = ("tune_lnl.export", run, "--labels", "labels.csv", "--folds", "14", "--epochs", str(EPOCHS))
 
     def reach(self, phase: str, rng: random.Random) -> None:
         before = len(self.done())
@@ -246,9 +257,40 @@ class Labels(Family):
         return {"labels.csv": (self.driver.folder / "labels.csv").read_text()}
 
 
+class Train(AfterSearch):
+    """``train best.yaml`` of ten epochs under eight seeds, one moment in each of the first six."""
+
+    phases: Mapping[str, int] = {"train, at 60% of a seed": 1}
+    epochs = 10
+    command = (
+        *("tune_lnl.train", f"results/{DIGITS.stem}/best.yaml", "--seeds", "0,1,2,3,4,5,6,7"),
+        *("--epochs", str(epochs), "--output", "trained"),
+    )
+
+    def _epochs(self) -> dict[str, list[dict[str, Any]]]:
+        files = sorted((self.driver.folder / "trained").glob("seed-*/epochs.jsonl"))
+        lines = {path.parent.name: path.read_bytes().split(b"\n")[:-1] for path in files}
+        return {
+            seed: [{name: value for name, value in json.loads(line).items() if name not in TIMED} for line in each]
+            for seed, each in lines.items()
+        }
+
+    def reach(self, phase: str, rng: random.Random) -> None:
+        ended = len(self.done()) if self.driver.starts > 2 else -1
+        self.wait(lambda: len(self.done()) > ended and len(list(self._epochs().values())[-1]) == 0.6 * self.epochs)
+
+    def done(self) -> dict[str, Any]:
+        return {seed: epochs for seed, epochs in self._epochs().items() if len(epochs) == self.epochs}
+
+    def results(self) -> dict[str, Any]:
+        summary = json.loads((self.driver.folder / "trained" / "summary.json").read_text())
+        return {**self.done(), "figures": [summary["seeds"], summary["over_seeds"]]}
+
+
 FAMILIES: dict[str, type[Family]] = {
     "packing": Packing,
     "labels": Labels,
+    "train": Train,
     "confirmation": Confirmation,
     "search": Search,
 }
