@@ -84,7 +84,7 @@ class Family:
 
     def wait(self, condition: Callable[[], Any]) -> None:
         """Wait in finer steps than a driver does."""
-        until = time.monotonic() + 300.0
+        until = time.monotonic() + 1800.0
         while self.driver.running and not condition():
             assert time.monotonic() < until, self.driver.text
             time.sleep(0.002)
@@ -277,7 +277,10 @@ class Train(AfterSearch):
 
     def reach(self, phase: str, rng: random.Random) -> None:
         ended = len(self.done()) if self.driver.starts > 2 else -1
-        self.wait(lambda: len(self.done()) > ended and len(list(self._epochs().values())[-1]) == 0.6 * self.epochs)
+        self.wait(lambda: len(self.done()) > ended and self._last() == 0.6 * self.epochs)
+
+    def _last(self) -> int:
+        return len(next(reversed(self._epochs().values()), []))
 
     def done(self) -> dict[str, Any]:
         return {seed: epochs for seed, epochs in self._epochs().items() if len(epochs) == self.epochs}
@@ -310,7 +313,7 @@ def strike(driver: Driver, name: str) -> None:
         driver.kill_family()
     else:
         driver.signal(signal.Signals[name])
-        driver.finish()
+        driver.finish(1800.0)
     driver.left()
 
 
@@ -355,7 +358,7 @@ def disturbed(family: Family, place: Path, on_moment: Callable[[], None]) -> Non
     for _ in range(3):
         if not driver.running:
             family.start()
-        if driver.finish() == 0:
+        if driver.finish(1800.0) == 0:
             return
     raise AssertionError(driver.text)
 
@@ -372,7 +375,7 @@ def carry_out(name: str, place: Path, on_moment: Callable[[], None]) -> None:
                     disturbed(family, place, on_moment)
                 else:
                     family.start()
-                    assert family.driver.finish() == 0, family.driver.text
+                    assert family.driver.finish(1800.0) == 0, family.driver.text
             finally:
                 family.driver.close()
             kept.write_text(json.dumps(family.results()))

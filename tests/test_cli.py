@@ -28,6 +28,7 @@ def door(prog: str = "python -m tune_lnl.door") -> Parser:
         (["--epochs", "x"], "argument --epochs: invalid int value: 'x'"),
         (["--mode", "c"], "argument --mode: invalid choice: 'c'"),
         (["more"], "unrecognized arguments: more"),
+        ([""], "an argument is empty"),
     ],
 )
 def test_a_bad_flag_ends_with_two_lines_and_2(argv: list[str], why: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -76,15 +76,17 @@ class Parser(argparse.ArgumentParser):
         return "" if near is None else f"; did you mean {near}?"
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse, but a value that begins with a dash belongs to its option, which can then say what is wrong."""
+        """As argparse, but a value that is empty or begins with a dash belongs to its option, which can refuse it."""
         words = list(sys.argv[1:] if args is None else args)
         known = {word: action for action in self.arguments for word in action.option_strings}
         joined: list[str] = []
         while words:
             word = words.pop(0)
             takes_value = word in known and known[word].nargs is None and word.startswith("--")
-            if takes_value and words and words[0].startswith("-") and words[0] not in (*known, "-h", "--help", "--"):
+            if takes_value and words and words[0][:1] in ("", "-") and words[0] not in (*known, "-h", "--help", "--"):
                 word = f"{word}={words.pop(0)}"
+            if word == "":
+                self.error("an argument is empty; give a name or a path, or leave it out")
             joined.append(word)
             if word == "--":
                 joined += words

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tune_lnl.config.overrides import dataset_section, parse_overrides
 from tune_lnl.config.registry import DATASET_NAMES, DATASETS, dataset_names, dataset_options
-from tune_lnl.datasets.paths import cache_dir
+from tune_lnl.datasets.paths import cache_dir, check_data_dir
 from tune_lnl.datasets.registry import get_dataset, parse_options
 from tune_lnl.errors import CorruptDataError, InputError
 
@@ -76,6 +76,7 @@ def check_dataset(name: str, data_dir: Path | None, settings: Sequence[str] = ()
     Raises:
         InputError: unknown name or setting, or data that is absent. Damaged data is a fault in the report.
     """
+    check_data_dir(data_dir)
     dataset = get_dataset(name)
     options = parse_options(dataset_section(name, parse_overrides(settings)))
     try:
@@ -94,6 +95,7 @@ def prepare_dataset(name: str, data_dir: Path | None, settings: Sequence[str] = 
     Raises:
         InputError: unknown name or setting, or data that is absent or damaged.
     """
+    check_data_dir(data_dir)
     dataset = get_dataset(name)
     options = parse_options(dataset_section(name, parse_overrides(settings)))
     started = time.perf_counter()

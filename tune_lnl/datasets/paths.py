@@ -62,11 +62,20 @@ def find_dataset_folder(
     Raises:
         InputError: an explicit `data_dir` that is not a directory.
     """
-    if data_dir is not None and not is_folder(data_dir):
-        raise InputError(f"--data-dir must be an existing directory, got {shown(str(data_dir))}\ncheck the path")
+    check_data_dir(data_dir)
     recognise = holds_data or _is_filled_folder_called(folder)
     places = searched_folders(folder, data_dir, cache or cache_dir())
     return next((place for place in places if place.is_dir() and recognise(place)), None)
+
+
+def check_data_dir(data_dir: Path | None) -> None:
+    """Refuse an explicit data dir that is no directory, also for a dataset that needs none.
+
+    Raises:
+        InputError: it is none.
+    """
+    if data_dir is not None and not is_folder(data_dir):
+        raise InputError(f"--data-dir must be an existing directory, got {shown(str(data_dir))}\ncheck the path")
 
 
 def _is_filled_folder_called(folder: str) -> Callable[[Path], bool]:

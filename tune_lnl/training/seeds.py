@@ -28,7 +28,7 @@ from tune_lnl.config.registry import settings_type
 from tune_lnl.config.trial import PROVENANCE, SECTIONS, TrialConfig, build_config
 from tune_lnl.config.yaml import dump_yaml, read_mapping
 from tune_lnl.datasets.images.noisy import load_noisy
-from tune_lnl.datasets.paths import cache_dir
+from tune_lnl.datasets.paths import cache_dir, check_data_dir
 from tune_lnl.errors import InputError
 from tune_lnl.files import is_disk_full, replace_text
 from tune_lnl.metrics.classification import mean_and_std
@@ -269,6 +269,7 @@ def train(
         InputError: config, flags or data cannot be used; nothing is written then.
         KeyboardInterrupt: a checkpoint of the last finished epoch is written.
     """
+    check_data_dir(data_dir)
     config = local_file(config, cache_dir())
     trial = read_config(config, overrides, epochs)
     numbers = [trial.settings.seed] if seeds is None else _seeds(seeds)

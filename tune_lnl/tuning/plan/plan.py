@@ -15,6 +15,7 @@ import torch
 
 from tune_lnl.config.trial import TrialConfig
 from tune_lnl.datasets.bounds import ScoreBounds, score_bounds
+from tune_lnl.datasets.paths import check_data_dir
 from tune_lnl.steps import step
 from tune_lnl.training.classification import ClassifierConfig, ClassifierData, ClassifierTraining
 from tune_lnl.training.loop import Surroundings, check_precision
@@ -203,6 +204,7 @@ def plan_study(asked: AskedStudy, machine: Machine, measure: Measure = measure_s
     config = space.any_config()
     if not machine.nodes or resources.device == "cpu":
         check_precision(config.settings.precision, resources.device)  # the driver of a cluster need not have a GPU
+    check_data_dir(options.data_dir)
     data_dir = None if options.data_dir is None else options.data_dir.resolve()
     surroundings = Surroundings(data_dir=data_dir, device=resources.device)
     step(f"reading {config.dataset.name} ...")
