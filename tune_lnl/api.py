@@ -99,8 +99,7 @@ def run_search(
         data: your own images: a folder of class folders, or a table of paths and labels; the same as --set
             dataset.root=PATH. SPACE is then act_folder unless it is given.
         data_dir: where datasets lie (only read).
-        preset: quick, medium or full: length, number of trials and share of the data that the space names; other flags
-            go before it.
+        preset: how large the search is, as the space defines it: quick, medium or full; other flags go before it.
         resume: continue the run.
         storage: keep the study in a database, postgresql://USER@HOST/DATABASE; the password comes from
             TUNE_LNL_STORAGE_PASSWORD (default: the study is a file of the run).
@@ -109,8 +108,8 @@ def run_search(
             where there is a GPU).
         device: where trials train; auto: on the GPUs where there are any (default: auto).
         cpus_per_trial: cores per trial (default: 1, or a GPU's share of the cores).
-        sampler: tpe, random, qmc, cmaes or gp.
-        pruner: asha, hyperband, median or none.
+        sampler: how settings are proposed: tpe, random, qmc, cmaes or gp.
+        pruner: which rule stops weak trials early: asha, hyperband, median or none.
         time_budget: stop resumably after this time, exit 0.
         disk_budget: most that the run may occupy (default: 20GB).
         confirm: then train the top K again on S fresh splits, seeds and noises, and the winner on all the data; none:
@@ -173,15 +172,11 @@ def search_and_report(options: SearchOptions, console: Console) -> int:
         _tell_end(options, 130 if isinstance(error, KeyboardInterrupt) else 1, console)
         raise
     run = run_name(options)
-    if code != EXIT_CODES["interrupted"] or _has_begun(options):
+    root = local_folder(options.results_dir) / run
+    if code != EXIT_CODES["interrupted"] or any(root.glob("run.yaml")) or any(root.glob("*/run.yaml")):
         report_after_search(run, options.results_dir, console)
     _tell_end(options, code, console)
     return code
-
-
-def _has_begun(options: SearchOptions) -> bool:
-    root = local_folder(options.results_dir) / run_name(options)
-    return any(root.glob("run.yaml")) or any(root.glob("*/run.yaml"))
 
 
 def _tell_end(options: SearchOptions, code: int, console: Console) -> None:

@@ -137,7 +137,7 @@ class ObjectFolder:
         return {
             info.path[skipped:]: Stored(info.size, info.mtime_ns or 0)
             for info in found
-            if info.type == fs.FileType.File and not _is_half_written(info.path)
+            if info.type == fs.FileType.File and not PurePosixPath(info.path).name.startswith(HALF_WRITTEN)
         }
 
     def delete(self, key: str, patience: float = PATIENCE) -> None:
@@ -246,10 +246,6 @@ def local_file(place: str | Path, cache: Path) -> Path:
 
 
 HALF_WRITTEN = ".writing-"
-
-
-def _is_half_written(path: str) -> bool:
-    return path.rpartition("/")[2].startswith(HALF_WRITTEN)
 
 
 def for_all(keys: Iterable[str], action: Callable[[str], None]) -> None:

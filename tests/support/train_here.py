@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from toy_runs import run_locally
 
-from tune_lnl.tuning.confirm.stage import confirm
+from tune_lnl.tuning.confirm.stage import Trainer, confirm
 from tune_lnl.tuning.engine.listener import Listener
 from tune_lnl.tuning.engine.messages import Job, StopReason, WorkerReport
 from tune_lnl.tuning.engine.session import Session
@@ -55,7 +55,7 @@ class Here:
 
     def confirm(self, request: ConfirmRequest, run: Run) -> Confirmation | StopReason:
         output = Console(write=self.said.append)
-        return confirm(self.plan, request, run, output, self.train, room=lambda: 1)
+        return confirm(self.plan, request, run, output, Trainer(self.train, room=lambda: 1))
 
     def confirmed(self, request: ConfirmRequest, run: Run) -> Confirmation:
         found = self.confirm(request, run)

@@ -13,7 +13,7 @@ from tune_lnl.config.yaml import dump_yaml
 from tune_lnl.errors import InputError
 from tune_lnl.files import is_disk_full
 from tune_lnl.object_storage import StorageError
-from tune_lnl.tuning.confirm.stage import ConfirmError, confirm, race
+from tune_lnl.tuning.confirm.stage import ConfirmError, Trainer, confirm, race
 from tune_lnl.tuning.engine.awake import awake
 from tune_lnl.tuning.engine.joining import joined
 from tune_lnl.tuning.engine.listeners import Checkpoints, StopFlag, Tables
@@ -122,7 +122,10 @@ def run_plan(plan: Plan, resume: bool, console: Console, runner: Runner) -> Outc
             if is_disk_full(error):
                 console(_disk_full(plan))
             elif not plan.files.settings.exists():
-                console(_folder_gone(plan))
+                console(
+                    f"stopped: {plan.files.root} was deleted or renamed while the search ran; put it back, then:\n  "
+                    f"{plan.resume_command()}"
+                )
             else:
                 _report_bug(error, plan, console)
                 raise
@@ -291,13 +294,6 @@ def _disk_full(plan: Plan) -> str:
     return f"stopped: the disk of {plan.files.root} is full; make room, then:\n  {plan.resume_command()}"
 
 
-def _folder_gone(plan: Plan) -> str:
-    return (
-        f"stopped: {plan.files.root} was deleted or renamed while the search ran; put it back, then:\n  "
-        f"{plan.resume_command()}"
-    )
-
-
 def _train_again(plan: Plan, run: Run, deadline: float | None, console: Console, runner: Runner) -> Outcome:
     """Train the best configs of a finished search again: the race, or the confirmation that was asked for."""
     request = plan.options.confirm
@@ -308,29 +304,13 @@ def _train_again(plan: Plan, run: Run, deadline: float | None, console: Console,
     def train(session: Session, job_of: JobOf) -> None:
         carry_out(plan, session, job_of, runner, console)
 
+    trainer = Trainer(train, runner.room, runner.working_folder, deadline)
     found: Confirmation | StopReason | None
     try:
         if isinstance(request, ConfirmRequest):
-            found = confirm(
-                plan,
-                request,
-                run,
-                console,
-                train,
-                room=runner.room,
-                working_folder=runner.working_folder,
-                deadline=deadline,
-            )
+            found = confirm(plan, request, run, console, trainer)
         else:
-            found = race(
-                plan,
-                run,
-                console,
-                train,
-                room=runner.room,
-                working_folder=runner.working_folder,
-                deadline=deadline,
-            )
+            found = race(plan, run, console, trainer)
     except ConfirmError as error:
         found, reason = "failing", f"stopped: {error}"
     else:

@@ -14,7 +14,7 @@ from train_here import Here
 
 from tune_lnl.tuning.confirm.likely import Likely, coordinates, without_collapsed
 from tune_lnl.tuning.confirm.race import Prior, affordable, entrants, hopeful, next_round, stand
-from tune_lnl.tuning.confirm.stage import race
+from tune_lnl.tuning.confirm.stage import Trainer, race
 from tune_lnl.tuning.monitor.console import Console
 from tune_lnl.tuning.plan.plan import Plan
 from tune_lnl.tuning.runs.answer import Answer
@@ -156,7 +156,7 @@ def plan(tmp_path: Path) -> Plan:
 
 def run_race(plan: Plan, here: Here) -> object:
     run = load_run(plan.files.root)
-    return race(plan, run, Console(write=here.said.append), here.train, room=lambda: 1)
+    return race(plan, run, Console(write=here.said.append), Trainer(here.train, room=lambda: 1))
 
 
 @pytest.mark.slow

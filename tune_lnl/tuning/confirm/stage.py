@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from tune_lnl.config.trial import PROVENANCE
 from tune_lnl.config.yaml import dump_yaml
@@ -36,12 +36,22 @@ from tune_lnl.tuning.runs.location import nearby
 from tune_lnl.tuning.runs.rows import TrialRow
 from tune_lnl.tuning.runs.run import Run
 
-Train = Callable[[Session, JobOf], None]
-"""Trains the jobs of a session until it is finished or stopped."""
-
-
 Z95 = 1.959964
 """The normal distribution's 97.5% point."""
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """How and for how long replicates are trained."""
+
+    train: Callable[[Session, JobOf], None]
+    """Trains the jobs of a session until it is finished or stopped."""
+    room: Callable[[], int]
+    """Gives the number of trainings that may run at once."""
+    working_folder: str | None = None
+    """Where workers are to run; ``None``: they start in the driver's."""
+    deadline: float | None = None
+    """When the time budget ends, in seconds of :data:`tune_lnl.tuning.engine.awake.awake`."""
 
 
 class ConfirmError(RuntimeError):
@@ -49,24 +59,11 @@ class ConfirmError(RuntimeError):
 
 
 def confirm(
-    plan: Plan,
-    request: ConfirmRequest,
-    run: Run,
-    output: Output,
-    train: Train,
-    *,
-    room: Callable[[], int],
-    working_folder: str | None = None,
-    deadline: float | None = None,
+    plan: Plan, request: ConfirmRequest, run: Run, output: Output, trainer: Trainer
 ) -> Confirmation | StopReason:
     """Confirm the best trials of a finished search, or continue to do so.
 
     Writes ``confirm.yaml``, ``confirmed.yaml`` and ``confirm/``, and prints the comparison.
-
-    Args:
-        room: gives the number of trainings that may run at once.
-        working_folder: where workers are to run; ``None``: they start in the driver's.
-        deadline: when the time budget ends, in seconds of :data:`tune_lnl.tuning.engine.awake.awake`.
 
     Returns:
         the reason of the stop if it was stopped.
@@ -101,7 +98,7 @@ def confirm(
         for row in rows
         for index in range(request.replicates)
     ]
-    replicates = _train_rounds(plan, first, winner_on_all_data, output, train, room, working_folder, deadline)
+    replicates = _train_rounds(plan, first, winner_on_all_data, output, trainer)
     if not isinstance(replicates, Replicates):
         return replicates
     assert found is not None
@@ -111,22 +108,10 @@ def confirm(
     return _finish(run, row, replicates.results[f"{row.number:03d}-all"], found, output)
 
 
-def race(
-    plan: Plan,
-    run: Run,
-    output: Output,
-    train: Train,
-    *,
-    room: Callable[[], int],
-    working_folder: str | None = None,
-    deadline: float | None = None,
-) -> Confirmation | StopReason | None:
+def race(plan: Plan, run: Run, output: Output, trainer: Trainer) -> Confirmation | StopReason | None:
     """Train the few best configs of a finished search and the published setting again, or continue to do so.
 
     Writes ``replicates.yaml``, ``replicates.parquet`` and ``confirm/``, and prints the standing.
-
-    Args:
-        room, working_folder, deadline: as for :func:`confirm`.
 
     Returns:
         ``None`` where the search is too small to afford it; the reason of the stop if it was stopped.
@@ -181,7 +166,7 @@ def race(
     first = next_replicates({})
     if not first:
         return None
-    stopped = _train_rounds(plan, first, next_replicates, output, train, room, working_folder, deadline)
+    stopped = _train_rounds(plan, first, next_replicates, output, trainer)
     if not isinstance(stopped, Replicates):
         return stopped
     found = _standing(run, rows, stand(prior, _values(run, results, sign), published), results, len(complete))
@@ -243,10 +228,7 @@ def _train_rounds(
     first: Sequence[Replicate],
     follow_up: Callable[[Mapping[str, Result]], Sequence[Replicate]],
     output: Output,
-    train: Train,
-    room: Callable[[], int],
-    working_folder: str | None,
-    deadline: float | None,
+    trainer: Trainer,
 ) -> Replicates | StopReason:
     """Train rounds of replicates until there is no further one; return them, or the reason of the stop."""
     replicates = Replicates(
@@ -255,19 +237,19 @@ def _train_rounds(
         follow_up,
         on_error=lambda: session.stop("failing"),
         tell=output.tell,
-        working_folder=working_folder,
+        working_folder=trainer.working_folder,
     )
     session = Session(
         replicates,
         jobs=replicates.total,
         epochs=plan.space.epochs,
-        concurrent=room,
-        deadline=deadline,
+        concurrent=trainer.room,
+        deadline=trainer.deadline,
         listeners=[StopFlag(plan.files), replicates],
     )
     if replicates.total():
         output.tell(f"training again: {replicates.total()} trainings to do, {len(replicates.results)} done")
-        train(session, replicates.job)
+        trainer.train(session, replicates.job)
     # After an interruption a failed training is repeated when the run is resumed: its error may be due to the stop.
     if replicates.error is not None and session.stop_reason in (None, "failing"):
         raise ConfirmError(replicates.error)

@@ -6,7 +6,6 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from tune_lnl.config.trial import TrialConfig
 from tune_lnl.config.yaml import dump_yaml
 from tune_lnl.errors import InputError
 from tune_lnl.tuning.engine.messages import QuietOutput
@@ -78,13 +77,15 @@ def _describe_plan(plan: Plan, cost: Cost) -> str:
     space = plan.space
     config = first_config(plan)
     sections = space.to_dict()
+    plans = config.settings.plans()
+    rates = ", ".join(f"{name} {values[0]:.4g} to {values[-1]:.4g}" for name, values in plans.items())
     lines = [
         f"# search {plan.run}: {space.source}" + (f", condition {space.condition}" if space.condition else ""),
         dump_yaml(sections).rstrip(),
         "",
         f"# trial 0: {'the first start point' if space.start else 'every range at its low end'}, complete",
         *(f"#   {name}: {value}" for name, value in config.flat().items()),
-        f"# learning rates, first and last epoch: {_ends(config)}",
+        f"# learning rates, first and last epoch: {rates}",
         f"# trials are compared {comparisons(space.budget.pruner, plan.rungs)}",
         f"# resources: {plan.resources}, device {plan.resources.device}",
         *([] if plan.bounds is None else [f"# {plan.bounds.sentence()}"]),
@@ -109,8 +110,3 @@ def _confirmation(plan: Plan, cost: Cost) -> list[str]:
         f"# the confirmation: the top {top} on {replicates} fresh replicates each, then the winner on all the data: "
         f"{plan.options.confirm.trainings} full trainings, about {duration(cost.confirm_seconds)}"
     ]
-
-
-def _ends(config: TrialConfig) -> str:
-    plans = config.settings.plans()
-    return ", ".join(f"{name} {values[0]:.4g} to {values[-1]:.4g}" for name, values in plans.items())

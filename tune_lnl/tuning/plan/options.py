@@ -220,8 +220,7 @@ class SearchOptions:
     )
     preset: str | None = _option(
         "--preset",
-        "quick, medium or full: length, number of trials and share of the data that the space names; other flags "
-        "go before it",
+        "how large the search is, as the space defines it: quick, medium or full; other flags go before it",
         metavar="NAME",
         stored="space",
         same_on_resume=True,
@@ -264,10 +263,18 @@ class SearchOptions:
         accepts="float | str",
     )
     sampler: str | None = _option(
-        "--sampler", "tpe, random, qmc, cmaes or gp", metavar="NAME", stored="space.budget.sampler", same_on_resume=True
+        "--sampler",
+        "how settings are proposed: tpe, random, qmc, cmaes or gp",
+        metavar="NAME",
+        stored="space.budget.sampler",
+        same_on_resume=True,
     )
     pruner: str | None = _option(
-        "--pruner", "asha, hyperband, median or none", metavar="NAME", stored="space.budget.pruner", same_on_resume=True
+        "--pruner",
+        "which rule stops weak trials early: asha, hyperband, median or none",
+        metavar="NAME",
+        stored="space.budget.pruner",
+        same_on_resume=True,
     )
     time_budget: float | None = _option(
         "--time-budget", "stop resumably after this time, exit 0", metavar="2h", read=read_seconds

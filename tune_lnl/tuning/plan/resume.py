@@ -11,7 +11,7 @@ from tune_lnl.errors import InputError, damage_refused
 from tune_lnl.tuning.plan.options import FLAGS
 from tune_lnl.tuning.plan.values import TrialCount
 from tune_lnl.tuning.study.place import StudyPlace
-from tune_lnl.tuning.study.trials import FrozenTrial, TrialState, is_own
+from tune_lnl.tuning.study.trials import TrialState, is_own
 
 
 def total_trials(asked: TrialCount | None, stored: Mapping[str, Any], place: StudyPlace) -> int:
@@ -33,19 +33,17 @@ def total_trials(asked: TrialCount | None, stored: Mapping[str, Any], place: Stu
         return before + asked.number
     total = asked.number
     if total < before:
-        begun = sum(_has_begun(trial) for trial in place.read_trials())
+        # A trial that is to continue waits, with its reports.
+        begun = sum(
+            is_own(trial) and (trial.state != TrialState.WAITING or bool(trial.intermediate_values))
+            for trial in place.read_trials()
+        )
         if total < begun:
             raise InputError(
                 f"--trials {total} is the total, and this run has begun {begun} trials; leave the flag out to finish "
                 f"its {before}, or give {begun} or more, or +N for N more"
             )
     return total
-
-
-def _has_begun(trial: FrozenTrial) -> bool:
-    """Return whether this run has trained the trial; one that is to continue waits, with its reports."""
-    own = is_own(trial)
-    return own and (trial.state != TrialState.WAITING or bool(trial.intermediate_values))
 
 
 def require_same_search(stored: Mapping[str, Any], own: Mapping[str, Any]) -> None:

@@ -182,14 +182,10 @@ def first_difference(other: Run, space: SearchSpace, fingerprints: Mapping[str, 
     # The length first: if it differs, other settings were scaled with it.
     for name in dict.fromkeys(["epochs", *before, *now]):
         if before.get(name) != now.get(name):
-            return _unequal(name, before.get(name), now.get(name))
+            return f"{name} is {_short(before.get(name))} there, {_short(now.get(name))} here"
     if theirs.parameters.keys() != ours.parameters.keys():
         return f"it searches {', '.join(theirs.parameters)}, this one {', '.join(ours.parameters)}"
     return None
-
-
-def _unequal(name: str, theirs: Any, ours: Any) -> str:
-    return f"{name} is {_short(theirs)} there, {_short(ours)} here"
 
 
 def _short(value: Any) -> str:

@@ -80,7 +80,11 @@ def published_trial(rows: Sequence[TrialRow], published: Mapping[str, Any] | Non
     """Return the first trial at the published setting; ``None`` where there is none."""
     if published is None:
         return None
-    at = [row for row in rows if _is_at(row.params, published)]
+    at = [
+        row
+        for row in rows
+        if all(name in row.params and _equal(row.params[name], value) for name, value in published.items())
+    ]
     return min(at, key=lambda row: row.number, default=None)
 
 
@@ -97,10 +101,6 @@ def is_distinguishable(highest: TrialRow, start: TrialRow, others: int) -> bool:
     error = math.hypot(highest.standard_error or 0.0, start.standard_error or 0.0)
     ahead = abs((highest.value or 0.0) - (start.value or 0.0))
     return ahead > NormalDist().inv_cdf(1.0 - ALPHA / others) * error
-
-
-def _is_at(params: Mapping[str, Any], point: Mapping[str, Any]) -> bool:
-    return all(name in params and _equal(params[name], value) for name, value in point.items())
 
 
 def _equal(one: Any, other: Any) -> bool:

@@ -5,7 +5,7 @@ The first is of the race that a search ends with by default, the second of ``--c
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -131,7 +131,8 @@ class Confirmation:
         alike = self.indistinguishable
         if not alike:
             return f"trial {self.winner} is better than each of the others"
-        return f"trial {self.winner} comes first, and is not distinguishable from {_trials(alike)}"
+        others = ("trial " if len(alike) == 1 else "trials ") + ", ".join(map(str, alike))
+        return f"trial {self.winner} comes first, and is not distinguishable from {others}"
 
     def lines(self) -> list[str]:
         """Return the lines of the table for a console."""
@@ -177,10 +178,6 @@ def _candidate_from(row: Mapping[str, Any]) -> Candidate:
         p_holm=row["p_holm"],
         better=row.get("better"),
     )
-
-
-def _trials(numbers: Sequence[int]) -> str:
-    return ("trial " if len(numbers) == 1 else "trials ") + ", ".join(map(str, numbers))
 
 
 def read_confirmation(files: RunFiles) -> Confirmation | None:

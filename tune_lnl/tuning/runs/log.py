@@ -81,9 +81,6 @@ def _read_from(path: Path, offset: int, to_the_end: bool) -> tuple[list[str], in
         new = file.read()
     if not to_the_end:
         new = new[: new.rfind(b"\n") + 1]
-    return ([_shown(new.decode("utf-8", errors="replace"))] if new else []), offset + len(new)
-
-
-def _shown(text: str) -> str:
-    """Leave out the test metrics in a log of an earlier version: they are for the end, and for files of their own."""
-    return re.sub(r" test_\w+=\S+", "", text)
+    # Logs of earlier versions hold test metrics, which are for the end, and for files of their own.
+    shown = re.sub(r" test_\w+=\S+", "", new.decode("utf-8", errors="replace"))
+    return ([shown] if new else []), offset + len(new)

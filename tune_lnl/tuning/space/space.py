@@ -320,7 +320,11 @@ def _start_points(
 
 def _check_corners(space: SearchSpace) -> None:
     """Check that every extreme is a valid config, and that no searched setting is without effect in all of them."""
-    _check_fixed(space)
+    # What both ends of the ranges complain of comes from a fixed setting, not from a range.
+    (_, lows), (_, highs) = islice(space.corners(), 2)
+    complaint = _complaint(space, lows)
+    if complaint is not None and complaint == _complaint(space, highs):
+        raise InputError(complaint)
     dead: dict[str, str] | None = None
     for where, values in space.corners():
         here = _config_at(space, where, values).settings.dead()
@@ -330,14 +334,6 @@ def _check_corners(space: SearchSpace) -> None:
             raise InputError(
                 f"{space.source}: search.{name} would change nothing: {why}; fix {name} or change that setting"
             )
-
-
-def _check_fixed(space: SearchSpace) -> None:
-    """Raise an error that both ends of the ranges have in common: it comes from a fixed setting, not from a range."""
-    (_, lows), (_, highs) = islice(space.corners(), 2)
-    complaint = _complaint(space, lows)
-    if complaint is not None and complaint == _complaint(space, highs):
-        raise InputError(complaint)
 
 
 def _complaint(space: SearchSpace, values: Mapping[str, Any]) -> str | None:

@@ -197,7 +197,8 @@ class TriedPoints:
         self._searched = searched
         self.choices = np.array([isinstance(range_, CategoricalDistribution) for range_ in searched.values()])
         """(axes,) bool."""
-        self._tolerance = np.array([NEAR if _is_continuous(range_) else 1e-9 for range_ in searched.values()])
+        continuous = [isinstance(each, FloatDistribution) and each.step is None for each in searched.values()]
+        self._tolerance = np.where(continuous, NEAR, 1e-9)
         self._numbers: list[int] = []
         self._known: set[int] = set()
         self._rows = np.empty((0, len(searched)))
@@ -258,10 +259,6 @@ def scaled(value: Any, distribution: BaseDistribution) -> float:
     if distribution.log:
         return math.log(value / low) / math.log(high / low)
     return (float(value) - low) / (high - low)
-
-
-def _is_continuous(distribution: BaseDistribution) -> bool:
-    return isinstance(distribution, FloatDistribution) and distribution.step is None
 
 
 # ---- what TPE sees
