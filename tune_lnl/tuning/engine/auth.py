@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from tune_lnl.tuning.engine.environment import environment_restored
+
 TOKEN, TOKEN_PATH, MODE = "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"
 DEFAULT_PATH = "~/.ray/auth_token"
 LOOPBACK = "127.0.0.1"
@@ -78,27 +80,23 @@ def private_token(folder: Path, tell: Callable[[str], None], reread: Callable[[]
     """
     for path in {token_place(), DEFAULT_PATH}:
         make_private(Path(path).expanduser(), tell)
-    before = {name: os.environ.get(name) for name in (TOKEN_PATH, MODE)}
-    if os.environ.get(MODE, "").lower() == "disabled":
-        tell(
-            f"warning: {MODE}=disabled: every user of this machine can run code as you while this search runs; unset it"
-        )
-    else:
-        os.environ[MODE] = "token"
-        if not os.environ.get(TOKEN) and not os.environ.get(TOKEN_PATH):
-            own = folder / "token"
-            own.touch(mode=0o600, exist_ok=False)
-            own.write_text(secrets.token_hex(32), encoding="ascii")
-            os.environ[TOKEN_PATH] = str(own)
-    reread()
     try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
+        with environment_restored(TOKEN_PATH, MODE):
+            if os.environ.get(MODE, "").lower() == "disabled":
+                tell(
+                    f"warning: {MODE}=disabled: every user of this machine can run code as you while this search runs; "
+                    "unset it"
+                )
             else:
-                os.environ[name] = value
+                os.environ[MODE] = "token"
+                if not os.environ.get(TOKEN) and not os.environ.get(TOKEN_PATH):
+                    own = folder / "token"
+                    own.touch(mode=0o600, exist_ok=False)
+                    own.write_text(secrets.token_hex(32), encoding="ascii")
+                    os.environ[TOKEN_PATH] = str(own)
+            reread()
+            yield
+    finally:
         reread()
 
 

@@ -19,6 +19,8 @@ from ray.job_config import JobConfig
 from ray.tune.experiment import Trial
 from ray.tune.progress_reporter import TrialProgressCallback
 
+from tune_lnl.tuning.engine.environment import environment_restored
+
 JOB_CONFIG_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Ray's job supervisor sets it for the process of a submitted job; Ray documents neither name nor content."""
 AUTH_VARIABLE = "RAY_AUTH_MODE"
@@ -129,17 +131,14 @@ def _on_loopback() -> Iterator[None]:
     interface, and ``ray.init`` replaces a loopback address that it is given by one of the network. The variable is for
     the processes that Ray starts; the constant was read from it when this process imported Ray.
     """
-    before = ray_constants.ENABLE_RAY_CLUSTER, os.environ.get(LOOPBACK_VARIABLE)
+    before = ray_constants.ENABLE_RAY_CLUSTER
     ray_constants.ENABLE_RAY_CLUSTER = False
-    os.environ[LOOPBACK_VARIABLE] = "0"
     try:
-        yield
+        with environment_restored(LOOPBACK_VARIABLE):
+            os.environ[LOOPBACK_VARIABLE] = "0"
+            yield
     finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before[0]
-        if before[1] is None:
-            del os.environ[LOOPBACK_VARIABLE]
-        else:
-            os.environ[LOOPBACK_VARIABLE] = before[1]
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def cluster_of_this_machine() -> str | None:

@@ -24,6 +24,7 @@ import psutil
 import ray
 
 from tune_lnl.errors import InputError, first_line
+from tune_lnl.tuning.engine.environment import environment_restored
 from tune_lnl.tuning.engine.ray_compat import read_environment_again, start_local
 
 logger = logging.getLogger(__name__)
@@ -103,8 +104,7 @@ def _attempted(start: Callable[[int], Any], failure: str, tell: Callable[[str], 
         InputError, RayStartError: from ``start``; no further attempt would change it.
         RayStartError: with the reason, for everything else that Ray raised in the last attempt.
     """
-    given = {name: os.environ.get(name) for name in STEP_SECONDS}
-    try:
+    with environment_restored(*STEP_SECONDS) as given:
         for attempt in range(ATTEMPTS):
             for name, seconds in STEP_SECONDS.items():
                 os.environ[name] = given[name] or str(seconds << attempt)
@@ -120,12 +120,6 @@ def _attempted(start: Callable[[int], Any], failure: str, tell: Callable[[str], 
                     raise RayStartError(reason) from error
                 tell(f"  {reason}; trying again")
                 time.sleep(PAUSE_SECONDS * 2**attempt)
-    finally:
-        for name, value in given.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
     raise AssertionError("the last attempt returns or raises")
 
 
