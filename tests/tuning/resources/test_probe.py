@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import replace
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,19 @@ import torch
 
 from tune_lnl.config.trial import build_config
 from tune_lnl.training.act import ActTraining
+from tune_lnl.training.failures import OUT_OF_MEMORY
 from tune_lnl.tuning.resources import probe as probing
-from tune_lnl.tuning.resources.probe import Answer, MeasuredTrial, Task, gpus_here, list_gpus, process_memory, serve
+from tune_lnl.tuning.resources.probe import (
+    Answer,
+    MeasuredTrial,
+    Probe,
+    ProbeError,
+    Task,
+    gpus_here,
+    list_gpus,
+    process_memory,
+    serve,
+)
 
 MB, GB = 10**6, 10**9
 
@@ -129,6 +141,25 @@ def test_any_other_failure_is_one_with_its_place(monkeypatch: pytest.MonkeyPatch
     (answer,) = answers(task())
     assert answer.failure == "bug"
     assert answer.message.startswith("ZeroDivisionError: by zero (test_probe.py:")
+
+
+def test_a_process_that_the_system_kills_ran_out_of_memory() -> None:
+    probe = Probe(task())
+    (process,) = active_children()
+    process.kill()
+    assert probe.answer() == Answer(failure=OUT_OF_MEMORY)
+    probe.ask(1, 0.0)  # nothing reads it
+    probe.stop()
+
+
+def test_a_process_that_ends_before_it_answers() -> None:
+    probe = Probe(task())
+    (process,) = active_children()
+    process.terminate()
+    with pytest.raises(ProbeError, match="ended with exit code -15 before it answered"):
+        probe.answer()
+    probe.stop()
+    assert not active_children()
 
 
 def test_memory_of_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
