@@ -18,6 +18,7 @@ def door(prog: str = "python -m tune_lnl.door") -> Parser:
     parser = Parser(prog=prog, description="A door.")
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--mode", choices=["a", "b"])
+    parser.add_argument("--output", type=Path)
     return parser
 
 
@@ -29,6 +30,10 @@ def door(prog: str = "python -m tune_lnl.door") -> Parser:
         (["--mode", "c"], "argument --mode: invalid choice: 'c'"),
         (["more"], "unrecognized arguments: more"),
         ([""], "an argument is empty"),
+        (
+            ["--output", "s3://b/x?sig=secret#secret"],
+            "argument --output: a path on this machine is needed, got 's3://b/x?sig=***#***'",
+        ),
     ],
 )
 def test_a_bad_flag_ends_with_two_lines_and_2(argv: list[str], why: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -170,11 +170,14 @@ def test_what_cannot_be_judged_is_refused(root: Path, tmp_path: Path, capsys: py
     old = shutil.copytree(OLD, tmp_path / "old")
     taken = tmp_path / "taken.csv"
     taken.touch()
+    link = tmp_path / "link.csv"
+    link.symlink_to(tmp_path / "nowhere")
     refusals: list[tuple[list[str], str]] = [
         ([str(old)], "two complete trials with held-out predictions are needed.*version 0.1.0"),
         ([str(root), "--images", "0"], "--images is at least 1, got 0"),
         ([str(root), "--images", "100000"], "give at most"),
         ([str(root), "--form", str(taken)], "exists already"),
+        ([str(root), "--form", str(link)], "exists already"),
         ([str(root), "--answers", str(tmp_path / "none.csv")], "cannot be read"),
         (["no-such-run", "--results-dir", str(tmp_path)], "no run"),
     ]

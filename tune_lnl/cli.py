@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 from tune_lnl.bugs import unexpected
 from tune_lnl.errors import InputError, closest, shown
 from tune_lnl.files import is_disk_full
+from tune_lnl.object_storage import masked
 from tune_lnl.steps import step
 from tune_lnl.tuning.plan.options import FLAGS, SearchOptions
 from tune_lnl.version import __version__
@@ -94,6 +95,8 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(joined, namespace)
 
     def add_argument(self, *words: Any, **details: Any) -> argparse.Action:
+        if details.get("type") is Path:
+            details["type"] = _local_path
         action = super().add_argument(*words, **details)
         self.arguments.append(action)
         return action
@@ -175,6 +178,12 @@ def open_page(page: Path | str) -> None:
         opened = False
     if not opened:
         print(f"no browser could be opened; open it yourself: {page}", file=sys.stderr)
+
+
+def _local_path(text: str) -> Path:
+    if "://" in text:
+        raise argparse.ArgumentTypeError(f"a path on this machine is needed, got {masked(text)!r}")
+    return Path(text)
 
 
 def guarded(main: Main) -> Callable[..., int]:

@@ -377,4 +377,4 @@ def masked(url: str) -> str:
         f"{name}={'***' if SECRET.search(name) else value}"
         for name, value in parse_qsl(parts.query, keep_blank_values=True)
     )
-    return urlunsplit(parts._replace(netloc=place, query=query))
+    return urlunsplit(parts._replace(netloc=place, query=query, fragment="***" if parts.fragment else ""))

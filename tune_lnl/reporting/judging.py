@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 from collections.abc import Callable, Sequence
@@ -198,8 +199,9 @@ def _seed(run: Run) -> int:
 
 
 def _require_new(path: Path) -> None:
-    if path.exists() or not path.absolute().parent.is_dir():
-        rule = "exists already" if path.exists() else "lies in no existing folder"
+    exists = os.path.lexists(path)  # a link, too, wherever it leads
+    if exists or not path.absolute().parent.is_dir():
+        rule = "exists already" if exists else "lies in no existing folder"
         raise InputError(f"--form names a new file, and {path} {rule}; name another")
 
 
