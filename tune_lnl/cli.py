@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import errno
 import functools
 import io
@@ -32,6 +33,7 @@ def whole(text: str) -> int:
 
 
 whole.__name__ = "int"  # in argparse's messages
+IN_ASCII = {"±": "+-", "–": "-", "…": "...", "×": "x", "→": "->"}
 UNUSABLE = (
     *(errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR),
     *(errno.EACCES, errno.EPERM, errno.EROFS),
@@ -256,7 +258,14 @@ def _heed_no_more_interruptions() -> None:
 
 
 def _print_any_character() -> None:
-    """Escape characters that the console's encoding lacks, in place of an error in the middle of a search."""
+    """Write characters that the console's encoding lacks in ASCII, in place of an error in the middle of a search."""
+    codecs.register_error("tune_lnl.ascii", _in_ascii)
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
-            stream.reconfigure(errors="backslashreplace")
+        if isinstance(stream, io.TextIOWrapper) and (stream.errors == "strict" or "utf" not in stream.encoding.lower()):
+            stream.reconfigure(errors="tune_lnl.ascii")
+
+
+def _in_ascii(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    signs = error.object[error.start : error.end]
+    return "".join(IN_ASCII.get(sign) or ascii(sign)[1:-1] for sign in signs), error.end

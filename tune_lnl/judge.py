@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from tune_lnl.cli import Parser, guarded, printed, whole
+from tune_lnl.cli import Parser, guarded, open_page, printed, whole
 from tune_lnl.steps import shown_steps
 from tune_lnl.tuning.runs.finding import refuse_unknown
 
@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
             arguments.form,
             arguments.answers,
             arguments.data_dir,
-            arguments.open,
+            open_page if arguments.open else None,
         )
         judge(options, printed)
     return 0

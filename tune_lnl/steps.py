@@ -80,7 +80,7 @@ def _own(stream: TextIO) -> TextIO:
         number = os.dup(stream.fileno())
     except (OSError, ValueError):  # a stream in memory
         return stream
-    return os.fdopen(number, "w", encoding=stream.encoding, errors="backslashreplace")
+    return os.fdopen(number, "w", encoding=stream.encoding, errors=stream.errors)
 
 
 class _Lines(logging.Handler):

@@ -55,7 +55,7 @@ class JudgeOptions:
         form: write a form there and end.
         answers: read the answers from there.
         data_dir: where the dataset lies; None: where the search found it.
-        open: show the page in a browser.
+        open: shows an address in a browser; None: none is opened.
     """
 
     run: str
@@ -64,7 +64,7 @@ class JudgeOptions:
     form: Path | None = None
     answers: Path | None = None
     data_dir: Path | None = None
-    open: bool = False
+    open: Callable[[str], None] | None = None
 
     @property
     def command(self) -> str:
@@ -259,9 +259,7 @@ def _serve(
         say(f"  {url}")
         say(f"every answer is saved at once in {nearby(run.files.judged)}; Ctrl-C ends and keeps them")
         if options.open:
-            import webbrowser
-
-            webbrowser.open(url)
+            options.open(url)
         try:
             page.wait()
         except KeyboardInterrupt:

@@ -57,7 +57,7 @@ def label_page(table: LabelTable, run: str, file: str, written: datetime, advice
         lines=[
             *(f"{line[:1].upper()}{line[1:]}." for line in (*evidence_lines(table), *advice)),
             f"{found:,} of {len(table):,} labels are called wrong and {unsure:,} are unsure, by the best config of "
-            f"{run}. Of each given label the most suspicious images are shown; all are in {file}. "
+            f"{run}. Of each given label the most suspicious images are shown; all are in {file}.",
             f"Written {written:%Y-%m-%d %H:%M}.",
         ],
         overview=_overview(table),

@@ -55,6 +55,8 @@ SERIES = (("complete", "solid", "circle"), ("best", "dash", "square"), ("running
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', sans-serif"
 FEW = 13
 """Whole numbers on an axis, up to which each is written."""
+TWO_AND_FIVE = 2.3
+"""Decades of an axis, up to which the 2 and the 5 of each are written: more overlap on a phone."""
 HEIGHT = 380
 """Pixels of a picture that does not say otherwise."""
 
@@ -109,7 +111,7 @@ class Axis:
         elif self.low is not None and self.high is not None:
             made["range"] = self._range(self.low, self.high)
         if self.log:
-            made |= {"type": "log", "dtick": "D2" if self._decades() < 3 else 1, "exponentformat": "power"}
+            made |= {"type": "log", "dtick": "D2" if self._decades() < TWO_AND_FIVE else 1, "exponentformat": "power"}
             made["tickformat"] = "~g"
         elif self.whole:
             made |= {"tickformat": "d", "dtick": self.step}

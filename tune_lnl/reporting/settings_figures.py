@@ -91,7 +91,7 @@ def slice_figures(view: RunView) -> list[Figure]:
         values = [trial.config.get(name) for trial in trials]
         if name in view.run.space.parameters or len(set(values)) < 2 or not all(_is_number(value) for value in values):
             continue
-        axis = Axis(log="lr" in name, whole="lr" not in name)
+        axis = Axis(log="lr" in name, whole="lr" not in name, low=min(values), high=max(values))
         figures.append(_slice(view, name, axis, lambda trial, name=name: trial.config[name]))  # type: ignore[misc]
     return figures
 
@@ -217,9 +217,6 @@ def lr_map(view: RunView) -> Figure | None:
         line={"color": colour("soft"), "width": 1.5, "dash": "dash"},
         hoverinfo="skip",
     )
-    axis = Axis(log=True)
-    x = [trial.config["lr"] for trial in trials]
-    y = [trial.config["lr1"] for trial in trials]
     return Figure(
         key="lr-map",
         title="Map of the two learning rates",
@@ -227,18 +224,18 @@ def lr_map(view: RunView) -> Figure | None:
         plot=picture(
             [equal, *marks(view, trials, lambda trial: trial.config["lr"], lambda trial: trial.config["lr1"])],
             height=460,
-            xaxis=axis.settings("lr (reported network)") | {"range": _log_range(x)},
-            yaxis=axis.settings("lr1 (companion)") | {"range": _log_range(y)},
+            xaxis=_rates("lr (reported network)", [trial.config["lr"] for trial in trials]),
+            yaxis=_rates("lr1 (companion)", [trial.config["lr1"] for trial in trials]),
         ),
         table=Table(["lr", "lr1", "lr1 / lr", view.metric_label, "trial", "state"], rows, "Value by lr and lr1"),
         notes=["lr drives the reported network, lr1 its companion."],
     )
 
 
-def _log_range(values: Sequence[float]) -> list[float]:
+def _rates(title: str, values: Sequence[float]) -> dict[str, Any]:
     low, high = math.log10(min(values)), math.log10(max(values))
     room = 0.08 * (high - low) or 0.3
-    return [low - room, high + room]
+    return Axis(log=True, low=min(values), high=max(values)).settings(title) | {"range": [low - room, high + room]}
 
 
 def _lr_takeaway(view: RunView) -> str:

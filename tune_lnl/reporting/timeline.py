@@ -14,6 +14,8 @@ from tune_lnl.wording import STATES, counted, duration
 
 PATTERNS = {"COMPLETE": "", "PRUNED": "/", "FAIL": "x", "RUNNING": ".", "WAITING": "-"}
 """Of the bars: states differ in more than colour."""
+MOST_SEPARATED = 80
+"""Bars of a lane, up to which a line stands between them: on a phone, more would be lines alone."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ def _plot(bars: Sequence[Bar]) -> go.Figure:
                     base=[rounded(bar.begin / unit) for bar in here],
                     x=[rounded((bar.end - bar.begin) / unit) for bar in here],
                     y=[bar.lane + 1 for bar in here],
-                    marker={"color": state_colour(state), "line": {"width": 1, "color": colour("page")},
+                    marker={"color": state_colour(state), "line": {"width": int(len(bars) <= MOST_SEPARATED * lanes), "color": colour("page")},
                             "pattern": {"shape": PATTERNS[state], "fgcolor": colour("page"), "size": 6,
                                         "fillmode": "overlay"}},
                     text=[str(bar.trial.number) for bar in here],

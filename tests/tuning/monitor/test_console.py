@@ -112,11 +112,13 @@ def test_no_color(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_terminal_that_cannot_move_its_cursor(monkeypatch: pytest.MonkeyPatch, term: str) -> None:
     with terminal(monkeypatch) as shown:
         monkeypatch.setenv("TERM", term)
+        monkeypatch.setenv("COLUMNS", "20")
         console = Console()
         with console.showing(lambda screen: Text("the table")):
             console.row("a row")
-            wait_for(shown, "a row")
-    assert shown() == "a row\r\n"
+            console("longer than the terminal is wide")
+            wait_for(shown, "wide")
+    assert shown() == "a row\r\nlonger than the\r\n    terminal is wide\r\n"
 
 
 def test_quiet_has_no_table(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -124,9 +124,9 @@ def race(plan: Plan, run: Run, output: Output, trainer: Trainer) -> Confirmation
     trainings = affordable(trained, plan.space.epochs)
     if len(complete) < RACE_TRIALS or trainings < 2:
         output(
-            f"no replicates: they need {RACE_TRIALS} complete trials and epochs for 2 trainings; here are "
-            f"{len(complete)} and {trainings}\n"
-            "the published setting stays the answer unless one training of each distinguishes another from it; "
+            f"no replicates: they need {RACE_TRIALS} complete trials (here {len(complete)}) and epochs for 2 trainings "
+            f"(here {trainings})\n"
+            "the published setting stays the answer unless another is better by more than luck; "
             "--resume --confirm 3x5 trains the best three again"
         )
         return None

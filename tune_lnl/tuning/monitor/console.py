@@ -90,7 +90,7 @@ class Console:
         """Columns of the terminal; ``None`` where the lines do not go to one."""
         if self._screen is not None:  # standard output is then Rich's
             return self._screen.width
-        if self._write is not None or not draws_tables(sys.stdout):
+        if self._write is not None or not sys.stdout.isatty():
             return None
         return shutil.get_terminal_size().columns
 

@@ -49,7 +49,7 @@ class Answer:
     def words(self) -> str:
         """The evidence, in words: ``best over its replicates, with probability 0.62``."""
         if self.highest is not None:
-            return f"the published setting, from which one training of each does not distinguish trial {self.highest}"
+            return f"the published setting; one training of each does not tell trial {self.highest} from it"
         return WORDS[self.by] + ("" if self.probability is None else f", with probability {self.probability:.2f}")
 
     def to_dict(self) -> dict[str, Any]:
