@@ -6,6 +6,7 @@ accuracies on test images with true labels, which the search never saw. It needs
 
 from __future__ import annotations
 
+import argparse
 import multiprocessing
 import os
 import statistics
@@ -58,7 +59,7 @@ def verdict(published: Sequence[float], searched: Sequence[float]) -> str:
 
 @guarded
 def main(argv: list[str] | None = None) -> int:
-    del argv
+    argparse.ArgumentParser(description=__doc__).parse_args(argv)
     name = free_name()
     run = run_search("act_digits8no", name=name, results_dir=RESULTS, dashboard=False)
     assert run.best is not None, "run_search raises where no trial completed"
