@@ -91,6 +91,9 @@ def _show_until_ended(watched: Watched, console: Console, every: float) -> None:
     line(last)
     if last.state != "running":
         console(f"the search is {last.state}")
+        ended = load_run(run.files.root)
+        if ended.answer is not None and ended.best is not None:  # need not be the highest value, which is named above
+            console(f"its answer is trial {ended.best.number}, {metric} {ended.best.value_text}: {ended.answer.words}")
 
 
 def _lines(watched: Watched, line: Callable[[Moment], None], every: float) -> None:
