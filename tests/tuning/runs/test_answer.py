@@ -67,7 +67,7 @@ def test_the_published_setting_stays_unless_another_is_distinguishable(
         answer = find_answer(run.files, rows, {"lr": 0.01})
         assert answer is not None
         assert (answer.number, answer.by, answer.has_highest_objective) == (number, "objective", number == 1)
-        assert ("does not distinguish trial 1" in answer.words) == (number == 0)
+        assert ("does not tell trial 1 from it" in answer.words) == (number == 0)
         assert find_answer(run.files, rows) == Answer(1, "objective"), "a space without a published setting"
         assert find_answer(run.files, [rows[0], *rows[2:]], {"lr": 0.01}) == Answer(1, "objective"), "it is stopped"
     assert find_answer(run.files, [row(1, 51.0, 0.1, None), row(0, 50.0, 0.01)], {"lr": 0.01}) == Answer(1, "objective")
