@@ -118,6 +118,7 @@ def _plot(bars: Sequence[Bar]) -> go.Figure:
         for unit, name in ((3600.0, "hours"), (60.0, "minutes"), (1.0, "seconds"))
         if max(bar.end for bar in bars) >= 2 * unit or unit == 1.0
     )
+    line = int(len(bars) <= MOST_SEPARATED * lanes)
     traces = []
     for state in STATES:
         here = [bar for bar in bars if bar.trial.state == state]
@@ -129,7 +130,7 @@ def _plot(bars: Sequence[Bar]) -> go.Figure:
                     base=[rounded(bar.begin / unit) for bar in here],
                     x=[rounded((bar.end - bar.begin) / unit) for bar in here],
                     y=[bar.lane + 1 for bar in here],
-                    marker={"color": state_colour(state), "line": {"width": int(len(bars) <= MOST_SEPARATED * lanes), "color": colour("page")},
+                    marker={"color": state_colour(state), "line": {"width": line, "color": colour("page")},
                             "pattern": {"shape": PATTERNS[state], "fgcolor": colour("page"), "size": 6,
                                         "fillmode": "overlay"}},
                     text=[str(bar.trial.number) for bar in here],
