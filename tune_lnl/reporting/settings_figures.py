@@ -88,7 +88,7 @@ def slice_figures(view: RunView) -> list[Figure]:
         for name, parameter in view.run.space.parameters.items()
     ]
     for name in DERIVED:
-        values = [trial.config.get(name) for trial in trials]
+        values: list[Any] = [trial.config.get(name) for trial in trials]
         if name in view.run.space.parameters or len(set(values)) < 2 or not all(_is_number(value) for value in values):
             continue
         axis = Axis(log="lr" in name, whole="lr" not in name, low=min(values), high=max(values))
