@@ -66,6 +66,7 @@ class ReidTraining(NetworkTraining[ReidBatch, S, ReidOptions, IdentityValidation
         true = self.data.true_labels
         self.resident = self.resident_images(self.data.source.train_resized, self.train_rows)
         self.true_labels = None if true is None else torch.from_numpy(true).to(self.device)
+        self._scored: dict[str, Tensor | None] = {}
 
     @classmethod
     def prepare(cls, config: ReidConfig[S], surroundings: Surroundings) -> dict[str, str]:
@@ -141,12 +142,21 @@ class ReidTraining(NetworkTraining[ReidBatch, S, ReidOptions, IdentityValidation
     def evaluate(self, epoch: int) -> Report:
         source, report = self.data.source, Report()
         if len(self.data.validation_query):
-            query = _part(source.train, self.data.validation_query)
-            report |= self._rank_all("val", query, _part(source.train, self.data.validation_gallery))
+            query = self._part("val query", source.train, self.data.validation_query)
+            report |= self._rank_all(
+                "val", query, self._part("val gallery", source.train, self.data.validation_gallery)
+            )
         test_from = self.surroundings.test_from
         if test_from is not None and epoch >= test_from:
-            report |= self._rank_all("test", _part(source.query), _part(source.gallery))
+            query = self._part("test query", source.query)
+            report |= self._rank_all("test", query, self._part("test gallery", source.gallery))
         return report
+
+    def _part(self, name: str, split: PersonImages, rows: np.ndarray | None = None) -> _Part:
+        chosen = np.arange(len(split.identities)) if rows is None else rows
+        if name not in self._scored:
+            self._scored[name] = self.resident_images(split.images, chosen)
+        return _Part(split.images, chosen, split.identities[chosen], split.cameras[chosen], self._scored[name])
 
     def _rank_all(self, split: str, query: _Part, gallery: _Part) -> Report:
         report: Report = {}
@@ -186,7 +196,12 @@ class ReidTraining(NetworkTraining[ReidBatch, S, ReidOptions, IdentityValidation
         found = []
         for start in range(0, len(part.rows), EVALUATION_BATCH):
             self.surroundings.between_batches()
-            pixels = self.normalised(self.images(part.images, part.rows[start : start + EVALUATION_BATCH]))
+            own = slice(start, start + EVALUATION_BATCH)
+            if part.resident is None:
+                images = self.images(part.images, part.rows[own])
+            else:
+                images = part.resident[own].permute(0, 3, 1, 2)
+            pixels = self.normalised(images)
             with self.autocast():
                 both = [F.normalize(network.features(view).float()) for view in (pixels, pixels.flip(3))]
             found.append((both[0] + both[1]).cpu())
@@ -246,11 +261,8 @@ class _Part:
     rows: np.ndarray
     identities: np.ndarray
     cameras: np.ndarray
-
-
-def _part(split: PersonImages, rows: np.ndarray | None = None) -> _Part:
-    chosen = np.arange(len(split.identities)) if rows is None else rows
-    return _Part(split.images, chosen, split.identities[chosen], split.cameras[chosen])
+    resident: Tensor | None = None
+    """The images of these rows, where a GPU keeps them."""
 
 
 def _load(config: ReidConfig, surroundings: Surroundings) -> tuple[ReidDataset, ReidData]:
