@@ -6,6 +6,7 @@ to its logits, for which there are formulas: CE gives softmax - target, an entro
 
 from __future__ import annotations
 
+import copy
 import io
 import math
 from typing import Any
@@ -314,6 +315,31 @@ def test_nothing_selected_drops_the_term_and_keeps_the_consistency() -> None:
     assert losses.rtm.item() == pytest.approx(0.2 * ce(zs, targets([0, 0], 3)).mean(), rel=1e-5)
     assert np.all(gradient(rtm.weak) == 0)
     np.testing.assert_allclose(gradient(rtm.strong), 0.2 * (softmax(zs) - targets([0, 0], 3)) / 2, atol=1e-6)
+
+
+def test_the_released_mean_over_nothing_logs_nan_and_takes_our_step() -> None:
+    """main.py, lines 170-171: the mean of an empty selection is NaN, and so is the logged loss; no gradient is."""
+    torch.manual_seed(0)
+    x, x_strong, labels = torch.randn(6, 4), torch.randn(6, 4), torch.zeros(6, dtype=torch.int64)
+    last = nn.Linear(5, 3)
+    with torch.no_grad():
+        last.bias[0] = -50.0  # never class 0: both networks are wrong everywhere
+    ours = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), last)
+    released, ntm = copy.deepcopy(ours), copy.deepcopy(ours)
+    state = ActState.start(labels, 3)
+    losses = robust_losses(ours, ntm, x, x_strong, labels, torch.arange(6), state, 0, ActConfig())
+    selected_loss = torch.nn.functional.cross_entropy(released(x), labels, reduction="none")[losses.selected].mean()
+    strong_loss = torch.nn.functional.cross_entropy(released(x_strong), losses.corrected_labels)
+    released_loss = 0.8 * selected_loss + 0.2 * strong_loss
+    assert bool(losses.selection_empty)
+    assert math.isnan(released_loss.item())
+    assert math.isfinite(losses.rtm.item())
+    for network, loss in ((ours, losses.rtm), (released, released_loss)):
+        torch.autograd.backward(loss)
+        torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4).step()
+    for mine, theirs in zip(ours.parameters(), released.parameters(), strict=True):
+        assert torch.isfinite(theirs).all()
+        torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-7)
 
 
 def test_nothing_selected_and_no_consistency_is_a_zero_loss_that_can_be_stepped_on() -> None:
