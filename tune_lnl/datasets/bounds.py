@@ -14,12 +14,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
-from tune_lnl.datasets.base import NoisyData
-from tune_lnl.datasets.estimate import estimate_noise
+    from tune_lnl.datasets.base import NoisyData
 
 Z = 1.96
 COARSE = 0.1
@@ -74,6 +74,15 @@ class ScoreBounds:
         perfect = f"{estimated}a perfect network scores about {self.ceiling:.0f}{interval}"
         return f"held-out labels are noisy: {perfect}, {guessing}"
 
+    def short(self) -> str:
+        """Write ceiling and chance in a few words, to stand beside a value.
+
+        >>> ScoreBounds(44.6, 26.0, 66.0, 10.0, 65, 10, "estimate").short()
+        'chance about 10, ceiling about 45'
+        """
+        ceiling = "not known" if self.ceiling is None else f"about {self.ceiling:.0f}"
+        return f"chance about {self.chance:.3g}, ceiling {ceiling}"
+
     @property
     def resolution(self) -> float:
         """Half the 95% interval of an accuracy on the held-out samples, in points."""
@@ -107,6 +116,8 @@ def score_bounds(data: NoisyData, held_out: int, clean: bool = False) -> ScoreBo
         held_out: their number.
         clean: whether they are judged by their true labels.
     """
+    import numpy as np  # commands that only read a run do without it
+
     counts = np.bincount(data.given_labels, minlength=data.num_classes)
     ceiling, low, high, origin = (1.0, None, None, "clean labels") if clean else _ceiling(data)
     return ScoreBounds(
@@ -129,6 +140,10 @@ def _chance(counts: np.ndarray) -> float:
 
 
 def _ceiling(data: NoisyData) -> tuple[float | None, float | None, float | None, Origin | None]:
+    import numpy as np
+
+    from tune_lnl.datasets.estimate import estimate_noise
+
     true, classes = data.true_labels, data.num_classes
     if true is not None:
         closed = true < classes

@@ -34,7 +34,8 @@ def test_it_is_a_config_that_train_runs(run: Run) -> None:
     assert best is not None
     assert config == run.config(best)
     text = run.files.best.read_text()
-    assert text.startswith("# Trial 0 of run tiny: val_accuracy 60.00 ± 1.50 on the held-out noisy split.\n")
+    judged = "val_accuracy 60.00 ± 1.50 (chance about 12.5, ceiling about 51) on the held-out noisy split"
+    assert text.startswith(f"# Trial 0 of run tiny: {judged}.\n")
     provenance = load_yaml(text, "best.yaml")["provenance"]
     assert (provenance["trial"], provenance["value"], provenance["params"]) == (0, 60.0, dict(best.params))
     assert provenance["fingerprints"] == run.settings["fingerprints"]

@@ -32,7 +32,7 @@ def test_an_interrupted_run(run: Run, tmp_path: Path) -> None:
     os.utime(run.files.study, (time.time() - 7200, time.time() - 7200))
     header, line = list_runs(tmp_path / "results")
     assert header.split() == ["run", "state", "trials", "best", "age", "method", "dataset"]
-    first = ["tiny", "interrupted", "4/6", "60.00 ± 1.50 (trial 0)"]
+    first = ["tiny", "interrupted", "4/6", "60.00 ± 1.50 (trial 0; chance about 12.5, ceiling about 51)"]
     assert re.split(r" {2,}", line) == [*first, "2.0 h", "act", "digits8no"]
 
 

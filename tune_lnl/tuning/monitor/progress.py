@@ -93,6 +93,8 @@ class Progress(Listener):
             text = f"best: trial {row.number}, {self._metric} {row.value_text}, {settings_text(row.params)}{why}"
             console(text)
             bounds = self._plan.bounds
+            if bounds is not None:
+                console(f"  {bounds.short()}")
             if bounds is not None and row.value is not None and bounds.is_guessing(row.value, row.standard_error):
                 console(f"  no trial is better than guessing, which scores about {bounds.chance:.4g}")
             higher = self._stood_higher(trials, row)

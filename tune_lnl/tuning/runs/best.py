@@ -7,6 +7,7 @@ from typing import Any
 from tune_lnl.config.base import HeldOut, ValidationSettings
 from tune_lnl.config.trial import PROVENANCE
 from tune_lnl.config.yaml import dump_yaml
+from tune_lnl.datasets.bounds import ScoreBounds
 from tune_lnl.tuning.runs.rows import TrialRow
 from tune_lnl.tuning.runs.run import Run
 
@@ -26,8 +27,10 @@ def config_yaml(run: Run, row: TrialRow) -> str:
     judged_on = describe_held_out(config.validation)
     answer = run.answer
     chosen = f"# The answer: {answer.words}.\n" if answer is not None and answer.number == row.number else ""
+    bounds = ScoreBounds.stored(run.settings.get("score_bounds"))
+    beside = "" if bounds is None else f" ({bounds.short()})"
     header = (
-        f"# Trial {row.number} of run {run.name}: {run.metric} {row.value_text} on {judged_on}.\n{chosen}"
+        f"# Trial {row.number} of run {run.name}: {run.metric} {row.value_text}{beside} on {judged_on}.\n{chosen}"
         "# Train it: python -m tune_lnl.train THIS_FILE\n"
     )
     return header + dump_yaml(config.sections() | {PROVENANCE: provenance(run, row)})

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tune_lnl.datasets.bounds import ScoreBounds
 from tune_lnl.errors import InputError, LaterVersionError, first_line, shown
 from tune_lnl.tuning.runs.answer import find_answer
 from tune_lnl.tuning.runs.folder import RunFolder
@@ -49,7 +50,10 @@ def runs_as_json(place: ResultsDir) -> str:
         InputError: ``place`` is a file, or a storage that does not answer.
     """
     nothing = dict.fromkeys(
-        ("trials_ended", "trials", "metric", "value", "standard_error", "trial", "age_seconds", "method", "dataset")
+        (
+            *("trials_ended", "trials", "metric", "value", "standard_error", "trial", "ceiling", "chance"),
+            *("age_seconds", "method", "dataset"),
+        )
     )
     lines = run_lines(_results_folder(place))
     found = [{"run": line.name, "state": line.state, **nothing, **line.facts} for line in lines]
@@ -124,11 +128,13 @@ def _line(files: RunFolder, name: str) -> RunLine:
     age = max(0.0, time.time() - written.stat().st_mtime)
     space = settings["space"]
     method, dataset = str(space["method"]), str(space["dataset"]["name"])
+    bounds = ScoreBounds.stored(settings.get("score_bounds"))
+    beside = "" if bounds is None else f"; {bounds.short()}"
     return RunLine(
         name,
         run_state(rows, asked, driven),
         f"{ended_trials(rows)}/{asked}",
-        NOTHING if best is None else f"{best.value_text} (trial {best.number})",
+        NOTHING if best is None else f"{best.value_text} (trial {best.number}{beside})",
         duration(age),
         method,
         dataset,
@@ -139,6 +145,8 @@ def _line(files: RunFolder, name: str) -> RunLine:
             "value": None if best is None else best.value,
             "standard_error": None if best is None else best.standard_error,
             "trial": None if best is None else best.number,
+            "ceiling": None if bounds is None else bounds.ceiling,
+            "chance": None if bounds is None else bounds.chance,
             "age_seconds": round(age, 1),
             "method": method,
             "dataset": dataset,
