@@ -1,6 +1,6 @@
 """How well a model is chosen among complete trials: by the objective, by images judged by hand, by the consensus.
 
-    python benchmarks/choosing.py [--testbeds DIR] [--draws 400] [--output FILE.json]
+    python benchmarks/choosing.py [--testbeds DIR] [--draws 400] [--no-consensus] [--output FILE.json]
 
 Nothing is trained: trials are drawn from recordings (``benchmarks/testbeds/``), m complete ones at a time, and one of
 them is chosen. Its regret is the true test accuracy of the best of the m less its own, in points. The answers to
@@ -10,7 +10,8 @@ intervals are those of a bootstrap over the draws, 95%.
 Rules: ``noisy``, the highest noisy accuracy on the held-out images; ``judged K`` with K answers
 (:mod:`tune_lnl.methods.judging`); ``consensus`` (:func:`tune_lnl.methods.consensus.denoised_scores`, guarded) and
 ``consensus, no guard``; ``prototype 30``, 30 images drawn alike, each counting as much as 1 / 0.15 agreements;
-``truth``, all held-out images with their true class.
+``truth``, all held-out images with their true class. The consensus takes most of the time; --no-consensus leaves it
+out.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ def parser() -> argparse.ArgumentParser:
     p = Parser(prog="benchmarks/choosing.py", description=__doc__)
     p.add_argument("--testbeds", type=Path, default=HERE / "testbeds", metavar="DIR")
     p.add_argument("--draws", type=int, default=400, metavar="N")
+    p.add_argument("--no-consensus", action="store_true")
     p.add_argument("--output", type=Path, default=OUTPUT, metavar="FILE.json")
     return p
 
@@ -76,17 +78,19 @@ def read_recorded(path: Path) -> Recorded:
     )
 
 
-def rules(recorded: Recorded, chosen: NDArray[np.int64], seed: int) -> dict[str, NDArray[np.float64]]:
+def rules(
+    recorded: Recorded, chosen: NDArray[np.int64], seed: int, with_consensus: bool
+) -> dict[str, NDArray[np.float64]]:
     """Return each rule's scores (m,) of the chosen trials."""
     predicted, given, true = recorded.probabilities[chosen], recorded.given, recorded.true
     classes = predicted.argmax(axis=2)
-    found = consensus(predicted, given)
-    scores = {
-        "noisy": found.agreement,
-        "consensus": found.scores if found.trusted else found.agreement,
-        "consensus, no guard": found.scores,
-        "truth": (classes == true).mean(axis=1),
-    }
+    agreement = (classes == given).mean(axis=1)
+    scores = {"noisy": agreement}
+    if with_consensus:
+        found = consensus(predicted, given)
+        scores["consensus"] = found.scores if found.trusted else agreement
+        scores["consensus, no guard"] = found.scores
+    scores["truth"] = (classes == true).mean(axis=1)
     for count in (count for count in ANSWERS if count <= len(given)):
         index = images_to_judge(predicted, given, count, seed)
         weights = judging_weights(predicted, given, count)[index]
@@ -99,13 +103,13 @@ def rules(recorded: Recorded, chosen: NDArray[np.int64], seed: int) -> dict[str,
     return scores
 
 
-def regrets(recorded: Recorded, trials: int, draws: int) -> dict[str, NDArray[np.float64]]:
+def regrets(recorded: Recorded, trials: int, draws: int, with_consensus: bool) -> dict[str, NDArray[np.float64]]:
     """Return each rule's regret (draws,), points; ties are broken evenly."""
     found: dict[str, list[float]] = {}
     for draw in range(draws):
         chosen = np.random.default_rng((trials, draw)).choice(len(recorded.test), trials, replace=False)
         test = recorded.test[chosen]
-        for rule, scores in rules(recorded, chosen, draw).items():
+        for rule, scores in rules(recorded, chosen, draw, with_consensus).items():
             best = scores >= scores.max() - 1e-12
             found.setdefault(rule, []).append(float(test.max() - test[best].mean()))
     return {rule: np.array(values) for rule, values in found.items()}
@@ -156,7 +160,7 @@ def main(argv: list[str] | None = None) -> int:
     for path in sorted(args.testbeds.glob("*.npz")):
         recorded = read_recorded(path)
         for trials in (count for count in TRIALS if count <= len(recorded.test)):
-            found[recorded.name, trials] = regrets(recorded, trials, args.draws)
+            found[recorded.name, trials] = regrets(recorded, trials, args.draws, not args.no_consensus)
         print(f"{recorded.name}: {len(recorded.test)} trials, {len(recorded.given)} held-out images", flush=True)
     rows = report(found)
     for row in rows:

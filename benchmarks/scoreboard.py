@@ -27,7 +27,7 @@ import json
 import sys
 import time
 import warnings
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -38,7 +38,7 @@ import numpy as np
 import optuna
 from evidence import evidence
 from testbeds.engines import Engine, OptunaEngine, OurEngine, StockEngine, answers, related_run, run_of
-from testbeds.rivals import PACKAGES, RIVALS, RivalEngine, python_of
+from testbeds.rivals import PACKAGES, RIVALS, RivalEngine, python_of, require_environment
 from testbeds.tables import Table, read_curves, read_recordings, read_tables
 
 from tune_lnl.cli import Parser, guarded
@@ -53,6 +53,8 @@ BUDGETS = (5, 10, 20, 40)
 CURVES = ROOT / "benchmarks" / "data" / "act_digits8no_curves.parquet"
 RELATED = "ours+related"
 RESAMPLES = 4000
+SAID_EVERY = 30.0
+"""Seconds between two lines about what is left."""
 
 
 def optuna_engine(name: str) -> Callable[[Table, int], Engine]:
@@ -169,28 +171,58 @@ def replay_all(
     replays: Replays, wanted: Sequence[Search], keep: Path | None, only_kept: bool = False
 ) -> dict[Search, list[int]]:
     """Return the answers of every search; those in ``keep`` are read, the others appended to it or left out."""
-    done: dict[str, list[int]] = {}
-    if keep is not None:
-        keep.parent.mkdir(parents=True, exist_ok=True)
-    if keep is not None and keep.exists():
-        for line in keep.read_text(encoding="utf-8").splitlines():
-            content = json.loads(line)
-            done[str(content["search"])] = list(content["rows"])
+    done, seconds = read_kept(keep)
+    left = Counter(search.engine for search in wanted if search.key not in done)
+    if not only_kept:
+        print(
+            f"{len(wanted)} searches, {len(wanted) - left.total()} of them kept; {estimate(left, seconds)}",
+            file=sys.stderr,
+        )
     found: dict[Search, list[int]] = {}
-    begun, played = time.monotonic(), 0
-    for count, search in enumerate(wanted, start=1):
+    said = time.monotonic()
+    for search in wanted:
         if search.key not in done:
             if only_kept:
                 continue
+            begun = time.monotonic()
             done[search.key] = replays.play(search)
-            played += 1
+            ended = time.monotonic()
+            seconds[search.engine].append(ended - begun)
+            left[search.engine] -= 1
             if keep is not None:
+                line = {"search": search.key, "rows": done[search.key], "seconds": round(ended - begun, 2)}
                 with keep.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps({"search": search.key, "rows": done[search.key]}) + "\n")
+                    file.write(json.dumps(line) + "\n")
+            if ended - said > SAID_EVERY and left.total():
+                print(estimate(left, seconds), file=sys.stderr, flush=True)
+                said = ended
         found[search] = done[search.key]
-        if played and played % 100 == 0:
-            print(f"{count} of {len(wanted)} searches, {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
     return found
+
+
+def read_kept(keep: Path | None) -> tuple[dict[str, list[int]], dict[str, list[float]]]:
+    """Return the answers in a file of kept searches by key, and the seconds that each engine took."""
+    done: dict[str, list[int]] = {}
+    seconds: dict[str, list[float]] = defaultdict(list)
+    if keep is None:
+        return done, seconds
+    for line in keep.read_text(encoding="utf-8").splitlines() if keep.exists() else []:
+        content = json.loads(line)
+        done[str(content["search"])] = list(content["rows"])
+        if "seconds" in content:
+            seconds[json.loads(content["search"])["engine"]].append(float(content["seconds"]))
+    return done, seconds
+
+
+def estimate(left: Mapping[str, int], seconds: Mapping[str, Sequence[float]]) -> str:
+    """Describe what is left to replay, and how long it takes as far as the engines have been timed."""
+    counts = {engine: count for engine, count in left.items() if count}
+    timed = {engine: float(np.mean(seconds[engine])) * count for engine, count in counts.items() if seconds.get(engine)}
+    text = "to replay: " + (", ".join(f"{engine} {count}" for engine, count in counts.items()) or "nothing")
+    if timed:
+        text += f"; about {sum(timed.values()) / 60:.1f} min"
+    unknown = [engine for engine in counts if engine not in timed]
+    return f"{text}; not timed yet: {', '.join(unknown)}" if unknown else text
 
 
 # ---- figures
@@ -266,7 +298,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-    engines = [name.strip() for name in args.engines.split(",") if name.strip()]
+    engines = list(dict.fromkeys(name.strip() for name in args.engines.split(",") if name.strip()))
     if engines == ["all"]:
         missing = [name for name in RIVALS if not python_of(name).exists()]
         engines = [name for name in [*ENGINES, RELATED] if name not in missing]
@@ -277,11 +309,19 @@ def main(argv: list[str] | None = None) -> int:
     for name in engines:
         if name != RELATED and name not in ENGINES:
             raise InputError(f"--engines: unknown engine {name!r}; {nearest(name, [RELATED, *ENGINES])}")
+        if name in RIVALS:
+            require_environment(name)
     if args.seeds < 1 or not engines:
         raise InputError(f"--seeds is at least 1 and --engines names one engine or more, got {args.seeds}, {engines}")
     tables = tables_of(args.tables)
     if RELATED in engines and len(tables) < 2 and not args.misleading:
         raise InputError(f"--engines {RELATED} needs two tables or more: the others are what a search starts from")
+    for option, path in (("--json", args.json), ("--keep", args.keep)):
+        try:
+            if path is not None:
+                path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{option} {path}: {error.strerror}; give another file") from None
     wanted = list(searches(args, [table.name for table in tables], engines))
     replays = Replays(tables)
     found = replay_all(replays, wanted, args.keep, args.kept)

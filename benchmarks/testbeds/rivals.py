@@ -38,6 +38,15 @@ def python_of(name: str) -> Path:
     return root / RIVALS[name] / "bin" / "python"
 
 
+def require_environment(name: str) -> None:
+    """Raise :class:`InputError` where the environment of an engine is missing."""
+    if not python_of(name).exists():
+        raise InputError(
+            f"--engines {name}: no environment at {python_of(name).parents[1]}; make it with "
+            "python benchmarks/testbeds/rivals.py"
+        )
+
+
 class RivalEngine(Engine):
     """A search by another package.
 
@@ -47,11 +56,7 @@ class RivalEngine(Engine):
 
     def __init__(self, name: str, table: Table, seed: int) -> None:
         super().__init__(table)
-        if not python_of(name).exists():
-            raise InputError(
-                f"--engines {name}: no environment at {python_of(name).parents[1]}; make it with "
-                "python benchmarks/testbeds/rivals.py"
-            )
+        require_environment(name)
         self.server = subprocess.Popen(
             [python_of(name), HERE / "rival_server.py", name],
             env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"},

@@ -135,7 +135,10 @@ def read_table(path: Path) -> Table:
     if not ranges:
         raise InputError(f"--tables: {path}: every training has the same hyperparameters; there is nothing to search")
     rows = [{name: row[axes.index(name)] for name in ranges} for row in settings.tolist()]
-    return Table(path.stem, ranges, rows, losses)
+    table = Table(path.stem, ranges, rows, losses)
+    if np.median(table.final) == table.final.min():
+        raise InputError(f"--tables: {path}: half of its trainings end at the best {LOSS}; there is nothing to search")
+    return table
 
 
 def read_tables(folder: Path) -> list[Table]:
@@ -144,6 +147,8 @@ def read_tables(folder: Path) -> list[Table]:
     Raises:
         InputError: it holds none, or one that cannot be read.
     """
+    if not folder.is_dir():
+        raise InputError(f"--tables: there is no folder {folder}; give one with a table (*.parquet) per task")
     paths = sorted(folder.glob("*.parquet"))
     if not paths:
         raise InputError(f"--tables {folder}: no *.parquet there; give a folder with one table per task")

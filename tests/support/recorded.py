@@ -27,7 +27,9 @@ def begin(plan: Plan) -> SearchStudy:
         plan.space,
         plan.seed,
         first=lambda: first_trials(plan.warm_starts, plan.space, plan.files),
-        related=lambda: related_runs(plan.warm_starts, plan.earlier, plan.portfolio, plan.space),
+        related=lambda: related_runs(
+            plan.warm_starts, plan.earlier, plan.portfolio.related if plan.portfolio else None, plan.space
+        ),
     )
 
 

@@ -29,9 +29,18 @@ q_i exactly. The weight of an image is w_i = 1 / q_i.
     score_t = (n sum_{i in J} w_i c_t[i] / sum_{i in J} w_i + n_0 / M sum_{i not in J} a_t[i]) / (n + n_0).        (4)
 
 The first sum estimates the true accuracy without bias, up to the ratio's of order 1 / n; the second shrinks it towards
-the agreement with the given labels, which counts like n_0 = PRIOR_ANSWERS answers.
+the agreement with the given labels, which counts like n_0 answers. How many that is depends on the labels, and the
+answers show it: where they are right, the trials that are right on an image are those that agree with its label. The
+slope of agreement on being right, between trials, is
 
-Measured in docs/choosing_without_the_test_set.md, with what was tried in place of (1) to (4).
+    b = sum_J w_i cov_t(a_t[i], c_t[i]) / ((1 + 1 / n) sum_J w_i var_t(c_t[i])),                                   (5)
+
+with one image of slope 0 more, and s = sqrt((1 - b^2) sum_J (w_i var_t(c_t[i]))^2) / sum_J w_i var_t(c_t[i]) is about
+its standard error. A difference of agreement over M images tells as much of true accuracy as M b^2 answers, so
+
+    n_0 = max(PRIOR_ANSWERS, M max(b - s / 2, 0)^2).                                                                (6)
+
+Measured in docs/choosing_without_the_test_set.md, with what was tried in place of (1) to (6).
 """
 
 from __future__ import annotations
@@ -48,7 +57,7 @@ PLAUSIBLE_ERRORS = 2.0
 RANDOM_SHARE = 0.2
 """Share of (3) that is drawn from all images alike."""
 PRIOR_ANSWERS = 30.0
-"""n_0 of (4)."""
+"""Least n_0 of (6)."""
 NONE_OF_THEM = -1
 """True class of an image that shows none of the closed classes."""
 
@@ -116,11 +125,13 @@ class Answered:
         right: bool (T, n), c_t of the judged images.
         weights: float64 (n,).
         agrees: bool (T, M - n), a_t of the other images.
+        prior: n_0 of (6).
     """
 
     right: NDArray[np.bool_]
     weights: NDArray[np.float64]
     agrees: NDArray[np.bool_]
+    prior: float
 
     @classmethod
     def of(
@@ -151,7 +162,8 @@ class Answered:
             )
         others = np.ones(count, dtype=np.bool_)
         others[index] = False
-        return cls(predicted[:, index] == true, chosen, (predicted == labels)[:, others])
+        right, agrees = predicted[:, index] == true, predicted == labels
+        return cls(right, chosen, agrees[:, others], _prior_answers(right, agrees[:, index], chosen, count))
 
     def scores(self) -> NDArray[np.float64]:
         """Return score_t of (4), float64 (T,)."""
@@ -172,8 +184,21 @@ class Answered:
         answers, images = self.right.shape[1], self.right.shape[1] + self.agrees.shape[1]
         right = (judged @ self.right.T) / judged.sum(axis=1, keepdims=True)
         agreement = (others @ self.agrees.T) / images
-        scores: NDArray[np.float64] = (answers * right + PRIOR_ANSWERS * agreement) / (answers + PRIOR_ANSWERS)
+        scores: NDArray[np.float64] = (answers * right + self.prior * agreement) / (answers + self.prior)
         return scores
+
+
+def _prior_answers(
+    right: NDArray[np.bool_], agrees: NDArray[np.bool_], weights: NDArray[np.float64], images: int
+) -> float:
+    """Return n_0 of (6), from c_t and a_t of the judged images, (T, n), and M."""
+    spread = weights * right.var(axis=0)
+    if not spread.any():  # no judged image tells the trials apart
+        return PRIOR_ANSWERS
+    common = weights * ((right & agrees).mean(axis=0) - right.mean(axis=0) * agrees.mean(axis=0))
+    slope = common.sum() / spread.sum() / (1 + 1 / len(weights))
+    error = np.sqrt(max(1 - slope**2, 0.0) * (spread**2).sum()) / spread.sum()
+    return float(max(PRIOR_ANSWERS, images * max(slope - error / 2, 0.0) ** 2))
 
 
 @dataclass(frozen=True)
@@ -202,9 +227,9 @@ def choose(answered: Answered, further: Sequence[int] = (10, 30, 100), draws: in
     """Choose a trial by (4), with the uncertainty of the choice.
 
     The errors of the scores are taken from :meth:`Answered.resampled`. For the probabilities they are widened by
-    ((n + n_0) / n)^(1/2): the agreement with noisy labels narrows the scores but is no evidence of its own on which is
-    best. On most recorded searches the probabilities are then right or too small. On one with 80% symmetric noise they
-    were too large (0.74 stated, 0.53 true, at 60 answers).
+    ((n + PRIOR_ANSWERS) / n)^(1/2): the agreement with noisy labels narrows the scores but is weak evidence on which
+    is best. On most recorded searches the probabilities are then right or too small. On one with 80% symmetric noise
+    they were too large (0.74 stated, 0.53 true, at 60 answers).
 
     k further answers to the n at hand leave n / (n + k) of the variance, so the scores after them are expected to lie
     around today's with the remaining k / (n + k) of it; the expected gain is the mean of their maximum less today's
@@ -233,6 +258,8 @@ def _checked(probabilities: NDArray[Any], given: NDArray[Any]) -> tuple[NDArray[
         raise ValueError(f"need probabilities (T, M, C) and labels (M,), got {values.shape} and {labels.shape}")
     if labels.min() < 0 or labels.max() >= values.shape[2]:
         raise ValueError(f"given labels have to be classes in 0..{values.shape[2] - 1}")
+    if not np.isfinite(values).all():
+        raise ValueError("probabilities have to be finite; leave out trials that diverged")
     return values, labels
 
 

@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from tiny_search import tiny_space
 
 from tune_lnl.tuning.study.related import FLIP, MOST_POINTS, PRIOR, Advice, RelatedRun, share_of_related
-from tune_lnl.tuning.study.samplers import TriedPoints, make_sampler
+from tune_lnl.tuning.study.samplers import TriedPoints, make_sampler, startup_trials
 from tune_lnl.tuning.study.study import SearchStudy
 
 RANGES = {"x": FloatDistribution(0.0, 1.0), "kind": CategoricalDistribution(("a", "b"))}
@@ -94,23 +94,45 @@ def test_shares() -> None:
     assert share_of_related(0, np.array([0.0])) == 0.0
 
 
-def suggested_of(run: RelatedRun, seed: int) -> tuple[int, float]:
-    """Search 24 trials of x^2, small is good; how many are points of ``run``, and the best value."""
+def searched(seed: int, *related: RelatedRun) -> optuna.Study:
+    """Search 24 trials of x + y, small is good."""
     ranges: dict[str, BaseDistribution] = {name: FloatDistribution(0.0, 1.0) for name in "xy"}
-    study = optuna.create_study(sampler=make_sampler("tpe", seed, 24, ranges, [run]))
+    study = optuna.create_study(sampler=make_sampler("tpe", seed, 24, ranges, related))
     for _ in range(24):
         trial = study.ask(ranges)
         value = trial.params["x"] + trial.params["y"]
         trial.report(value, 0)
         study.tell(trial, value)
+    return study
+
+
+def suggested_of(run: RelatedRun, seed: int) -> tuple[int, float]:
+    """Return how many trials of a search are points of ``run``, and its best value."""
+    study = searched(seed, run)
     return sum(trial.params in run.points for trial in study.trials), study.best_value
 
 
-def test_a_misleading_run_is_soon_left_out() -> None:
+def right_and_wrong() -> tuple[RelatedRun, RelatedRun]:
     generator = np.random.default_rng(0)
     points = [dict(zip("xy", row, strict=True)) for row in generator.uniform(0, 1, (60, 2)).tolist()]
     order = sorted(points, key=lambda point: point["x"] + point["y"])
-    right, wrong = RelatedRun.of_ranking("right", order), RelatedRun.of_ranking("wrong", order[::-1])
+    return RelatedRun.of_ranking("right", order), RelatedRun.of_ranking("wrong", order[::-1])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_suggestions_of_a_misleading_run_come_in_addition(seed: int) -> None:
+    """All random trials of the cold search come, in their order, between those of the run."""
+    _, wrong = right_and_wrong()
+    cold, misled = (
+        [trial.params for trial in searched(seed, *related).trials if trial.params not in wrong.points]
+        for related in ((), (wrong,))
+    )
+    assert len(misled) < 24
+    assert misled[: startup_trials(24)] == cold[: startup_trials(24)]
+
+
+def test_a_misleading_run_is_soon_left_out() -> None:
+    right, wrong = right_and_wrong()
     of_right = [suggested_of(right, seed) for seed in range(10)]
     of_wrong = [suggested_of(wrong, seed) for seed in range(10)]
     assert np.mean([count for count, _ in of_right]) > 6

@@ -175,7 +175,7 @@ class Stubborn(optuna.samplers.RandomSampler):
 @pytest.mark.parametrize("state", [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING])
 def test_near_a_finished_or_running_trial_chance_takes_over(state: TrialState) -> None:
     inner = Stubborn(POINT)
-    study = new_study(WholePointSampler("random", lambda seed: inner, 0, SPACE))
+    study = new_study(WholePointSampler("random", lambda *_: inner, 0, SPACE))
     first = study.ask(dict(SPACE))
     assert first.params == POINT
     assert inner.asked == 1

@@ -21,13 +21,13 @@ from tune_lnl.tuning.runs.layout import RunFiles
 from tune_lnl.tuning.space.named import find_space
 
 if TYPE_CHECKING:
+    from tune_lnl.tuning.plan.portfolio import Portfolio
     from tune_lnl.tuning.plan.warm_start import WarmStart
     from tune_lnl.tuning.runs.folder import RunFolder
     from tune_lnl.tuning.runs.run import Run
     from tune_lnl.tuning.space.space import SearchSpace
     from tune_lnl.tuning.study.database import StudyDatabase
     from tune_lnl.tuning.study.place import StudyPlace
-    from tune_lnl.tuning.study.related import RelatedRun
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class AskedStudy:
     """The runs that a new one is to start from."""
     earlier: tuple[Path, ...] = ()
     """Folders of the conditions before this one, whose results it is to start from."""
-    portfolio: RelatedRun | None = None
+    portfolio: Portfolio | None = None
     """The configs of the method's portfolio that fit."""
 
     @property

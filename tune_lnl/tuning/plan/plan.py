@@ -22,6 +22,7 @@ from tune_lnl.training.loop import Surroundings, check_precision
 from tune_lnl.training.registry import training_type
 from tune_lnl.tuning.plan.checks import AskedStudy, check_search, study_place
 from tune_lnl.tuning.plan.options import SearchOptions, without_address
+from tune_lnl.tuning.plan.portfolio import Portfolio
 from tune_lnl.tuning.plan.resume import require_same_search, resume_command
 from tune_lnl.tuning.plan.values import ConfirmRequest
 from tune_lnl.tuning.plan.warm_start import WarmStart, plan_warm_start
@@ -34,7 +35,6 @@ from tune_lnl.tuning.runs.settings import RUN_FORMAT
 from tune_lnl.tuning.space.space import SearchSpace
 from tune_lnl.tuning.study.place import StudyPlace
 from tune_lnl.tuning.study.pruners import rungs_of
-from tune_lnl.tuning.study.related import RelatedRun
 from tune_lnl.tuning.study.samplers import LEARN_FROM_COMPLETE
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Plan:
     warm_starts: tuple[WarmStart, ...] = ()
     earlier: tuple[Path, ...] = ()
     """Folders of the conditions before this one, whose results it starts from."""
-    portfolio: RelatedRun | None = None
+    portfolio: Portfolio | None = None
     rungs: Sequence[int]
     """The epochs (0-based) after which trials are compared; a resumed run keeps those that it began with."""
     bounds: ScoreBounds | None = None
@@ -126,10 +126,7 @@ class Plan:
                 f"the best of the conditions before ({names}) are suggested as long as their ranking holds here"
             )
         if self.portfolio is not None:
-            remarks.append(
-                f"{len(self.portfolio.points)} configs of the portfolio {self.portfolio.run} are suggested after the "
-                "start points; --portfolio none leaves them out"
-            )
+            remarks.append(self.portfolio.sentence())
         too_few = None if self.bounds is None else self.bounds.too_few()
         return remarks if too_few is None else [*remarks, too_few]
 
@@ -170,7 +167,7 @@ class Plan:
             "versions": {name: version(name) for name in VERSIONED} | {"python": platform.python_version()},
             "git_commit": git_commit(),
             "warm_start": [start.to_dict() for start in self.warm_starts] or None,
-            "portfolio": None if self.portfolio is None else self.portfolio.run,
+            "portfolio": None if self.portfolio is None else self.portfolio.name,
             "race": self.begun_with_race,
             "storage": None if self.database is None else self.database.to_dict(),
         }

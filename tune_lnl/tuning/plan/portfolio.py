@@ -1,11 +1,13 @@
 """Portfolios: for a method a handful of configs that our own searches found, with the evidence for each.
 
 They are files of ``search_spaces/portfolios/``, one per method, and ship in the wheel. A search suggests those that fit
-its space after its start points, as the points of a related run.
+its space after its start points, as the points of a related run in which they are all better than the published
+setting. Where the first of them are worse than trial 0, that run is trusted no more, and the rest is left out.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -68,8 +70,30 @@ def read_portfolio(path: Path) -> tuple[str, list[PortfolioConfig]]:
     return raw["method"], configs
 
 
-def find_portfolio(choice: str, space: SearchSpace) -> RelatedRun | None:
-    """Return the configs of a portfolio that fit a space, as a related run; ``None``: there is none.
+@dataclass(frozen=True)
+class Portfolio:
+    """The configs of a portfolio as far as they fit a search."""
+
+    name: str
+    configs: int
+    """Those that fit, without start points and repetitions."""
+    left_out: int
+    """Those that do not fit."""
+    related: RelatedRun
+
+    def sentence(self) -> str:
+        """Describe its use, for the user."""
+        more = f"; {self.left_out} of its configs do not fit this space" if self.left_out else ""
+        if not self.configs:
+            return f"the portfolio {self.name} is not used: it has no config to add{more}"
+        return (
+            f"{self.configs} configs of the portfolio {self.name} are suggested after the start points as long as they "
+            f"are better than trial 0{more}; --portfolio none leaves them out"
+        )
+
+
+def find_portfolio(choice: str, space: SearchSpace) -> Portfolio | None:
+    """Return the configs of a portfolio that fit a space; ``None``: there is no portfolio.
 
     Args:
         choice: ``none``; ``auto``: the shipped portfolio of the method, of which what does not fit is left out; or the
@@ -92,17 +116,27 @@ def find_portfolio(choice: str, space: SearchSpace) -> RelatedRun | None:
         raise InputError(
             f"--portfolio {path}: it is of method {of}, this search of {method}; give another file, or none"
         )
-    points = []
+    points, left_out = [], 0
     for number, config in enumerate(configs, start=1):
         point = fitting_point(config.settings, config.epochs, space)
         if point is not None and config.settings.keys() <= space.parameters.keys():
             if point not in points and point not in [dict(start) for start in space.start]:
                 points.append(point)
-        elif choice != "auto":
+        elif choice == "auto":
+            left_out += 1
+        else:
             raise InputError(
                 f"--portfolio {path}: config {number} ({config.settings}) does not fit the space {space.name}, which "
                 f"searches {', '.join(space.parameters)}; correct the file, or give --portfolio none"
             )
     if len({tuple(point) for point in points}) > 1:
         raise InputError(f"--portfolio {path}: its configs do not all give the same settings; correct the file")
-    return RelatedRun(path.stem, points, [0.0] * len(points)) if points else None
+    # All alike, and better than the published setting: what the trials of the search can deny.
+    published = [
+        {name: first[name] for name in point}
+        for point in points[:1]
+        for first in space.start[:1]
+        if point.keys() <= first.keys()
+    ]
+    related = RelatedRun(path.stem, [*points, *published], [0.0] * len(points) + [1.0] * len(published))
+    return Portfolio(path.stem, len(points), left_out, related)

@@ -1,7 +1,8 @@
 """Proposing settings: Optuna's samplers, kept from near-duplicates and from where training diverged.
 
 A proposal depends on the seed, the number of its trial and the other trials of the study, and on nothing else: a
-search that was interrupted and resumed proposes what an undisturbed one does.
+search that was interrupted and resumed proposes what an undisturbed one does. The suggestions of related runs come in
+addition: between them the draws of a search, and the number of its random ones, are those that it would have without.
 
 Tried and left out, replayed on 300 curves of ACT on the digits, 30 seeds: giving TPE an estimate of the
 final value of every stopped trial, so that it need not rank them behind all trials that went on, lowers the regret by
@@ -44,6 +45,16 @@ AVOID_DIVERGED = {"tpe", "gp", "cmaes"}
 """Samplers that learn. The others cover the space, and leave no hole where something diverged."""
 
 
+ADVISED = "advised"
+"""The study attribute with the numbers of the trials that related runs suggested."""
+
+TRUSTED = 0.5
+"""Trust in related runs below which their suggestions take no place of a random trial."""
+
+LEARNT_FROM = (TrialState.COMPLETE, TrialState.PRUNED)
+"""States of the trials that count as random ones at the start."""
+
+
 @contextmanager
 def experimental_allowed() -> Iterator[None]:
     """Silence Optuna's console warnings about experimental features; a user of this package cannot act on them."""
@@ -83,7 +94,7 @@ def startup_trials(trials: int) -> int:
     return max(4, min(10, trials // 4))
 
 
-def _optuna_sampler(name: str, trials: int, seed: int) -> optuna.samplers.BaseSampler:
+def _optuna_sampler(name: str, trials: int, seed: int, more_startup: int = 0) -> optuna.samplers.BaseSampler:
     if name == "random":
         return optuna.samplers.RandomSampler(seed=seed)
     with experimental_allowed():
@@ -91,7 +102,7 @@ def _optuna_sampler(name: str, trials: int, seed: int) -> optuna.samplers.BaseSa
             return optuna.samplers.QMCSampler(seed=seed, warn_independent_sampling=False)
         if name == "gp":
             return optuna.samplers.GPSampler(seed=seed)
-        startup = startup_trials(trials)
+        startup = startup_trials(trials) + more_startup
         if name == "cmaes":
             return optuna.samplers.CmaEsSampler(seed=seed, n_startup_trials=startup, warn_independent_sampling=False)
         assert name == "tpe"
@@ -108,7 +119,8 @@ class WholePointSampler(optuna.samplers.BaseSampler):
 
     Args:
         name: of the sampler.
-        make_sampler: makes it from a seed; called anew for every trial, with a seed of that trial's own.
+        make_sampler: makes it from a seed, and from a number of trials more to draw at random before it learns; called
+            anew for every trial, with a seed of that trial's own.
         seed: of the search.
         distributions: the ranges of the search.
         related: the related runs.
@@ -118,7 +130,7 @@ class WholePointSampler(optuna.samplers.BaseSampler):
     def __init__(
         self,
         name: str,
-        make_sampler: Callable[[int], optuna.samplers.BaseSampler],
+        make_sampler: Callable[[int, int], optuna.samplers.BaseSampler],
         seed: int,
         distributions: Mapping[str, BaseDistribution],
         related: Sequence[RelatedRun] = (),
@@ -140,6 +152,8 @@ class WholePointSampler(optuna.samplers.BaseSampler):
         # Without any start point the first trial is the search's own: there is nothing yet to try a ranking against.
         self._first = max(1, first)
         self._advice: Advice | None = None
+        self._advised: list[int] | None = None
+        """Numbers of the trials that related runs suggested; kept in the study."""
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return dict(self._searched)
@@ -153,11 +167,17 @@ class WholePointSampler(optuna.samplers.BaseSampler):
         trials = study.get_trials(deepcopy=False)
         others = [other for other in trials if other.number != trial.number]
         self._tried.update(others)
+        key: tuple[int, ...] = (self._seed, trial.number)
+        more_startup = 0
         if self._related and not given:
-            given = self._advised(trial.number, others, study.direction)
+            given, trusted = self._advice_for(trial.number, others, study)
+            advised = [number for number in self._advised_numbers(study) if number < trial.number]
+            key = (self._seed, trial.number, 1) if given else (self._seed, trial.number - len(advised))
+            if not trusted:
+                more_startup = sum(other.number in advised and other.state in LEARNT_FROM for other in others)
         seen = study_for_tpe(others, study.direction) if self._name == "tpe" else study
-        seeds = np.random.SeedSequence((self._seed, trial.number)).generate_state(2)
-        sampler = self._make_sampler(int(seeds[0]))
+        seeds = np.random.SeedSequence(key).generate_state(2)
+        sampler = self._make_sampler(int(seeds[0]), more_startup)
         chance = optuna.samplers.RandomSampler(seed=int(seeds[1]))
         # The optimum of a Gaussian process is no draw: asked again it would be, slowly, the same.
         draws = [sampler] * (1 if self._name == "gp" else 1 + REDRAWS) + [chance] * REDRAWS
@@ -176,15 +196,30 @@ class WholePointSampler(optuna.samplers.BaseSampler):
     ) -> Any:
         raise AssertionError("the whole point is drawn together")
 
-    def _advised(self, number: int, others: Sequence[FrozenTrial], direction: StudyDirection) -> dict[str, Any]:
-        """Return a point of a related run, all or some of its settings; empty: the search suggests one itself."""
+    def _advice_for(
+        self, number: int, others: Sequence[FrozenTrial], study: optuna.Study
+    ) -> tuple[dict[str, Any], bool]:
+        """Return a point of a related run, all or some of its settings, and whether one of the runs is trusted.
+
+        The point is empty where the search suggests one itself.
+        """
         if self._advice is None:
-            self._advice = Advice(self._related, self._tried.position, self._tried.choices, direction)
+            self._advice = Advice(self._related, self._tried.position, self._tried.choices, study.direction)
         trust = self._advice.trust(others)
+        trusted = bool(trust.max() >= TRUSTED)
         chance = np.random.default_rng((self._seed, number)).random()
         if chance >= share_of_related(number - self._first, trust):
-            return {}
-        return next((dict(point) for point in self._advice.best_points(trust) if not self._unwanted(point)), {})
+            return {}, trusted
+        point = next((dict(point) for point in self._advice.best_points(trust) if not self._unwanted(point)), {})
+        if point and number not in self._advised_numbers(study):
+            self._advised_numbers(study).append(number)
+            study.set_user_attr(ADVISED, self._advised)
+        return point, trusted
+
+    def _advised_numbers(self, study: optuna.Study) -> list[int]:
+        if self._advised is None:
+            self._advised = list(study.user_attrs.get(ADVISED, ()))
+        return self._advised
 
     def _unwanted(self, point: Mapping[str, Any]) -> bool:
         return self._tried.has_near(point) or (self._name in AVOID_DIVERGED and self._tried.nearest_diverged(point))
