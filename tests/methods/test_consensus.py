@@ -87,6 +87,20 @@ def test_trials_that_hardly_know_the_classes_are_not_trusted() -> None:
     np.testing.assert_array_equal(denoised_scores(probabilities, given), accuracy(probabilities, given))
 
 
+def test_a_consensus_that_the_labels_deny_is_not_trusted() -> None:
+    """Nine of ten trials exchange two classes: the shares of the classes tell nothing, the labels do."""
+    probabilities, given, true = trials([0.97] * 10, 0.85)
+    exchanged = probabilities.copy()
+    exchanged[:9] = exchanged[:9][:, :, [1, 0, 2, 3, 4]]
+    found = consensus(exchanged, given)
+    assert found.shift < 0.2
+    assert found.right > 0.5
+    assert found.explained > 0.35
+    assert found.denied
+    assert accuracy(exchanged, true)[found.scores.argmax()] < 0.7
+    np.testing.assert_array_equal(denoised_scores(exchanged, given), accuracy(exchanged, given))
+
+
 def test_few_or_collapsed_trials_give_the_noisy_accuracy() -> None:
     probabilities, given, _ = trials([0.95, 0.9, 0.85], 0.7)
     np.testing.assert_array_equal(denoised_scores(probabilities, given), accuracy(probabilities, given))

@@ -86,17 +86,17 @@ def test_scores_by_hand() -> None:
 
 
 def test_reliable_labels_count_as_many_answers_as_they_are_worth() -> None:
-    """Two judged images on which trial 0 alone is right, and alone agrees with the label: b is 2/3, s sqrt(10)/6."""
+    """Four judged images on which trial 0 alone is right, and alone agrees with the label: b is 0.8, s 0.3."""
     true = np.array([0, 1] * 200)
     wrong = true.copy()
-    wrong[:2] = 2
+    wrong[:4] = 2
     probabilities = one_hot([true.tolist(), wrong.tolist()])
-    n_0 = 400 * (2 / 3 - np.sqrt(10) / 12) ** 2
-    scores = judged_scores(probabilities, true, np.array([0, 1]), true[:2])
-    np.testing.assert_allclose(scores, [(2 + n_0 * 398 / 400) / (2 + n_0), (n_0 * 398 / 400) / (2 + n_0)])
-    misled = judged_scores(probabilities, wrong, np.array([0, 1]), true[:2])
-    prior = PRIOR_ANSWERS * 398 / 400
-    np.testing.assert_allclose(misled, [(2 + prior) / (2 + PRIOR_ANSWERS), prior / (2 + PRIOR_ANSWERS)])
+    n_0 = 400 * (0.8 - 0.3) ** 2
+    scores = judged_scores(probabilities, true, np.arange(4), true[:4])
+    np.testing.assert_allclose(scores, [(4 + n_0 * 396 / 400) / (4 + n_0), (n_0 * 396 / 400) / (4 + n_0)])
+    misled = judged_scores(probabilities, wrong, np.arange(4), true[:4])
+    prior = PRIOR_ANSWERS * 396 / 400
+    np.testing.assert_allclose(misled, [(4 + prior) / (4 + PRIOR_ANSWERS), prior / (4 + PRIOR_ANSWERS)])
 
 
 def test_weights_of_all_images_are_read_at_the_judged_ones() -> None:

@@ -28,9 +28,18 @@ little of the labels. With H the entropy of the labels' classes and L the mean l
 
     e = (H + L) / H < LEAST_EXPLAINED.                                                                             (4)
 
+The labels themselves may deny the consensus. A class whose images by the consensus are mostly labelled as another one,
+N[k, j] > N[k, k], is a class that most trials exchange with that one. And let b be the trial of the highest noisy
+accuracy, c that of the highest score (2). Then the labels deny c where
+
+    mean over i of (a_b[i] - a_c[i]) > MOST_ERRORS s,                                                              (5)
+
+s its paired standard error: b would hardly agree with so many more labels if c were the better one.
+
 In each of these cases the score is the noisy accuracy a_t, exactly. Likewise for fewer than FEWEST_TRIALS trials.
 
-Measured in docs/choosing_without_the_test_set.md. LARGEST_SHIFT was set on recorded searches whose truth is known.
+Measured in docs/choosing_without_the_test_set.md. LARGEST_SHIFT was set on recorded searches whose truth is known, the
+conditions on N's rows and (5) on simulated trials that err together.
 """
 
 from __future__ import annotations
@@ -47,6 +56,7 @@ ROUNDS = 2
 LARGEST_SHIFT = 0.2
 LEAST_RIGHT = 0.5
 LEAST_EXPLAINED = 0.35
+MOST_ERRORS = 2.0
 FEWEST_TRIALS = 4
 
 
@@ -61,7 +71,7 @@ def denoised_scores(probabilities: NDArray[Any], given: NDArray[Any]) -> NDArray
         float64 (T,), fractions; higher is better.
 
     Raises:
-        ValueError: shapes do not fit.
+        ValueError: shapes do not fit, a label is out of range, or a probability is not finite.
     """
     found = consensus(probabilities, given)
     return found.scores if found.trusted else found.agreement
@@ -77,6 +87,7 @@ class Consensus:
         shift: d of (3).
         right: mean of N's diagonal.
         explained: e of (4).
+        denied: what the labels deny: a class by N's rows, or the best trial by (5).
         trusted: what the guard says.
     """
 
@@ -85,6 +96,7 @@ class Consensus:
     shift: float
     right: float
     explained: float
+    denied: bool
     trusted: bool
 
 
@@ -96,9 +108,12 @@ def consensus(probabilities: NDArray[Any], given: NDArray[Any]) -> Consensus:
     classes = predicted.shape[2]
     if labels.min() < 0 or labels.max() >= classes:
         raise ValueError(f"given labels have to be classes in 0..{classes - 1}")
-    agreement: NDArray[np.float64] = (predicted.argmax(axis=2) == labels).mean(axis=1)
-    if len(predicted) < FEWEST_TRIALS:
-        return Consensus(agreement, agreement, np.nan, np.nan, np.nan, trusted=False)
+    agrees = predicted.argmax(axis=2) == labels
+    agreement: NDArray[np.float64] = agrees.mean(axis=1)
+    if not np.isfinite(predicted).all():
+        raise ValueError("probabilities have to be finite; leave out trials that diverged")
+    if len(predicted) < FEWEST_TRIALS or classes == 1:
+        return Consensus(agreement, agreement, np.nan, np.nan, np.nan, denied=False, trusted=False)
     scores = agreement
     for _ in range(ROUNDS):
         weights = _weights(scores)
@@ -115,8 +130,11 @@ def consensus(probabilities: NDArray[Any], given: NDArray[Any]) -> Consensus:
     shift, right = float(np.abs(agreed - labelled).sum() / 2), float(np.diag(model.matrix).mean())
     entropy = -float(np.log(labelled[labels]).mean())
     explained = 1.0 + model.log_likelihood / entropy if entropy > 0 else 0.0
-    trusted = shift <= LARGEST_SHIFT and right >= LEAST_RIGHT and explained >= LEAST_EXPLAINED
-    return Consensus(agreement, scores, shift, right, explained, trusted)
+    exchanged = bool((model.matrix.max(axis=1) > np.diag(model.matrix)).any())
+    behind = agrees[agreement.argmax()].astype(np.float64) - agrees[scores.argmax()]
+    denied = exchanged or bool(behind.mean() > MOST_ERRORS * behind.std() / np.sqrt(len(labels)))
+    trusted = shift <= LARGEST_SHIFT and right >= LEAST_RIGHT and explained >= LEAST_EXPLAINED and not denied
+    return Consensus(agreement, scores, shift, right, explained, denied, trusted)
 
 
 def _weights(scores: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -38,7 +38,7 @@ slope of agreement on being right, between trials, is
 with one image of slope 0 more, and s = sqrt((1 - b^2) sum_J (w_i var_t(c_t[i]))^2) / sum_J w_i var_t(c_t[i]) is about
 its standard error. A difference of agreement over M images tells as much of true accuracy as M b^2 answers, so
 
-    n_0 = max(PRIOR_ANSWERS, M max(b - s / 2, 0)^2).                                                                (6)
+    n_0 = max(PRIOR_ANSWERS, M max(b - s, 0)^2).                                                                    (6)
 
 Measured in docs/choosing_without_the_test_set.md, with what was tried in place of (1) to (6).
 """
@@ -75,7 +75,7 @@ def images_to_judge(probabilities: NDArray[Any], given: NDArray[Any], count: int
         int64 (n,), positions among the M images, all different.
 
     Raises:
-        ValueError: shapes or ``count`` do not fit.
+        ValueError: shapes or ``count`` do not fit, a label is out of range, or a probability is not finite.
     """
     chances = _chances(*_checked(probabilities, given), count)
     random = np.random.default_rng(seed)
@@ -198,7 +198,7 @@ def _prior_answers(
     common = weights * ((right & agrees).mean(axis=0) - right.mean(axis=0) * agrees.mean(axis=0))
     slope = common.sum() / spread.sum() / (1 + 1 / len(weights))
     error = np.sqrt(max(1 - slope**2, 0.0) * (spread**2).sum()) / spread.sum()
-    return float(max(PRIOR_ANSWERS, images * max(slope - error / 2, 0.0) ** 2))
+    return float(max(PRIOR_ANSWERS, images * max(slope - error, 0.0) ** 2))
 
 
 @dataclass(frozen=True)
