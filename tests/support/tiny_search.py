@@ -55,7 +55,12 @@ def tiny_space(folder: Path, overrides: Sequence[str] = (), **changes: Any) -> S
 
 def tiny_plan(folder: Path, machine: Machine | None = None, measure: Measure = measure_sharing, **options: Any) -> Plan:
     space = str(write_space(folder))
-    asked = {"results_dir": folder / "results", "command": "python -m tune_lnl.search tiny.yaml", **options}
+    asked = {
+        "results_dir": folder / "results",
+        "command": "python -m tune_lnl.search tiny.yaml",
+        "portfolio": "none",
+        **options,
+    }
     (plan,) = plan_search(SearchOptions.of(space, **asked), machine or Machine(cpus=2, gpus=0), measure)
     return plan
 
