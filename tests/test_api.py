@@ -158,6 +158,7 @@ class TestNotebook:
         assert said(outputs).count("] trial ") == 2
         assert "report:" in said(outputs)
         assert "Tune Status" not in str(outputs), "Ray's own table"
+        assert {output["type"] for output in outputs}.isdisjoint({"clear_output", "display_data"}), "nothing is erased"
         assert "INFO" not in said(outputs), "Ray's chatter stays in search.log"
         assert "<table>" in shown(outputs)["text/html"]
 

@@ -24,6 +24,7 @@ from tune_lnl.object_storage import StorageError
 from tune_lnl.tuning.engine.messages import Job, WorkerReport, device_loss
 from tune_lnl.tuning.engine.ray_compat import NamedTasks, is_loss_of_node, kill_worker, last_error, withdraw
 from tune_lnl.tuning.engine.session import Session
+from tune_lnl.tuning.engine.signals import in_interactive_session
 from tune_lnl.tuning.study.place import StudyLostError
 from tune_lnl.tuning.study.study import Suggestion
 
@@ -82,6 +83,8 @@ def train(
             name="search",
             storage_path=str(folder),
             verbose=0,
+            # In a notebook Tune would otherwise erase the lines that the cell has printed so far.
+            progress_reporter=tune.CLIReporter() if in_interactive_session() else None,
             callbacks=[NamedTasks(lambda config: Job.from_json(config[JOB]).name)],
             # Workers write their own checkpoints; an empty request for one would cost a round trip per trial.
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
