@@ -4,21 +4,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from report_runs import COMPLETE, Asked, drawn, view
+from report_runs import Asked, drawn, view
 
-from tune_lnl.reporting.history import best_so_far, curves_figure, history_figure, outside_note, thinned, visible_range
+from tune_lnl.reporting.curves import curves_figure
+from tune_lnl.reporting.history import best_so_far, history_figure, outside_note, visible_range
 
 
 def test_best_so_far_counts_complete_trials_only(tmp_path: Path) -> None:
     assert best_so_far(view(tmp_path)) == [(0, 60.0), (1, 64.0)]
-
-
-def test_thinning_keeps_both_ends() -> None:
-    points = [(epoch, float(epoch)) for epoch in range(1001)]
-    kept = thinned(points)
-    assert len(kept) <= 162
-    assert (kept[0], kept[-1]) == (points[0], points[-1])
-    assert thinned(points[:5]) == points[:5]
 
 
 def test_a_lost_trial_does_not_squeeze_the_rest(tmp_path: Path) -> None:
@@ -77,28 +70,6 @@ def test_every_state_is_in_both_legends(tmp_path: Path) -> None:
     for figure in (history_figure(seen), curves_figure(seen)):
         names = " ".join(trace.name for trace in drawn(figure).data)
         assert all(word in names for word in ("complete", "stopped early", "failed", "waiting"))
-
-
-def test_curves_count_epochs_from_one(tmp_path: Path) -> None:
-    seen = view(tmp_path)
-    figure = curves_figure(seen)
-    traces = {trace.name: trace for trace in drawn(figure).data}
-    best = traces["the best, trial 1"]
-    assert list(zip(best.x, best.y, strict=True)) == [(epoch + 1, 59.0 + epoch) for epoch in range(6)]
-    stopped = traces["stopped early"]
-    assert list(zip(stopped.x, stopped.y, strict=True)) == [(1, 88.0), (2, 89.0), (3, 90.0), (None, None)]
-    assert (traces["where it was stopped"].x, traces["where it failed"].x) == ((3,), (2,))
-    assert traces["the published setting, trial 0"].y[-1] == 60.0
-    shapes = drawn(figure).layout.shapes
-    assert [shape.x0 for shape in shapes if shape.xref == "x"] == [3, 4]  # trials are compared after epochs 3 and 4
-    assert [shape.y0 for shape in shapes if shape.xref != "x"] == [level for level, _ in seen.levels]
-    assert figure.table is not None
-    assert figure.table.header[4:] == [f"epoch {epoch}" for epoch in range(1, 7)]
-
-
-def test_a_best_trial_that_is_the_published_setting_has_one_line(tmp_path: Path) -> None:
-    plot = drawn(curves_figure(view(tmp_path, [COMPLETE])))
-    assert [trace.name for trace in plot.data] == ["end of a warm-up", "the best, trial 0 (the published setting)"]
 
 
 def test_nothing_to_draw(tmp_path: Path) -> None:

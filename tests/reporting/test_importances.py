@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import math
 import random
+from pathlib import Path
 from typing import Any
 
-from tune_lnl.reporting.importances import importances
+from report_runs import Asked, view
+
+from tune_lnl.reporting.importances import importance_figure, importances
 from tune_lnl.tuning.space.ranges import Parameter, parse_parameter
 
 PARAMETERS: dict[str, Parameter] = {
@@ -44,3 +47,19 @@ def test_the_same_again() -> None:
 def test_too_few_or_all_alike() -> None:
     assert importances(draws(5), [1.0, 2.0, 3.0, 4.0, 5.0], PARAMETERS) == []
     assert importances(draws(8), [1.0] * 8, PARAMETERS) == []
+
+
+def test_importances_warn_below_thirty(tmp_path: Path) -> None:
+    seen = view(tmp_path, [Asked("COMPLETE", 50.0 + number % 4) for number in range(8)])
+    assert importance_figure(seen).takeaway.startswith("Warning: 8 trials are few (under 30)")
+    assert importance_figure(view(tmp_path, name="few")).takeaway == (
+        "Importances need at least 6 trials with different values; there are 4 trials to compare."
+    )
+
+
+def test_importances_come_from_where_trials_can_be_compared(tmp_path: Path) -> None:
+    pruned = [Asked("PRUNED", 40.0 + number, epochs=3) for number in range(6)]
+    seen = view(tmp_path, [Asked("COMPLETE", 60.0), Asked("COMPLETE", 61.0), *pruned])
+    figure = importance_figure(seen)
+    assert figure.takeaway.startswith("Warning: 8 trials")
+    assert "after epoch 3, the first comparison of 8 trials" in figure.notes[0]

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from report_runs import COMPLETE, MIXED, SPACE, Asked, Page, imagined, view
 
-from tune_lnl.reporting.page import comparison_page, run_page
+from tune_lnl.reporting.page import comparison_page, figures_by_section, run_page
 
 NOW = datetime(2030, 1, 2, 3, 4)
 RUNS: dict[str, Sequence[Asked]] = {
@@ -171,3 +171,12 @@ def test_every_colour_is_given_for_both_schemes_and_print() -> None:
     assert len(blocks) == 3
     assert blocks[0] == blocks[1] == blocks[2]
     assert set(re.findall(r"var\((--[\w-]+)\)", style)) <= blocks[0]
+
+
+def test_few_trials_are_one_sentence(tmp_path: Path) -> None:
+    few = figures_by_section(view(tmp_path))["settings"]
+    assert [figure.key for figure in few] == ["parallel", "importances", "lr-map", "slices"]
+    assert few[-1].plot is None
+    assert few[-1].takeaway.startswith("Fewer than four trials are complete: too few to say where lr, ")
+    (none,) = figures_by_section(view(tmp_path, [Asked("FAIL", epochs=0)], name="none"))["settings"]
+    assert none.plot is None

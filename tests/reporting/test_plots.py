@@ -6,8 +6,9 @@ import re
 import pytest
 
 from tune_lnl.reporting import plots
+from tune_lnl.reporting.parallel import log_ticks
 from tune_lnl.reporting.plots import DASHES, PALETTE, SYMBOLS, Axis, picture, plain, rounded, uprights
-from tune_lnl.reporting.settings_figures import axis_of, log_ticks
+from tune_lnl.reporting.slices import axis_of
 from tune_lnl.reporting.texts import number, setting, shortened
 from tune_lnl.tuning.space.ranges import parse_parameter
 from tune_lnl.wording import STATES

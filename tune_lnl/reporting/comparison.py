@@ -8,13 +8,14 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from tune_lnl.reporting.accuracy import last_epochs_test
 from tune_lnl.reporting.figure import Cell, Figure, Link, Table
 from tune_lnl.reporting.intervals import Estimate, difference
 from tune_lnl.reporting.plots import SERIES, colour, picture, plain, rounded
+from tune_lnl.reporting.rows import RowValue, rows_plot
 from tune_lnl.reporting.run_data import RunView
 from tune_lnl.reporting.texts import setting
 from tune_lnl.reporting.timeline import bars_of, usage_of
-from tune_lnl.reporting.verdict import RowValue, last_epochs_test, rows_plot
 from tune_lnl.tuning.runs.confirmation import Confirmation
 from tune_lnl.wording import counted, duration
 

@@ -14,9 +14,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import plotly.graph_objects as go
 from numpy.typing import NDArray
 
+from tune_lnl.reporting.figure import Figure, Table
+from tune_lnl.reporting.plots import colour, picture, plain, rounded
+from tune_lnl.reporting.run_data import RunView, Trial
+from tune_lnl.reporting.texts import shortened
 from tune_lnl.tuning.space.ranges import Choice, Int, LogUniform, Parameter
+from tune_lnl.wording import counted
 
 ENOUGH = 30
 """Trials below which importances are little more than noise."""
@@ -97,3 +103,94 @@ def _column(parameter: Parameter, value: Any) -> float:
     if isinstance(parameter, LogUniform) or (isinstance(parameter, Int) and parameter.log):
         return math.log(value)
     return float(value)
+
+
+# ---- the figure
+
+
+def importance_figure(view: RunView) -> Figure:
+    """Importances with their spread, on the values most trials have in common."""
+    epoch, trials = _comparable(view)
+    values = [dict(trial.curve)[epoch] for trial in trials] if epoch is not None else []
+    found = importances([trial.row.params for trial in trials], values, view.run.space.parameters)
+    rows = [[one.name, f"{one.median:.2f}", f"{one.low:.2f} to {one.high:.2f}"] for one in found]
+    table = Table(["setting", "importance (median)", "10% to 90% of re-draws"], rows, "Importances")
+    return Figure(
+        key="importances",
+        title="Importances",
+        takeaway=_importance_takeaway(found, len(trials)),
+        plot=_importances(found) if found else None,
+        notes=_importance_notes(view, epoch, len(trials)) if found and epoch is not None else [],
+        table=table if found else None,
+    )
+
+
+def _comparable(view: RunView) -> tuple[int | None, list[Trial]]:
+    """An epoch, and the trials that have a value there: the full length, or the first comparison where far more
+    trials got to; survivors of the stopping rule alone look alike."""
+    candidates = [view.epochs - 1, *view.rungs[:1]]
+    whole = [trial for trial in view.trials if trial.config]
+    reached = {epoch: [trial for trial in whole if epoch in dict(trial.curve)] for epoch in candidates}
+    full = reached[candidates[0]]
+    if len(full) >= ENOUGH or len(candidates) == 1 or len(reached[candidates[1]]) <= len(full):
+        return (candidates[0] if full else None), full
+    return candidates[1], reached[candidates[1]]
+
+
+def _importance_takeaway(found: Sequence[Importance], count: int) -> str:
+    if not found:
+        there = f"there {'is' if count == 1 else 'are'} {counted(count, 'trial')} to compare"
+        return f"Importances need at least {FEWEST} trials with different values; {there}."
+    warning = (
+        f"Warning: {count} trials are few (under {ENOUGH}); these importances are little more than noise. "
+        if count < ENOUGH
+        else ""
+    )
+    clear = [one for one in found if one.low > 0]
+    if not clear:
+        return warning + "No setting stands out: the spread of each reaches zero."
+    first = clear[0]
+    overlapping = [one.name for one in found if one is not first and one.high > first.low]
+    sentence = f"{first.name} matters most ({first.median:.2f} of the variance)"
+    if overlapping:
+        sentence += f", though its spread overlaps with that of {', '.join(overlapping)}"
+    return warning + sentence + "."
+
+
+def _importance_notes(view: RunView, epoch: int, count: int) -> list[str]:
+    at = "at full length" if epoch == view.epochs - 1 else f"after epoch {epoch + 1}, the first comparison"
+    return [
+        f"From the objective {at} of {count} trials. Importance: rise of the squared error of a random forest on "
+        "trials it has not seen when this setting is shuffled, as a share of the variance. The dot is the median over "
+        "40 re-drawn sets of trials, the line holds 80% of them. About 0: knowing the setting does not help."
+    ]
+
+
+def _importances(found: Sequence[Importance]) -> go.Figure:
+    shown = list(reversed(found))
+    trace = go.Scatter(
+        x=[rounded(one.median) for one in shown],
+        y=list(range(len(shown))),
+        mode="markers",
+        name="median and 80% of re-draws",
+        marker={"size": 11, "color": colour("complete")},
+        error_x={
+            "array": [rounded(one.high - one.median) for one in shown],
+            "arrayminus": [rounded(one.median - one.low) for one in shown],
+            "color": colour("text"),
+            "thickness": 1.8,
+        },
+        text=[f"{plain(one.name)}: {one.median:.2f}, {one.low:.2f} to {one.high:.2f}" for one in shown],
+        hovertemplate="%{text}<extra></extra>",
+    )
+    return picture(
+        [trace],
+        height=130 + 44 * len(shown),
+        showlegend=True,
+        xaxis={"title": {"text": "share of the variance"}, "zeroline": True, "zerolinecolor": colour("soft")},
+        yaxis={
+            "tickvals": list(range(len(shown))),
+            "ticktext": [plain(shortened(one.name, 24)) for one in shown],
+            "range": [-0.6, len(shown) - 0.4],
+        },
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
+from tune_lnl.reporting.accuracy import accuracy_figure
 from tune_lnl.reporting.commands import commands_of
 from tune_lnl.reporting.comparison import (
     best_figure,
@@ -16,19 +17,23 @@ from tune_lnl.reporting.comparison import (
     spent_figure,
     warnings_of,
 )
+from tune_lnl.reporting.confirmation import confirmation_figure
+from tune_lnl.reporting.curves import curves_figure
 from tune_lnl.reporting.failures import failures_figure
 from tune_lnl.reporting.figure import Figure, Table
-from tune_lnl.reporting.history import curves_figure, history_figure, trials_table
+from tune_lnl.reporting.history import history_figure, trials_table
+from tune_lnl.reporting.importances import importance_figure
 from tune_lnl.reporting.intervals import Estimate
 from tune_lnl.reporting.noise_matrix import noise_figures
+from tune_lnl.reporting.parallel import parallel_figure
 from tune_lnl.reporting.rendering import render
 from tune_lnl.reporting.run_data import RunView
 from tune_lnl.reporting.selection import selection_figure
-from tune_lnl.reporting.settings_figures import settings_figures
+from tune_lnl.reporting.slices import lr_map, slice_figures, valued
 from tune_lnl.reporting.texts import setting
 from tune_lnl.reporting.timeline import bars_of, timeline_figure, usage_of
 from tune_lnl.reporting.trainings import recorded_trainings
-from tune_lnl.reporting.verdict import accuracy_figure, config_table, confirmation_figure, validation_figure
+from tune_lnl.reporting.verdict import config_table, validation_figure
 from tune_lnl.tuning.runs.best import config_yaml
 from tune_lnl.tuning.runs.location import location
 from tune_lnl.tuning.runs.rows import describe_states
@@ -69,10 +74,24 @@ def figures_by_section(view: RunView) -> dict[str, list[Figure]]:
             *([] if confirmation is None else [confirmation]),
         ],
         "search": [history_figure(view), curves_figure(view)],
-        "settings": settings_figures(view),
+        "settings": _settings_figures(view),
         "noise": [*noise_figures(view), selection_figure(view)],
         "machine": [timeline_figure(view), failures_figure(view)],
     }
+
+
+def _settings_figures(view: RunView) -> list[Figure]:
+    """Return the figures of the settings; one sentence where no trial tells anything about them."""
+    if not valued(view):
+        sentence = "No trial is complete or was stopped early yet, so the effect of the settings cannot be shown."
+        return [Figure("settings-none", "Nothing to compare yet", sentence)]
+    both_rates = lr_map(view)
+    return [
+        parallel_figure(view),
+        importance_figure(view),
+        *([] if both_rates is None else [both_rates]),
+        *slice_figures(view),
+    ]
 
 
 def run_page(view: RunView, written: datetime, beside: bool = True) -> str:

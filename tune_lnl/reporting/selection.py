@@ -7,8 +7,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from tune_lnl.reporting.curves import thinned
 from tune_lnl.reporting.figure import Figure, Table
-from tune_lnl.reporting.history import thinned
 from tune_lnl.reporting.plots import colour, picture, rounded, uprights
 from tune_lnl.reporting.run_data import RunView, Trial
 

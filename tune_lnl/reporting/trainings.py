@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tune_lnl.reporting.run_data import RunView
+from tune_lnl.wording import counted
 
 PLAIN = {"classification": "standard", "re-identification": "reid_standard"}
 """The method that trains with plain cross-entropy, by task."""
@@ -29,6 +30,10 @@ class Recorded:
     """Test accuracy, mean over the last epochs."""
     objective: tuple[float, ...]
     """The objectives that a search would have seen; empty without a validation split."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.label}, {counted(len(self.test), 'seed')}"
 
 
 def recorded_trainings(view: RunView) -> list[Recorded]:

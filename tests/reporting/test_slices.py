@@ -1,19 +1,10 @@
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
-import pytest
 from report_runs import Asked, drawn, view
 
-from tune_lnl.reporting.settings_figures import (
-    importance_figure,
-    lr_map,
-    parallel_figure,
-    ranks,
-    settings_figures,
-    slice_figures,
-)
+from tune_lnl.reporting.slices import lr_map, ranks, slice_figures
 
 
 def test_a_slice_per_setting_and_what_follows(tmp_path: Path) -> None:
@@ -35,15 +26,6 @@ def test_a_slice_per_setting_and_what_follows(tmp_path: Path) -> None:
     choices = [0.0 if trial.row.params["mining"] else 1.0 for trial in seen.trials]
     assert list(drawn(figures["Slice: mining"]).data[0].x) == choices
     assert drawn(figures["Slice: mining"]).layout.xaxis.ticktext == ("true", "false")
-
-
-def test_few_trials_are_one_sentence(tmp_path: Path) -> None:
-    few = settings_figures(view(tmp_path))
-    assert [figure.key for figure in few] == ["parallel", "importances", "lr-map", "slices"]
-    assert few[-1].plot is None
-    assert few[-1].takeaway.startswith("Fewer than four trials are complete: too few to say where lr, ")
-    (none,) = settings_figures(view(tmp_path, [Asked("FAIL", epochs=0)], name="none"))
-    assert none.plot is None
 
 
 def test_ranks_among_the_complete_trials(tmp_path: Path) -> None:
@@ -69,34 +51,3 @@ def test_no_map_without_a_second_rate(tmp_path: Path) -> None:
     }
     seen = view(tmp_path, [Asked("COMPLETE", 50.0), Asked("COMPLETE", 51.0)], changes=changes)
     assert lr_map(seen) is None
-
-
-def test_importances_warn_below_thirty(tmp_path: Path) -> None:
-    seen = view(tmp_path, [Asked("COMPLETE", 50.0 + number % 4) for number in range(8)])
-    assert importance_figure(seen).takeaway.startswith("Warning: 8 trials are few (under 30)")
-    assert importance_figure(view(tmp_path, name="few")).takeaway == (
-        "Importances need at least 6 trials with different values; there are 4 trials to compare."
-    )
-
-
-def test_importances_come_from_where_trials_can_be_compared(tmp_path: Path) -> None:
-    pruned = [Asked("PRUNED", 40.0 + number, epochs=3) for number in range(6)]
-    seen = view(tmp_path, [Asked("COMPLETE", 60.0), Asked("COMPLETE", 61.0), *pruned])
-    figure = importance_figure(seen)
-    assert figure.takeaway.startswith("Warning: 8 trials")
-    assert "after epoch 3, the first comparison of 8 trials" in figure.notes[0]
-
-
-def test_parallel_coordinates_hold_every_trial(tmp_path: Path) -> None:
-    seen = view(tmp_path)
-    (lines,) = drawn(parallel_figure(seen)).data
-    assert lines.type == "parcoords"
-    axes = {axis.label: axis for axis in lines.dimensions}
-    assert list(axes) == ["lr", "lr_asymmetry", "warmup_epochs", "mining", "val_accuracy (%)"]
-    shown = [seen.trials[number] for number in (2, 4, 0, 1)]  # the stopped one, then from the worst to the best
-    assert axes["val_accuracy (%)"].values == (90.0, 58.0, 60.0, 64.0)
-    assert axes["lr"].values == pytest.approx([math.log10(trial.row.params["lr"]) for trial in shown], rel=1e-5)
-    assert axes["lr"].ticktext == ("0.002", "0.005", "0.01", "0.02", "0.05", "0.1", "0.2")
-    assert axes["warmup_epochs"].tickvals == (1, 2)
-    assert lines.line.color == pytest.approx([-1 / 3, 0.0, 0.5, 1.0])
-    assert lines.line.colorbar.ticktext == ("stopped early", "the worst complete", "the best")
