@@ -163,19 +163,16 @@ def warnings_of(views: Sequence[RunView], one_noise: bool = True) -> list[str]:
     Args:
         one_noise: their labels should be the same; False: they are runs of several conditions.
     """
+    objectives = [f"{view.run.metric} over the last {counted(view.average_last, 'epoch')}" for view in views]
     return [
         f"{what}: {', '.join(f'{label} {value}' for label, value in zip(labels_of(views), values, strict=True))}."
         for what, values in (
             ("Their trials differ in length", [f"{view.epochs} epochs" for view in views]),
-            ("Their objectives differ", [_objective(view) for view in views]),
+            ("Their objectives differ", objectives),
             ("They train on different samples", [_training_set(view, one_noise) for view in views]),
         )
         if len(set(values)) > 1
     ]
-
-
-def _objective(view: RunView) -> str:
-    return f"{view.run.metric} over the last {counted(view.average_last, 'epoch')}"
 
 
 def _training_set(view: RunView, with_labels: bool) -> str:
@@ -202,6 +199,11 @@ def best_figure(number: int, condition: str, views: Sequence[RunView]) -> Figure
         )
         for one in winners
     ]
+    notes = warnings_of(views)
+    if rows:
+        notes.append("95% intervals, from the standard error on the held-out samples.")
+        if len({repr((view.run.settings.get("fingerprints") or {}).get("split")) for view in views}) > 1:
+            notes.append("These runs hold out different samples, which adds to the differences between them.")
     header = ["run and trial", f"{views[0].metric_label}, 95%"]
     table = Table(header, [[row.label, str(row.estimate)] for row in rows], f"Best values, {condition}")
     return Figure(
@@ -210,7 +212,7 @@ def best_figure(number: int, condition: str, views: Sequence[RunView]) -> Figure
         takeaway=_best_takeaway(views, winners),
         plot=rows_plot(rows, views[0].metric_label, "the first") if rows and _comparable(views) else None,
         table=table if rows else None,
-        notes=[*warnings_of(views), *(_comparison_notes(views) if rows else [])],
+        notes=notes,
     )
 
 
@@ -236,14 +238,6 @@ def _best_takeaway(views: Sequence[RunView], winners: Sequence[Winner]) -> str:
     sure = gap.low is not None and gap.low > 0
     meaning = "more than the held-out samples explain" if sure else "within what the held-out samples explain"
     return f"{first.label} is ahead of {second.label} by {gap}: {meaning}."
-
-
-def _comparison_notes(views: Sequence[RunView]) -> list[str]:
-    splits = {repr((view.run.settings.get("fingerprints") or {}).get("split")) for view in views}
-    notes = ["95% intervals, from the standard error on the held-out samples."]
-    if len(splits) > 1:
-        notes.append("These runs hold out different samples, which adds to the differences between them.")
-    return notes
 
 
 def spent_figure(number: int, condition: str, views: Sequence[RunView]) -> Figure:

@@ -26,23 +26,17 @@ def failures_figure(view: RunView) -> Figure:
         if trial.state == "FAIL":
             failed.setdefault(trial.row.failure or "unknown", []).append(trial)
     order = sorted(failed, key=lambda name: (-len(failed[name]), name))
+    counts = ", ".join(f"{len(failed[name])} {name}" for name in order)
+    total = sum(map(len, failed.values()))
     continued = [trial.number for trial in view.trials if trial.own and trial.row.attempts > 1]
     return Figure(
         key="failures",
         title="Failures by class",
-        takeaway=_takeaway({name: len(failed[name]) for name in order}),
+        takeaway=f"{counted(total, 'trial')} failed: {counts}." if failed else "No trial failed.",
         table=_table(failed, order, view) if failed else None,
         open=True,
         notes=[f"Continued or tried again after an interruption: trials {_numbers(continued)}."] if continued else [],
     )
-
-
-def _takeaway(counts: Mapping[str, int]) -> str:
-    if not counts:
-        return "No trial failed."
-    total = sum(counts.values())
-    sentence = ", ".join(f"{count} {name}" for name, count in counts.items())
-    return f"{counted(total, 'trial')} failed: {sentence}."
 
 
 def _table(failed: Mapping[str, list[Trial]], order: list[str], view: RunView) -> Table:

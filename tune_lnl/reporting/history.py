@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import plotly.graph_objects as go
@@ -123,7 +123,22 @@ def _history(view: RunView, seen: Sequence[Trial]) -> go.Figure:
         )
     for state in STATES:
         traces += _of_state(view, [trial for trial in seen if trial.state == state], state, few)
-    traces += best_mark(view, lambda trial: trial.number)
+    best = view.best
+    if best is not None and best.value is not None:
+        traces.append(
+            go.Scatter(
+                x=[best.number],
+                y=[rounded(best.value)],
+                mode="markers+text",
+                name=f"the best, trial {best.number}",
+                marker=BEST,
+                text=[f"<b>trial {best.number}</b>"],
+                textposition="top center",
+                cliponaxis=False,
+                customdata=[hover_text(best)],
+                hovertemplate="%{customdata}<extra></extra>",
+            )
+        )
     low_high = history_range(view)
     return picture(
         traces,
@@ -161,27 +176,6 @@ def hover_text(trial: Trial, whole: bool = True) -> str:
         return plain(trial.label())
     settings = [f"{plain(name)} {plain(setting(value))}" for name, value in trial.row.params.items()]
     return "<br>".join([plain(trial.label()), *settings])
-
-
-def best_mark(view: RunView, place: Callable[[Trial], float]) -> list[Any]:
-    """The star at the best trial; ``place`` gives its position on the x axis."""
-    best = view.best
-    if best is None or best.value is None:
-        return []
-    return [
-        go.Scatter(
-            x=[place(best)],
-            y=[rounded(best.value)],
-            mode="markers+text",
-            name=f"the best, trial {best.number}",
-            marker=BEST,
-            text=[f"<b>trial {best.number}</b>"],
-            textposition="top center",
-            cliponaxis=False,
-            customdata=[hover_text(best)],
-            hovertemplate="%{customdata}<extra></extra>",
-        )
-    ]
 
 
 def history_range(view: RunView) -> tuple[float, float]:

@@ -92,8 +92,9 @@ def judge(options: JudgeOptions, say: Callable[[str], None]) -> None:
     for row in before:
         words.check(row.answer, str(run.files.judged))
     answers = None if options.answers is None else read_answers(options.answers, candidates, words)
+    seed = int(run.settings.get("seed", 0))
     # Answers of a form alone need no draw: they may all be to images of the person's own choice.
-    rows = before if answers is not None else with_drawn(candidates, before, options.images, _seed(run), paths)
+    rows = before if answers is not None else with_drawn(candidates, before, options.images, seed, paths)
     if answers is not None:
         rows = with_answers(rows, answers, candidates, paths)
     write_judged(run.files, rows)
@@ -189,10 +190,6 @@ def _image(data: NoisyData, id_: int) -> NDArray[np.uint8]:
     images = data.train_images
     image: NDArray[np.uint8] = images.uncropped(row)[0] if isinstance(images, PictureRows) else images[row][0]
     return image
-
-
-def _seed(run: Run) -> int:
-    return int(run.settings.get("seed", 0))
 
 
 # ---- form and page

@@ -44,7 +44,9 @@ def label_page(table: LabelTable, run: str, file: str, written: datetime, advice
         corrections = int(((table.judgement.verdict == RELABEL) & (table.data.given_labels == label)).sum())
         samples = most_suspicious(table, label, max(each, min(corrections, THUMBNAILS // classes)))
         if len(samples):
-            galleries.append((f"label-{label}", table.class_name(label), _counts(table, label), _cards(table, samples)))
+            images = table.data.train_images[table.data.rows[samples]]
+            cards = [_card(table, int(sample), image) for sample, image in zip(samples, images, strict=True)]
+            galleries.append((f"label-{label}", table.class_name(label), _counts(table, label), cards))
     found, unsure = int(table.found.sum()), int((table.suspicious & ~table.found).sum())
     return render(
         "labels.html.j2",
@@ -132,11 +134,6 @@ class Card:
     proposed: str
 
 
-def _cards(table: LabelTable, samples: NDArray[np.int64]) -> list[Card]:
-    images = table.data.train_images[table.data.rows[samples]]
-    return [_card(table, int(sample), image) for sample, image in zip(samples, images, strict=True)]
-
-
 def _card(table: LabelTable, sample: int, image: NDArray[np.uint8]) -> Card:
     judged, data = table.judgement, table.data
     given = table.class_name(int(data.given_labels[sample]))
@@ -149,12 +146,11 @@ def _card(table: LabelTable, sample: int, image: NDArray[np.uint8]) -> Card:
         sentence, below = "no class", f"nearest: {other}"
     else:
         sentence, below = "unsure", f"{given}, or perhaps {other}"
-    address = None
+    address, proposal = None, None
     if data.root is not None and data.train_names is not None:
         address = (data.root.absolute() / data.train_names[int(data.rows[sample])]).as_uri()
-    proposal = (
-        None if verdict == OPEN_SET else int((judged.corrected if verdict == RELABEL else judged.nearest)[sample])
-    )
+    if verdict != OPEN_SET:
+        proposal = int((judged.corrected if verdict == RELABEL else judged.nearest)[sample])
     return Card(
         given,
         sentence,

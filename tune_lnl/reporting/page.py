@@ -118,7 +118,8 @@ def run_page(view: RunView, written: datetime, beside: bool = True) -> str:
         best_number="" if best is None else best.number,
         start_number="" if start is None else start.number,
         links=[(name, text) for name, text in FILES.items() if beside and (root / name).is_file()],
-        commands=[(name, command, _words(command)) for name, command in commands_of(view)],
+        # Lines break between the words of a command alone.
+        commands=[(name, command, command.split(" ")) for name, command in commands_of(view)],
         provenance=_provenance(view),
         script=None,
         **{f"{name}_figures": found for name, found in figures.items()},
@@ -182,6 +183,7 @@ def _facts(view: RunView, written: datetime) -> list[tuple[str, str]]:
     usage = usage_of(bars_of(view.trials), int(resources.get("concurrent") or 1))
     device = resources.get("device_name", resources.get("device", "?"))
     labels = view.flat_base.get("validation.labels")
+    condition = "" if view.run.space.condition is None else f", condition {view.run.space.condition}"
     judged = f"{100 * view.base.validation.fraction:g}% of the training set" + (f", {labels} labels" if labels else "")
     value = "none yet"
     if best is not None and best.value is not None:
@@ -192,7 +194,7 @@ def _facts(view: RunView, written: datetime) -> list[tuple[str, str]]:
     return [
         ("Best", value),
         ("Trials", f"{describe_states(view.run.rows())}; {view.asked} asked for"),
-        ("Method and data", _method_and_data(view)),
+        ("Method and data", f"{view.method} on {view.dataset['name']}{condition}"),
         ("Length", f"{view.epochs} epochs a trial, {view.epochs_trained} trained in all"),
         ("Time", duration(usage.seconds) if usage.seconds else "–"),
         ("Search", f"sampler {view.run.space.budget.sampler}, pruner {view.run.space.budget.pruner}"),
@@ -203,21 +205,11 @@ def _facts(view: RunView, written: datetime) -> list[tuple[str, str]]:
     ]
 
 
-def _method_and_data(view: RunView) -> str:
-    condition = "" if view.run.space.condition is None else f", condition {view.run.space.condition}"
-    return f"{view.method} on {view.dataset['name']}{condition}"
-
-
 def _moment(written: datetime) -> str:
     return f"{written:%Y-%m-%d %H:%M}"
 
 
 # ---- the end of a run's page
-
-
-def _words(command: str) -> list[str]:
-    """Return the words of a command line; lines break between them alone."""
-    return command.split(" ")
 
 
 def _provenance(view: RunView) -> Table:

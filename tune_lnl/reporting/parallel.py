@@ -28,31 +28,21 @@ AXIS_WIDTH, CHARACTER = 90, 8.5
 
 def parallel_figure(view: RunView) -> Figure:
     """A line per trial through all its settings; dragging along an axis chooses the trials that pass there."""
-    trials = valued(view)
+    trials, best = valued(view), view.best
     names = [shortened(name, 22) for name in (*view.run.space.parameters, view.metric_label)]
     return Figure(
         key="parallel",
         title="Parallel coordinates",
-        takeaway=_parallel_takeaway(view),
-        plot=_parallel(view, trials) if trials else None,
+        takeaway="No trial is complete yet." if best is None else f"The best trial has {setting(best.row.params)}.",
+        plot=_parallel(view, trials),
         notes=[
             "Each line is a trial. Drag along one or several axes to choose the trials that pass there; click an axis "
             "to let go. Drag the name of an axis to move it."
-        ]
-        if trials
-        else [],
-        table=_parallel_table(view, trials) if trials else None,
+        ],
+        table=_parallel_table(view, trials),
         wide=True,
         least_width=int(sum(max(AXIS_WIDTH, CHARACTER * len(name) + 12) for name in names)) + 130,
     )
-
-
-def _parallel_takeaway(view: RunView) -> str:
-    best = view.best
-    if best is None:
-        return "No trial is complete yet."
-    sentence = ", ".join(f"{name} {setting(value)}" for name, value in best.row.params.items())
-    return f"The best trial has {sentence}."
 
 
 def _parallel_table(view: RunView, trials: Sequence[Trial]) -> Table:

@@ -23,7 +23,10 @@ def selection_figure(view: RunView) -> Figure:
     """Precision and recall of the samples that the best trial selected."""
     best = view.best
     reports = [] if best is None else view.reports(best)
-    known = {name: _series(reports, name) for name, *_ in SERIES}
+    known = {
+        name: [(int(report["epoch"]), float(report[name])) for report in reports if report.get(name) is not None]
+        for name, *_ in SERIES
+    }
     drawable = best is not None and all(known.values())
     return Figure(
         key="selection",
@@ -39,10 +42,6 @@ def selection_figure(view: RunView) -> Figure:
         wide=True,
         table=_table(reports) if drawable else None,
     )
-
-
-def _series(reports: Sequence[Mapping[str, Any]], name: str) -> list[tuple[int, float]]:
-    return [(int(report["epoch"]), float(report[name])) for report in reports if report.get(name) is not None]
 
 
 def _takeaway(best: Trial | None, known: Mapping[str, Sequence[tuple[int, float]]]) -> str:
@@ -74,12 +73,11 @@ def _plot(best: Trial, known: Mapping[str, Sequence[tuple[int, float]]]) -> go.F
             )
         )
     last = 1 + max(epoch for series in known.values() for epoch, _ in series)
-    shown = best.warmup and best.warmup <= last
     return picture(
         traces,
         xaxis={"title": {"text": "epoch"}, "range": [0.5, last + 0.5], "tickformat": "d"},
         yaxis={"title": {"text": "%"}},
-        **(uprights([best.warmup], "warm-up ends") if shown and best.warmup else {}),
+        **(uprights([best.warmup], "warm-up ends") if best.warmup and best.warmup <= last else {}),
     )
 
 

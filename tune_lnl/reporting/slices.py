@@ -60,8 +60,6 @@ def axis_of(parameter: Parameter) -> Axis:
 def slice_figures(view: RunView) -> list[Figure]:
     """Value over each searched setting, and over those that follow from them."""
     trials = valued(view)
-    if not trials:
-        return []
     if not view.best_quarter():
         names = ", ".join(view.run.space.parameters)
         few = f"Fewer than four trials are complete: too few to say where {names} are good."
@@ -109,8 +107,6 @@ def _slice(view: RunView, name: str, axis: Axis, get: Getter) -> Figure:
 
 def _slice_takeaway(view: RunView, name: str, axis: Axis, get: Getter) -> str:
     quarter = view.best_quarter()
-    if not quarter:
-        return f"Fewer than four trials are complete: too few to say where {name} is good."
     values = [get(trial) for trial in quarter]
     if axis.choices:
         counts = {setting(choice): sum(setting(v) == setting(choice) for v in values) for choice in axis.choices}

@@ -72,7 +72,8 @@ def usage_of(bars: Sequence[Bar], workers: int) -> Usage:
 def timeline_figure(view: RunView) -> Figure:
     """A lane per worker, a bar per trial."""
     bars = bars_of(view.trials)
-    workers = _workers(view, bars)
+    planned = int((view.run.settings.get("resources") or {}).get("concurrent") or 0)
+    workers = max([planned, *(bar.lane + 1 for bar in bars)])
     usage = usage_of(bars, workers)
     notes = [
         "Utilisation: the part of the workers' time in which they had a trial. Overhead: the part of the trials' time "
@@ -93,11 +94,6 @@ def timeline_figure(view: RunView) -> Figure:
         table=_table(bars) if bars else None,
         wide=True,
     )
-
-
-def _workers(view: RunView, bars: Sequence[Bar]) -> int:
-    planned = (view.run.settings.get("resources") or {}).get("concurrent")
-    return max(int(planned or 0), max((bar.lane + 1 for bar in bars), default=0))
 
 
 def _takeaway(bars: Sequence[Bar], usage: Usage, workers: int) -> str:
