@@ -30,7 +30,7 @@ REPEATS = 5
 
 
 def seconds_of_doors() -> dict[str, float]:
-    """Median seconds of the commands that answer at once."""
+    """Return the median seconds of the commands that answer at once."""
     found = {}
     for name, arguments in DOORS.items():
         times = []
@@ -43,7 +43,7 @@ def seconds_of_doors() -> dict[str, float]:
 
 
 def run_part(name: str, data_dir: Path | None) -> dict[str, Any]:
-    """What one script has measured."""
+    """Run one script and return its measurements."""
     output = REFERENCE / f"{name}.json"
     command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), "--output", str(output)]
     if data_dir is not None and name in WITH_DATA:
@@ -55,7 +55,7 @@ def run_part(name: str, data_dir: Path | None) -> dict[str, Any]:
 
 
 def rows(parts: Mapping[str, Any], doors: Mapping[str, float]) -> Iterator[tuple[str, float, str, str]]:
-    """(what, measured, unit, what it is held against)."""
+    """Yield (quantity, measured value, unit, goal)."""
     speed = parts["throughput"]
     arms = speed["arms"]
     ours = next(name for name in ("ours, bf16", "ours, fp32") if name in arms)

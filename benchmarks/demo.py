@@ -32,13 +32,13 @@ PLAIN, PUBLISHED, SEARCHED = "plain cross-entropy", "ACT, published setting", "A
 
 
 def free_name() -> str:
-    """``demo``, or the first of ``demo-2``, ``demo-3``, ... that is not taken."""
+    """Return ``demo``, or the first of ``demo-2``, ``demo-3``, ... that is not taken."""
     names = ("demo" if number == 1 else f"demo-{number}" for number in count(1))
     return next(name for name in names if not (RESULTS / name).exists())
 
 
 def test_accuracy(sections: dict[str, Any], seed: int) -> float:
-    """Mean test accuracy (%) of the last ten epochs."""
+    """Return the mean test accuracy (%) of the last ten epochs."""
     config = build_config(sections, "demo")
     (result,) = train_seeds(config, [seed], Surroundings(), None, lambda seed, report: None)
     return result.figures["test_last10"]

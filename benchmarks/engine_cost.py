@@ -88,7 +88,7 @@ class Stopwatch:
 
 
 def run_one(folder: Path, trials: int, epochs: int, profile: Path | None) -> dict[str, Any]:
-    """One search in this process."""
+    """Run one search in this process."""
     from tune_lnl.tuning.driver import search
     from tune_lnl.tuning.engine.listeners import Checkpoints, Tables
     from tune_lnl.tuning.monitor.console import Console
@@ -157,7 +157,10 @@ def chunks(values: Sequence[float], middle: Callable[[Sequence[float]], float] =
 
 
 def slope(values: Sequence[float]) -> dict[str, float] | None:
-    """Milliseconds a trial costs more after 1,000 further trials, with its 95% interval; of at least four hundreds."""
+    """Return the milliseconds that a trial costs more after 1,000 further trials, with its 95% interval.
+
+    Return None for fewer than four hundreds.
+    """
     points = chunks(values)
     if len(points) < 4:
         return None
@@ -171,7 +174,7 @@ def slope(values: Sequence[float]) -> dict[str, float] | None:
 
 
 def summary(found: dict[str, Any]) -> dict[str, Any]:
-    """Milliseconds per trial, of the whole and of its parts."""
+    """Return milliseconds per trial, of the whole and of its parts."""
     trials = len(found["ended"])
     parts: dict[str, list[float]] = found["parts"]
     wall = np.diff(found["ended"]).tolist()
@@ -218,7 +221,7 @@ def show(result: dict[str, Any]) -> str:
 
 
 def measure(trials: int, epochs: int, profile: Path | None) -> dict[str, Any]:
-    """A search in a fresh process."""
+    """Run a search in a fresh process."""
     with tempfile.TemporaryDirectory() as place:
         output = Path(place) / "found.json"
         command = [sys.executable, str(Path(__file__).resolve()), "--inside", place, "--output", str(output)]

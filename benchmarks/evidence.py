@@ -20,7 +20,7 @@ LOAD = os.getloadavg()[0]
 
 
 def evidence(packages: Sequence[str] = ("torch", "numpy"), device: str | None = None) -> dict[str, Any]:
-    """Command, date, device and versions of the script that is running.
+    """Return command, date, device and versions of the running script.
 
     Args:
         packages: whose versions matter, beside tune_lnl's and Python's.
@@ -37,7 +37,7 @@ def evidence(packages: Sequence[str] = ("torch", "numpy"), device: str | None = 
 
 
 def public(arguments: Sequence[str]) -> list[str]:
-    """The arguments without those of :data:`PRIVATE`."""
+    """Return the arguments without those of :data:`PRIVATE`."""
     kept: list[str] = []
     skip = False
     for argument in arguments:

@@ -32,7 +32,7 @@ PATIENCE = 1500.0
 
 
 def search(folder: Path, trials: int, kills: int, seed: int) -> dict[str, Any]:
-    """One search; what became of it."""
+    """Run one search and return its outcome."""
     folder.mkdir()
     space = write_toy(folder, [], epochs=EPOCHS, trials=trials, fixed={"pause": PAUSE}, pruner="none")
     driver = Driver(folder, space)

@@ -38,7 +38,7 @@ SECTIONS: dict[str, Any] = {
 
 
 def trial(link: Connection, data_dir: Path | None, copied: bool, seed: int) -> None:
-    """One trial's process, up to the end of its reading; it stays as it is until it is told to end."""
+    """Read the data of one trial, then hold the process in this state until the event is set."""
     sections = {**SECTIONS, "fixed": {**SECTIONS["fixed"], "seed": seed}}
     training = start_training(build_config(sections, "memory_sharing"), Surroundings(data_dir=data_dir))
     assert isinstance(training, ActTraining)
@@ -55,7 +55,7 @@ def trial(link: Connection, data_dir: Path | None, copied: bool, seed: int) -> N
 
 
 def rollup(pid: int) -> dict[str, float]:
-    """Megabytes of a process: resident, its proportional share, what no other process maps."""
+    """Return megabytes of a process: resident, proportional share, private."""
     found = {}
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]:
         name, value = line.split()[:2]
@@ -65,7 +65,7 @@ def rollup(pid: int) -> dict[str, float]:
 
 
 def mapped(pid: int) -> dict[str, float]:
-    """Megabytes of the packed store that a process maps: resident and its proportional share."""
+    """Return megabytes of the packed store in a process: resident and proportional share."""
     found: dict[str, float] = defaultdict(float)
     inside = False
     for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
@@ -78,7 +78,7 @@ def mapped(pid: int) -> dict[str, float]:
 
 
 def measure(count: int, data_dir: Path | None, copied: bool) -> dict[str, Any]:
-    """So many trials at once."""
+    """Measure ``count`` trials at once."""
     context = multiprocessing.get_context("spawn")
     links, processes = [], []
     for number in range(count):

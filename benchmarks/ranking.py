@@ -30,7 +30,7 @@ SEED = 0
 
 
 def features(rng: np.random.Generator, people: np.ndarray, centres: np.ndarray) -> np.ndarray:
-    """Float32 (n, D): noise around each person's centre, so that matches rank neither first nor at random."""
+    """Return float32 (n, D): noise around each person's centre, so that matches rank neither first nor at random."""
     noise = rng.standard_normal((len(people), DIMENSIONS), dtype=np.float32)
     return np.asarray(centres[people] + 3.0 * noise)
 

@@ -45,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def sobol_params(space: SearchSpace, count: int) -> list[dict[str, Any]]:
-    """The first ``count`` settings of the sequence."""
+    """Return the first ``count`` settings of the sequence."""
     cube = qmc.Sobol(len(space.parameters), scramble=True, seed=SOBOL_SEED).random_base2((count - 1).bit_length())
     return [
         {name: at_quantile(range_, float(u)) for (name, range_), u in zip(space.parameters.items(), row, strict=True)}
@@ -54,7 +54,7 @@ def sobol_params(space: SearchSpace, count: int) -> list[dict[str, Any]]:
 
 
 def at_quantile(parameter: Parameter, u: float) -> Any:
-    """The value of ``parameter`` at ``u`` in [0, 1) of its range; grids and choices get equal shares."""
+    """Return the value of ``parameter`` at ``u`` in [0, 1) of its range; grids and choices get equal shares."""
     match parameter:
         case LogUniform():
             return float(np.exp(np.log(parameter.low) + u * np.log(parameter.high / parameter.low)))
@@ -102,7 +102,7 @@ def train_curve(space_name: str, number: int, params: dict[str, Any]) -> dict[st
 
 
 def finished_lines(path: Path) -> dict[int, dict[str, Any]]:
-    """Finished configs by number; a line that a killed run left torn is dropped."""
+    """Return finished configs by number; drop a line that a killed run left torn."""
     if not path.exists():
         return {}
     text = path.read_text()
@@ -114,7 +114,7 @@ def finished_lines(path: Path) -> dict[int, dict[str, Any]]:
 
 
 def write_table(path: Path, rows: Sequence[dict[str, Any]], space: SearchSpace) -> None:
-    """One row per config, by number; curves as float32 lists."""
+    """Write one row per config, by number; curves as float32 lists."""
     rows = sorted(rows, key=lambda row: int(row["number"]))
     columns: dict[str, pa.Array] = {"number": pa.array([row["number"] for row in rows], pa.int32())}
     for name in space.parameters:

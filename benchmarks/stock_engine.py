@@ -43,7 +43,7 @@ Points = list[dict[str, Any]]
 
 
 def first_points() -> Points:
-    """Fourteen trials: one whose metric becomes NaN, the best of all, which crashes before its end, twelve sound."""
+    """Return fourteen trials: one with a NaN, the best, which crashes before its end, twelve sound."""
     sound = [{"x": round(0.5 + 0.04 * index, 2), "fault": "none"} for index in range(12)]
     return [sound[0], {"x": 0.4, "fault": "nan"}, {"x": 0.3, "fault": "bug"}, *sound[1:]]
 
@@ -109,7 +109,7 @@ def new_tuner(folder: Path, points: Points) -> Any:
 
 
 def stock_trainable(config: dict[str, Any]) -> None:
-    """The toy as a function trainable that saves and loads as Tune's guide shows."""
+    """Return the toy as a function trainable that saves and loads as Tune's guide shows."""
     import torch
     from ray import tune
 
@@ -165,7 +165,7 @@ def study_trials(path: Path) -> list[optuna.trial.FrozenTrial]:
 
 
 def compare_states(folder: Path) -> dict[str, dict[str, Any]]:
-    """One search each, undisturbed."""
+    """Run one search each, undisturbed, and compare the states of trials."""
     points = first_points()
     stock = new_driver(StockDriver, make(folder / "stock"), points)
     code = finished(stock.start())
@@ -262,7 +262,7 @@ def killed_and_restored(driver: Driver, name: str, number: int) -> dict[str, Any
 
 
 def last_exception(text: str) -> str:
-    """The name of the first exception that is not a wrapper of Tune's."""
+    """Return the name of the first exception that is not a wrapper of Tune's."""
     names = [name.split(".")[-1] for name in re.findall(r"^([A-Za-z_.]*(?:Error|Exception))\b", text, re.MULTILINE)]
     inner = [name for name in names if name not in ("TuneError", "RayTaskError")]
     return str((inner or names or ["none named"])[0])
@@ -288,7 +288,7 @@ def make(folder: Path) -> Path:
 
 
 def new_driver(maker: type[Driver], folder: Path, points: Points) -> Driver:
-    """A driver with our space of these points; the stock one reads them from beside it."""
+    """Return a driver with our space of these points; the stock one reads them from a file next to it."""
     (folder / "points.json").write_text(json.dumps(points))
     fixed = {"pause": PAUSE, "fault_epoch": FAULT_EPOCH}
     space = write_toy(folder, points, epochs=EPOCHS, fixed=fixed, pruner="asha")

@@ -63,17 +63,17 @@ class ToySettings(MethodSettings):
 
 
 def noise(seed: int, epoch: int, x: float) -> float:
-    """Uniform in [-1, 1], the same for the same arguments."""
+    """Return a number uniform in [-1, 1], the same for the same arguments."""
     return random.Random(f"{seed} {epoch} {x!r}").uniform(-1.0, 1.0)
 
 
 def level(x: float) -> float:
-    """Where the curve of ``x`` leads, percent."""
+    """Return the limit of the curve of ``x``, percent."""
     return 95.0 - 60.0 * abs(x - 0.3)
 
 
 def curve(x: float, seed: int, epochs: int) -> list[float]:
-    """The objective of every epoch of a trial that nothing disturbs (``average_last`` 1)."""
+    """Return the objective of every epoch of a trial that nothing disturbs (``average_last`` 1)."""
     state, values = 0.0, []
     for epoch in range(epochs):
         state = next_state(state, x, seed, epoch)

@@ -29,10 +29,10 @@ class ImageRows(Protocol):
         """(N, H, W, C)."""
 
     def __len__(self) -> int:
-        """N."""
+        """Return N."""
 
     def __getitem__(self, rows: Any, /) -> Any:
-        """uint8 (n, H, W, C) for n rows, (H, W, C) for a single one."""
+        """Return uint8 (n, H, W, C) for n rows, (H, W, C) for a single one."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ class Dataset(ABC, Generic[OptionsT]):
         return self.Options.task
 
     def is_present(self, data_dir: Path | None, cache_dir: Path) -> bool:
-        """Whether its data is found without a download. True for a built-in dataset."""
+        """Return whether the data is found without a download. True for a built-in dataset."""
         return True
 
     def availability(self, data_dir: Path | None, cache_dir: Path) -> str:
@@ -223,7 +223,7 @@ class ImageDataset(ClassDataset[NoisyLabelOptions]):
 
     @abstractmethod
     def load_source(self, data_dir: Path | None, cache_dir: Path) -> Source:
-        """The clean source; found in `data_dir` (only read), packed into `cache_dir` on first use.
+        """Load the clean source: found in `data_dir` (only read), packed into `cache_dir` on first use.
 
         Raises:
             InputError: the data is not there; the message says what was looked for and where to get it.
@@ -248,7 +248,7 @@ class ImageDataset(ClassDataset[NoisyLabelOptions]):
 
 
 def fingerprint_of(train_images: Images, train_labels: Labels, test_images: Images, test_labels: Labels) -> str:
-    """sha256 (hex) over shape, pixels and labels of both splits; the same on every machine."""
+    """Return the sha256 (hex) over shape, pixels and labels of both splits; the same on every machine."""
     digest = hashlib.sha256()
     for images, labels in ((train_images, train_labels), (test_images, test_labels)):
         digest.update(repr(images.shape).encode())

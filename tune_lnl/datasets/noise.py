@@ -27,12 +27,12 @@ NOISE_KINDS = ("symmetric", "asymmetric", "none")
 
 
 def closed_class_count(num_classes: int, open_ratio: float) -> int:
-    """K = floor(C * (1 - open_ratio)), the number of closed classes; safe against 1 - 0.2 not being 0.8 in binary."""
+    """Return K = floor(C * (1 - open_ratio)), the number of closed classes; 1 - 0.2 counts as 0.8."""
     return math.floor(num_classes * (1.0 - open_ratio) + 1e-9)
 
 
 def transition_matrix(kind: str, num_classes: int, closed_ratio: float, open_ratio: float = 0.0) -> NDArray[np.float64]:
-    """The noise model: (C, C) float64, rows sum to 1 (ACT, released data/noisy_cifar.py).
+    """Return the noise model: (C, C) float64, rows sum to 1 (ACT, released data/noisy_cifar.py).
 
     Args:
         kind: "symmetric": P[i, i] = 1 - r, P[i, j] = r / (K - 1) for the other closed labels j;
@@ -67,7 +67,7 @@ def transition_matrix(kind: str, num_classes: int, closed_ratio: float, open_rat
 
 
 def corrupt_labels(labels: ArrayLike, matrix: ArrayLike, seed: int) -> NDArray[np.int64]:
-    """Noisy labels, int64 (N,): for each sample in order, one multinomial draw from its class's row of the matrix.
+    """Return noisy labels, int64 (N,): for each sample in order, one multinomial draw from its class's row.
 
     Args:
         labels: (N,) integers in 0..C-1, original classes.
@@ -91,7 +91,7 @@ def corrupt_labels(labels: ArrayLike, matrix: ArrayLike, seed: int) -> NDArray[n
 def instance_noise(
     features: ArrayLike, labels: ArrayLike, num_classes: int, ratio: float, seed: int
 ) -> NDArray[np.int64]:
-    """Instance-dependent noise, int64 (N,): a sample is flipped to a class that its own features point to.
+    """Return labels with instance-dependent noise, int64 (N,): features decide the class a sample is flipped to.
 
     Source: Xia et al. 2020, Algorithm 2. Sample i has a flip rate q_i from a normal distribution around `ratio` with
     standard deviation 0.1, truncated to [0, 1] (which raises the mean of small ratios: 0.05 to 0.10), and keeps its
@@ -143,7 +143,7 @@ def instance_noise(
 
 
 def _flip_rates(count: int, ratio: float, stream: np.random.RandomState) -> NDArray[np.float64]:
-    """Normal around `ratio`, cut to [0, 1] by drawing again what is outside."""
+    """Draw rates normally around `ratio`; draw those outside [0, 1] again."""
     rates = stream.normal(ratio, FLIP_RATE_SPREAD, count)
     outside = np.flatnonzero((rates < 0) | (rates > 1))
     while len(outside):
@@ -153,7 +153,7 @@ def _flip_rates(count: int, ratio: float, stream: np.random.RandomState) -> NDAr
 
 
 def _mean_and_spread(values: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Of each column, in blocks of rows; a column of one value has spread 1."""
+    """Return mean and spread of each column, in blocks of rows; a column of one value has spread 1."""
     total, squares = np.zeros(values.shape[1]), np.zeros(values.shape[1])
     for start in range(0, len(values), SAMPLES_PER_BLOCK):
         block = values[start : start + SAMPLES_PER_BLOCK].astype(np.float64)
@@ -165,7 +165,9 @@ def _mean_and_spread(values: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray
 
 
 def random_identity_noise(labels: ArrayLike, ratio: float, seed: int = 1) -> NDArray[np.int64]:
-    """Random identity noise, int64 (N,): in each identity round-half-even(n * ratio) labels become another identity.
+    """Return labels with random identity noise, int64 (N,).
+
+    In each identity, round-half-even(n * ratio) labels become another identity.
 
     Source: CORE, released utils.py, lines 17-28. One random.Random(seed) stream: identities ascending; their samples
     drawn; then for each of them, in the order drawn, one of the other identities, uniformly.
@@ -192,7 +194,9 @@ def random_identity_noise(labels: ArrayLike, ratio: float, seed: int = 1) -> NDA
 def patterned_identity_noise(
     labels: ArrayLike, ratio: float, second_labels: ArrayLike, seed: int = 1
 ) -> NDArray[np.int64]:
-    """Patterned identity noise, int64 (N,): the same samples as a fresh draw, renamed to their `second_labels`.
+    """Return labels with patterned identity noise, int64 (N,).
+
+    The samples are those of :func:`random_identity_noise`; they get their `second_labels`.
 
     Source: CORE, released utils.py, lines 30-40.
 

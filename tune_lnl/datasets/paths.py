@@ -17,7 +17,7 @@ CACHE_VARIABLE = "TUNE_LNL_CACHE"
 
 
 def cache_dir() -> Path:
-    """The cache: environment variable TUNE_LNL_CACHE, else ~/.cache/tune_lnl. It need not exist yet."""
+    """Return the cache: environment variable TUNE_LNL_CACHE, else ~/.cache/tune_lnl. It need not exist yet."""
     configured = os.environ.get(CACHE_VARIABLE)
     return Path(configured).expanduser() if configured else Path("~/.cache/tune_lnl").expanduser()
 
@@ -31,12 +31,12 @@ def is_folder(path: Path) -> bool:
 
 
 def download_dir(folder: str, cache: Path) -> Path:
-    """Where a download of the dataset `folder` lands: inside the cache's `data/`."""
+    """Return the folder that a dataset is downloaded to, inside the cache's `data/`."""
     return cache / "data" / folder
 
 
 def searched_folders(folder: str, data_dir: Path | None, cache: Path) -> list[Path]:
-    """The places that :func:`find_dataset_folder` looks at, in order."""
+    """Return the places that :func:`find_dataset_folder` looks at, in order."""
     if data_dir is not None:
         return [data_dir / folder, data_dir]
     configured = os.environ.get(DATA_VARIABLE)
@@ -50,7 +50,7 @@ def find_dataset_folder(
     holds_data: Callable[[Path], bool] | None = None,
     cache: Path | None = None,
 ) -> Path | None:
-    """The folder that holds a dataset, or None.
+    """Return the folder that holds a dataset, or None.
 
     Args:
         folder: the dataset's own folder name, e.g. "cifar100".

@@ -58,7 +58,7 @@ def _own_test_bars(view: RunView, trainings: Sequence[Recorded]) -> list[RowValu
 
 
 def last_epochs_test(view: RunView, trial: Trial) -> tuple[float, float] | None:
-    """Mean and deviation of the test accuracy over the last epochs, in percent."""
+    """Return mean and deviation of the test accuracy over the last epochs, in percent."""
     values = [report.get(view.test_metric) for report in view.reports(trial)[-view.average_last :]]
     known = [float(value) for value in values if value is not None]
     return mean_and_std(known) if known else None
@@ -75,7 +75,7 @@ def _published_bars(view: RunView) -> list[RowValue]:
 
 
 def published_of(view: RunView) -> list[PublishedResult]:
-    """Published figures of this run's dataset and noise; none for a share of its data or of its classes."""
+    """Return the published figures of this run's dataset and noise; none for a share of its data or classes."""
     dataset = view.dataset
     if dataset.get("subset", 1.0) != 1.0 or dataset.get("classes") is not None:
         return []

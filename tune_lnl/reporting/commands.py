@@ -13,7 +13,7 @@ SEARCH = "tune_lnl.search"
 
 
 def commands_of(view: RunView) -> list[tuple[str, str]]:
-    """(what for, command line), to be run in the folder where the search was run."""
+    """Return (purpose, command line); commands are to be run in the folder where the search was run."""
     command = str(view.run.settings["command"])
     root = location(view.run.files.root)
     found = [("Run the whole search again (under another --name)", command)]
@@ -39,7 +39,7 @@ def commands_of(view: RunView) -> list[tuple[str, str]]:
 
 
 def _train(view: RunView, what: str, *more: str) -> str:
-    """Into a folder where the next report of the run finds it."""
+    """Return the command of a training whose folder the next report of the run finds."""
     folder = view.run.files.root
     output = folder.parent / "train" / f"{folder.name}-{what}"
     command = [

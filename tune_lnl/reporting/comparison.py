@@ -33,7 +33,7 @@ def condition_of(view: RunView) -> str:
 
 
 def groups_of(views: Sequence[RunView]) -> dict[str, list[RunView]]:
-    """The runs by condition, in the order given."""
+    """Return the runs by condition, in the order given."""
     groups: dict[str, list[RunView]] = {}
     for view in views:
         groups.setdefault(condition_of(view), []).append(view)
@@ -41,7 +41,7 @@ def groups_of(views: Sequence[RunView]) -> dict[str, list[RunView]]:
 
 
 def labels_of(views: Sequence[RunView]) -> list[str]:
-    """A name for each that no other has."""
+    """Return a unique name for each run."""
     names = [view.name for view in views]
     return [
         name if names.count(name) == 1 else view.run.files.root.as_posix()
@@ -53,7 +53,7 @@ def labels_of(views: Sequence[RunView]) -> list[str]:
 
 
 def overview_table(views: Sequence[RunView], links: Sequence[str | None]) -> Table:
-    """A row per run; ``links`` lead to its own page, where there is one."""
+    """Return a row per run; its link leads to its own page, where there is one."""
     rows: list[list[Cell]] = []
     for view, label, link in zip(views, labels_of(views), links, strict=True):
         best = view.best
@@ -88,7 +88,7 @@ def _confirmed(found: Confirmation) -> str:
 
 
 def differing_settings(views: Sequence[RunView]) -> Table | None:
-    """Everything in run.yaml that is not the same in all; ``None`` where nothing differs."""
+    """Return the entries of run.yaml that are not the same in all runs; ``None`` where nothing differs."""
     flats = [_flat({key: view.run.settings.get(key) for key in COMPARED}) for view in views]
     names = list(dict.fromkeys(name for flat in flats for name in flat))
     rows = [
@@ -112,7 +112,7 @@ def _flat(value: Any, name: str = "") -> dict[str, Any]:
 
 
 def best_settings_table(views: Sequence[RunView]) -> Table | None:
-    """The best config of each, where any two of them search the same setting."""
+    """Return the best config of each run; ``None`` where no run has one."""
     names = list(dict.fromkeys(name for view in views for name in view.run.space.parameters))
     if not any(view.best for view in views):
         return None
@@ -148,7 +148,7 @@ class Winner:
 
 
 def winners_of(views: Sequence[RunView]) -> list[Winner]:
-    """Of the runs that have a complete trial, the best first."""
+    """Return the winners of the runs that have a complete trial, the best first."""
     found = [
         Winner(label, view.best.number, view.best.value, view.sign * view.best.value, view.best.row.standard_error)
         for view, label in zip(views, labels_of(views), strict=True)
@@ -176,7 +176,7 @@ def warnings_of(views: Sequence[RunView], one_noise: bool = True) -> list[str]:
 
 
 def _training_set(view: RunView, with_labels: bool) -> str:
-    """The samples and labels that a run trains on, in words; two that differ have different words."""
+    """Describe the samples and labels that a run trains on; sets that differ have different descriptions."""
     dataset, validation = view.dataset, view.base.validation
     prints = view.run.settings.get("fingerprints") or {}
     of_classes = "" if dataset.get("classes") is None else f", {dataset['classes']} classes"
@@ -188,7 +188,7 @@ def _training_set(view: RunView, with_labels: bool) -> str:
 
 
 def best_figure(number: int, condition: str, views: Sequence[RunView]) -> Figure:
-    """Best values with intervals."""
+    """Draw the best values with their intervals."""
     winners = winners_of(views)
     rows = [
         RowValue(
@@ -241,7 +241,7 @@ def _best_takeaway(views: Sequence[RunView], winners: Sequence[Winner]) -> str:
 
 
 def spent_figure(number: int, condition: str, views: Sequence[RunView]) -> Figure:
-    """Best so far over the epochs that were spent on it."""
+    """Draw the best value so far over the epochs spent."""
     lines = [best_over_epochs(view) for view in views]
     labels = labels_of(views)
     rows = [
@@ -266,7 +266,7 @@ def spent_figure(number: int, condition: str, views: Sequence[RunView]) -> Figur
 
 
 def best_over_epochs(view: RunView) -> list[tuple[int, float]]:
-    """(epochs of all trials ended by then, best value so far), at every improvement, and at the end."""
+    """Return (epochs of all trials ended by then, best value so far) at every improvement and at the end."""
     ended = sorted((t for t in view.trials if t.own and t.ended is not None), key=lambda t: (t.ended or 0.0, t.number))
     spent, points = 0, list[tuple[int, float]]()
     for trial in ended:

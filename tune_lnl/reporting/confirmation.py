@@ -1,4 +1,4 @@
-"""The configs that were trained again on fresh replicates."""
+"""Draw the configs that were trained again on fresh replicates."""
 
 from __future__ import annotations
 

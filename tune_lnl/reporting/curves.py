@@ -34,7 +34,7 @@ SQUEEZED = 4.0
 
 
 def curves_figure(view: RunView) -> Figure:
-    """The objective of every trial over its epochs."""
+    """Draw the objective of every trial over its epochs."""
     drawn = [trial for trial in view.trials if trial.curve]
     over = f"the mean over the last {view.average_last} epochs up to it" if view.average_last > 1 else "its own value"
     notes = [
@@ -102,7 +102,7 @@ def _curves(view: RunView, drawn: Sequence[Trial]) -> go.Figure:
 
 
 def _lines(trials: Sequence[Trial], state: str, many: bool) -> list[Any]:
-    """All curves of one state as one trace, with gaps between them; their last points too where they stand for more."""
+    """Return all curves of one state as one trace with gaps, and a trace of their ends where trials did not finish."""
     x: list[int | None] = []
     y: list[float | None] = []
     numbers: list[int | None] = []
@@ -176,7 +176,7 @@ def _ends_of_warmup(trials: Sequence[Trial]) -> list[Any]:
 
 
 def _curve_range(view: RunView, drawn: Sequence[Trial]) -> tuple[float, float]:
-    """The ends of the values to show: all, or without the first epochs where these would squeeze what follows."""
+    """Return the range to show: of all values, or without the first epochs where these would squeeze the others."""
     everything = [value for trial in drawn for _, value in trial.curve]
     late = [value for trial in drawn for epoch, value in trial.curve if epoch >= view.epochs // LATER]
     low, high = min(everything), max(everything)
@@ -187,7 +187,7 @@ def _curve_range(view: RunView, drawn: Sequence[Trial]) -> tuple[float, float]:
 
 
 def thinned(points: Sequence[tuple[int, float]], most: int = MOST_POINTS) -> list[tuple[int, float]]:
-    """At most about ``most`` of them, the first and the last among them."""
+    """Return about ``most`` of the points at most, the first and the last among them."""
     every = -(-len(points) // most)
     kept = list(points[::every])
     return kept if kept[-1:] == list(points[-1:]) else [*kept, points[-1]]

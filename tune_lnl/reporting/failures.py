@@ -20,7 +20,7 @@ MOST_NUMBERS = 12
 
 
 def failures_figure(view: RunView) -> Figure:
-    """A row per class of failure: how often, what it means, its cause, where to read on."""
+    """Return a table with a row per class of failure: count, meaning, first cause and log."""
     failed: dict[str, list[Trial]] = {}
     for trial in view.trials:
         if trial.state == "FAIL":

@@ -30,7 +30,7 @@ OUTLYING = 3.0
 
 
 def history_figure(view: RunView) -> Figure:
-    """Value over trial number, with the best so far."""
+    """Draw the value over the trial number, with the best so far."""
     seen = [trial for trial in view.trials if trial.value is not None]
     return Figure(
         key="history",
@@ -96,7 +96,7 @@ def ahead(view: RunView) -> str:
 
 
 def best_so_far(view: RunView) -> list[tuple[int, float]]:
-    """(trial number, value) of every complete trial that was better than those of lower number."""
+    """Return (trial number, value) of every complete trial that was better than those of lower number."""
     found: list[tuple[int, float]] = []
     for trial in view.trials:
         if trial.complete and trial.value is not None and (not found or view.better(trial.value, found[-1][1])):
@@ -229,7 +229,7 @@ def outside_note(shown: tuple[float, float], values: Sequence[float]) -> list[st
 
 
 def trials_table(view: RunView, linked: bool = True) -> Table:
-    """Every trial in the order of every view: complete ones best first; its number leads to its log if ``linked``."""
+    """Return every trial, complete ones best first, as in every view; its number leads to its log if ``linked``."""
     names = list(view.run.space.parameters)
     rows: list[list[Cell]] = []
     for row in view.run.rows():

@@ -49,7 +49,7 @@ class Importance:
 def importances(
     params: Sequence[Mapping[str, Any]], values: Sequence[float], parameters: Mapping[str, Parameter], seed: int = 0
 ) -> list[Importance]:
-    """Importances of the searched settings, largest first; none for fewer than six trials or values all alike.
+    """Return the importances of the searched settings, largest first; none for fewer than six trials or equal values.
 
     Args:
         params: settings of each trial, (N,).
@@ -83,7 +83,7 @@ def importances(
 def _rises(
     forest: Any, x: NDArray[np.float64], y: NDArray[np.float64], rng: np.random.Generator
 ) -> NDArray[np.float64]:
-    """Rise of the mean squared error on (x, y) by shuffling each column, (P,)."""
+    """Return the rise of the mean squared error on (x, y) by shuffling each column, (P,)."""
     columns = x.shape[1]
     # All shuffled copies at once: a forest's predict costs milliseconds however few rows it gets.
     copies = np.tile(x, (columns * SHUFFLES, 1, 1))
@@ -109,7 +109,7 @@ def _column(parameter: Parameter, value: Any) -> float:
 
 
 def importance_figure(view: RunView) -> Figure:
-    """Importances with their spread, on the values most trials have in common."""
+    """Draw the importances with their spread, on the epoch that most trials reached."""
     epoch, trials = _comparable(view)
     values = [dict(trial.curve)[epoch] for trial in trials] if epoch is not None else []
     found = importances([trial.row.params for trial in trials], values, view.run.space.parameters)
@@ -126,8 +126,10 @@ def importance_figure(view: RunView) -> Figure:
 
 
 def _comparable(view: RunView) -> tuple[int | None, list[Trial]]:
-    """An epoch, and the trials that have a value there: the full length, or the first comparison where far more
-    trials got to; survivors of the stopping rule alone look alike."""
+    """Return the epoch at which values are compared, and the trials that have a value there.
+
+    It is the last one, or the first rung where few trials ran to the end: survivors of the pruner alone look alike.
+    """
     candidates = [view.epochs - 1, *view.rungs[:1]]
     whole = [trial for trial in view.trials if trial.config]
     reached = {epoch: [trial for trial in whole if epoch in dict(trial.curve)] for epoch in candidates}

@@ -22,14 +22,14 @@ class Estimate:
 
     @classmethod
     def measured(cls, value: float, standard_error: float | None) -> Estimate:
-        """Normal interval of one measurement, value +- 1.96 standard errors."""
+        """Return the normal interval of one measurement, value +- 1.96 standard errors."""
         if standard_error is None:
             return cls(value)
         return cls(value, value - Z95 * standard_error, value + Z95 * standard_error)
 
     @classmethod
     def mean_of(cls, values: Sequence[float]) -> Estimate:
-        """Student's interval of a mean over independent runs, (S,); one run alone has none.
+        """Return Student's interval of a mean over independent runs, (S,); one run alone has none.
 
         ValueError for no values.
         """
@@ -54,7 +54,7 @@ class Estimate:
 
 
 def difference(first: float, first_error: float | None, other: float, other_error: float | None) -> Estimate:
-    """first - other of two measurements with standard errors, taken as independent.
+    """Return first - other of two measurements with standard errors, taken as independent.
 
     Two configs judged on one held-out split are positively correlated, so the interval is rather too wide.
     """

@@ -28,7 +28,7 @@ MOST_DECIDED = 50_000
 
 
 def label_page(table: LabelTable, run: str, file: str, written: datetime, advice: Sequence[str] = ()) -> str:
-    """The page as the text of an HTML file.
+    """Return the page as the text of an HTML file.
 
     Args:
         table: what was found.
@@ -91,7 +91,7 @@ def _decisions(table: LabelTable, file: str) -> Markup:
 
 
 def most_suspicious(table: LabelTable, label: int, count: int) -> NDArray[np.int64]:
-    """Suspicious samples under this given label: corrections, open-set ones, unsure ones, each the likeliest first.
+    """Return suspicious samples under a given label: corrections, open-set, unsure ones, each the likeliest first.
 
     Of equals the earlier one is first.
     """
@@ -166,7 +166,7 @@ def _card(table: LabelTable, sample: int, image: NDArray[np.uint8]) -> Card:
 
 
 def data_uri(image: NDArray[np.uint8]) -> str:
-    """An image uint8 (H, W, 1 or 3) as a data: URI, small ones without loss."""
+    """Return an image uint8 (H, W, 1 or 3) as a data: URI, small ones without loss."""
     from PIL import Image
 
     picture = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)

@@ -79,12 +79,12 @@ class LabelTable:
         return printable(self.data.class_names[label])
 
     def sample_name(self, sample: int) -> str | int:
-        """Path relative to the dataset's root, or the sample's row in the dataset where there are no files."""
+        """Return the path relative to the dataset's root, or the row in the dataset where there are no files."""
         row = int(self.data.rows[sample])
         return row if self.data.train_names is None else printable(self.data.train_names[row])
 
     def quality(self) -> tuple[LabelQuality, LabelQuality] | None:
-        """Of the verdict and of the verdict in sample; ``None`` where the true labels are unknown."""
+        """Return the quality of the verdict and of the verdict in sample; ``None`` without true labels."""
         data, true = self.data, self.data.true_labels
         if true is None:
             return None
@@ -97,7 +97,7 @@ class LabelTable:
 
 
 def judge(data: NoisyData, evidence: LabelEvidence) -> LabelTable:
-    """The verdicts, by :mod:`tune_lnl.methods.label_verdicts`."""
+    """Return the verdicts of :mod:`tune_lnl.methods.label_verdicts`."""
     given, networks = data.given_labels, list(evidence.held_out.values())
     simple = simple_predictions(data.train_images, data.rows, given)
     every = np.mean(networks, axis=0)
@@ -124,7 +124,7 @@ def judge(data: NoisyData, evidence: LabelEvidence) -> LabelTable:
 
 
 def printable(name: str) -> str:
-    """A name as valid text: bytes that are none are written as \\xNN."""
+    """Return a name as valid text; bytes that are no UTF-8 are written as \\xNN."""
     return os.fsencode(name).decode("utf-8", "backslashreplace") if not name.isascii() else name
 
 
@@ -146,7 +146,7 @@ def require_label_file(path: Path) -> None:
 
 
 def write_label_file(table: LabelTable, path: Path) -> None:
-    """The table as CSV or parquet, by the suffix; readers see the old file or the whole new one.
+    """Write the table as CSV or parquet, by the suffix; readers see the old file or the whole new one.
 
     In CSV, text that a spreadsheet would take for a formula gets an apostrophe in front; parquet has it as it is.
 
@@ -164,7 +164,7 @@ def write_label_file(table: LabelTable, path: Path) -> None:
 
 
 def columns_of(table: LabelTable) -> dict[str, list[Any]]:
-    """The columns by name, in order; None where a value is not known. The last two are of the whole file."""
+    """Return the columns by name, in order; None for an unknown value. The last two are of the whole file."""
     judged, count = table.judgement, range(len(table))
     key = "id" if table.data.train_names is None else "path"
     return {
@@ -211,7 +211,7 @@ def _write_csv(table: LabelTable, path: Path) -> None:
 
 
 def evidence_lines(table: LabelTable) -> Iterator[str]:
-    """What the verdicts rest on, and whether it supports corrections."""
+    """Yield sentences on the evidence of the verdicts, and whether it supports corrections."""
     support = table.judgement.support
     yield (
         f"the networks agree with {100 * support.agreement:.0f}% of the {support.judged:,} labels that they have not "
@@ -242,7 +242,7 @@ def evidence_lines(table: LabelTable) -> Iterator[str]:
 
 
 def noise_line(estimate: NoiseEstimate | None) -> str:
-    """The estimate of ``data check`` in words."""
+    """Write the noise estimate of ``data check`` as a sentence."""
     if estimate is None:
         return "estimated share of wrong labels: unknown, there are too few images"
     bound = "at most " if estimate.upper_bound else ""
@@ -253,7 +253,7 @@ def noise_line(estimate: NoiseEstimate | None) -> str:
 
 
 def summary_lines(table: LabelTable) -> Iterator[str]:
-    """Counts per given label, and what the true labels say where they are known."""
+    """Yield counts per given label, and the quality of the verdicts where the true labels are known."""
     given, verdict, classes = table.data.given_labels, table.judgement.verdict, table.data.num_classes
     counts = np.zeros((classes, len(VERDICTS)), dtype=np.int64)
     np.add.at(counts, (given, verdict), 1)

@@ -52,7 +52,7 @@ class NoiseSeen:
 
 
 def noise_of(view: RunView) -> NoiseSeen | str:
-    """The noise of a run's labels, or why it cannot be shown. Nothing is downloaded for it."""
+    """Return the noise of a run's labels, or why it cannot be shown. Nothing is downloaded."""
     recorded = (view.run.settings.get("fingerprints") or {}).get("labels")
     if recorded is None:
         return "The run recorded no labels that could be compared."
@@ -75,7 +75,7 @@ def noise_of(view: RunView) -> NoiseSeen | str:
 
 
 def _identity_noise(view: RunView, options: ReidOptions, place: Path | None, recorded: str) -> str:
-    """In words: a matrix of hundreds of identities would be a grey square."""
+    """Describe identity noise in words: a matrix of hundreds of identities would be a grey square."""
     held_out = view.base.validation
     data = load_reid(options, place, held_out.fraction, held_out.seed)
     if data.fingerprints["labels"] != recorded:
@@ -109,7 +109,7 @@ def measure_noise(data: NoisyData) -> NoiseSeen | str:
 
 
 def noise_figures(view: RunView) -> list[Figure]:
-    """Requested and measured, side by side."""
+    """Draw requested and measured noise, side by side."""
     seen = noise_of(view)
     if isinstance(seen, str):
         return [Figure("noise", "Label noise", seen)]
@@ -139,7 +139,7 @@ def _takeaway(seen: NoiseSeen) -> str:
 
 
 def matrix_plot(seen: NoiseSeen, matrix: Matrix) -> go.Figure:
-    """A cell per pair of classes; its number is written where there are few."""
+    """Draw a cell per pair of classes, with its number where there are few."""
     rows, columns = matrix.shape
     few, named = max(matrix.shape) <= FEW_CLASSES, matrix.size <= MOST_NAMED
     percent = [[None if not np.isfinite(share) else rounded(100 * float(share), 3) for share in row] for row in matrix]

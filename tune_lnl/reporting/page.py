@@ -127,7 +127,7 @@ def run_page(view: RunView, written: datetime, beside: bool = True) -> str:
 
 
 def comparison_page(views: Sequence[RunView], links: Sequence[str | None], written: datetime) -> str:
-    """Several runs side by side, grouped by condition.
+    """Return the page of several runs side by side, grouped by condition.
 
     Args:
         links: of each run, the address of its own report relative to this page, if there is one.

@@ -27,7 +27,7 @@ AXIS_WIDTH, CHARACTER = 90, 8.5
 
 
 def parallel_figure(view: RunView) -> Figure:
-    """A line per trial through all its settings; dragging along an axis chooses the trials that pass there."""
+    """Draw a line per trial through all its settings; dragging along an axis chooses the trials that pass there."""
     trials, best = valued(view), view.best
     names = [shortened(name, 22) for name in (*view.run.space.parameters, view.metric_label)]
     return Figure(

@@ -30,7 +30,7 @@ class RowValue:
 
 
 def rows_plot(bars: Sequence[RowValue], label: str, first: str = "this run's best") -> go.Figure:
-    """A value per row with its name above it, so that long names have room."""
+    """Draw a value per row with its name above it, so that long names have room."""
     places = {id(bar): float(len(bars) - 1 - place) for place, bar in enumerate(bars)}
     traces = []
     for spread in dict.fromkeys(bar.spread for bar in bars):

@@ -155,7 +155,7 @@ class RunView:
         return None if row is None else next(trial for trial in self.trials if trial.number == row.number)
 
     def count(self, *states: str) -> int:
-        """Trials of this run in these states; those taken over are left out."""
+        """Count the trials of this run in these states, without those taken over from another."""
         return sum(trial.own and trial.state in states for trial in self.trials)
 
     @property
@@ -169,7 +169,7 @@ class RunView:
         return self.sign * one > self.sign * other
 
     def best_quarter(self) -> list[Trial]:
-        """The best quarter of the complete trials, three at least; none where fewer than four are complete."""
+        """Return the best quarter of the complete trials, three at least; none where fewer than four are complete."""
         return self.complete[: max(3, len(self.complete) // 4)] if len(self.complete) >= 4 else []
 
     @property

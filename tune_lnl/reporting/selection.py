@@ -20,7 +20,7 @@ SERIES = (
 
 
 def selection_figure(view: RunView) -> Figure:
-    """Precision and recall of the samples that the best trial selected."""
+    """Draw precision and recall of the samples that the best trial selected."""
     best = view.best
     reports = [] if best is None else view.reports(best)
     known = {

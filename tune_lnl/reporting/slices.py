@@ -34,19 +34,19 @@ Getter = Callable[[Trial], Any]
 
 
 def ranks(view: RunView) -> dict[int, float]:
-    """Trial number -> 0 (worst) to 1 (best), by rank among the complete trials."""
+    """Return trial number -> 0 (worst) to 1 (best), by rank among the complete trials."""
     steps = max(1, len(view.complete) - 1)
     return {trial.number: round(1 - place / steps, 3) for place, trial in enumerate(view.complete)}
 
 
 def valued(view: RunView) -> list[Trial]:
-    """Trials that have settings and a value, the worst first: the best are drawn on top."""
+    """Return trials that have settings and a value, the worst first: the best are drawn on top."""
     trials = [t for t in view.trials if t.value is not None and t.config and t.state in ("COMPLETE", "PRUNED")]
     return sorted(trials, key=lambda trial: (trial.complete, view.sign * (trial.value or 0.0)))
 
 
 def axis_of(parameter: Parameter) -> Axis:
-    """The axis of a searched range."""
+    """Return the axis of a searched range."""
     if isinstance(parameter, Choice):
         return Axis(choices=parameter.choices)
     low, high = float(parameter.extremes()[0]), float(parameter.extremes()[-1])
@@ -58,7 +58,7 @@ def axis_of(parameter: Parameter) -> Axis:
 
 
 def slice_figures(view: RunView) -> list[Figure]:
-    """Value over each searched setting, and over those that follow from them."""
+    """Draw the value over each searched setting, and over those that follow from them."""
     trials = valued(view)
     if not view.best_quarter():
         names = ", ".join(view.run.space.parameters)
@@ -122,7 +122,7 @@ def _slice_takeaway(view: RunView, name: str, axis: Axis, get: Getter) -> str:
 
 
 def marks(view: RunView, trials: Sequence[Trial], x: Getter, y: Getter) -> list[Any]:
-    """A mark per trial: complete ones by their rank, stopped ones, the published setting, the best."""
+    """Return a mark per trial: complete ones by their rank, stopped ones, the published setting, the best."""
     rank = ranks(view)
     size = 10.0 if len(trials) <= MANY else 7.0
     traces = []
@@ -170,7 +170,7 @@ def _scatter(
 
 
 def lr_map(view: RunView) -> Figure | None:
-    """lr against lr1, where the method has both and they vary."""
+    """Draw lr1 over lr, where the method has both and they vary."""
     trials = [trial for trial in valued(view) if _is_number(trial.config.get("lr1")) and trial.config.get("lr")]
     pairs = {(trial.config["lr"], trial.config["lr1"]) for trial in trials}
     if len(pairs) < 2:

@@ -7,12 +7,12 @@ from typing import Any
 
 
 def number(value: float, digits: int = 3) -> str:
-    """``0.002``, ``1e-05``, ``12``: as short as ``digits`` significant digits allow."""
+    """Write a number as short as ``digits`` significant digits allow: ``0.002``, ``1e-05``, ``12``."""
     return f"{value:.{digits}g}"
 
 
 def setting(value: Any) -> str:
-    """A setting's value as a person writes it."""
+    """Write a setting's value as a person would."""
     if value is None:
         return "null"
     if isinstance(value, bool):

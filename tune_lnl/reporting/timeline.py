@@ -41,7 +41,7 @@ class Usage:
 
 
 def bars_of(trials: Sequence[Trial]) -> list[Bar]:
-    """The trials that have begun, each in the first lane that was free: which worker had it is not recorded."""
+    """Return the trials that have begun, each in the first free lane: which worker had it is not recorded."""
     begun = sorted((t.began, t.number, t) for t in trials if t.own and t.began is not None)
     zero = begun[0][0] if begun else 0.0
     free: list[float] = []
@@ -70,7 +70,7 @@ def usage_of(bars: Sequence[Bar], workers: int) -> Usage:
 
 
 def timeline_figure(view: RunView) -> Figure:
-    """A lane per worker, a bar per trial."""
+    """Draw a lane per worker and a bar per trial."""
     bars = bars_of(view.trials)
     planned = int((view.run.settings.get("resources") or {}).get("concurrent") or 0)
     workers = max([planned, *(bar.lane + 1 for bar in bars)])

@@ -26,7 +26,7 @@ CONSENSUS_NUMBERS = 4_000_000
 
 
 def validation_figure(view: RunView, trainings: Sequence[Recorded]) -> Figure:
-    """Best trial, published start point and recorded trainings, by what the search maximises."""
+    """Draw the best trial, the published setting and recorded trainings, by the objective of the search."""
     bars = _validation_bars(view, trainings)
     notes = []
     if view.best is not None:
@@ -164,7 +164,7 @@ def _ended(trial: Trial) -> str:
 
 
 def config_table(view: RunView) -> Table:
-    """Searched settings: best, published, range; and what follows from them."""
+    """Return the searched settings (best, published, range), and those that follow from them."""
     best, start = view.best, view.start
     names = [*view.run.space.parameters]
     derived = [name for name in DERIVED if name not in names]

@@ -147,7 +147,7 @@ def solarize(images: Tensor, magnitude: Tensor) -> Tensor:
 
 
 def invert(images: Tensor, magnitude: Tensor) -> Tensor:
-    """255 minus every pixel; the magnitude has no meaning."""
+    """Return 255 minus every pixel; the magnitude has no meaning."""
     del magnitude
     return 255 - images
 
@@ -181,22 +181,22 @@ def equalize(images: Tensor, magnitude: Tensor) -> Tensor:
 
 
 def shear_x(images: Tensor, magnitude: Tensor) -> Tensor:
-    """Output pixel (x, y) is taken from (x + magnitude * y, y), cubic interpolation."""
+    """Read output pixel (x, y) from (x + magnitude * y, y), cubic interpolation."""
     return sample_cubic(images, _inverse_maps(magnitude, column_from_row=magnitude), FILL)
 
 
 def shear_y(images: Tensor, magnitude: Tensor) -> Tensor:
-    """Output pixel (x, y) is taken from (x, y + magnitude * x), cubic interpolation."""
+    """Read output pixel (x, y) from (x, y + magnitude * x), cubic interpolation."""
     return sample_cubic(images, _inverse_maps(magnitude, row_from_column=magnitude), FILL)
 
 
 def translate_x(images: Tensor, magnitude: Tensor) -> Tensor:
-    """Output pixel (x, y) is taken from (x + magnitude * W, y), nearest pixel."""
+    """Read output pixel (x, y) from (x + magnitude * W, y), nearest pixel."""
     return sample_nearest(images, _inverse_maps(magnitude, column_offset=magnitude * images.shape[3]), FILL)
 
 
 def translate_y(images: Tensor, magnitude: Tensor) -> Tensor:
-    """Output pixel (x, y) is taken from (x, y + magnitude * H), nearest pixel."""
+    """Read output pixel (x, y) from (x, y + magnitude * H), nearest pixel."""
     return sample_nearest(images, _inverse_maps(magnitude, row_offset=magnitude * images.shape[2]), FILL)
 
 
@@ -270,7 +270,7 @@ def apply_cifar10_policy(images: Tensor, draw: PolicyDraw) -> Tensor:
 
 
 def rotation_maps(degrees: Tensor, height: int, width: int) -> Tensor:
-    """Inverse maps float64 (b, 2, 3) of a counter-clockwise turn about the image centre by `degrees` float64 (b,)."""
+    """Return inverse maps float64 (b, 2, 3) of a counter-clockwise turn about the centre by `degrees` float64 (b,)."""
     angle = torch.deg2rad(degrees)
     cosine, sine = torch.cos(angle), torch.sin(angle)
     x, y = width / 2, height / 2
@@ -300,7 +300,7 @@ def sample_nearest(images: Tensor, maps: Tensor, fill: int) -> Tensor:
 
 
 def sample_cubic(images: Tensor, maps: Tensor, fill: int) -> Tensor:
-    """As :func:`sample_nearest`, with cubic interpolation over 4x4 pixels (a = -1, as in Pillow's transforms).
+    """Read images as :func:`sample_nearest`, with cubic interpolation over 4x4 pixels (a = -1, as in Pillow).
 
     Pixels beyond the border repeat it; the result is cut, not rounded, to a whole grey level.
     """
@@ -337,14 +337,14 @@ def _sample_band(images: Tensor, maps: Tensor, fill: int, rows: Tensor) -> Tenso
 
 
 def _blend(start: Tensor, end: Tensor, magnitude: Tensor) -> Tensor:
-    """start + (1 + magnitude) (end - start), in float32, kept within 0 to 255 and cut to a whole grey level."""
+    """Return start + (1 + magnitude) (end - start), in float32, kept within 0 to 255 and cut to a whole grey level."""
     factor = (1.0 + magnitude).to(torch.float32).view(-1, 1, 1, 1)
     origin = start.to(torch.float32)
     return (origin + factor * (end.to(torch.float32) - origin)).clamp(0, 255).to(torch.uint8)
 
 
 def _luma(images: Tensor) -> Tensor:
-    """Grey levels int32 (b, 1, H, W): ITU-R 601-2 weights in 1/65536, rounded."""
+    """Return grey levels int32 (b, 1, H, W): ITU-R 601-2 weights in 1/65536, rounded."""
     if images.shape[1] == 1:
         return images.to(torch.int32)
     levels = images.to(torch.int32)
@@ -352,7 +352,7 @@ def _luma(images: Tensor) -> Tensor:
 
 
 def _histograms(rows: Tensor) -> Tensor:
-    """How often each grey level 0 to 255 occurs in each row: int64 (n, L) -> int64 (n, 256)."""
+    """Count each grey level 0 to 255 in each row: int64 (n, L) -> int64 (n, 256)."""
     # Not bincount, which on a GPU reads the largest and the smallest value back.
     return rows.new_zeros(rows.shape[0], 256).scatter_add_(1, rows, torch.ones_like(rows))
 
@@ -364,7 +364,7 @@ def _inverse_maps(
     column_offset: Tensor | float = 0.0,
     row_offset: Tensor | float = 0.0,
 ) -> Tensor:
-    """The identity maps float64 (b, 2, 3), one for each entry of `like` (b,), with the named entries replaced."""
+    """Return identity maps float64 (b, 2, 3), one for each entry of `like` (b,), with the named entries replaced."""
     maps = torch.zeros(like.shape[0], 2, 3, dtype=torch.float64, device=like.device)
     maps[:, 0, 0] = 1.0
     maps[:, 1, 1] = 1.0
@@ -376,14 +376,14 @@ def _inverse_maps(
 
 
 def _pixels(images: Tensor, row: Tensor, column: Tensor) -> Tensor:
-    """images[:, :, row, column] with a row and a column int64 (b, H, W) of each image's own."""
+    """Return images[:, :, row, column] with a row and a column int64 (b, H, W) of each image's own."""
     batch, channels, height, width = images.shape
     index = (row * width + column).view(batch, 1, height * width).expand(-1, channels, -1)
     return images.reshape(batch, channels, height * width).gather(2, index).view_as(images)
 
 
 def _cubic(values: Sequence[Tensor], part: Tensor) -> Tensor:
-    """Cubic convolution with a = -1 of four neighbours, at `part` of the way from the second to the third."""
+    """Return the cubic convolution with a = -1 of four neighbours, at `part` between the second and the third."""
     v0, v1, v2, v3 = values
     return v1 + part * (v2 - v0 + part * (2 * (v0 - v1) + v2 - v3 + part * (v1 - v0 - v2 + v3)))
 

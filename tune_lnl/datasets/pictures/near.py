@@ -53,7 +53,7 @@ def near_duplicates(examined: Examined) -> NearDuplicates:
 
 
 def _hashes(examined: Examined) -> NDArray[np.uint64]:
-    """uint64 (n,): the perceptual hash of each image at the working size."""
+    """Return uint64 (n,): the perceptual hash of each image at the working size."""
     import imagehash
     from PIL import Image
 

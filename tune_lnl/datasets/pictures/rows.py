@@ -141,7 +141,7 @@ class PixelSource(ABC):
 
     @abstractmethod
     def read(self, rows: NDArray[np.int64]) -> list[Images]:
-        """uint8 (h, w, 3) for each row."""
+        """Return uint8 (h, w, 3) for each row."""
 
 
 class PackedPixels(PixelSource):
@@ -205,7 +205,7 @@ class PictureRows:
         return self._count
 
     def __getitem__(self, rows: Any, /) -> Images:
-        """uint8 (n, crop, crop, 3), or (crop, crop, 3) for a single row."""
+        """Return uint8 (n, crop, crop, 3), or (crop, crop, 3) for a single row."""
         chosen = self._positions(rows)
         crop = self.size.crop
         images = [middle(image, crop, crop) for image in self._source.read(np.atleast_1d(chosen) + self._start)]
@@ -223,7 +223,7 @@ class PictureRows:
         return chosen.astype(np.int64)
 
     def uncropped(self, rows: NDArray[np.int64]) -> list[Images]:
-        """uint8 (h, w, 3) for each row, the shorter side resized."""
+        """Return uint8 (h, w, 3) for each row, the shorter side resized."""
         return self._source.read(np.atleast_1d(self._positions(rows)) + self._start)
 
 
