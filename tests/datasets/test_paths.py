@@ -27,6 +27,10 @@ def has_marker(place: Path) -> bool:
     return (place / "marker").exists()
 
 
+def found(data_dir: Path | None) -> Path | None:
+    return find_dataset_folder("toy", data_dir, has_marker, cache_dir())
+
+
 def test_cache_dir(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cache_dir() == cache
     monkeypatch.setenv("TUNE_LNL_CACHE", "~/elsewhere")
@@ -37,11 +41,10 @@ def test_cache_dir(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_data_dir_holds_the_folder_or_is_it(tmp_path: Path) -> None:
     folder = made(tmp_path / "data" / "toy")
-    assert find_dataset_folder("toy", tmp_path / "data") == folder
-    assert find_dataset_folder("toy", folder) == folder
+    assert found(tmp_path / "data") == folder
+    assert found(folder) == folder
     renamed = folder.rename(tmp_path / "my-copy")
-    assert find_dataset_folder("toy", renamed) is None
-    assert find_dataset_folder("toy", renamed, has_marker) == renamed
+    assert found(renamed) == renamed
 
 
 def test_an_explicit_data_dir_is_final(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,25 +52,20 @@ def test_an_explicit_data_dir_is_final(tmp_path: Path, cache: Path, monkeypatch:
     monkeypatch.setenv("TUNE_LNL_DATA", str(made(tmp_path / "other" / "toy").parent))
     empty = tmp_path / "empty"
     empty.mkdir()
-    assert find_dataset_folder("toy", empty, has_marker) is None
+    assert found(empty) is None
     with pytest.raises(InputError, match="--data-dir must be an existing directory"):
-        find_dataset_folder("toy", tmp_path / "absent", has_marker)
+        found(tmp_path / "absent")
 
 
 def test_without_one_the_environment_comes_before_the_cache(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert find_dataset_folder("toy", None, has_marker) is None
+    assert found(None) is None
     cached = made(cache / "data" / "toy")
-    assert find_dataset_folder("toy", None, has_marker) == cached
+    assert found(None) == cached
     monkeypatch.setenv("TUNE_LNL_DATA", str(tmp_path / "other"))
-    assert find_dataset_folder("toy", None, has_marker) == cached
+    assert found(None) == cached
     own = made(tmp_path / "other" / "toy")
-    assert find_dataset_folder("toy", None, has_marker) == own
+    assert found(None) == own
     monkeypatch.setenv("TUNE_LNL_DATA", str(own))
-    assert find_dataset_folder("toy", None, has_marker) == own
-
-
-def test_an_empty_folder_holds_nothing(tmp_path: Path) -> None:
-    (tmp_path / "toy").mkdir()
-    assert find_dataset_folder("toy", tmp_path) is None
+    assert found(None) == own

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -108,3 +109,9 @@ def write_reorganised(root: Path, name: Name, training: str = "train", train: li
         for seed, shot in enumerate(shots):
             write_image(root / split / f"{shot.identity:04d}" / name(shot), seed)
     return root
+
+
+def some_ranking(images: int, people: int, seed: int = 0) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Random rankings of ``people`` identities, a row per image."""
+    stream = np.random.default_rng(seed)
+    return np.stack([stream.permutation(people) for _ in range(images)])

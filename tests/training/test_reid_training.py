@@ -19,7 +19,7 @@ from torch import Tensor
 from tune_lnl.config.reid import MilestoneSettings
 from tune_lnl.config.trial import build_config
 from tune_lnl.datasets.augment.views import normalise
-from tune_lnl.datasets.reid.data import load_predictions, patterned_file
+from tune_lnl.datasets.reid.predictions import load_predictions, patterned_file
 from tune_lnl.errors import InputError
 from tune_lnl.methods.core import co_refine_loss, refine_weight, self_refine_loss
 from tune_lnl.metrics.reid import cosine_distances, rank_metrics

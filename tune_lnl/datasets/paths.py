@@ -45,10 +45,7 @@ def searched_folders(folder: str, data_dir: Path | None, cache: Path) -> list[Pa
 
 
 def find_dataset_folder(
-    folder: str,
-    data_dir: Path | None,
-    holds_data: Callable[[Path], bool] | None = None,
-    cache: Path | None = None,
+    folder: str, data_dir: Path | None, holds_data: Callable[[Path], bool], cache: Path
 ) -> Path | None:
     """Return the folder that holds a dataset, or None.
 
@@ -56,16 +53,15 @@ def find_dataset_folder(
         folder: the dataset's own folder name, e.g. "cifar100".
         data_dir: explicit data dir: it holds `folder`, or it is that folder itself. Without one: the environment
             variable TUNE_LNL_DATA in the same way, then the cache's `data/`.
-        holds_data: recognises the dataset by a folder's content; by default a folder called `folder` that is not empty.
-        cache: the cache; by default :func:`cache_dir`.
+        holds_data: recognises the dataset by a folder's content.
+        cache: the cache.
 
     Raises:
         InputError: an explicit `data_dir` that is not a directory.
     """
     check_data_dir(data_dir)
-    recognise = holds_data or _is_filled_folder_called(folder)
-    places = searched_folders(folder, data_dir, cache or cache_dir())
-    return next((place for place in places if place.is_dir() and recognise(place)), None)
+    places = searched_folders(folder, data_dir, cache)
+    return next((place for place in places if place.is_dir() and holds_data(place)), None)
 
 
 def check_data_dir(data_dir: Path | None) -> None:
@@ -76,10 +72,6 @@ def check_data_dir(data_dir: Path | None) -> None:
     """
     if data_dir is not None and not is_folder(data_dir):
         raise InputError(f"--data-dir must be an existing directory, got {shown(str(data_dir))}\ncheck the path")
-
-
-def _is_filled_folder_called(folder: str) -> Callable[[Path], bool]:
-    return lambda found: found.resolve().name == folder and any(found.iterdir())
 
 
 @contextmanager

@@ -46,7 +46,8 @@ def build_model(
         raise InputError(f"There is no model {name!r}; {nearest(name, MODELS)}.")
     if num_classes < 2:
         raise InputError(f"A classifier needs at least 2 classes; got {num_classes}.")
-    network = _builder(MODELS[name])(num_classes, image_shape)
+    module, function = MODELS[name].split(":")
+    network = cast(Builder, getattr(importlib.import_module(module), function))(num_classes, image_shape)
     if weights is not None:
         if not isinstance(getattr(network, "backbone", None), nn.Module):
             raise InputError(
@@ -55,8 +56,3 @@ def build_model(
             )
         load_backbone(cast(HasBackbone, network), weights)
     return network
-
-
-def _builder(entry: str) -> Builder:
-    module, function = entry.split(":")
-    return cast(Builder, getattr(importlib.import_module(module), function))

@@ -98,7 +98,13 @@ def load_backbone(network: HasBackbone, file: Path) -> None:
         CorruptDataError: the file is damaged.
         InputError: it cannot be opened, holds no state dict, or one of another network (the keys are named).
     """
-    saved = _backbone_part(_state_dict(file))
+    saved = _state_dict(file)
+    whole = any(key.startswith("backbone.") for key in saved)
+    saved = {
+        key.removeprefix("backbone."): value
+        for key, value in saved.items()
+        if (key.startswith("backbone.") if whole else not key.startswith("fc."))
+    }
     own = network.backbone.state_dict()
     # Batch counters have no effect here, and files from before PyTorch 0.4.1 lack them.
     missing = sorted(key for key in own.keys() - saved.keys() if not key.endswith(".num_batches_tracked"))
@@ -173,13 +179,6 @@ def _state_dict(file: Path) -> Mapping[str, Tensor]:
     ):
         raise InputError(f"{file} holds no state dict, which maps names of weights to tensors")
     return content
-
-
-def _backbone_part(saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    prefix = "backbone."
-    if any(key.startswith(prefix) for key in saved):
-        return {key.removeprefix(prefix): value for key, value in saved.items() if key.startswith(prefix)}
-    return {key: value for key, value in saved.items() if not key.startswith("fc.")}
 
 
 def _listed(keys: list[str]) -> str:

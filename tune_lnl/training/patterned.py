@@ -19,7 +19,7 @@ import torch
 from tune_lnl.config.overrides import parse_overrides
 from tune_lnl.datasets.paths import cache_dir
 from tune_lnl.datasets.registry import get_dataset
-from tune_lnl.datasets.reid.data import patterned_file, save_predictions
+from tune_lnl.datasets.reid.predictions import patterned_file, save_predictions
 from tune_lnl.datasets.reid.sets import ReidDataset
 from tune_lnl.errors import InputError
 from tune_lnl.models.reid import ReidNetwork

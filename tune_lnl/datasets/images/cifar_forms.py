@@ -186,7 +186,12 @@ class Parquet(Form):
 
     def is_in(self, root: Path, spec: CifarSpec, own_folder: bool) -> bool:
         shards = [shard for split in SPLITS for shard in _shards(root, split)]
-        return bool(shards) and (own_folder or not _lacks_column(shards[0], spec.label_column))
+        if not shards or own_folder:
+            return bool(shards)
+        try:
+            return spec.label_column in _open_parquet(shards[0]).schema_arrow.names
+        except CorruptDataError:
+            return True  # it fails when it is read, with its name
 
     def files(self, root: Path, spec: CifarSpec) -> list[Path]:
         return _within(root, [shard for split in SPLITS for shard in _complete_shards(root, split)])
@@ -354,14 +359,6 @@ def _complete_shards(root: Path, split: str) -> list[Path]:
             f"got {', '.join(shard.name for shard in shards)}\n{_GET_AGAIN}"
         )
     return shards
-
-
-def _lacks_column(shard: Path, column: str) -> bool:
-    """Return whether the shard is readable and has no such column. A damaged shard fails later, when it is read."""
-    try:
-        return column not in _open_parquet(shard).schema_arrow.names
-    except CorruptDataError:
-        return False
 
 
 def _open_parquet(path: Path) -> Any:

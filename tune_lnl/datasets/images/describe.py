@@ -24,6 +24,10 @@ def _rows(
 ) -> tuple[tuple[str, str], ...]:
     height, width, channels = data.train_images.shape[1:]
     total = len(data.class_names)
+    requested, opened = data.requested_noise, data.measured_open_share
+    expected = None
+    if requested is not None and opened is not None:
+        expected = opened + (1.0 - opened) * requested  # open-set labels are all wrong
     return (
         ("dataset", f"{dataset.name}: {dataset.description}"),
         ("source", f"{len(source.train_labels):,} training and {len(source.test_labels):,} test images"),
@@ -33,7 +37,7 @@ def _rows(
         ("training", f"{len(data.rows):,} samples; {spread(data.given_labels, data.num_classes)} per given label"),
         ("test", f"{len(data.test_rows):,} samples; {spread(data.test_labels, data.num_classes)} per class"),
         ("closed-set noise", f"requested {share(data.requested_noise)}, measured {share(data.measured_noise)}"),
-        ("total noise", f"expected {share(_expected_total(data))}, measured {share(data.measured_total_noise)}"),
+        ("total noise", f"expected {share(expected)}, measured {share(data.measured_total_noise)}"),
         ("open-set share", f"requested {share(dataset.open_ratio)}, measured {share(data.measured_open_share)}"),
         ("noise", f"{options.noise}, seed {options.noise_seed}" if data.matrix is not None else f"{options.noise}"),
         ("source sha256", data.fingerprints["source"]),
@@ -58,10 +62,3 @@ def _faults(dataset: ImageDataset, source: Source) -> list[str]:
     if found != source.fingerprint:
         faults.append(changed(found, source.fingerprint))
     return faults
-
-
-def _expected_total(data: NoisyData) -> float | None:
-    """Open-set samples are all wrong; of the others the requested share is."""
-    if data.requested_noise is None or data.measured_open_share is None:
-        return None
-    return data.measured_open_share + (1.0 - data.measured_open_share) * data.requested_noise

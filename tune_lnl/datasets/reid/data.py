@@ -9,27 +9,23 @@ the labels of a subset are those of the full run. With a validation fraction of 
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.random import RandomState
-from numpy.typing import NDArray
 
 from tune_lnl.config.datasets import NoiseFile, ReidOptions
 from tune_lnl.datasets.base import Labels
-from tune_lnl.datasets.label_file import MAX_UNPACKED_BYTES, given_labels
+from tune_lnl.datasets.label_file import given_labels
 from tune_lnl.datasets.noise import patterned_identity_noise, random_identity_noise
 from tune_lnl.datasets.paths import cache_dir
 from tune_lnl.datasets.registry import get_dataset
+from tune_lnl.datasets.reid.predictions import predictions_for, second_identities
 from tune_lnl.datasets.reid.sets import ReidDataset, ReidSource
 from tune_lnl.datasets.split import MAX_VALIDATION_FRACTION, stratified_subset
-from tune_lnl.errors import CorruptDataError, InputError
-from tune_lnl.files import is_disk_full
+from tune_lnl.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -70,21 +66,6 @@ class ReidData:
         return None if self.true_labels is None else float(np.mean(self.given_labels != self.true_labels))
 
 
-@dataclass(frozen=True)
-class Predictions:
-    """The predictions of a clean-trained network for the N training images of a source with C identities.
-
-    Attributes:
-        ranking: integers (N, C); row i: positions in `identity_numbers`, from most to least likely for image i.
-        identity_numbers: int64 (C,) ascending, as in the file names.
-        source_fingerprint: of the source; the images are in its order.
-    """
-
-    ranking: NDArray[Any]
-    identity_numbers: Labels
-    source_fingerprint: str
-
-
 def get_reid_dataset(name: str) -> ReidDataset:
     """Return the person dataset registered under `name`.
 
@@ -113,7 +94,11 @@ def load_reid(
         CorruptDataError: data or predictions are damaged.
     """
     dataset = get_reid_dataset(options.name)
-    _require_fraction(validation_fraction)
+    if not 0.0 <= validation_fraction <= MAX_VALIDATION_FRACTION:
+        raise InputError(
+            f"validation.fraction must be in [0, {MAX_VALIDATION_FRACTION}], got {validation_fraction!r}\n"
+            "0.1 is usual; 0 trains on all identities"
+        )
     source = dataset.load_source(data_dir, cache_dir(), options)
 
     identities = source.train.identities
@@ -170,14 +155,6 @@ def _first_identities(identities: Labels, count: int | None) -> Labels:
             f"dataset.classes must be at most {len(everyone)}, the number of training identities, got {count}"
         )
     return everyone[:count]
-
-
-def _require_fraction(fraction: float) -> None:
-    if not 0.0 <= fraction <= MAX_VALIDATION_FRACTION:
-        raise InputError(
-            f"validation.fraction must be in [0, {MAX_VALIDATION_FRACTION}], got {fraction!r}\n"
-            "0.1 is usual; 0 trains on all identities"
-        )
 
 
 def _split_identities(identities: Labels, fraction: float, stream: RandomState) -> tuple[Labels, Labels]:
@@ -254,7 +231,7 @@ def _given_identities(
         return true
     if options.noise == "random":
         return random_identity_noise(true, options.noise_ratio, options.noise_seed)
-    predictions = _predictions(options, dataset, source)
+    predictions = predictions_for(options, dataset.name, source)
     second = second_identities(predictions, source.train.identities, rows, training)
     return patterned_identity_noise(true, options.noise_ratio, second, options.noise_seed)
 
@@ -269,137 +246,6 @@ def _identities_from_file(noise: NoiseFile, source: ReidSource, rows: Labels, ke
             "use labels made for this dataset, split and number of identities"
         )
     return given
-
-
-def second_identities(predictions: Predictions, identities: Labels, rows: Labels, training: Labels) -> Labels:
-    """Return the most likely wrong identity of each of `rows`, int64 (n,): one of `training`, not the true one.
-
-    Source: CORE, released eval_utils.py, lines 187-218: the first prediction if it is not the true identity, else the
-    second.
-
-    Args:
-        predictions: of the source.
-        identities: (N,) true identities of the training split.
-        rows: (n,) rows of the training split.
-        training: the allowed identities, at least two.
-    """
-    numbers = predictions.identity_numbers
-    ranking = predictions.ranking[rows]
-    allowed = np.isin(numbers, training)[ranking]
-    own = np.searchsorted(numbers, identities[rows])
-    best = np.argmax(allowed & (ranking != own[:, None]), axis=1)
-    second: Labels = numbers[ranking[np.arange(len(rows)), best]]
-    return second
-
-
-def _predictions(options: ReidOptions, dataset: ReidDataset, source: ReidSource) -> Predictions:
-    path = patterned_file(cache_dir(), dataset.name, source.fingerprint)
-    if options.patterned_labels is not None:
-        path = Path(options.patterned_labels).expanduser()
-    if not path.is_file():
-        raise InputError(
-            f"patterned noise needs the predictions of a clean-trained network: no such file: {path}\n"
-            f"make it, with the same --set dataset.KEY=VALUE: python -m tune_lnl.data prepare {dataset.name} "
-            "--patterned\nor name another file: dataset.patterned_labels"
-        )
-    predictions = load_predictions(path)
-    if predictions.source_fingerprint != source.fingerprint:
-        raise InputError(
-            f"{path} was made for another source: sha256 {predictions.source_fingerprint}, this one has "
-            f"{source.fingerprint}\n"
-            f"make it for this one: python -m tune_lnl.data prepare {dataset.name} --patterned"
-        )
-    if len(predictions.ranking) != len(source.train.identities) or not np.array_equal(
-        predictions.identity_numbers, np.unique(source.train.identities)
-    ):
-        raise CorruptDataError(f"{path} does not rank this source's identities for each image\nmake it again")
-    return predictions
-
-
-def patterned_file(cache: Path, name: str, source_fingerprint: str) -> Path:
-    """Return the cache's file for the predictions of a clean-trained network for this source."""
-    return cache / "patterned" / f"{name}-{source_fingerprint[:16]}.npz"
-
-
-def save_predictions(path: Path, ranking: NDArray[Any], identity_numbers: Labels, source_fingerprint: str) -> None:
-    """Save the predictions of a clean-trained network; the file appears complete or not at all.
-
-    Args:
-        path: a npz file; its folder is made.
-        ranking: integers (N, C), for each image of `source.train`, in order, the positions in `identity_numbers` from
-            most to least likely.
-        identity_numbers: (C,) the identities of `source.train`, ascending.
-        source_fingerprint: of the source.
-
-    Raises:
-        ValueError: a ranking whose rows are not permutations of 0..C-1, or identities that do not ascend.
-        InputError: the file cannot be written.
-    """
-    problem = _problem(np.asarray(ranking), np.asarray(identity_numbers))
-    if problem is not None:
-        raise ValueError(problem)
-    columns = np.uint16 if len(identity_numbers) <= np.iinfo(np.uint16).max else np.int32
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                np.savez(
-                    file,
-                    ranking=np.asarray(ranking).astype(columns),
-                    identity_numbers=np.asarray(identity_numbers, dtype=np.int64),
-                    source_fingerprint=np.array(source_fingerprint),
-                )
-                file.flush()
-                os.fsync(file.fileno())
-            Path(unfinished).replace(path)
-        finally:
-            Path(unfinished).unlink(missing_ok=True)
-    except OSError as error:
-        if is_disk_full(error):
-            raise
-        raise InputError(
-            f"the predictions cannot be written to {path}: {error}\nfree some space there, or set TUNE_LNL_CACHE"
-        ) from error
-
-
-def load_predictions(path: Path) -> Predictions:
-    """Load a file of :func:`save_predictions`. Nothing is unpickled.
-
-    Raises:
-        InputError: the file cannot be opened.
-        CorruptDataError: it is truncated, or of another kind.
-    """
-    again = "make it again: python -m tune_lnl.data prepare NAME --patterned"
-    try:
-        with zipfile.ZipFile(path) as archive:
-            unpacked = sum(member.file_size for member in archive.infolist())
-        if unpacked > MAX_UNPACKED_BYTES:
-            raise CorruptDataError(f"{path} unpacks to {unpacked:,} bytes, too much for predictions\n{again}")
-        with np.load(path, allow_pickle=False) as arrays:
-            ranking, numbers = arrays["ranking"], arrays["identity_numbers"]
-            fingerprint = str(arrays["source_fingerprint"])
-    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
-        raise InputError(f"{path} cannot be opened: {error}\n{again}") from error
-    except (zipfile.BadZipFile, ValueError, KeyError, OSError, EOFError) as error:
-        if isinstance(error, CorruptDataError):
-            raise
-        raise CorruptDataError(f"{path} is no complete file of saved predictions: {error}\n{again}") from error
-    problem = _problem(ranking, numbers)
-    if problem is not None:
-        raise CorruptDataError(f"{path}: {problem}\n{again}")
-    return Predictions(ranking, numbers.astype(np.int64), fingerprint)
-
-
-def _problem(ranking: NDArray[Any], numbers: NDArray[Any]) -> str | None:
-    """Return the reason why these are no predictions, or None."""
-    if numbers.ndim != 1 or not np.issubdtype(numbers.dtype, np.integer) or np.any(np.diff(numbers) <= 0):
-        return "identity_numbers must be ascending whole numbers"
-    if ranking.ndim != 2 or not np.issubdtype(ranking.dtype, np.integer) or ranking.shape[1] != len(numbers):
-        return f"ranking must hold whole numbers, one column for each of {len(numbers)} identities, got {ranking.shape}"
-    if not np.array_equal(np.sort(ranking, axis=1), np.broadcast_to(np.arange(len(numbers)), ranking.shape)):
-        return f"each row of ranking must hold each of 0..{len(numbers) - 1} once"
-    return None
 
 
 # ---- numbers -------------------------------------------------------------------------------------------------------

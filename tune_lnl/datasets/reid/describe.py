@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +27,10 @@ def _rows(dataset: ReidDataset, options: ReidOptions, files: ReidFiles, data: Re
     source = data.source
     height, width = dataset.input_size(options)
     before_crop = training_size((height, width))
+    tested = np.union1d(source.query.identities, source.gallery.identities)
+    overlap = len(np.intersect1d(source.train.identities, tested))
+    named = ": " + ", ".join(map(shown, source.skipped[:5])) if source.skipped else ""
+    named += ", ..." if len(source.skipped) > 5 else ""
     seed = "" if options.noise == "none" or isinstance(options.noise, NoiseFile) else f", seed {options.noise_seed}"
     return (
         ("dataset", f"{dataset.name}: {dataset.description}"),
@@ -37,9 +40,12 @@ def _rows(dataset: ReidDataset, options: ReidOptions, files: ReidFiles, data: Re
         ("query", f"{_people(source.query)}; {_matchable(source):,} queries with a match in another camera"),
         ("gallery", f"{_people(source.gallery)}; {source.distractors:,} distractors"),
         ("junk", f"{source.junk:,} images dropped"),
-        ("skipped", _first(source.skipped)),
+        ("skipped", f"{len(source.skipped):,} files{named}"),
         ("one camera", f"{_of_one_camera(source):,} training identities are seen by one camera only"),
-        ("overlap", f"{_overlapping(source):,} training identities are in query or gallery, too"),
+        (
+            "overlap",
+            f"{overlap:,} training identities are in query or gallery, too",
+        ),
         ("training", f"{len(data.train_rows):,} images; {spread(data.given_labels, data.num_classes)} per given id"),
         ("identity noise", f"requested {share(data.requested_noise)}, measured {share(data.measured_noise)}"),
         ("noise", f"{options.noise}{seed}"),
@@ -90,14 +96,3 @@ def _of_one_camera(source: ReidSource) -> int:
     pairs = np.unique(np.stack([source.train.identities, source.train.cameras]), axis=1)
     _, cameras = np.unique(pairs[0], return_counts=True)
     return int(np.count_nonzero(cameras == 1))
-
-
-def _overlapping(source: ReidSource) -> int:
-    tested = np.union1d(source.query.identities, source.gallery.identities)
-    return len(np.intersect1d(source.train.identities, tested))
-
-
-def _first(names: Sequence[str], count: int = 5) -> str:
-    told = ", ".join(shown(name) for name in names[:count])
-    more = ", ..." if len(names) > count else ""
-    return f"{len(names):,} files" + (f": {told}{more}" if names else "")
