@@ -44,7 +44,7 @@ def test_a_folder_of_conditions(tmp_path: Path) -> None:
 def test_refusals(tmp_path: Path) -> None:
     make_run(tmp_path, [COMPLETE])
     results = tmp_path / "results"
-    with pytest.raises(InputError, match="is named twice"):
+    with pytest.raises(InputError, match=r"each run can be named once, got .* twice"):
         write_reports(["tiny", results / "tiny"], results)
     with pytest.raises(InputError, match="no run 'tinny'"):
         write_reports(["tiny", "tinny"], results)

@@ -42,7 +42,10 @@ def get_class_dataset(name: str) -> ClassDataset[Any]:
     """
     dataset = get_dataset(name)
     if not isinstance(dataset, ClassDataset):
-        raise InputError(f"dataset {name!r} is for {dataset.task}, and classification was asked for")
+        raise InputError(
+            f"dataset {name!r} is for {dataset.task}, and classification was asked for\n"
+            "choose another dataset or method"
+        )
     return dataset
 
 

@@ -90,7 +90,10 @@ def split_folds(labels: NDArray[np.int64], folds: int, seed: int) -> NDArray[np.
             fold[group] = (dealt + np.arange(len(group))) % folds
             dealt += len(group)
     if dealt < folds:
-        raise InputError(f"{folds} folds need as many samples under labels that have more than one, got {dealt}")
+        raise InputError(
+            f"{folds} folds need at least {folds} samples whose label occurs more than once, got {dealt}\n"
+            "use fewer folds or a larger dataset.subset"
+        )
     return fold
 
 

@@ -163,9 +163,12 @@ def _state_dict(file: Path) -> Mapping[str, Tensor]:
         content = checked_load(file, torch.device("cpu"), allow_old=True)
     except pickle.UnpicklingError:
         # A file of another kind and one that would run code when unpickled both end here.
-        raise InputError(f"{file} is not a state dict saved by torch.save, or holds more than tensors") from None
+        raise InputError(
+            f"{file} is not a state dict saved by torch.save, or holds more than tensors\n"
+            "save the tensors alone, torch.save(network.state_dict(), path), or --set model.weights=none"
+        ) from None
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
-        raise InputError(f"{file} cannot be read: {error}") from error
+        raise InputError(f"{file} cannot be read: {error}\ncheck path and permissions") from error
     except torch.OutOfMemoryError:  # a RuntimeError that is no fault of the file
         raise
     except UNREADABLE as error:
@@ -177,7 +180,9 @@ def _state_dict(file: Path) -> Mapping[str, Tensor]:
         and len(content) > 0
         and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items())
     ):
-        raise InputError(f"{file} holds no state dict, which maps names of weights to tensors")
+        raise InputError(
+            f"{file} holds no state dict, which maps names of weights to tensors\nsave network.state_dict()"
+        )
     return content
 
 

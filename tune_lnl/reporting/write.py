@@ -43,7 +43,7 @@ def write_reports(runs: Sequence[ResultsDir], results_dir: ResultsDir) -> list[P
     roots = [run.files.root.resolve() for run in found]
     twice = next((root for index, root in enumerate(roots) if root in roots[:index]), None)
     if twice is not None:
-        raise InputError(f"a run is compared with others, not with itself; {twice} is named twice")
+        raise InputError(f"each run can be named once, got {twice} twice; name different runs")
     now = datetime.now()
     views = [view_run(run) for run in found]
     own = [root / REPORT for root in roots]

@@ -178,12 +178,15 @@ def _working_size(file: Path, facts: Mapping[str, Any]) -> tuple[WorkingSize, in
         )
     sides = [*shape, resize] if isinstance(shape, list) else []
     if len(sides) != 4 or not all(type(side) is int and 1 <= side <= LARGEST_SIDE for side in sides):
-        raise CorruptDataError(f"{_name(file)}: images of shape {shape!r}, resized to {resize!r}, cannot be")
+        raise CorruptDataError(
+            f"{_name(file)}: sides must be whole numbers from 1 to {LARGEST_SIDE:,}, got {shape!r}, "
+            f"resized to {resize!r}; train it again"
+        )
     height, width, channels = shape
     if height != width or channels not in (1, 3):
         raise InputError(
-            f"{_name(file)} takes images of {height} x {width} pixels and {channels} channels; only square ones with "
-            "1 or 3 channels are made from image files here"
+            f"{_name(file)} must take square images with 1 or 3 channels, got {height} x {width} pixels and "
+            f"{channels} channels; predict with a model of this package's image datasets"
         )
     if type(square) is not bool or resize < height:
         raise CorruptDataError(f"{_name(file)}: images resized to {resize} pixels cannot be cropped to {height}")
@@ -195,7 +198,9 @@ def _numbers(file: Path, facts: Mapping[str, Any], key: str, channels: int) -> t
     if not isinstance(values, list) or len(values) != channels or not all(type(v) in (int, float) for v in values):
         raise CorruptDataError(f"{_name(file)}: {key} must be {channels} numbers, got {values!r}")
     if not all(math.isfinite(value) for value in values) or (key == "std" and min(values) <= 0):
-        raise CorruptDataError(f"{_name(file)}: {key} cannot be {values!r}")
+        raise CorruptDataError(
+            f"{_name(file)}: {key} must be finite{' and positive' if key == 'std' else ''}, got {values!r}"
+        )
     return tuple(float(value) for value in values)
 
 

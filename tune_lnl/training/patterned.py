@@ -68,7 +68,7 @@ def save_clean_predictions(
     }
     config = resolve_config(sections, parse_overrides(overrides), epochs, f"{name} --patterned")
     if config.validation.fraction or config.dataset.classes is not None or config.dataset.subset < 1:
-        raise InputError("--patterned trains on the whole training set; leave validation, classes and subset alone")
+        raise InputError("--patterned trains on the whole training set; leave out validation, classes and subset")
     last = config.settings.epochs - 1
     training = start_training(config, Surroundings(data_dir, choose_device(device), test_from=last))
     assert isinstance(training, ReidTraining)

@@ -84,7 +84,7 @@ def class_counts(dataset: ImageDataset, classes: int | None) -> tuple[int, int]:
     total = dataset.num_source_classes if classes is None else classes
     if total > dataset.num_source_classes:
         raise InputError(
-            f"dataset.classes must be at most {dataset.num_source_classes} for {dataset.name}, got {total}"
+            f"dataset.classes must be at most {dataset.num_source_classes} for {dataset.name}, got {total}\nuse fewer"
         )
     closed = closed_class_count(total, dataset.open_ratio)
     if closed < 2:

@@ -92,7 +92,9 @@ def _class_names(lists: Path, root: Path) -> tuple[str, ...]:
         return CLASSES
     names = tuple(lines_of(lists / NAMES, root))
     if len(names) != len(CLASSES) or len(set(names)) != len(names):
-        raise CorruptDataError(f"{lists / NAMES} must name {len(CLASSES)} different classes, got {len(set(names))}")
+        raise CorruptDataError(
+            f"{lists / NAMES} must name {len(CLASSES)} different classes, got {len(set(names))}\nget the dataset again"
+        )
     return names
 
 

@@ -74,7 +74,10 @@ def get_reid_dataset(name: str) -> ReidDataset:
     """
     dataset = get_dataset(name)
     if not isinstance(dataset, ReidDataset):
-        raise InputError(f"dataset {name!r} is for {dataset.task}, and re-identification was asked for")
+        raise InputError(
+            f"dataset {name!r} is for {dataset.task}, and re-identification was asked for\n"
+            "choose another dataset or method"
+        )
     return dataset
 
 
@@ -152,7 +155,8 @@ def _first_identities(identities: Labels, count: int | None) -> Labels:
     everyone = np.unique(identities)
     if count is not None and count > len(everyone):
         raise InputError(
-            f"dataset.classes must be at most {len(everyone)}, the number of training identities, got {count}"
+            f"dataset.classes must be at most {len(everyone)}, the number of training identities, got {count}\n"
+            "use a smaller number"
         )
     return everyone[:count]
 
