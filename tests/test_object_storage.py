@@ -6,11 +6,12 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from http_server import answering
 from s3_server import S3Server
 
 from tune_lnl.errors import InputError
@@ -124,18 +125,12 @@ class _Refusing(BaseHTTPRequestHandler):
 
     do_POST = do_PUT  # noqa: N815
 
-    def log_message(self, format: str, *args: object) -> None:
-        """Print nothing."""
-
 
 @pytest.fixture
 def refusing() -> Iterator[int]:
     """Return the port of a storage that forbids all writes."""
-    server = HTTPServer(("127.0.0.1", 0), _Refusing)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server.server_port
-    server.shutdown()
-    server.server_close()
+    with answering(_Refusing) as server:
+        yield server.server_port
 
 
 def test_no_permission_to_write(s3: S3Server, refusing: int) -> None:

@@ -6,7 +6,6 @@ import hashlib
 import http.server
 import io
 import os
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import torchvision.models
+from http_server import answering
 from torch import nn
 
 from tune_lnl.errors import CorruptDataError, InputError
@@ -39,18 +39,11 @@ class Published(http.server.BaseHTTPRequestHandler):
         self.do_HEAD()
         self.wfile.write(self.content)
 
-    def log_message(self, format: str, *args: Any) -> None:
-        """Keeps quiet."""
-
 
 @pytest.fixture
 def server() -> Iterator[str]:
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Published) as serving:
-        thread = threading.Thread(target=serving.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    with answering(Published) as serving:
         yield f"http://127.0.0.1:{serving.server_port}"
-        serving.shutdown()
-        thread.join()
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from report_runs import EPOCHS, view, write_summary
+from report_runs import view, write_summary
+from tiny_search import EPOCHS
 
 from tune_lnl.reporting.trainings import recorded_trainings
 

@@ -15,6 +15,7 @@ from typing import Any
 import optuna
 import pytest
 import yaml
+from tiny_search import EPOCHS, TINY
 
 from tune_lnl.config.yaml import dump_yaml
 from tune_lnl.files import replace_text
@@ -28,23 +29,11 @@ from tune_lnl.tuning.runs.layout import RunFiles
 from tune_lnl.tuning.runs.run import Run, load_run
 from tune_lnl.tuning.study.study import SearchStudy, distributions
 
-EPOCHS = 6
 SPACE: dict[str, Any] = {
-    "description": "a test",
-    "method": "act",
-    "dataset": {"name": "digits8no", "subset": 0.3},
+    **TINY,
     "conditions": {"asym40": {"dataset.closed_ratio": 0.4}, "asym20": {"dataset.closed_ratio": 0.2}},
-    "objective": {"metric": "val_accuracy", "mode": "max", "average_last": 1},
-    "validation": {"fraction": 0.3},
-    "fixed": {"epochs": EPOCHS, "batch_size": 64},
-    "search": {
-        "lr": {"type": "loguniform", "low": 0.002, "high": 0.2},
-        "lr_asymmetry": {"type": "loguniform", "low": 0.2, "high": 16},
-        "warmup_epochs": {"type": "int", "low": 1, "high": 2},
-        "mining": {"type": "choice", "choices": [True, False]},
-    },
+    "search": {**TINY["search"], "mining": {"type": "choice", "choices": [True, False]}},
     "start": [{"lr": 0.01, "lr_asymmetry": 8, "warmup_epochs": 2, "mining": True}],
-    "budget": {"trials": 6, "sampler": "random", "pruner": "asha"},
 }
 """Trials are compared after epochs 3 and 4."""
 

@@ -201,7 +201,7 @@ def test_signs_and_sizes_of_the_drawn_magnitudes() -> None:
 def test_policy_applies_both_operations_in_order_as_pillow_does() -> None:
     images = many_kinds_of_images(3).repeat(30, 1, 1, 1)
     draw = auto_augment.draw_cifar10_policy(len(images), torch.Generator().manual_seed(3))
-    result = auto_augment.cifar10_policy(images, torch.Generator().manual_seed(3))
+    result = auto_augment.apply_cifar10_policy(images, draw)
     in_pairs = 0
     for place, image in enumerate(images):
         kinds = [KINDS[kind] for kind in draw.kinds[place].tolist() if kind != NOT_APPLIED]
@@ -219,14 +219,16 @@ def test_policy_applies_both_operations_in_order_as_pillow_does() -> None:
 def test_policy_leaves_its_input_alone() -> None:
     images = many_kinds_of_images(3).repeat(10, 1, 1, 1)
     before = images.clone()
-    result = auto_augment.cifar10_policy(images, torch.Generator().manual_seed(0))
+    draw = auto_augment.draw_cifar10_policy(len(images), torch.Generator().manual_seed(0))
+    result = auto_augment.apply_cifar10_policy(images, draw)
     assert torch.equal(images, before)
     assert not torch.equal(result, before)
 
 
 def test_policy_refuses_other_channel_counts() -> None:
+    draw = auto_augment.draw_cifar10_policy(2, torch.Generator())
     with pytest.raises(InputError, match="1 or 3 channels; got 4"):
-        auto_augment.cifar10_policy(torch.zeros(2, 4, 32, 32, dtype=torch.uint8), torch.Generator())
+        auto_augment.apply_cifar10_policy(torch.zeros(2, 4, 32, 32, dtype=torch.uint8), draw)
 
 
 @pytest.mark.parametrize("degrees", [-15.0, -4.2, 0.0, 7.5, 15.0])

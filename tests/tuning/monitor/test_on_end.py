@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import pytest
+from http_server import answering
 
 from tune_lnl.tuning.monitor.on_end import tell_end
 
@@ -55,14 +55,8 @@ def hook() -> Iterator[tuple[str, list[Any]]]:
             self.send_response(500 if self.path == "/broken" else 204)
             self.end_headers()
 
-        def log_message(self, format: str, *args: object) -> None:
-            """Print nothing."""
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}", received
-    server.shutdown()
-    server.server_close()
+    with answering(Handler) as server:
+        yield f"http://127.0.0.1:{server.server_port}", received
 
 
 def test_an_address_gets_json(hook: tuple[str, list[Any]]) -> None:

@@ -251,11 +251,6 @@ def draw_cifar10_policy(batch_size: int, generator: torch.Generator) -> PolicyDr
     return PolicyDraw(kinds, magnitudes)
 
 
-def cifar10_policy(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw, then :func:`apply_cifar10_policy`."""
-    return apply_cifar10_policy(images, draw_cifar10_policy(images.shape[0], generator))
-
-
 def apply_cifar10_policy(images: Tensor, draw: PolicyDraw) -> Tensor:
     """Apply the policy to uint8 images (B, C, H, W), C 1 or 3; return new images. InputError for other channels."""
     if images.shape[1] not in (1, 3):
