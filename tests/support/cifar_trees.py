@@ -20,7 +20,7 @@ from PIL import Image
 
 from tune_lnl.datasets.base import Images, Labels
 from tune_lnl.datasets.images.cifar import Cifar, Cifar10N, Cifar100NC
-from tune_lnl.datasets.images.cifar_forms import CifarSpec
+from tune_lnl.datasets.images.cifar_spec import CifarSpec
 
 TRAIN_PER_CLASS = 4
 TEST_PER_CLASS = 2

@@ -16,7 +16,7 @@ from torch import Tensor
 from torchvision.transforms import AutoAugment, AutoAugmentPolicy
 from torchvision.transforms.v2 import functional as tv
 
-from tune_lnl.datasets.augment import auto_augment
+from tune_lnl.datasets.augment import auto_augment, geometry
 from tune_lnl.datasets.augment.auto_augment import CIFAR10_POLICY, MAGNITUDES, NOT_APPLIED, OPERATIONS, SIGNED
 from tune_lnl.errors import InputError
 
@@ -234,8 +234,8 @@ def test_policy_refuses_other_channel_counts() -> None:
 @pytest.mark.parametrize("degrees", [-15.0, -4.2, 0.0, 7.5, 15.0])
 def test_cubic_turn_is_pillows(degrees: float) -> None:
     images = many_kinds_of_images(1, 8, 8)
-    maps = auto_augment.rotation_maps(torch.full((len(images),), degrees, dtype=torch.float64), 8, 8)
-    result = auto_augment.sample_cubic(images, maps, fill=0)
+    maps = geometry.rotation_maps(torch.full((len(images),), degrees, dtype=torch.float64), 8, 8)
+    result = geometry.sample_cubic(images, maps, fill=0)
     expected = torch.stack([from_pillow(to_pillow(image).rotate(degrees, BICUBIC)) for image in images])
     difference = (result.to(torch.int16) - expected.to(torch.int16)).abs()
     assert difference.max() <= 1

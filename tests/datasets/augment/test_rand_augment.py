@@ -106,7 +106,7 @@ def test_the_policy_applies_what_was_drawn_in_order() -> None:
     images = some_images().repeat(40, 1, 1, 1)
     before = images.clone()
     draw = uda.draw_pairs(len(images), torch.Generator().manual_seed(3))
-    result = uda.rand_augment(images, torch.Generator().manual_seed(3))
+    result = uda.apply_pairs(images, uda.draw_pairs(len(images), torch.Generator().manual_seed(3)))
     assert torch.equal(images, before)
     in_pairs = 0
     for place, image in enumerate(images):
@@ -124,4 +124,4 @@ def test_the_policy_applies_what_was_drawn_in_order() -> None:
 
 def test_other_channel_counts_are_refused() -> None:
     with pytest.raises(InputError, match="1 or 3 channels; got 4"):
-        uda.rand_augment(torch.zeros(2, 4, 32, 32, dtype=torch.uint8), torch.Generator())
+        uda.apply_pairs(torch.zeros(2, 4, 32, 32, dtype=torch.uint8), uda.draw_pairs(2, torch.Generator()))

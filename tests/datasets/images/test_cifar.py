@@ -35,7 +35,7 @@ from real_data import real_cifar100
 from tune_lnl.datasets.base import Images, Labels, Source
 from tune_lnl.datasets.images import cifar
 from tune_lnl.datasets.images.cifar import Cifar, Cifar10N, Cifar80NO, Cifar100NC
-from tune_lnl.datasets.images.cifar_forms import CIFAR10, CIFAR100
+from tune_lnl.datasets.images.cifar_spec import CIFAR10, CIFAR100
 from tune_lnl.errors import CorruptDataError, InputError
 
 DATASETS: list[type[Cifar]] = [Cifar100NC, Cifar10N]

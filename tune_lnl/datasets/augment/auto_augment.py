@@ -36,6 +36,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tune_lnl.datasets.augment.geometry import inverse_maps, rotation_maps, sample_cubic, sample_nearest
 from tune_lnl.errors import InputError
 
 Operation = Callable[[Tensor, Tensor], Tensor]
@@ -43,9 +44,6 @@ Operation = Callable[[Tensor, Tensor], Tensor]
 
 FILL = 128
 """Grey level of the pixels that a geometric operation fills in from outside the image."""
-
-BAND = 2**15
-"""Values that cubic interpolation computes at once on a CPU: 4 MB of neighbours."""
 
 LEVELS = 10
 
@@ -182,22 +180,22 @@ def equalize(images: Tensor, magnitude: Tensor) -> Tensor:
 
 def shear_x(images: Tensor, magnitude: Tensor) -> Tensor:
     """Read output pixel (x, y) from (x + magnitude * y, y), cubic interpolation."""
-    return sample_cubic(images, _inverse_maps(magnitude, column_from_row=magnitude), FILL)
+    return sample_cubic(images, inverse_maps(magnitude, column_from_row=magnitude), FILL)
 
 
 def shear_y(images: Tensor, magnitude: Tensor) -> Tensor:
     """Read output pixel (x, y) from (x, y + magnitude * x), cubic interpolation."""
-    return sample_cubic(images, _inverse_maps(magnitude, row_from_column=magnitude), FILL)
+    return sample_cubic(images, inverse_maps(magnitude, row_from_column=magnitude), FILL)
 
 
 def translate_x(images: Tensor, magnitude: Tensor) -> Tensor:
     """Read output pixel (x, y) from (x + magnitude * W, y), nearest pixel."""
-    return sample_nearest(images, _inverse_maps(magnitude, column_offset=magnitude * images.shape[3]), FILL)
+    return sample_nearest(images, inverse_maps(magnitude, column_offset=magnitude * images.shape[3]), FILL)
 
 
 def translate_y(images: Tensor, magnitude: Tensor) -> Tensor:
     """Read output pixel (x, y) from (x, y + magnitude * H), nearest pixel."""
-    return sample_nearest(images, _inverse_maps(magnitude, row_offset=magnitude * images.shape[2]), FILL)
+    return sample_nearest(images, inverse_maps(magnitude, row_offset=magnitude * images.shape[2]), FILL)
 
 
 def rotate(images: Tensor, magnitude: Tensor) -> Tensor:
@@ -264,73 +262,6 @@ def apply_cifar10_policy(images: Tensor, draw: PolicyDraw) -> Tensor:
     return result
 
 
-def rotation_maps(degrees: Tensor, height: int, width: int) -> Tensor:
-    """Return inverse maps float64 (b, 2, 3) of a counter-clockwise turn about the centre by `degrees` float64 (b,)."""
-    angle = torch.deg2rad(degrees)
-    cosine, sine = torch.cos(angle), torch.sin(angle)
-    x, y = width / 2, height / 2
-    to_column = torch.stack((cosine, -sine, x - x * cosine + y * sine), dim=1)
-    to_row = torch.stack((sine, cosine, y - x * sine - y * cosine), dim=1)
-    return torch.stack((to_column, to_row), dim=1)
-
-
-def sample_nearest(images: Tensor, maps: Tensor, fill: int) -> Tensor:
-    """Read images uint8 (b, C, H, W) through inverse maps float64 (b, 2, 3), nearest pixel.
-
-    A map takes the centre of an output pixel (x + 1/2, y + 1/2, 1) to a point (column, row) of the input, in pixels;
-    points outside the input give `fill`. Coordinates are kept to 1/65536 of a pixel, as in Pillow.
-    """
-    height, width = images.shape[2:]
-    fixed = torch.floor(maps * 65536.0 + 0.5).to(torch.int64)
-    start = torch.floor((maps[:, :, 2] + maps[:, :, 0] * 0.5 + maps[:, :, 1] * 0.5) * 65536.0 + 0.5).to(torch.int64)
-    across = torch.arange(width, device=images.device)
-    down = torch.arange(height, device=images.device).view(-1, 1)
-    point = (
-        start[:, :, None, None] + fixed[:, :, 0, None, None] * across + fixed[:, :, 1, None, None] * down
-    ) >> 16  # (b, 2, H, W)
-    column, row = point[:, 0], point[:, 1]
-    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-    values = _pixels(images, row.clamp(0, height - 1), column.clamp(0, width - 1))
-    return torch.where(inside[:, None], values, fill)
-
-
-def sample_cubic(images: Tensor, maps: Tensor, fill: int) -> Tensor:
-    """Read images as :func:`sample_nearest`, with cubic interpolation over 4x4 pixels (a = -1, as in Pillow).
-
-    Pixels beyond the border repeat it; the result is cut, not rounded, to a whole grey level.
-    """
-    batch, channels, height, width = images.shape
-    # A CPU's cache holds the neighbours of a band of rows; a GPU takes all rows at once.
-    rows = height if images.device.type == "cuda" else max(1, BAND // max(1, batch * channels * width))
-    bands = [
-        _sample_band(images, maps, fill, torch.arange(top, min(top + rows, height), device=images.device))
-        for top in range(0, height, rows)
-    ]
-    return bands[0] if len(bands) == 1 else torch.cat(bands, dim=2)
-
-
-def _sample_band(images: Tensor, maps: Tensor, fill: int, rows: Tensor) -> Tensor:
-    """Return some rows, int64 (h,), of what :func:`sample_cubic` returns: uint8 (b, C, h, W)."""
-    batch, channels, height, width = images.shape
-    across = torch.arange(width, device=images.device, dtype=torch.float64) + 0.5
-    down = rows.to(torch.float64).view(-1, 1) + 0.5
-    point = maps[:, :, 0, None, None] * across + maps[:, :, 1, None, None] * down + maps[:, :, 2, None, None]
-    x, y = point[:, 0], point[:, 1]
-    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-    corner = torch.floor(point - 0.5)
-    part_x, part_y = (point - 0.5 - corner).unsqueeze(2).unbind(1)
-    # The four columns and the four rows of every pixel, (b, 4, h, W), and with them its sixteen neighbours.
-    steps = torch.arange(-1, 3, device=images.device).view(1, 4, 1, 1)
-    column = (corner[:, :1].to(torch.int64) + steps).clamp(0, width - 1)
-    row = (corner[:, 1:].to(torch.int64) + steps).clamp(0, height - 1) * width
-    index = (row.unsqueeze(2) + column.unsqueeze(1)).view(batch, 1, 16 * len(rows) * width).expand(-1, channels, -1)
-    pixels = images.reshape(batch, channels, height * width).gather(2, index).to(torch.float64)
-    neighbours = pixels.view(batch, channels, 4, 4, len(rows), width)
-    lines = _cubic(neighbours.unbind(3), part_x.unsqueeze(2))
-    values = _cubic(lines.unbind(2), part_y).clamp(0, 255).to(torch.uint8)
-    return torch.where(inside[:, None], values, fill)
-
-
 def _blend(start: Tensor, end: Tensor, magnitude: Tensor) -> Tensor:
     """Return start + (1 + magnitude) (end - start), in float32, kept within 0 to 255 and cut to a whole grey level."""
     factor = (1.0 + magnitude).to(torch.float32).view(-1, 1, 1, 1)
@@ -350,37 +281,6 @@ def _histograms(rows: Tensor) -> Tensor:
     """Count each grey level 0 to 255 in each row: int64 (n, L) -> int64 (n, 256)."""
     # Not bincount, which on a GPU reads the largest and the smallest value back.
     return rows.new_zeros(rows.shape[0], 256).scatter_add_(1, rows, torch.ones_like(rows))
-
-
-def _inverse_maps(
-    like: Tensor,
-    row_from_column: Tensor | float = 0.0,
-    column_from_row: Tensor | float = 0.0,
-    column_offset: Tensor | float = 0.0,
-    row_offset: Tensor | float = 0.0,
-) -> Tensor:
-    """Return identity maps float64 (b, 2, 3), one for each entry of `like` (b,), with the named entries replaced."""
-    maps = torch.zeros(like.shape[0], 2, 3, dtype=torch.float64, device=like.device)
-    maps[:, 0, 0] = 1.0
-    maps[:, 1, 1] = 1.0
-    maps[:, 1, 0] = row_from_column
-    maps[:, 0, 1] = column_from_row
-    maps[:, 0, 2] = column_offset
-    maps[:, 1, 2] = row_offset
-    return maps
-
-
-def _pixels(images: Tensor, row: Tensor, column: Tensor) -> Tensor:
-    """Return images[:, :, row, column] with a row and a column int64 (b, H, W) of each image's own."""
-    batch, channels, height, width = images.shape
-    index = (row * width + column).view(batch, 1, height * width).expand(-1, channels, -1)
-    return images.reshape(batch, channels, height * width).gather(2, index).view_as(images)
-
-
-def _cubic(values: Sequence[Tensor], part: Tensor) -> Tensor:
-    """Return the cubic convolution with a = -1 of four neighbours, at `part` between the second and the third."""
-    v0, v1, v2, v3 = values
-    return v1 + part * (v2 - v0 + part * (2 * (v0 - v1) + v2 - v3 + part * (v1 - v0 - v2 + v3)))
 
 
 def apply_in_place(images: Tensor, kinds: Tensor, magnitudes: Tensor, operations: Sequence[Operation]) -> None:

@@ -82,11 +82,6 @@ def draw_pairs(batch_size: int, generator: torch.Generator) -> PairDraw:
     return PairDraw(torch.where(coins < PROBABILITY, kinds, NOT_APPLIED), magnitudes, centres)
 
 
-def rand_augment(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw, then :func:`apply_pairs`."""
-    return apply_pairs(images, draw_pairs(images.shape[0], generator))
-
-
 def apply_pairs(images: Tensor, draw: PairDraw) -> Tensor:
     """Apply the policy to uint8 images (B, C, H, W), C 1 or 3; return new images. InputError for other channels."""
     if images.shape[1] not in (1, 3):

@@ -37,9 +37,8 @@ from tune_lnl.datasets.augment.auto_augment import (
     PolicyDraw,
     apply_cifar10_policy,
     draw_cifar10_policy,
-    rotation_maps,
-    sample_cubic,
 )
+from tune_lnl.datasets.augment.geometry import rotation_maps, sample_cubic
 from tune_lnl.datasets.augment.rand_augment import PairDraw, apply_pairs, draw_pairs
 from tune_lnl.errors import InputError, nearest
 
@@ -61,6 +60,8 @@ class SizedImages:
 
 Draws = dict[str, Tensor]
 """The random numbers of an augmentation of B images, on the CPU; the first dimension of each tensor is B."""
+DrawFunction = Callable[[int, tuple[int, int], torch.Generator], Draws]
+"""(B, (height, width) of the images, generator) -> draws."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +69,11 @@ class Augmentation:
     """An augmentation in two halves.
 
     Attributes:
-        draw: (B, (height, width) of the images, generator) -> draws.
+        draw: makes the draws.
         apply: (images uint8 (B, C, H, W), draws) -> images; the input is not changed.
     """
 
-    draw: Callable[[int, tuple[int, int], torch.Generator], Draws]
+    draw: DrawFunction
     apply: Callable[[Tensor, Draws], Tensor]
 
 
@@ -219,24 +220,12 @@ def _draw_cifar_weak(count: int, size: tuple[int, int], generator: torch.Generat
     return _offsets(count, CIFAR_PADDING, generator) | {"flipped": _coins(count, generator)}
 
 
-def _draw_cifar_strong(count: int, size: tuple[int, int], generator: torch.Generator) -> Draws:
-    return _draw_cifar_weak(count, size, generator) | _tensors_of(draw_cifar10_policy(count, generator))
-
-
 def _draw_padded_weak(count: int, size: tuple[int, int], generator: torch.Generator) -> Draws:
     return _offsets(count, _share_of(size[0]), generator) | {"flipped": _coins(count, generator)}
 
 
-def _draw_padded_strong(count: int, size: tuple[int, int], generator: torch.Generator) -> Draws:
-    return _draw_padded_weak(count, size, generator) | _tensors_of(draw_cifar10_policy(count, generator))
-
-
 def _draw_crop_weak(count: int, size: tuple[int, int], generator: torch.Generator) -> Draws:
     return {"position": _uniform((count, 2), generator), "flipped": _coins(count, generator)}
-
-
-def _draw_crop_strong(count: int, size: tuple[int, int], generator: torch.Generator) -> Draws:
-    return _draw_crop_weak(count, size, generator) | _tensors_of(draw_pairs(count, generator))
 
 
 def _draw_digits_weak(count: int, size: tuple[int, int], generator: torch.Generator) -> Draws:
@@ -253,8 +242,15 @@ def _draw_digits_strong(count: int, size: tuple[int, int], generator: torch.Gene
     }
 
 
-def _tensors_of(found: PolicyDraw | PairDraw) -> Draws:
-    return {field.name: getattr(found, field.name) for field in fields(found)}
+def _and_policy(weak: DrawFunction, policy: Callable[[int, torch.Generator], PolicyDraw | PairDraw]) -> DrawFunction:
+    """Return a function that makes the draws of ``weak``, and then those of a policy."""
+
+    def draw_both(count: int, size: tuple[int, int], generator: torch.Generator) -> Draws:
+        found = weak(count, size, generator)
+        drawn = policy(count, generator)
+        return found | {field.name: getattr(drawn, field.name) for field in fields(drawn)}
+
+    return draw_both
 
 
 # ---- images
@@ -318,9 +314,9 @@ def digits_strong(images: Tensor, draws: Draws) -> Tensor:
 AUGMENTATIONS: dict[str, Augmentation] = {
     "none": Augmentation(_draw_nothing, unchanged),
     "cifar_weak": Augmentation(_draw_cifar_weak, cifar_weak),
-    "cifar_strong": Augmentation(_draw_cifar_strong, cifar_strong),
+    "cifar_strong": Augmentation(_and_policy(_draw_cifar_weak, draw_cifar10_policy), cifar_strong),
     "padded_weak": Augmentation(_draw_padded_weak, padded_weak),
-    "padded_strong": Augmentation(_draw_padded_strong, padded_strong),
+    "padded_strong": Augmentation(_and_policy(_draw_padded_weak, draw_cifar10_policy), padded_strong),
     "digits_weak": Augmentation(_draw_digits_weak, digits_weak),
     "digits_strong": Augmentation(_draw_digits_strong, digits_strong),
 }
@@ -330,13 +326,13 @@ AUGMENTATIONS: dict[str, Augmentation] = {
 class Cropping:
     """As :class:`Augmentation`, for images of different sizes."""
 
-    draw: Callable[[int, tuple[int, int], torch.Generator], Draws]
+    draw: DrawFunction
     apply: Callable[[SizedImages, Draws], Tensor]
 
 
 CROPPING: dict[str, Cropping] = {
     "crop_weak": Cropping(_draw_crop_weak, crop_weak),
-    "crop_strong": Cropping(_draw_crop_strong, crop_strong),
+    "crop_strong": Cropping(_and_policy(_draw_crop_weak, draw_pairs), crop_strong),
 }
 
 

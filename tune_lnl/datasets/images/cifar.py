@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 
 from tune_lnl.config.datasets import DatasetOptions, NoisyLabelOptions
 from tune_lnl.datasets.base import ImageDataset, Source
-from tune_lnl.datasets.images.cifar_forms import CIFAR10, CIFAR100, FORMS, SIDE, CifarSpec, form_in, published_archive
+from tune_lnl.datasets.images.cifar_forms import FORMS, form_in, published_archive
+from tune_lnl.datasets.images.cifar_spec import CIFAR10, CIFAR100, SIDE, CifarSpec
 from tune_lnl.datasets.paths import (
     DATA_VARIABLE,
     download_dir,
