@@ -3,8 +3,8 @@
     python benchmarks/bench.py [--data-dir DIR] [--output FILE]
 
 Runs throughput.py, engine_cost.py, memory_sharing.py and ranking.py, each in a process of its own, and times the
-commands that only print something. What they measure in detail goes to results/reference/, a file each. Wants an
-otherwise idle machine; takes seven minutes on two cores.
+commands that only print something. Details go to results/reference/, a file each. Run it on an otherwise idle machine;
+it takes seven minutes on two cores.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the engine costs beside training: searches of trials that train nothing, 100 of them and 2,000.
+"""The cost of the engine without training: searches of trials that train nothing, 100 of them and 2,000.
 
     python benchmarks/engine_cost.py [--trials 100 2000] [--epochs 1] [--output FILE]
 

@@ -1,4 +1,4 @@
-"""What every reference file says about where its figures come from."""
+"""The origin of figures, as every reference file records it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 PRIVATE = ("--output", "--json", "--tables", "--keep", "--data-dir", "--work", "--storage", "--earlier")
 """Options that say where files or servers are: no part of how a figure came about."""
 LOAD = os.getloadavg()[0]
-"""Of the machine when the script began, before it made one of its own."""
+"""Load of the machine when the script began, before it caused any."""
 
 
 def evidence(packages: Sequence[str] = ("torch", "numpy"), device: str | None = None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What 1, 2 and 4 trials on one node hold in memory: the packed dataset once, or a copy each.
+"""Memory of 1, 2 and 4 trials on one node: the packed dataset once, or a copy each.
 
     python benchmarks/memory_sharing.py [--data-dir DIR] [--output FILE]
 

@@ -4,7 +4,7 @@
 
 Configs are the first points of a scrambled Sobol sequence over the searched ranges (log where the range is log), so any
 number of them covers the space evenly. Each is trained to its full length under the space's seeds, without Ray and
-without stopping. What is done is kept line by line in FILE.jsonl beside the output: a second call goes on from there.
+without stopping. Finished configs are kept line by line in FILE.jsonl next to the output; a second call continues.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Stock Ray Tune with Optuna beside this package on the same toy trials: what each says of them, what a crash costs.
+"""Stock Ray Tune with Optuna beside this package on the same toy trials: reported states, cost of a crash.
 
 Both get the same method (``benchmarks/toy``), the same points in the same order, the same epochs, two trials at once
 and the same seeds. Stock is ``OptunaSearch`` with a journal on disk, ``ASHAScheduler``, a checkpoint every epoch, and
@@ -56,7 +56,7 @@ def sound_points() -> Points:
 
 
 def stock_search(folder: Path, points: Points, restore: bool) -> dict[str, Any]:
-    """Run or restore the stock search in this process; what it says afterwards."""
+    """Run or restore the stock search in this process; return its report."""
     import ray
     from ray import tune
 

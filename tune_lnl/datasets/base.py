@@ -160,7 +160,7 @@ class Dataset(ABC, Generic[OptionsT]):
 
     @property
     def task(self) -> str:
-        """What a method must be for to train on it: "classification" or "re-identification"."""
+        """The task of the methods that can train on it: "classification" or "re-identification"."""
         return self.Options.task
 
     def is_present(self, data_dir: Path | None, cache_dir: Path) -> bool:

@@ -104,7 +104,7 @@ class LabelNoise:
 
 @dataclass(frozen=True)
 class Support:
-    """What the evidence as a whole supports.
+    """Conclusions that the evidence as a whole supports.
 
     Attributes:
         judged: samples with predictions by networks that have not seen their label.

@@ -51,7 +51,7 @@ class Figure:
 
     Attributes:
         key: unique on a page; letters, digits and hyphens.
-        takeaway: the sentence above the picture; says why where there is nothing to draw.
+        takeaway: the sentence above the picture; without a picture, the reason.
         plot: the picture; None where there is nothing to draw.
         table: the numbers of the picture.
         notes: how to read it, below the picture.

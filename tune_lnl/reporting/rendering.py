@@ -1,4 +1,4 @@
-"""Pages from templates: one file each that asks nothing of the network and runs no script but its own."""
+"""Pages from templates: one file each, which loads nothing from the network and runs only its own scripts."""
 
 from __future__ import annotations
 
