@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +90,3 @@ def record_run(folder: Path) -> Run:
         elif number == 3:
             study.fail(number, "bug", "ValueError: no")
     return load_run(plan.files.root)
-
-
-def with_trials(space: SearchSpace, trials: int) -> SearchSpace:
-    return replace(space, budget=space.budget.model_copy(update={"trials": trials}))
