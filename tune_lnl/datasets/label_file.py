@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tune_lnl.datasets.base import Labels
-from tune_lnl.datasets.pictures.listing import LONGEST_NUMBER, PATH_SPELLINGS, cell_text, class_name
+from tune_lnl.datasets.pictures.names import LONGEST_NUMBER, PATH_SPELLINGS, cell_text, class_name
 from tune_lnl.errors import InputError, first_line, nearest, shown
 from tune_lnl.files import without_apostrophe
 

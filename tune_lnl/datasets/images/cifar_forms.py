@@ -24,7 +24,8 @@ import numpy as np
 
 from tune_lnl.datasets.base import Images, Labels, Source, fingerprint_of
 from tune_lnl.datasets.images.cifar_spec import SIDE, CifarSpec
-from tune_lnl.datasets.pictures.listing import ListBuilder, in_order, is_leftover
+from tune_lnl.datasets.pictures.listing import ListBuilder, is_leftover
+from tune_lnl.datasets.pictures.names import in_order
 from tune_lnl.errors import CorruptDataError, InputError
 from tune_lnl.steps import step
 
