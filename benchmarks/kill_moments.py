@@ -420,6 +420,9 @@ def main() -> int:
     parser.add_argument("--family", choices=FAMILIES, action="append")
     parser.add_argument("--output", type=Path, default=ROOT / "results" / "reference" / "kill_moments.json")
     arguments = parser.parse_args()
+    # A job in the background ignores them, and so would its children.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     head = evidence(("ray", "optuna", "torch"))
 
     def written() -> None:

@@ -125,7 +125,7 @@ def test_names_in_any_script_and_encoding(model: Path, tmp_path: Path, capsys: p
     assert main([str(model), str(folder)]) == 0
     told = capsys.readouterr()
     assert [Path(row["path"]).name for row in rows(told.out)] == names
-    assert "broken\\udcff.png: it is empty" in told.err
+    assert "broken\\xff.png: it is empty" in told.err
 
 
 def test_a_relative_path_that_looks_like_a_formula(
