@@ -21,7 +21,7 @@ from tune_lnl.models.registry import build_model
 from tune_lnl.training.heldout import HeldOutPredictions, write_heldout
 from tune_lnl.tuning.runs.run import Run
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 ROOT = Path(__file__).resolve().parents[1]
 
 
