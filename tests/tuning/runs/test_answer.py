@@ -83,7 +83,7 @@ def test_every_view_shows_the_trial_that_is_best_over_replicates(run: Run, tmp_p
     assert load_yaml(best, "best.yaml")["provenance"]["trial"] == 1
     assert "best over its replicates, with probability 0.75" in best
     assert export_run(run, 1, "yaml").text == best
-    assert "(trial 1)" in list_runs(tmp_path / "results")[1]
+    assert "(trial 1;" in list_runs(tmp_path / "results")[1]
     view = view_run(run)
     assert view.best is not None
     assert view.best.number == 1
