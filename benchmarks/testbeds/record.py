@@ -9,7 +9,8 @@ under the space's seeds, without stopping. The 30 trials best by the noisy objec
 times more, each time on another split and training seed, with the labels unchanged: the replicates.
 
 Each training that is complete is a file in ``--work``; a second call trains the rest. ``--output`` gets NAME.npz once
-the trials are complete and again with the replicates; :func:`load` reads it, and its docstring lists the arrays.
+the trials are complete and again with each replicate; :func:`load` reads it, and its docstring lists the arrays.
+``--work/NAME.npz`` holds the trials until they are complete. A call on another machine goes on from these two files.
 """
 
 from __future__ import annotations
@@ -46,7 +47,11 @@ from tune_lnl.tuning.space.space import SearchSpace, load_space
 
 HERE = Path(__file__).resolve().parent
 CONFIGS, TOP, REPLICATES = 100, 30, 3
+WRITE_EVERY = 10
+"""Trainings between two files that another machine can go on from."""
 LIBRARIES = ("torch", "numpy", "scipy", "optuna")
+FIGURES = ("objective", "standard_error", "test_accuracy", "seconds")
+HELD_OUT = ("index", "given", "true")
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,8 @@ class Testbed:
     condition: str
     draw: int = 1
     """1 has the space's seeds of noise and split; each further draw adds one to both."""
+    epochs: int | None = None
+    """Another length than the space's; what counts epochs scales with it."""
 
     @property
     def overrides(self) -> list[str]:
@@ -69,8 +76,9 @@ def _testbeds() -> dict[str, Testbed]:
     for draw in (1, 2):
         for condition in ("asym40", "sym20", "sym80"):
             found[f"digits-{condition}-{draw}"] = Testbed("act_digits8no", condition, draw)
-    for condition in ("asym40", "sym20", "sym80"):
-        found[f"cifar10-{condition}-1"] = Testbed(str(HERE / "cifar10_of_100.yaml"), condition)
+    # 18 epochs took 100 s a config on the machine that recorded sym20; a minute is enough to tell configs apart.
+    for condition, epochs in (("asym40", 12), ("sym20", None), ("sym80", 12)):
+        found[f"cifar10-{condition}-1"] = Testbed(str(HERE / "cifar10_of_100.yaml"), condition, epochs=epochs)
     return found
 
 
@@ -91,7 +99,7 @@ def parser() -> argparse.ArgumentParser:
 @cache
 def space_of(name: str) -> SearchSpace:
     testbed = TESTBEDS[name]
-    return load_space(testbed.space, testbed.condition, overrides=testbed.overrides)
+    return load_space(testbed.space, testbed.condition, testbed.epochs, testbed.overrides)
 
 
 @cache
@@ -147,7 +155,13 @@ def train(name: str, number: int, replicate: int, data_dir: Path | None, path: P
         "true": np.where(true[index] < classes, true[index], -1).astype(np.int16),
         "seconds": np.float32(seconds),
         "fingerprints": np.array(json.dumps(training.fingerprints)),
+        "device": np.array(f"cpu: {_processor()}, one thread a training"),
     }
+    save(path, content)
+
+
+def save(path: Path, content: dict[str, Any]) -> None:
+    """Write the file of one training."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **content)
@@ -161,8 +175,10 @@ def read(path: Path) -> dict[str, np.ndarray]:
 class Recording:
     """The trainings of one testbed."""
 
-    def __init__(self, name: str, work: Path) -> None:
+    def __init__(self, name: str, work: Path, output: Path) -> None:
         self.name, self._work = name, work / name
+        self.unfinished, self.finished = work / f"{name}.npz", output / f"{name}.npz"
+        self._unpack()
 
     def path(self, number: int, replicate: int) -> Path:
         return self._work / f"{number:03d}-{replicate}.npz"
@@ -181,45 +197,75 @@ class Recording:
     def missing(self, wanted: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
         return [pair for pair in wanted if not self.path(*pair).exists()]
 
-    def write(self, output: Path, replicates: Sequence[tuple[int, int]]) -> Path:
-        """Write all trainings to one file, whole or not at all."""
-        trials = {number: read(self.path(number, 0)) for number, _ in self.trials()}
+    def done(self, wanted: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+        return [pair for pair in wanted if self.path(*pair).exists()]
+
+    def write(self, trials: Sequence[tuple[int, int]], replicates: Sequence[tuple[int, int]]) -> Path:
+        """Write these trainings to one file, whole or not at all."""
+        stored = {number: read(self.path(number, 0)) for number, _ in trials}
         again = {pair: read(self.path(*pair)) for pair in replicates}
-        space, first = space_of(self.name), trials[0]
+        space, first = space_of(self.name), next(iter(stored.values()))
+        params = [params_of(self.name)[number] for number in stored]
         arrays: dict[str, Any] = {
-            f"param_{name}": np.array([params[name] for params in params_of(self.name)]) for name in space.parameters
+            f"param_{name}": np.array([each[name] for each in params]) for name in space.parameters
         }
-        for key in ("objective", "standard_error", "test_accuracy", "probabilities", "seconds"):
-            arrays[key] = np.stack([trials[number][key] for number in trials])
-        arrays |= {key: first[key] for key in ("index", "given", "true")}
+        arrays |= {key: np.stack([each[key] for each in stored.values()]) for key in ("probabilities", *FIGURES)}
+        arrays |= {key: first[key] for key in HELD_OUT}
         if again:
             arrays["replicate_of"] = np.array([number for number, _ in again], dtype=np.int16)
             arrays["replicate"] = np.array([replicate for _, replicate in again], dtype=np.int16)
-            for key in ("objective", "standard_error", "test_accuracy", "seconds", "index", "given", "true"):
-                arrays[f"replicate_{key}"] = np.stack([stored[key] for stored in again.values()])
-            arrays["replicate_probabilities"] = np.stack([stored["probabilities"][0] for stored in again.values()])
+            for key in (*FIGURES, *HELD_OUT):
+                arrays[f"replicate_{key}"] = np.stack([each[key] for each in again.values()])
+            arrays["replicate_probabilities"] = np.stack([each["probabilities"][0] for each in again.values()])
+        devices = sorted({str(each["device"]) for each in (*stored.values(), *again.values())})
         about = {
             "testbed": self.name,
             "space": space.to_dict(),
             "condition": space.condition,
             "overrides": TESTBEDS[self.name].overrides,
             "sobol_seed": SOBOL_SEED,
-            "trials": len(trials),
+            "trials": len(stored),
             "replicates": len(again),
             "fingerprints": json.loads(str(first["fingerprints"])),
             "recorded": datetime.now(UTC).isoformat(timespec="seconds"),
-            "device": f"cpu: {_processor()}, one thread a training",
+            "device": "; ".join(devices),
             "python": platform.python_version(),
             "versions": {library: version(library) for library in LIBRARIES},
             "commit": subprocess.run(
                 ["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False
             ).stdout.strip(),
         }
-        output.mkdir(parents=True, exist_ok=True)
-        path = output / f"{self.name}.npz"
+        whole = len(stored) == CONFIGS + 1
+        if not whole:
+            arrays["number"] = np.array(list(stored), dtype=np.int16)
+        path = self.finished if whole else self.unfinished
+        path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, about=np.array(json.dumps(about)), **arrays)
+        if whole:
+            self.unfinished.unlink(missing_ok=True)
         return path
+
+    def _unpack(self) -> None:
+        """Write the trainings of an earlier call, which may have run on another machine, as files of their own."""
+        for path in (self.finished, self.unfinished):
+            if not path.exists():
+                continue
+            about, arrays = load(path)
+            common = {"fingerprints": np.array(json.dumps(about["fingerprints"])), "device": np.array(about["device"])}
+            for row, number in enumerate(arrays.get("number", range(CONFIGS + 1))):
+                content = {key: arrays[key][row] for key in ("probabilities", *FIGURES)}
+                self._store(int(number), 0, content | {key: arrays[key] for key in HELD_OUT} | common)
+            for row, number in enumerate(arrays.get("replicate_of", ())):
+                content = {key: arrays[f"replicate_{key}"][row] for key in (*FIGURES, *HELD_OUT)}
+                probabilities = arrays["replicate_probabilities"][row][None]
+                self._store(
+                    int(number), int(arrays["replicate"][row]), content | {"probabilities": probabilities} | common
+                )
+
+    def _store(self, number: int, replicate: int, content: dict[str, Any]) -> None:
+        if not self.path(number, replicate).exists():
+            save(self.path(number, replicate), content)
 
 
 def load(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -238,6 +284,8 @@ def load(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         With replicates also ``replicate_of`` (R,) the trial, ``replicate`` (R,) 1 to 3, the seeds' distance from the
         trial's, and ``replicate_*`` as above; ``replicate_probabilities`` (R, M, C) of the reported network. Each has
         a split of its own, so ``replicate_index``, ``replicate_given`` and ``replicate_true`` are (R, M).
+
+        A file of ``--work`` has some of the trials only; ``number`` (T,) names them.
     """
     arrays = read(path)
     about: dict[str, Any] = json.loads(str(arrays.pop("about")))
@@ -256,26 +304,30 @@ def _processor() -> str:
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     names = args.names or list(TESTBEDS)
+    recordings = [Recording(name, args.work, args.output) for name in names]
     if args.list:
-        for name in names:
-            done = len(list((args.work / name).glob("*.npz")))
-            print(f"{name}: {done} trainings are recorded")
+        for recording in recordings:
+            trials = recording.done(recording.trials())
+            replicates = recording.done(recording.replicates()) if len(trials) == CONFIGS + 1 else []
+            print(f"{recording.name}: {len(trials)} trials and {len(replicates)} replicates are recorded")
         return 0
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(args.processes, mp_context=context) as pool:
-        for name in names:
-            recording = Recording(name, args.work)
+        for recording in recordings:
             for kind in ("trials", "replicates"):
                 wanted = recording.trials() if kind == "trials" else recording.replicates()
                 missing = recording.missing(wanted)
-                print(f"{_now()} {name}: {len(missing)} of {len(wanted)} {kind} to train", flush=True)
-                futures = [pool.submit(train, name, *pair, args.data_dir, recording.path(*pair)) for pair in missing]
+                print(f"{_now()} {recording.name}: {len(missing)} of {len(wanted)} {kind} to train", flush=True)
+                futures = [
+                    pool.submit(train, recording.name, *pair, args.data_dir, recording.path(*pair)) for pair in missing
+                ]
                 for count, future in enumerate(as_completed(futures), start=1):
                     future.result()
-                    if count % 10 == 0:
-                        print(f"{_now()} {name}: {count} of {len(missing)} {kind}", flush=True)
-                path = recording.write(args.output, wanted if kind == "replicates" else [])
-                print(f"{_now()} {path}: {path.stat().st_size / 1e6:.1f} MB with {kind}", flush=True)
+                    if count % WRITE_EVERY and count < len(missing):
+                        continue
+                    done = recording.done(wanted)
+                    path = recording.write(*((done, []) if kind == "trials" else (recording.trials(), done)))
+                    print(f"{_now()} {path}: {path.stat().st_size / 1e6:.1f} MB with {len(done)} {kind}", flush=True)
     return 0
 
 
