@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-from tiny_search import record_run
 
 from tune_lnl.config.yaml import dump_yaml, load_yaml
 from tune_lnl.reporting.run_data import view_run
@@ -18,12 +17,6 @@ from tune_lnl.tuning.runs.export import export_run
 from tune_lnl.tuning.runs.listing import list_runs
 from tune_lnl.tuning.runs.rows import TrialRow
 from tune_lnl.tuning.runs.run import Run, load_run
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Run:
-    """Two complete trials, 0 the better, of six."""
-    return record_run(tmp_path)
 
 
 def confirm(run: Run, winner: int, probability: float | None) -> Run:

@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
-import pytest
 from optuna.trial import TrialState
-from tiny_search import record_run
 
 from tune_lnl.config.base import ValidationSettings
 from tune_lnl.config.registry import settings_type
 from tune_lnl.config.yaml import load_yaml
 from tune_lnl.training.seeds import read_config
 from tune_lnl.tuning.runs.best import config_yaml, describe_held_out, write_best
-from tune_lnl.tuning.runs.run import Run, load_run
-
-
-@pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return record_run(tmp_path_factory.mktemp("recorded")).files.root
-
-
-@pytest.fixture
-def run(tmp_path: Path, recorded: Path) -> Run:
-    return load_run(shutil.copytree(recorded, tmp_path / "results" / "tiny"))
+from tune_lnl.tuning.runs.run import Run
 
 
 def test_it_is_a_config_that_train_runs(run: Run) -> None:

@@ -3,7 +3,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,23 +10,13 @@ from typing import Any
 import pytest
 import yaml
 from small_disk import fill, small_disk
-from tiny_search import EPOCHS, record_run
+from tiny_search import EPOCHS
 
 from tune_lnl.errors import InputError
 from tune_lnl.training.seeds import read_config
 from tune_lnl.tuning.runs.export import FORMATS, Export, export_run, save_export
-from tune_lnl.tuning.runs.run import Run, load_run
+from tune_lnl.tuning.runs.run import Run
 from tune_lnl.tuning.study.study import SearchStudy
-
-
-@pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return record_run(tmp_path_factory.mktemp("recorded")).files.root
-
-
-@pytest.fixture
-def run(tmp_path: Path, recorded: Path) -> Run:
-    return load_run(shutil.copytree(recorded, tmp_path / "results" / "tiny"))
 
 
 def exported(run: Run, top: int = 1) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from tiny_search import record_run, tiny_plan
+from tiny_search import tiny_plan
 
 from tune_lnl.config.yaml import dump_yaml
 from tune_lnl.errors import InputError
@@ -20,12 +20,6 @@ from tune_lnl.search import main as search
 from tune_lnl.tuning.runs.listing import list_runs, run_lines, run_state
 from tune_lnl.tuning.runs.run import Run
 from tune_lnl.tuning.study.study import SearchStudy
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Run:
-    """Two complete trials, one stopped early, one failed, one in the middle, of six."""
-    return record_run(tmp_path)
 
 
 def test_an_interrupted_run(run: Run, tmp_path: Path) -> None:

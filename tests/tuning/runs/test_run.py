@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
-from tiny_search import EPOCHS, curve, record_run, tiny_plan, tiny_space
+from tiny_search import EPOCHS, curve, tiny_plan, tiny_space
 
 from tune_lnl.config.yaml import dump_yaml, load_yaml
 from tune_lnl.errors import InputError
@@ -17,16 +16,6 @@ from tune_lnl.tuning.runs.finding import find_run
 from tune_lnl.tuning.runs.run import Run, load_run, run_folders
 from tune_lnl.tuning.runs.settings import space_from_settings
 from tune_lnl.tuning.study.study import SearchStudy
-
-
-@pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return record_run(tmp_path_factory.mktemp("recorded")).files.root
-
-
-@pytest.fixture
-def run(tmp_path: Path, recorded: Path) -> Run:
-    return load_run(shutil.copytree(recorded, tmp_path / "results" / "tiny"))
 
 
 class TestReading:

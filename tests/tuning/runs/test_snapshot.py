@@ -4,29 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from tiny_search import record_run
 
 from tune_lnl.tuning.runs.listing import run_lines
 from tune_lnl.tuning.runs.run import Run, load_run
 from tune_lnl.tuning.runs.snapshot import read_snapshot, write_snapshot
 
 
-@pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return record_run(tmp_path_factory.mktemp("recorded")).files.root
-
-
-@pytest.fixture
-def run(tmp_path: Path, recorded: Path) -> Run:
-    """A run with a copy of its rows that is up to date."""
-    run = load_run(shutil.copytree(recorded, tmp_path / "results" / "tiny"))
+@pytest.fixture(autouse=True)
+def snapshot(run: Run) -> None:
+    """The run has a copy of its rows that is up to date."""
     write_snapshot(run.files, run.rows())
-    return run
 
 
 def test_it_gives_the_rows_of_the_study(run: Run) -> None:

@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-import pytest
-from tiny_search import EPOCHS, record_run, tiny_plan, write_space
+from tiny_search import EPOCHS, tiny_plan, write_space
 
 from tune_lnl.training.run import append_report
-from tune_lnl.tuning.runs.run import Run, load_run
+from tune_lnl.tuning.runs.run import Run
 from tune_lnl.tuning.runs.tables import write_tables
 from tune_lnl.tuning.space.space import load_space
 from tune_lnl.tuning.study.study import SearchStudy
-
-
-@pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return record_run(tmp_path_factory.mktemp("recorded")).files.root
-
-
-@pytest.fixture
-def run(tmp_path: Path, recorded: Path) -> Run:
-    return load_run(shutil.copytree(recorded, tmp_path / "results" / "tiny"))
 
 
 def table(path: Path) -> list[dict[str, Any]]:

@@ -24,8 +24,6 @@ Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 SAFE_METHODS = ("GET", "HEAD")
 OURS = ("sampler_start", "first_trials")
 """Attributes of the study that mean something to the search alone."""
-NOTE_PIECE = 2045
-"""Characters of a note in one attribute, as optuna-dashboard divides it."""
 NICENESS = 10
 """Lower priority than training."""
 
@@ -42,13 +40,9 @@ class NamedStudy(optuna.storages.JournalStorage):
 
     def __init__(self, backend: JournalFileBackend, name: str, note: str) -> None:
         super().__init__(backend)
-        self._name = name
-        # As optuna-dashboard stores the note of a study, in pieces.
-        pieces = [note[start : start + NOTE_PIECE] for start in range(0, len(note), NOTE_PIECE)]
-        self._note = {f"dashboard:note_str:{index}": piece for index, piece in enumerate(pieces)}
-        self._note["dashboard:note_ver"] = 1  # type: ignore[assignment]
+        self._name, self._note = name, note_attributes(note)
 
-    def get_all_studies(self) -> list[optuna.study._frozen.FrozenStudy]:
+    def get_all_studies(self) -> list[Any]:  # of a type that no public module of Optuna has
         studies = super().get_all_studies()
         for study in studies:
             study.study_name = self._name
@@ -60,10 +54,21 @@ class NamedStudy(optuna.storages.JournalStorage):
         return self._name
 
     def get_study_id_from_name(self, study_name: str) -> int:
-        return super().get_all_studies()[0]._study_id
+        (study,) = super().get_all_studies()
+        return super().get_study_id_from_name(study.study_name)
 
     def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
         return {**super().get_study_system_attrs(study_id), **self._note}
+
+
+def note_attributes(note: str) -> dict[str, Any]:
+    """Return the attributes of a study in which optuna-dashboard keeps this note."""
+    from optuna_dashboard import save_note
+
+    storage = optuna.storages.InMemoryStorage()
+    study_id = storage.create_new_study([optuna.study.StudyDirection.MAXIMIZE], "note")
+    save_note(optuna.load_study(study_name="note", storage=storage), note)
+    return storage.get_study_system_attrs(study_id)
 
 
 def read_only(app: Wsgi, first: str | None = None) -> Wsgi:
