@@ -9,11 +9,8 @@ matched with the images by that path, in any order. Otherwise row k is the k-th 
 
 from __future__ import annotations
 
-import codecs
-import csv
 import os
-import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tune_lnl.datasets.base import Labels
+from tune_lnl.datasets.label_columns import READERS, Columns, plain_name, read_columns
 from tune_lnl.datasets.pictures.names import LONGEST_NUMBER, PATH_SPELLINGS, cell_text, class_name
-from tune_lnl.errors import InputError, first_line, nearest, shown
+from tune_lnl.errors import InputError, nearest, shown
 from tune_lnl.files import without_apostrophe
 
 CLEAN_COLUMNS = ("clean_label", "true_label")
 PATH_COLUMN = "path"
 INDEX_COLUMNS = ("id", "index", "unnamed: 0", "__index_level_0__", "")
 """Columns that number the rows, as pandas and R write them; they are never labels."""
-DELIMITERS = (",", ";", "\t", "|")
-FORMATS = (".npy", ".npz", ".parquet", ".csv", ".tsv", ".pt")
-# A million labels take 8 MB; a file that unpacks to more than this is no label file.
-MAX_UNPACKED_BYTES = 2**30
 LARGEST_LABEL = 2**31 - 1
-GZIP = b"\x1f\x8b"
-
-Columns = Mapping[str, Callable[[], NDArray[Any]]]
 
 
 def read_label_file(path: str | Path, column: str | None = None) -> Labels:
@@ -51,7 +42,7 @@ def read_label_file(path: str | Path, column: str | None = None) -> Labels:
             numbers from 0 up.
     """
     file = _existing(path)
-    columns = _columns(file)
+    columns = read_columns(file)
     return _whole_numbers(columns[_chosen(file, columns, column)](), file)
 
 
@@ -66,7 +57,7 @@ def given_labels(path: str | Path, column: str | None, true_labels: Labels) -> L
         InputError: as for :func:`read_label_file`; also another number of labels, or another order of the rows.
     """
     file = _existing(path)
-    columns = _columns(file)
+    columns = read_columns(file)
     labels = _whole_numbers(columns[_chosen(file, columns, column)](), file)
     if len(labels) != len(true_labels):
         raise InputError(
@@ -102,8 +93,8 @@ def matched_picture_labels(
             column `path` an image without a row or with two labels.
     """
     file = _existing(path)
-    columns = _columns(file)
-    paths = next((name for name in columns if _plain(name) == PATH_COLUMN), None)
+    columns = read_columns(file)
+    paths = next((name for name in columns if plain_name(name) == PATH_COLUMN), None)
     labels = _texts(columns[_chosen(file, columns, column, without=(PATH_COLUMN,))](), file)
     notes: tuple[str, ...] = ()
     if paths is not None:
@@ -115,11 +106,6 @@ def matched_picture_labels(
             "matched by path, in any order"
         )
     return _class_numbers(labels, class_names, file), notes
-
-
-def _plain(name: str) -> str:
-    """Return the name of a column as it is compared: in lower case, without spaces around it."""
-    return name.strip().casefold()
 
 
 def _texts(values: NDArray[Any], file: Path) -> list[str | None]:
@@ -240,9 +226,9 @@ def _require_same_order(clean: Labels, true_labels: Labels, file: Path, name: st
 
 def _existing(path: str | Path) -> Path:
     file = Path(path).expanduser()
-    if file.suffix.lower() not in FORMATS:
+    if file.suffix.lower() not in READERS:
         raise InputError(
-            f"dataset.noise.file must end in {', '.join(FORMATS)}, got {file}\nconvert it, csv is simplest"
+            f"dataset.noise.file must end in {', '.join(READERS)}, got {file}\nconvert it, csv is simplest"
         )
     if not file.is_file():
         raise InputError(
@@ -251,18 +237,15 @@ def _existing(path: str | Path) -> Path:
     return file
 
 
-def _columns(file: Path) -> Columns:
-    readers = {".npy": _npy, ".npz": _npz, ".parquet": _parquet, ".csv": _csv, ".tsv": _csv, ".pt": _pt}
-    return readers[file.suffix.lower()](file)
-
-
 def _chosen(file: Path, columns: Columns, column: str | None, without: tuple[str, ...] = ()) -> str:
     if column is not None:
-        same = [name for name in columns if name == column] or [n for n in columns if _plain(n) == _plain(column)]
+        same = [name for name in columns if name == column] or [
+            n for n in columns if plain_name(n) == plain_name(column)
+        ]
         if len(same) != 1:
             raise InputError(f"{file} has no column {column!r}\n{nearest(column, columns)}")
         return same[0]
-    candidates = [name for name in columns if _plain(name) not in (*CLEAN_COLUMNS, *INDEX_COLUMNS, *without)]
+    candidates = [name for name in columns if plain_name(name) not in (*CLEAN_COLUMNS, *INDEX_COLUMNS, *without)]
     if len(candidates) != 1:
         raise InputError(
             f"{file} holds {len(columns)} columns: {', '.join(map(shown, columns)) or 'none'}\n"
@@ -295,162 +278,3 @@ def _whole_numbers(values: NDArray[Any], file: Path) -> Labels:
             f"({len(wrong):,} such rows)\ngive every training sample a label"
         )
     return values.astype(np.int64)
-
-
-# ---- formats -------------------------------------------------------------------------------------------------------
-
-
-def _npy(file: Path) -> Columns:
-    try:
-        # Mapped, so that a header that claims more data than the file has fails instead of allocating memory.
-        values = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (zipfile.BadZipFile, ValueError, OSError, EOFError) as error:
-        raise _unreadable(file, error) from error
-    if not isinstance(values, np.ndarray):
-        raise InputError(f"{file} is not a npy file\nname a npz file .npz")
-    return {"labels": lambda: values}
-
-
-def _npz(file: Path) -> Columns:
-    try:
-        with zipfile.ZipFile(file) as archive:
-            unpacked = sum(member.file_size for member in archive.infolist())
-        if unpacked > MAX_UNPACKED_BYTES:
-            raise InputError(f"{file} unpacks to {unpacked:,} bytes, too much for labels\nkeep only the label array")
-        arrays = np.load(file, allow_pickle=False)
-        names = list(arrays.files)
-    except (zipfile.BadZipFile, ValueError, OSError, EOFError) as error:
-        raise error if isinstance(error, InputError) else _unreadable(file, error) from error
-
-    def read(name: str) -> NDArray[Any]:
-        try:
-            return np.asarray(arrays[name])
-        except (zipfile.BadZipFile, ValueError, OSError, EOFError) as error:
-            raise _unreadable(file, error) from error
-
-    return {name: _bound(read, name) for name in names}
-
-
-def _unreadable(file: Path, error: Exception) -> InputError:
-    return InputError(
-        f"{file} cannot be read as plain numbers: {error}\n"
-        "files are not unpickled; where you made it, save it again: numpy.save(path, labels.astype('int64'))"
-    )
-
-
-def _parquet(file: Path) -> Columns:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        names = list(pq.read_schema(file).names)
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{file} is not a whole parquet file: {first_line(error)}\nwrite it again") from error
-    _require_distinct(names, file)
-
-    def read(name: str) -> NDArray[Any]:
-        try:
-            cells = pq.read_table(file, columns=[name]).column(0)
-        except (pa.ArrowException, OSError) as error:
-            raise InputError(
-                f"{file}: column {shown(name)} cannot be read: {first_line(error)}\nwrite the file again"
-            ) from error
-        if pa.types.is_integer(cells.type) or pa.types.is_floating(cells.type):
-            return np.asarray(cells.to_numpy())
-        return np.fromiter(cells.to_pylist(), dtype=object, count=len(cells))
-
-    return {name: _bound(read, name) for name in names}
-
-
-def _csv(file: Path) -> Columns:
-    """Read every cell as text, so that 007, True and 2021-01-01 stay as they are written."""
-    header = next(_csv_rows(file), [])
-    # A bare list of numbers is a common export: its first line is a label, not a name.
-    headless = bool(header) and all(name.strip().isdecimal() for name in header)
-    names = [f"f{number}" for number in range(len(header))] if headless else header
-    _require_distinct(names, file)
-
-    def read(name: str) -> NDArray[Any]:
-        place = names.index(name)
-        cells = [row[place] if place < len(row) else None for row in _csv_rows(file)]
-        labels = cells if headless else cells[1:]
-        if not labels:
-            raise InputError(f"{file} has no row after its header line\ngive every training sample a row")
-        return np.array(labels, dtype=object)
-
-    return {name: _bound(read, name) for name in names}
-
-
-def _csv_rows(file: Path) -> Iterator[list[str]]:
-    """Yield the rows of a text table, the header first, without empty lines."""
-    delimiter, encoding = table_form(file)
-    try:
-        with file.open(newline="", encoding=encoding) as lines:
-            yield from (row for row in csv.reader(lines, delimiter=delimiter, strict=True) if row)
-    except (OSError, UnicodeError, csv.Error) as error:
-        raise InputError(
-            f"{file} cannot be read as csv: {error}\nsave it again as UTF-8, with a header line"
-        ) from error
-
-
-def _require_distinct(header: Sequence[str], file: Path) -> None:
-    if not header or len({_plain(name) for name in header}) != len(header):
-        named = ", ".join(map(shown, header)) or "none"
-        raise InputError(f"{file} must have distinct column names, got {named}\nname them in the first line")
-
-
-def table_form(file: Path) -> tuple[str, str]:
-    """Return the delimiter and the encoding of a text table, by its byte order mark and its first line.
-
-    Spreadsheet programs write semicolons in many countries, and UTF-16 as "Unicode text".
-    """
-    with file.open("rb") as content:
-        start = content.read(65536)
-    if start.startswith(GZIP):
-        raise InputError(f"{file} is compressed by gzip\nunpack it, and name the unpacked file")
-    if start.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
-        return max(DELIMITERS, key=start.decode("utf-32", "replace").split("\n", 1)[0].count), "utf-32"
-    encoding = "utf-16" if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
-    if not start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) and b"\0" in start[:2]:
-        encoding = "utf-16-be" if start.startswith(b"\0") else "utf-16-le"
-    first = start.decode(encoding, "replace").split("\n", 1)[0]
-    return max(DELIMITERS, key=first.count), encoding
-
-
-def _pt(file: Path) -> Columns:
-    """A published CIFAR-N file: a pickled dict of integer arrays.
-
-    Loaded by torch's restricted unpickler, which builds nothing but what is listed: besides tensors and containers,
-    here only numpy arrays of plain numbers. An object array would need a dtype that is not on the list.
-    """
-    import torch
-
-    # numpy's private constructor of unpickled arrays, asked of an array because its module differs between versions.
-    reconstruct: Callable[..., Any] = np.empty(0).__reduce__()[0]  # type: ignore[assignment]
-    numbers = [type(np.dtype(name)) for name in ("int8", "int16", "int32", "int64", "uint8", "float32", "float64")]
-    allowed: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
-        # numpy 1 wrote the first name, numpy 2 writes the second.
-        (reconstruct, "numpy.core.multiarray._reconstruct"),
-        (reconstruct, "numpy._core.multiarray._reconstruct"),
-        np.ndarray,
-        np.dtype,
-        *numbers,
-    ]
-    try:
-        with torch.serialization.safe_globals(allowed):
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:
-        # On hostile bytes the restricted unpickler throws what its instructions throw: struct.error, IndexError, ...
-        reason = first_line(error)
-        raise InputError(
-            f"{file} is damaged, or holds more than arrays of numbers and is not unpickled: {reason}\n"
-            "where you trust it, convert it: numpy.savez('labels.npz', **torch.load(path, weights_only=False))"
-        ) from error
-    if not isinstance(content, dict):
-        raise InputError(f"{file} must hold a dict of label arrays, got {type(content).__name__}\nconvert it to npz")
-    read: Callable[[str], NDArray[Any]] = lambda name: np.asarray(content[name])  # noqa: E731
-    return {name: _bound(read, name) for name in content if isinstance(name, str)}
-
-
-def _bound(read: Callable[[str], NDArray[Any]], name: str) -> Callable[[], NDArray[Any]]:
-    return lambda: read(name)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tune_lnl.datasets.label_file import table_form
+from tune_lnl.datasets.label_columns import table_form
 from tune_lnl.datasets.pictures.listing import UNKNOWN, ListBuilder, PictureList
 from tune_lnl.datasets.pictures.names import (
     PATH_SPELLINGS,

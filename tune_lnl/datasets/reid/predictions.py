@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tune_lnl.config.datasets import ReidOptions
 from tune_lnl.datasets.base import Labels
-from tune_lnl.datasets.label_file import MAX_UNPACKED_BYTES
+from tune_lnl.datasets.label_columns import MAX_UNPACKED_BYTES
 from tune_lnl.datasets.paths import cache_dir
 from tune_lnl.datasets.reid.sets import ReidSource
 from tune_lnl.errors import CorruptDataError, InputError
