@@ -5,35 +5,17 @@ from __future__ import annotations
 import io
 import pickle
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
-from numpy.typing import NDArray
+from label_columns_file import write
 
 from tune_lnl.datasets.label_file import given_labels, read_label_file
 from tune_lnl.errors import InputError
 
 LABELS = np.array([3, 1, 4, 1, 5])
 CLEAN = np.array([3, 1, 4, 1, 0])
-
-
-def write(path: Path, columns: dict[str, NDArray[Any]]) -> Path:
-    if path.suffix == ".npy":
-        np.save(path, columns["noisy"])
-    elif path.suffix == ".npz":
-        np.savez(path, **columns)  # type: ignore[arg-type]
-    elif path.suffix == ".parquet":
-        pq.write_table(pa.table(columns), path)
-    elif path.suffix == ".csv":
-        rows = zip(*columns.values(), strict=True)
-        path.write_text("\n".join([",".join(columns), *(",".join(map(str, row)) for row in rows)]) + "\n")
-    else:
-        torch.save(columns, path)
-    return path
 
 
 @pytest.mark.parametrize("suffix", ["npy", "npz", "parquet", "csv", "pt"])
