@@ -104,7 +104,7 @@ def test_a_form_and_its_answers(root: Path, tmp_path: Path, capsys: pytest.Captu
     answers[0]["answer"], answers[1]["answer"] = "unknown", ""
     assert judge.main([str(root), "--answers", str(write_rows(form, answers))]) == 0
     told = capsys.readouterr().out
-    assert "18 answers count, 1 unknown and not counted; 2 complete trials compared" in told
+    assert "18 answers counted, 1 unknown left out; 2 complete trials compared" in told
     assert re.search(r"best: trial 1, with probability (0\.9\d|1\.00); next: trial 0", told)
     assert "experiment" in told
     assert "own choice" not in told
@@ -141,6 +141,23 @@ def test_images_of_ones_own_choice_have_weight_1(
     assert "the estimate is yours" in told
     assert [float(row["weight"]) for row in rows_of(root / "judged.csv")] == [1.0] * 12
     assert read_mapping(root / "judged.yaml")["own_choice"] == 12
+
+
+@pytest.mark.parametrize(
+    ("encoding", "delimiter"),
+    [("utf-8-sig", ";"), ("utf-16", "\t"), ("utf-8", ",")],
+    ids=["semicolons", "tabs", "commas"],
+)
+def test_a_form_that_a_spreadsheet_program_has_saved(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], encoding: str, delimiter: str
+) -> None:
+    ids = load_run(root).heldout_predictions(0).index[:3]
+    rows = [("ID", "Path", "Answer "), (f"{ids[0]}.0", "", "3.0"), (ids[1], "", "none"), (ids[2], "", " 1")]
+    text = "".join(delimiter.join(map(str, row)) + "\r\n" for row in rows)
+    (tmp_path / "form.csv").write_bytes(text.encode(encoding))
+    assert judge.main([str(root), "--answers", str(tmp_path / "form.csv")]) == 0
+    assert "3 answers counted; 2 complete trials compared" in capsys.readouterr().out
+    assert [row["answer"] for row in rows_of(root / "judged.csv")] == ["3", "none", "1"]
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,7 @@ from tune_lnl.tuning.runs.judged import (
 )
 from tune_lnl.tuning.runs.location import ResultsDir, nearby
 from tune_lnl.tuning.runs.run import Run, load_run
+from tune_lnl.wording import counted
 
 NAMED = 3
 """Trials that the outcome names."""
@@ -130,9 +131,9 @@ def outcome(judgement: Judgement | None, rows: Sequence[JudgedImage], command: s
     probabilities = judgement.choice.probabilities
     order = [place for place in np.argsort(-probabilities, kind="stable") if place != judgement.choice.best]
     others = [f"trial {judgement.numbers[place]} with {probabilities[place]:.2f}" for place in order[: NAMED - 1]]
-    unknown = f", {judgement.unknown} unknown and not counted" if judgement.unknown else ""
+    unknown = f", {judgement.unknown} unknown left out" if judgement.unknown else ""
     lines = [
-        f"{judgement.counted} answers count{unknown}; {len(judgement.numbers)} complete trials compared",
+        f"{counted(judgement.counted, 'answer')} counted{unknown}; {len(judgement.numbers)} complete trials compared",
         f"best: trial {judgement.number}, with probability {judgement.probability:.2f}; next: {', '.join(others)}",
     ]
     gains = judgement.choice.gains

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tune_lnl.config.yaml import dump_yaml
+from tune_lnl.datasets.label_columns import plain_name, table_form
 from tune_lnl.errors import InputError, nearest, shown
 from tune_lnl.files import no_formula
 from tune_lnl.methods.judging import NONE_OF_THEM, Answered, Choice, choose, images_to_judge, judging_weights
@@ -29,6 +31,7 @@ NONE, UNKNOWN = "none", "unknown"
 COLUMNS = ("id", "path", "answer")
 WEIGHT = "weight"
 OWN_WEIGHT = 1.0
+WHOLE_AS_FLOAT = re.compile(r"^(\d+)\.0+$")
 
 
 class Words:
@@ -49,13 +52,17 @@ class Words:
         """Return the class of an answer, -1 for none of them; ``None`` where it is not counted (unknown, or empty)."""
         return None if answer in ("", UNKNOWN) else self._numbers[answer]
 
+    def knows(self, answer: str) -> bool:
+        """Return whether this is an answer; no answer and "cannot tell" are."""
+        return answer in self._numbers or answer in ("", UNKNOWN)
+
     def check(self, answer: str, where: str) -> None:
         """Refuse what is no answer.
 
         Raises:
             InputError: naming the nearest one.
         """
-        if answer not in self._numbers and answer not in ("", UNKNOWN):
+        if not self.knows(answer):
             known = nearest(answer, [*self.classes, NONE, UNKNOWN])
             raise InputError(f"{where}: {shown(answer)!r} is no class of this run; {known}")
 
@@ -225,18 +232,21 @@ def with_answers(
 def read_answers(path: Path, candidates: Candidates, words: Words) -> dict[int, str]:
     """Return the answers of a form by id; rows without an answer are left out.
 
+    A spreadsheet program may have saved the form: with semicolons or tabs, in UTF-16, numbers as 7.0.
+
     Raises:
         InputError: the file is absent or no form, or a row has an id or an answer that the run does not have, or an id
             twice; with the line.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        delimiter, encoding = table_form(path)
+        text = path.read_text(encoding=encoding)
+    except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or "it is no text"
         raise InputError(f"--answers {path} cannot be read: {reason}; write a form with --form FILE.csv") from None
-    reader = csv.DictReader(io.StringIO(text))
-    columns = reader.fieldnames or []
-    missing = [name for name in ("id", "answer") if name not in columns]
+    reader = csv.DictReader(io.StringIO(text), delimiter=delimiter)
+    reader.fieldnames = [plain_name(name) for name in reader.fieldnames or []]
+    missing = [name for name in ("id", "answer") if name not in reader.fieldnames]
     if missing:
         raise InputError(
             f"--answers {path}: the first line names the columns {','.join(COLUMNS)}, and {missing[0]!r} is missing; "
@@ -245,7 +255,11 @@ def read_answers(path: Path, candidates: Candidates, words: Words) -> dict[int, 
     known, answers, seen = set(candidates.index.tolist()), {}, dict[int, int]()
     for row in reader:
         where = f"--answers {path}, line {reader.line_num}"
-        id_text, answer = (row["id"] or "").strip(), (row["answer"] or "").strip()
+        # Spreadsheet programs write whole numbers of a column with gaps as 7.0.
+        id_text = WHOLE_AS_FLOAT.sub(r"\1", (row["id"] or "").strip())
+        answer = (row["answer"] or "").strip()
+        if not words.knows(answer):
+            answer = WHOLE_AS_FLOAT.sub(r"\1", answer)
         if None in row or not id_text.isdecimal() or int(id_text) not in known:
             raise InputError(
                 f"{where}: {shown(id_text)!r} is no held-out image of this run; keep the column id as --form wrote it"
