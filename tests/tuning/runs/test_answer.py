@@ -12,7 +12,7 @@ from tune_lnl.reporting.run_data import view_run
 from tune_lnl.reporting.verdict import validation_figure
 from tune_lnl.tuning.runs.answer import Answer, find_answer
 from tune_lnl.tuning.runs.best import write_best
-from tune_lnl.tuning.runs.confirmation import Candidate, Confirmation
+from tune_lnl.tuning.runs.confirmation import Candidate, Confirmation, read_confirmation
 from tune_lnl.tuning.runs.export import export_run
 from tune_lnl.tuning.runs.listing import list_runs
 from tune_lnl.tuning.runs.rows import TrialRow
@@ -81,6 +81,23 @@ def test_every_view_shows_the_trial_that_is_best_over_replicates(run: Run, tmp_p
     assert view.best is not None
     assert view.best.number == 1
     assert "trial 1 is the answer" in validation_figure(view, []).takeaway.lower()
+
+
+def test_the_published_setting_that_stays_before_a_likelier_trial_says_so(run: Run) -> None:
+    stored = confirm(run, 0, 0.11).files.confirmation
+    content = load_yaml(stored.read_text(), "confirm.yaml")
+    content["table"][1] |= {"better": 0.89, "interval": [-3.3, 0.8], "difference": -1.3}
+    stored.write_text(dump_yaml(content))
+    answer = load_run(run.files.root).answer
+    assert answer is not None
+    assert answer.to_dict() == {"number": 0, "by": "replicates", "probability": 0.11}
+    assert answer.words == "the published setting; their replicates do not tell trial 1 from it"
+    found = read_confirmation(run.files)
+    assert found is not None
+    assert found.conclusion() == (
+        "trial 0, the published setting, stays first: trial 1 is better than it with probability 0.89, "
+        "and 0.95 is asked for"
+    )
 
 
 def test_a_trial_that_is_not_complete_cannot_be_the_answer(run: Run) -> None:

@@ -38,7 +38,7 @@ class Answer:
     probability: float | None = None
     """That it is the best of those compared, in [0, 1]; ``None`` where that is not estimated."""
     highest: int | None = None
-    """The trial of the highest objective, where the published setting is the answer in its place."""
+    """The trial that is ahead by this evidence, where the published setting is the answer in its place."""
 
     @property
     def has_highest_objective(self) -> bool:
@@ -49,7 +49,8 @@ class Answer:
     def words(self) -> str:
         """The evidence, in words: ``best over its replicates, with probability 0.62``."""
         if self.highest is not None:
-            return f"the published setting; one training of each does not tell trial {self.highest} from it"
+            evidence = "their replicates do" if self.by == "replicates" else "one training of each does"
+            return f"the published setting; {evidence} not tell trial {self.highest} from it"
         return WORDS[self.by] + ("" if self.probability is None else f", with probability {self.probability:.2f}")
 
     def to_dict(self) -> dict[str, Any]:
@@ -112,7 +113,8 @@ def _by_replicates(files: RunFiles) -> Answer | None:
     found = read_confirmation(files)
     if found is None or found.winner is None:
         return None
-    return Answer(found.winner, "replicates", found.probability)
+    ahead = found.likelier
+    return Answer(found.winner, "replicates", found.probability, highest=None if ahead is None else ahead.number)
 
 
 def _by_judgement(files: RunFiles) -> Answer | None:

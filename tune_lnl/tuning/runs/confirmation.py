@@ -90,6 +90,15 @@ class Confirmation:
         """Trials that are not significantly worse than the winner."""
         return [candidate.number for candidate in self.candidates if candidate.distinguishable is False]
 
+    @property
+    def likelier(self) -> Candidate | None:
+        """The config of a race that is better than the first with the highest probability, above one half, if any.
+
+        Only the published setting comes first before such a one: it stays the answer unless another is distinguishable.
+        """
+        ahead = [each for each in self.candidates if each.better is not None and each.better > 0.5]
+        return max(ahead, key=lambda each: each.better or 0.0, default=None)
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "asked": self.asked,
@@ -128,6 +137,11 @@ class Confirmation:
             return "every config diverged on some replicate; none is confirmed"
         if len(self.candidates) == 1:
             return f"trial {self.winner} is confirmed; there was no other to compare it with"
+        if (ahead := self.likelier) is not None:
+            return (
+                f"trial {self.winner}, the published setting, stays first: trial {ahead.number} is better than it with "
+                f"probability {ahead.better:.2f}, and {1 - ALPHA:.2f} is asked for"
+            )
         alike = self.indistinguishable
         if not alike:
             return f"trial {self.winner} is better than each of the others"
