@@ -9,8 +9,8 @@ under the space's seeds, without stopping. The 30 trials best by the noisy objec
 times more, each time on another split and training seed, with the labels unchanged: the replicates.
 
 Each training that is complete is a file in ``--work``; a second call trains the rest. ``--output`` gets NAME.npz once
-the trials are complete and again with each replicate; :func:`load` reads it, and its docstring lists the arrays.
-``--work/NAME.npz`` holds the trials until they are complete. A call on another machine goes on from these two files.
+the trials are complete and again with all replicates; :func:`load` reads it, and its docstring lists the arrays.
+``--work/NAME.npz`` holds what is trained in between. A call on another machine goes on from these two files.
 """
 
 from __future__ import annotations
@@ -235,9 +235,9 @@ class Recording:
                 ["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False
             ).stdout.strip(),
         }
-        whole = len(stored) == CONFIGS + 1
-        if not whole:
+        if len(stored) < CONFIGS + 1:
             arrays["number"] = np.array(list(stored), dtype=np.int16)
+        whole = self.trials() == list(trials) and list(replicates) in ([], self.replicates())
         path = self.finished if whole else self.unfinished
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as temporary, temporary.open("wb") as file:
@@ -285,7 +285,7 @@ def load(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         trial's, and ``replicate_*`` as above; ``replicate_probabilities`` (R, M, C) of the reported network. Each has
         a split of its own, so ``replicate_index``, ``replicate_given`` and ``replicate_true`` are (R, M).
 
-        A file of ``--work`` has some of the trials only; ``number`` (T,) names them.
+        A file of ``--work`` may have some of the trials only; ``number`` (T,) names them.
     """
     arrays = read(path)
     about: dict[str, Any] = json.loads(str(arrays.pop("about")))
