@@ -1,4 +1,4 @@
-"""``python -m tune_lnl.logs RUN NUMBER [-f]``: print the log of a trial."""
+"""``python -m tune_lnl.logs RUN NUMBER [-f]``: print the log of a trial, its epochs as a table."""
 
 from __future__ import annotations
 
@@ -13,6 +13,12 @@ def parser() -> Parser:
     p.add_argument("run", metavar="RUN", help="name of the run, or its path")
     p.add_argument("number", metavar="NUMBER", help="number of the trial")
     p.add_argument("-f", "--follow", action="store_true", help="keep printing until the trial ends")
+    p.add_argument(
+        "--all",
+        action="store_true",
+        dest="every_figure",
+        help="every figure of every epoch, name=value, as the log has them (programs read epochs.csv)",
+    )
     p.add_results_dir()
     return p
 
@@ -23,7 +29,9 @@ def main(argv: list[str] | None = None) -> int:
     with shown_steps(f"reading run {arguments.run} ...", held=HELD_SHORT):
         from tune_lnl.tuning.runs.log import trial_log
 
-        pieces = trial_log(arguments.run, arguments.number, arguments.results_dir, arguments.follow)
+        pieces = trial_log(
+            arguments.run, arguments.number, arguments.results_dir, arguments.follow, arguments.every_figure
+        )
     for piece in pieces:
         print(piece, end="", flush=True)
     return 0

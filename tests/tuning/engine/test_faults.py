@@ -414,7 +414,7 @@ def test_a_state_written_late_is_not_taken_for_the_newest(prepare: Prepare) -> N
     assert [path.name for path in plan.files.checkpoints_of(0)] == ["000.2.pt", "000.1.pt"]
     assert continue_to_the_end(plan, open_run(plan)) == expected(plan)
     log = plan.files.log(0).read_text()
-    assert "attempt 3, from epoch 4" in log
+    assert "attempt 3, from epoch 5" in log
     assert not plan.files.checkpoints_of(0)
 
 
@@ -440,7 +440,7 @@ def test_a_damaged_state_falls_back_to_an_older_one_or_to_none(prepare: Prepare,
     assert continue_to_the_end(plan, open_run(plan)) == expected(plan)
     log = plan.files.log(0).read_text()
     assert "not a readable checkpoint" in log
-    assert f"attempt 3, from epoch {3 if older else 0}" in log
+    assert f"attempt 3, from epoch {4 if older else 1}" in log
     reports = load_run(plan.files.root).epoch_reports(0)
     assert [report["val_accuracy"] for report in reports] == expected(plan)
 

@@ -113,7 +113,7 @@ class TestAnEpoch:
         assert model["model"] == "cnn_digits"
         assert model["config"]["lr1"] == pytest.approx(0.04)
         log = run.files.log(7).read_text()
-        assert "trial 7, attempt 1, from epoch 0" in log
+        assert "trial 7, attempt 1, from epoch 1" in log
         assert log.count("val_accuracy=") == EPOCHS
 
     def test_a_trial_is_the_same_in_a_process_that_has_run_others(self, trial: Trial) -> None:

@@ -80,7 +80,7 @@ def test_the_files_are_those_of_a_local_run(
     assert "Trial 2 of run toy" in capsys.readouterr().out
     for follow in ([], ["-f"]):
         assert logs.main(["toy", "2", *follow, "--results-dir", url]) == 0
-        assert "trial 2, attempt 1, from epoch 0" in capsys.readouterr().out
+        assert "trial 2, attempt 1, from epoch 1" in capsys.readouterr().out
     assert report.main(["toy", "--results-dir", url]) == 0
     assert b"<html" in (objects_of(plan).get("report.html") or b"")
     capsys.readouterr()

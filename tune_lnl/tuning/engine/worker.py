@@ -28,6 +28,7 @@ from tune_lnl.tuning.engine.node_check import change_folder
 from tune_lnl.tuning.engine.tensorboard import EventFile
 from tune_lnl.tuning.engine.tune import JOB
 from tune_lnl.tuning.runs.folder import RunFolder
+from tune_lnl.wording import settings_text
 
 logger = logging.getLogger(__name__)
 
@@ -209,7 +210,7 @@ class TrialRun:
             self._events = EventFile(self.files.tensorboard(job.number), job.attempt, epoch, job.params)
         logger.info(
             "%s, attempt %d, from epoch %d, started in %.2f s: %s",
-            *(self._title, job.attempt, epoch, time.perf_counter() - started, job.params),
+            *(self._title, job.attempt, epoch + 1, time.perf_counter() - started, settings_text(job.params)),
         )
         return run
 

@@ -1,10 +1,11 @@
-"""The log of a trial: everything it printed, warned and logged, whole or as it is written."""
+"""The log of a trial: everything it printed, warned and logged, whole or as it is written; epochs as a table."""
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from tune_lnl.errors import InputError
@@ -13,23 +14,90 @@ from tune_lnl.tuning.runs.folder import RunFolder
 from tune_lnl.tuning.runs.lease import FolderLease
 from tune_lnl.tuning.runs.location import ResultsDir
 from tune_lnl.tuning.runs.run import Run, load_run
+from tune_lnl.tuning.runs.settings import read_settings
 from tune_lnl.wording import STATES
 
 POLL = 0.3
 """Seconds between looks at the file."""
 STORAGE_POLL = 5.0
 """Seconds between looks at object storage, where a log arrives after each epoch."""
+EPOCH = re.compile(r"\S+ (?P<time>\d\d:\d\d:\d\d)\S* INFO epoch (?P<epoch>\d+): (?P<figures>.*)")
+TABLE_WIDTH = 80
+"""Characters of a line of the table; figures that do not fit are left out."""
 
 
-def trial_log(run: str, number: str, results_dir: ResultsDir, follow: bool) -> Iterator[str]:
+def trial_log(
+    run: str, number: str, results_dir: ResultsDir, follow: bool, every_figure: bool = False
+) -> Iterator[str]:
     """Return the log of a trial, in pieces as they come.
 
     Args:
         follow: go on until the trial has ended, or no driver runs it any more.
+        every_figure: epochs as they stand in the file, a line of ``name=value`` each, instead of a table.
 
     Raises:
         InputError: no such run or trial, with those that there are. Before the first piece.
     """
+    pieces = _pieces(run, number, results_dir, follow)
+    if every_figure:
+        return pieces
+    objective = ""
+    with suppress(InputError, KeyError):  # the log is readable where run.yaml is damaged
+        objective = read_settings(find_run(run, results_dir) / "run.yaml")["space"]["objective"]["metric"]
+    return epochs_as_table(pieces, objective)
+
+
+def epochs_as_table(pieces: Iterable[str], objective: str) -> Iterator[str]:
+    """Replace the lines of epochs by rows of a table, with the figures that tell how a training goes.
+
+    Other lines stay as they are. The names of the columns stand above the first row, and again after other lines.
+
+    Args:
+        pieces: of a log; each ends with a line break, or is the last.
+        objective: the metric that the search optimises, the first of the columns.
+    """
+    names: list[str] = []
+    in_table = False
+    for line in (line for piece in pieces for line in piece.splitlines(keepends=True)):
+        found = EPOCH.match(line)
+        if found is None:
+            yield line
+        else:
+            figures = dict(figure.split("=", 1) for figure in found["figures"].split() if "=" in figure)
+            if not in_table:
+                names = _columns(figures, objective)
+                yield _row("time", "epoch", {name: name for name in names})
+            yield _row(found["time"], found["epoch"], {name: _short(name, figures.get(name, "-")) for name in names})
+        in_table = found is not None
+
+
+def _columns(figures: dict[str, str], objective: str) -> list[str]:
+    """Return the names of the figures to show: as many as fit, in the order of their use."""
+    rates = [name for name in figures if re.fullmatch(r"lr\d*|head_lr", name)]
+    wanted = [name for name in (objective, "train_loss", "val_loss", "seconds", *rates) if name in figures]
+    names = list(dict.fromkeys(wanted))
+    while names and len(_row("time", "epoch", {name: name for name in names})) - 1 > TABLE_WIDTH:
+        names.pop()
+    return names
+
+
+def _row(time: str, epoch: str, cells: dict[str, str]) -> str:
+    """Write a row; ``cells`` holds the text of each column under its name."""
+    written = (f"  {text:>{max(len(name), 8)}}" for name, text in cells.items())
+    return f"{time:<8} {epoch:>5}{''.join(written)}\n"
+
+
+def _short(name: str, value: str) -> str:
+    """Write a figure with three digits, and at least two after the point where it is 10 or more, or a time."""
+    try:
+        number = float(value)
+    except ValueError:
+        return value
+    return f"{number:.2f}" if abs(number) >= 10 or name == "seconds" else f"{number:#.3g}"
+
+
+def _pieces(run: str, number: str, results_dir: ResultsDir, follow: bool) -> Iterator[str]:
+    """Return the log as it stands in its file, without test metrics."""
     files = RunFolder.at(find_run(run, results_dir))
     known = number.isascii() and number.isdecimal() and len(number) < 10  # Python refuses to convert 5,000 digits
     if known:
