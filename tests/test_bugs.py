@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
 
@@ -29,6 +30,22 @@ def test_two_lines_and_the_traceback_in_the_cache(
     assert "Traceback (most recent call last)" in log
     assert "in broken" in log
     assert told.out == ""
+
+
+def test_a_package_that_is_not_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TUNE_LNL_CACHE", str(tmp_path))
+
+    def incomplete(argv: list[str] | None) -> NoReturn:
+        import_module("no_such_package.part")
+        raise AssertionError
+
+    assert guarded(incomplete)([]) == 1
+    first, second = capsys.readouterr().err.splitlines()
+    assert "'no_such_package' is not installed: the installation of tune_lnl is incomplete" in first
+    assert "make install" in second
+    assert not (tmp_path / "errors.log").exists()
 
 
 def test_the_log_does_not_grow_without_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

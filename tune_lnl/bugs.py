@@ -22,9 +22,18 @@ ISSUES = "the issue tracker of tune_lnl"
 def unexpected(error: BaseException) -> tuple[str, str]:
     """Return two lines about a bug: the exception and its place; the file with its traceback, and how to report it.
 
+    A package that is not there is no bug: the lines name it, and what installs it.
+
     The traceback is in the log of the run where a search has written it there (:func:`write_traceback`). Else it goes
     to ``errors.log`` in the cache, or in the system's temporary folder where the cache cannot be written.
     """
+    if isinstance(error, ModuleNotFoundError) and error.name and error.name.partition(".")[0] != "tune_lnl":
+        missing = error.name.partition(".")[0]
+        return (
+            f"error: the Python package {missing!r} is not installed: the installation of tune_lnl is incomplete",
+            "install tune_lnl again (make install, or pip install of its folder) in the environment of this Python: "
+            f"{sys.executable}",
+        )
     log = getattr(error, "_tune_lnl_log", None) or _written(error)
     what = f"error: unexpected {type(error).__name__}: {shown(first_line(error))[:300]}{_where(error)}"
     if log is None:

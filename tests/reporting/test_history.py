@@ -4,10 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from report_runs import Asked, drawn, view
+from report_runs import COMPLETE, Asked, drawn, view
 
 from tune_lnl.reporting.curves import curves_figure
 from tune_lnl.reporting.history import best_so_far, history_figure, outside_note, visible_range
+from tune_lnl.reporting.verdict import validation_figure
 
 
 def test_best_so_far_counts_complete_trials_only(tmp_path: Path) -> None:
@@ -38,6 +39,12 @@ def test_what_they_say(tmp_path: Path) -> None:
         "24 epochs were trained of the 36 that 6 full trials would take; stopping 1 early saved 8% of them. "
         "Warm-ups last"
     )
+
+
+def test_a_single_trial_is_not_said_to_be_better_than_others(tmp_path: Path) -> None:
+    seen = view(tmp_path, [COMPLETE])
+    assert history_figure(seen).takeaway.endswith("Trial 0 is the best with 60.00, the only one of full length.")
+    assert validation_figure(seen, []).takeaway.endswith("setting itself, and the only trial of full length.")
 
 
 def test_the_history_holds_every_trial_and_the_best_so_far(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def _curves_takeaway(view: RunView) -> str:
     stopped = [trial for trial in started if trial.state == "PRUNED"]
     trained, full = view.epochs_trained, len(started) * view.epochs
     warmups = sorted({trial.warmup for trial in started if trial.warmup is not None})
-    text = f"{trained} epochs were trained of the {full} that {counted(len(started), 'full trial')} would take"
+    text = f"{trained:,} epochs were trained of the {full:,} that {counted(len(started), 'full trial')} would take"
     if stopped:
         saved = sum(view.epochs - trial.row.epochs for trial in stopped)
         text += f"; stopping {len(stopped)} early saved {100 * saved / full:.0f}% of them"

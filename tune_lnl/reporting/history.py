@@ -64,6 +64,8 @@ def _history_takeaway(view: RunView) -> str:
         highest = f"the best value in the search is {top.value:.2f}, of trial {top.number}"
         return f"{done}. Trial {best.number} is the answer, {view.answer.words}; {highest}."
     sentence = f"{done}. Trial {best.number} is the best with {best.value:.2f}"
+    if len(view.complete) == 1 and not ahead(view):
+        return f"{sentence}, the only one of full length."
     improvements = len(best_so_far(view)) - 1
     return sentence + (
         f", after {counted(improvements, 'improvement')}."

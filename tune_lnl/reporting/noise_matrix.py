@@ -161,7 +161,7 @@ def matrix_plot(seen: NoiseSeen, matrix: Matrix) -> go.Figure:
         colorscale=[[0, colour("none")], [0.4, colour("shade0")], [0.75, colour("shade2")], [1, colour("shade3")]],
         xgap=1 if few else 0,
         ygap=1 if few else 0,
-        colorbar={"title": {"text": "% of the<br>true class<br> "}, "thickness": 14, "outlinewidth": 0,
+        colorbar={"title": {"text": "% of the true class", "side": "right"}, "thickness": 14, "outlinewidth": 0,
                   "tickvals": [0, 1, 3.1623, 5, 7.0711, 10], "ticktext": ["0", "1", "10", "25", "50", "100"]},
     )  # fmt: skip
     ticks = {"showgrid": False, "ticks": ""}

@@ -195,7 +195,7 @@ def _facts(view: RunView, written: datetime) -> list[tuple[str, str]]:
         ("Best", value),
         ("Trials", f"{describe_states(view.run.rows())}; {view.asked} asked for"),
         ("Method and data", f"{view.method} on {view.dataset['name']}{condition}"),
-        ("Length", f"{view.epochs} epochs a trial, {view.epochs_trained} trained in all"),
+        ("Length", f"{view.epochs} epochs a trial, {view.epochs_trained:,} trained in all"),
         ("Time", duration(usage.seconds) if usage.seconds else "–"),
         ("Search", f"sampler {view.run.space.budget.sampler}, pruner {view.run.space.budget.pruner}"),
         ("Machine", f"{resources.get('concurrent', '?')} at once on {device}"),

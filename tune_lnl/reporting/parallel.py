@@ -29,17 +29,20 @@ AXIS_WIDTH, CHARACTER = 90, 8.5
 def parallel_figure(view: RunView) -> Figure:
     """Draw a line per trial through all its settings; dragging along an axis chooses the trials that pass there."""
     trials, best = valued(view), view.best
+    several = len(trials) > 1  # a single line shows nothing that the table of the best config does not
     names = [shortened(name, 22) for name in (*view.run.space.parameters, view.metric_label)]
     return Figure(
         key="parallel",
         title="Parallel coordinates",
         takeaway="No trial is complete yet." if best is None else f"The best trial has {setting(best.row.params)}.",
-        plot=_parallel(view, trials),
+        plot=_parallel(view, trials) if several else None,
         notes=[
             "Each line is a trial. Drag along one or several axes to choose the trials that pass there; click an axis "
             "to let go. Drag the name of an axis to move it."
-        ],
-        table=_parallel_table(view, trials),
+        ]
+        if several
+        else [],
+        table=_parallel_table(view, trials) if several else None,
         wide=True,
         least_width=int(sum(max(AXIS_WIDTH, CHARACTER * len(name) + 12) for name in names)) + 130,
     )
@@ -63,15 +66,16 @@ def _parallel(view: RunView, trials: Sequence[Trial]) -> go.Figure:
     dimensions.append({"label": plain(view.metric_label), "values": [rounded(trial.value) for trial in trials]})
     stopped, middle = colour("pruned"), 0.25
     ticks = {0.0: "the worst complete", 1.0: "the best"}
-    if not all(trial.complete for trial in trials):
-        ticks = {-0.17: STATES["PRUNED"], **ticks}
+    scale, lowest = [[place, shade] for place, shade in SHADES], 0.0
+    if not all(trial.complete for trial in trials):  # the lowest quarter of the scale is for trials without a rank
+        ticks, lowest = {-0.17: STATES["PRUNED"], **ticks}, -1 / 3
+        ranked = [[middle + (1 - middle) * place, shade] for place, shade in SHADES]
+        scale = [[0, stopped], [middle - 0.001, stopped], *ranked]
     line = {
-        "color": [rank[trial.number] if trial.complete else -1 / 3 for trial in trials],
-        "cmin": -1 / 3,
+        "color": [rank[trial.number] if trial.complete else lowest for trial in trials],
+        "cmin": lowest,
         "cmax": 1,
-        # The lowest quarter of the scale is for trials without a rank.
-        "colorscale": [[0, stopped], [middle - 0.001, stopped],
-                       *([middle + (1 - middle) * place, shade] for place, shade in SHADES)],
+        "colorscale": scale,
         "showscale": True,
         "colorbar": {"tickvals": list(ticks), "ticktext": list(ticks.values()), "thickness": 14, "outlinewidth": 0},
     }  # fmt: skip

@@ -93,6 +93,8 @@ def _validation_takeaway(view: RunView) -> str:
         return f"{sentence}. There is no published setting among the trials to compare it with."
     if start is best:
         higher = ahead(view)
+        if len(view.complete) == 1 and not higher:
+            return f"{sentence}. It is the published setting itself, and the only trial of full length."
         others = f"no other trial of full length was better{higher}" if higher else "nothing tried was better"
         return f"{sentence}. It is the published setting itself: {others}."
     if start.complete:
