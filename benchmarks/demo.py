@@ -85,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
         print("The search answers with the published setting: it found none that it could tell to be better.")
     else:
         print(verdict(figures[PUBLISHED], figures[SEARCHED]))
-    print(f"report: {write_reports([name], RESULTS)[0]}")
+    print(f"report: {os.path.relpath(write_reports([name], RESULTS)[0])}")
     return 0
 
 
