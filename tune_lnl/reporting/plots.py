@@ -211,7 +211,7 @@ def levels(values: Sequence[tuple[float, str]], also: Mapping[str, Any] | None =
     line = {"width": 1.3, "dash": "dot", "color": colour("soft")}
     over = {"type": "line", "xref": "x domain", "yref": "y", "x0": 0, "x1": 1, "line": line}
     label = {"xref": "x domain", "yref": "y", "x": 1, "xanchor": "right", "yanchor": "bottom"}
-    label |= {"showarrow": False, "bgcolor": colour("page"), "opacity": 0.7}  # marks below it stay visible
+    label |= {"showarrow": False}  # without a ground of its own, which would hide the marks below it
     others = also or {"shapes": [], "annotations": []}
     return {
         "shapes": [*others["shapes"], *(over | {"y0": value, "y1": value} for value, _ in values)],
