@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from tune_lnl.errors import first_line, shown
+from tune_lnl.object_storage import without_secrets
 
 LOG = "errors.log"
 LOG_BYTES = 1_000_000  # a longer errors.log becomes errors.log.old, in place of the one before
@@ -35,7 +36,7 @@ def unexpected(error: BaseException) -> tuple[str, str]:
             f"{sys.executable}",
         )
     log = getattr(error, "_tune_lnl_log", None) or _written(error)
-    what = f"error: unexpected {type(error).__name__}: {shown(first_line(error))[:300]}{_where(error)}"
+    what = f"error: unexpected {type(error).__name__}: {without_secrets(shown(first_line(error)))[:300]}{_where(error)}"
     if log is None:
         return what, f"its traceback could not be written anywhere; please report the command to {ISSUES}"
     return what, f"the traceback is in {log}; please report it, with the command, to {ISSUES}"
@@ -83,4 +84,5 @@ def _report(error: BaseException) -> str:
         own = "not installed"
     system = f"Python {platform.python_version()}, {platform.platform()}"
     head = f"{time.strftime('%Y-%m-%d %H:%M:%S')} tune_lnl {own}, {system}"
-    return f"{head}\ncommand: {' '.join(map(ascii, sys.argv))}\n{''.join(traceback.format_exception(error))}\n"
+    command = " ".join(map(ascii, sys.argv))
+    return without_secrets(f"{head}\ncommand: {command}\n{''.join(traceback.format_exception(error))}\n")

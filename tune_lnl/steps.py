@@ -17,6 +17,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
+from tune_lnl.errors import shown
+from tune_lnl.object_storage import without_secrets
+
 logger = logging.getLogger("tune_lnl.steps")
 
 SHOWN_AFTER = 2.0
@@ -34,7 +37,7 @@ HELD_CAPTURED = 30.0
 
 def step(text: str) -> None:
     """Tell what is done now, such as ``starting Ray ...``; with an empty text, that nothing is."""
-    logger.info("%s", text)
+    logger.info("%s", shown(without_secrets(text)))
 
 
 def percent(done: int, total: int) -> str:
