@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tune_lnl.interruption import answer_signals
 from tune_lnl.version import __version__
+
+answer_signals()  # before the imports of a command, which take up to seconds
 
 if TYPE_CHECKING:
     from tune_lnl.api import run_search

@@ -19,7 +19,8 @@ from typing import Any, NoReturn
 from tune_lnl.bugs import unexpected
 from tune_lnl.errors import InputError, closest, shown
 from tune_lnl.files import is_disk_full
-from tune_lnl.object_storage import masked
+from tune_lnl.interruption import at_work, exit_code
+from tune_lnl.object_storage import masked, without_secrets
 from tune_lnl.steps import step
 from tune_lnl.tuning.plan.options import FLAGS, SearchOptions
 from tune_lnl.version import __version__
@@ -63,7 +64,7 @@ class Parser(argparse.ArgumentParser):
             super().add_argument("--version", action="version", version=version, help="print the version and stop")
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}{self._meant(message)}\nsee: {self.prog} --help\n")
+        self.exit(2, f"error: {_told(f'{message}{self._meant(message)}')}\nsee: {self.prog} --help\n")
 
     def _meant(self, message: str) -> str:
         """Return the nearest valid word to one that argparse has refused."""
@@ -191,9 +192,10 @@ def _local_path(text: str) -> Path:
 def guarded(main: Main) -> Callable[..., int]:
     """Turn what ends a command into its exit code; refuse Windows, where file locks and Ray's sockets differ.
 
-    An :class:`InputError` is printed on stderr and gives 2, a full disk likewise gives 1, an interruption gives 130. A
-    reader that closes the pipe early (head, less) ends the command silently: with 1 where that cut it short. Any other
-    exception is a bug: two lines name it and the file that its traceback was written to, and the code is 1.
+    An :class:`InputError` is printed on stderr and gives 2, a full disk likewise gives 1, an interruption gives 130 (by
+    SIGTERM 143, by SIGHUP 129). A reader that closes the pipe early (head, less) ends the command silently: with 1
+    where that cut it short. Any other exception is a bug: two lines name it and the file that its traceback was written
+    to, and the code is 1.
     """
 
     @functools.wraps(main)
@@ -203,22 +205,26 @@ def guarded(main: Main) -> Callable[..., int]:
             if sys.platform == "win32":
                 raise InputError("tune_lnl runs on Linux and macOS, not on Windows\nuse it in WSL there")
             _print_any_character()
-            code = main(argv)
-            sys.stdout.flush()
+            with at_work():
+                code = main(argv)
+                sys.stdout.flush()
             if code == 130 and argv is None:
                 _heed_no_more_interruptions()
         except InputError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {_told(str(error))}", file=sys.stderr)
             return 2
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
             if argv is None:
                 _heed_no_more_interruptions()
-            print("interrupted", file=sys.stderr)
-            return 130
+            _print_if_possible(str(error) or "interrupted")
+            return exit_code(error)
         except BrokenPipeError:
-            # Python flushes once more at exit, and would complain then.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _leave_standard_streams()
         except Exception as error:
+            if isinstance(error, OSError) and isinstance(error.__context__, KeyboardInterrupt):
+                # The terminal is gone, whose end was the signal: its last lines cannot be printed.
+                _leave_standard_streams()
+                return exit_code(error.__context__)
             if isinstance(error, OSError) and is_disk_full(error):
                 where = f" ({error.filename})" if error.filename else ""
                 print(
@@ -227,11 +233,8 @@ def guarded(main: Main) -> Callable[..., int]:
                 )
                 return 1
             if isinstance(error, OSError) and error.errno in UNUSABLE and error.filename is not None:
-                print(
-                    f"error: {error.strerror}: {shown(os.fsdecode(error.filename))[:400]}; check the name and the "
-                    "permissions",
-                    file=sys.stderr,
-                )
+                name = _told(os.fsdecode(error.filename))[:400]
+                print(f"error: {error.strerror}: {name}; check the name and the permissions", file=sys.stderr)
                 return 2
             if isinstance(error, FileNotFoundError) and not _working_folder_exists():
                 print("error: the current folder does not exist any more; change to another one", file=sys.stderr)
@@ -244,11 +247,34 @@ def guarded(main: Main) -> Callable[..., int]:
     return run
 
 
+def _told(message: str) -> str:
+    """Return a message that may repeat what was given, without its secrets and its control characters."""
+    return "\n".join(map(shown, without_secrets(message).split("\n")))
+
+
 def _working_folder_exists() -> bool:
     try:
         return Path.cwd().exists()
     except OSError:
         return False
+
+
+def _leave_standard_streams() -> None:
+    """Lead standard output and a lost terminal nowhere: Python flushes once more at exit, and would complain then."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    try:
+        print(end="", file=sys.stderr, flush=True)
+    except OSError:
+        os.dup2(nowhere, sys.stderr.fileno())
+
+
+def _print_if_possible(line: str) -> None:
+    """Print a last line on standard error, unless the terminal is gone."""
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except OSError:
+        _leave_standard_streams()
 
 
 def _heed_no_more_interruptions() -> None:
