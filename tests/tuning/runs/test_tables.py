@@ -8,9 +8,11 @@ from typing import Any
 import pyarrow.parquet as pq
 from tiny_search import EPOCHS, tiny_plan, write_space
 
+from tune_lnl.config.yaml import dump_yaml, read_mapping
+from tune_lnl.datasets.bounds import ScoreBounds
 from tune_lnl.training.run import append_report
-from tune_lnl.tuning.runs.run import Run
-from tune_lnl.tuning.runs.tables import write_tables
+from tune_lnl.tuning.runs.run import Run, load_run
+from tune_lnl.tuning.runs.tables import trials_table, write_tables
 from tune_lnl.tuning.space.space import load_space
 from tune_lnl.tuning.study.study import SearchStudy
 
@@ -29,6 +31,18 @@ def test_trials(run: Run) -> None:
         for name in ("state", "value", "standard_error", "epochs", "failure", "message", "attempts", "seconds"):
             assert written[name] == getattr(row, name)
         assert {name: written[f"params.{name}"] for name in row.params} == row.params
+
+
+def test_ceiling_and_chance_stand_beside_every_value(run: Run) -> None:
+    stored = read_mapping(run.files.settings)
+    bounds = ScoreBounds.stored(stored.pop("score_bounds"))
+    assert bounds is not None
+    rows = trials_table(run).to_pylist()
+    assert {(row["ceiling"], row["chance"]) for row in rows} == {(bounds.ceiling, bounds.chance)}
+    run.files.settings.write_text(dump_yaml(stored))  # as of a metric whose bounds are not known
+    rows = trials_table(load_run(run.files.root)).to_pylist()
+    assert len(rows) == len(run.rows())
+    assert {(row["ceiling"], row["chance"]) for row in rows} == {(None, None)}
 
 
 def test_epochs(run: Run) -> None:

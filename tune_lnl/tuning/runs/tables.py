@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from tune_lnl.datasets.bounds import ScoreBounds
 from tune_lnl.files import no_formula
 from tune_lnl.tuning.runs.run import Run
 
@@ -42,13 +43,21 @@ def _without_formulas(table: pa.Table) -> pa.Table:
 
 
 def trials_table(run: Run) -> pa.Table:
-    """Return a row per trial, by number; searched settings are columns ``params.NAME``."""
+    """Return a row per trial, by number; searched settings are columns ``params.NAME``.
+
+    ``ceiling`` and ``chance`` are what a perfect network and guessing would score, in every row the same; null where
+    they are not known.
+    """
     rows = sorted(run.rows(), key=lambda row: row.number)
+    bounds = ScoreBounds.stored(run.settings.get("score_bounds"))
+    ceiling, chance = (None, None) if bounds is None else (bounds.ceiling, bounds.chance)
     columns: dict[str, pa.Array] = {
         "number": pa.array([row.number for row in rows], pa.int64()),
         "state": pa.array([row.state for row in rows], pa.string()),
         "value": pa.array([row.value for row in rows], pa.float64()),
         "standard_error": pa.array([row.standard_error for row in rows], pa.float64()),
+        "ceiling": pa.array([ceiling] * len(rows), pa.float64()),
+        "chance": pa.array([chance] * len(rows), pa.float64()),
         "epochs": pa.array([row.epochs for row in rows], pa.int64()),
         "failure": pa.array([row.failure for row in rows], pa.string()),
         "message": pa.array([row.message for row in rows], pa.string()),
