@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tune_lnl import data, export, logs, predict, search, train
-from tune_lnl.object_storage import without_secrets
+from tune_lnl.errors import without_secrets
 from tune_lnl.steps import shown_steps, step
 
 URL = "https://me:hunter2@host.invalid/x/f.yaml?X-Amz-Signature=abc123&X-Amz-Credential=AKIA1&size=2"

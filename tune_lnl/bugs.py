@@ -12,8 +12,7 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from tune_lnl.errors import first_line, shown
-from tune_lnl.object_storage import without_secrets
+from tune_lnl.errors import first_line, shown, without_secrets
 
 LOG = "errors.log"
 LOG_BYTES = 1_000_000  # a longer errors.log becomes errors.log.old, in place of the one before

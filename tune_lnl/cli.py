@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from tune_lnl.bugs import unexpected
-from tune_lnl.errors import InputError, closest, shown
+from tune_lnl.errors import InputError, closest, shown, without_secrets
 from tune_lnl.files import is_disk_full
 from tune_lnl.interruption import at_work, exit_code
-from tune_lnl.object_storage import masked, without_secrets
+from tune_lnl.object_storage import masked
 from tune_lnl.steps import step
 from tune_lnl.tuning.plan.options import FLAGS, SearchOptions
 from tune_lnl.version import __version__

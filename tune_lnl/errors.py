@@ -7,8 +7,10 @@ traceback, and exit with 2. Any other exception that reaches a door is a bug.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from urllib.parse import unquote
 
 
 class InputError(ValueError):
@@ -63,6 +65,26 @@ def shown(name: str) -> str:
 
 def _escaped(sign: str) -> str:
     return rf"\x{ord(sign) - 0xDC00:02x}" if "\udc80" <= sign <= "\udcff" else ascii(sign)[1:-1]
+
+
+SECRET = re.compile(r"key|secret|token|password|credential|signature|^sig$", re.IGNORECASE)
+USER_IN_URL = re.compile(r"(?P<scheme>https?:/+|[a-z][a-z0-9+.-]*:/+(?=[^/@\s:]*:))[^/@\s]+@", re.IGNORECASE)
+"""A user and password in a URL; in ``https``, also a user alone, which may be a token."""
+QUERY = re.compile(r"(?P<name>[?&;][^=&;?#\s'\"]+)=[^&#\s'\"]*")
+
+
+def without_secrets(text: str) -> str:
+    """Return a message with the credentials and signatures of all URLs in it replaced by ``***``.
+
+    A path counts as well: ``Path`` makes ``https:/host`` of ``https://host``.
+
+    >>> without_secrets("no folder https:/me:pw@host/a?X-Amz-Signature=12ab&size=3, got it")
+    'no folder https:/***@host/a?X-Amz-Signature=***&size=3, got it'
+    """
+    text = USER_IN_URL.sub(lambda match: f"{match['scheme']}***@", text)
+    return QUERY.sub(
+        lambda match: f"{match['name']}=***" if SECRET.search(unquote(match["name"][1:])) else match[0], text
+    )
 
 
 @contextmanager

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
-from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
-from tune_lnl.errors import InputError, first_line
+from tune_lnl.errors import SECRET, InputError, first_line
 from tune_lnl.files import whole_file
 
 PATIENCE = 30.0
@@ -33,10 +33,6 @@ PARALLEL = 16
 """Concurrent transfers."""
 
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
-SECRET = re.compile(r"key|secret|token|password|credential|signature|^sig$", re.IGNORECASE)
-USER_IN_URL = re.compile(r"(?P<scheme>https?:/+|[a-z][a-z0-9+.-]*:/+(?=[^/@\s:]*:))[^/@\s]+@", re.IGNORECASE)
-"""A user and password in a URL; in ``https``, also a user alone, which may be a token."""
-QUERY = re.compile(r"(?P<name>[?&;][^=&;?#\s'\"]+)=[^&#\s'\"]*")
 FLAT = ("s3", "gcs", "abfs")
 """Storages without folders; in the others a folder is created before a file in it."""
 HOPELESS = ("ACCESS_DENIED", "NO_SUCH_BUCKET", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH", "UNAUTHENTICATED")
@@ -381,17 +377,3 @@ def masked(url: str) -> str:
         for name, value in parse_qsl(parts.query, keep_blank_values=True)
     )
     return urlunsplit(parts._replace(netloc=place, query=query, fragment="***" if parts.fragment else ""))
-
-
-def without_secrets(text: str) -> str:
-    """Return a message with the credentials and signatures of all URLs in it replaced by ``***``.
-
-    A path counts as well: ``Path`` makes ``https:/host`` of ``https://host``.
-
-    >>> without_secrets("no folder https:/me:pw@host/a?X-Amz-Signature=12ab&size=3, got it")
-    'no folder https:/***@host/a?X-Amz-Signature=***&size=3, got it'
-    """
-    text = USER_IN_URL.sub(lambda match: f"{match['scheme']}***@", text)
-    return QUERY.sub(
-        lambda match: f"{match['name']}=***" if SECRET.search(unquote(match["name"][1:])) else match[0], text
-    )

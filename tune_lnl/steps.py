@@ -17,8 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-from tune_lnl.errors import shown
-from tune_lnl.object_storage import without_secrets
+from tune_lnl.errors import shown, without_secrets
 
 logger = logging.getLogger("tune_lnl.steps")
 
